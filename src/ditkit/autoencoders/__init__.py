@@ -1,0 +1,1 @@
+"""How images become what the transformer sees: one file an autoencoder, each defining `autoencoder(config)`."""

@@ -1,0 +1,75 @@
+"""The card inside every weights file: what is needed to use it, readable without torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import RunConfig, from_dict, to_dict
+from .errors import DitkitError
+
+KEY = "ditkit"
+FORMAT = 1
+_LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A weights file's own description."""
+
+    config: RunConfig
+    labels: tuple[str, ...]
+    step: int
+    weights: str = "ema"  # "ema" or "model"
+
+    def to_json(self) -> str:
+        """One JSON object; goes into the metadata of a safetensors file."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "config": to_dict(self.config),
+                "labels": list(self.labels),
+                "step": self.step,
+                "weights": self.weights,
+            },
+            sort_keys=True,
+            allow_nan=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, source: Path) -> Card:
+        """Raises DitkitError naming `source` if the text is no card, or one of a newer format."""
+        try:
+            tree = json.loads(text)
+            if int(tree["format"]) > FORMAT:
+                raise DitkitError(
+                    f"{source}: format {tree['format']} is newer than this ditkit understands ({FORMAT})",
+                    "upgrade with `pip install -U ditkit`",
+                )
+            return cls(
+                config=from_dict(tree["config"]),
+                labels=tuple(str(label) for label in tree["labels"]),
+                step=int(tree["step"]),
+                weights=str(tree["weights"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DitkitError(f"{source}: its ditkit card is damaged ({error})", "use another checkpoint") from None
+
+
+def read_card(path: Path) -> Card:
+    """The card of a .safetensors file, from its header alone. Raises DitkitError if it has none."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = file.read(length) if length <= _LARGEST_HEADER else b""
+        metadata = json.loads(header.decode("utf-8"))["__metadata__"]
+        text = metadata[KEY]
+    except OSError as error:
+        raise DitkitError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    except (struct.error, ValueError, KeyError, TypeError):
+        raise DitkitError(
+            f"{path} is not a weights file of ditkit, or it is damaged", "use another checkpoint"
+        ) from None
+    return Card.from_json(text, path)

@@ -1,0 +1,114 @@
+"""`ditkit`: the commands in the order of work, and the one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from . import console, lr_find, make_gif, plot_loss, sample, show, train
+from . import list_ as listing
+from .options import OTHER, Debug
+from .words import spread
+
+
+class Command(TyperCommand):
+    """A command whose --labels takes several words: Click knows no variadic options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes_labels = any("--labels" in parameter.opts for parameter in self.params)
+        return super().parse_args(ctx, spread(args) if takes_labels else args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _tidy(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """The `ditkit` command itself; a mistyped command gets the nearest one named."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        from ..errors import unknown
+
+        if not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _tidy(super().get_params(ctx))
+
+
+def _tidy(parameters: list[Any]) -> list[Any]:
+    """Switches show no type, and what Typer adds goes to the last panel."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if set(parameter.opts) & {"--help", "--install-completion", "--show-completion"}:
+            parameter.rich_help_panel = OTHER
+    return parameters
+
+
+def command() -> TyperGroup:
+    """The whole command line, ready to be invoked."""
+    app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.callback(
+        invoke_without_command=True, epilog="Begin with [bold]ditkit train mnist[/], then [bold]ditkit sample[/]."
+    )(_ditkit)
+    for name, module in (
+        ("train", train),
+        ("sample", sample),
+        ("lr-find", lr_find),
+        ("plot-loss", plot_loss),
+        ("make-gif", make_gif),
+        ("show", show),
+        ("list", listing),
+    ):
+        app.command(name, cls=Command, epilog=module.EXAMPLES)(module.run)
+    built = typer.main.get_command(app)
+    assert isinstance(built, TyperGroup)
+    return built
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit code. Nothing escapes but what ends Python itself."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal cannot spell must not end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = command().main(given, prog_name="ditkit", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _forget_stdout()
+        return 1
+    except Exception as error:
+        return console.report(error, debug=console.is_debug(given))
+
+
+def _forget_stdout() -> None:
+    """The reader has gone: keep Python from complaining when it flushes at exit."""
+    import os
+
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _ditkit(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", rich_help_panel=OTHER)] = False,
+    debug: Debug = False,
+) -> None:
+    """Train, sample and judge Diffusion Transformers."""
+    if version:
+        from .. import __version__
+
+        console.data(f"ditkit {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), nl=False)

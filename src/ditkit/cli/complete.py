@@ -1,0 +1,73 @@
+"""Names for shell completion, from file names and `ast` alone: fast enough for every press of Tab."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+FAMILIES = ("datasets", "recipes", "models", "objectives", "samplers")
+Names = list[tuple[str, str]]
+
+
+def recipes() -> Names:
+    """Recipe names with their first lines, without the machinery that checks settings."""
+    folder = Path(__file__).parent.parent / "recipes"
+    files = sorted(folder.glob("*.toml"))
+    return [(file.stem, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")) for file in files]
+
+
+def runs(ctx: Any = None) -> Names:
+    """Names of the runs in --runs-dir, DITKIT_RUNS or ./runs."""
+    given = ctx.params.get("runs_dir") if ctx is not None else None
+    folder = Path(given or os.environ.get("DITKIT_RUNS") or "runs")
+    found = sorted(folder.glob("*/config.toml")) if folder.is_dir() else []
+    return [(file.parent.name, f"the run in {file.parent}") for file in found]
+
+
+def training_targets(ctx: Any, incomplete: str) -> Names:
+    """Recipes, datasets, runs."""
+    from ..registry import DATASETS
+
+    names = dict(runs(ctx)) | DATASETS.descriptions() | dict(recipes())
+    return [pair for pair in names.items() if pair[0].startswith(incomplete)] + _folders(incomplete)
+
+
+def run_names(ctx: Any, incomplete: str) -> Names:
+    return [pair for pair in runs(ctx) if pair[0].startswith(incomplete)] + _folders(incomplete)
+
+
+def recipes_and_runs(ctx: Any, incomplete: str) -> Names:
+    names = dict(runs(ctx)) | dict(recipes())
+    return [pair for pair in names.items() if pair[0].startswith(incomplete)]
+
+
+def gif_words(ctx: Any, incomplete: str) -> Names:
+    kinds = [("train", "the sample grids over training"), ("denoise", "one drawing, step by step")]
+    return [pair for pair in kinds if pair[0].startswith(incomplete)] + run_names(ctx, incomplete)
+
+
+def samplers(incomplete: str) -> Names:
+    from ..registry import SAMPLERS
+
+    return [pair for pair in SAMPLERS.descriptions().items() if pair[0].startswith(incomplete)]
+
+
+def families(incomplete: str) -> list[str]:
+    return [name for name in FAMILIES if name.startswith(incomplete)]
+
+
+def devices(incomplete: str) -> list[str]:
+    return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
+
+
+def _folders(incomplete: str) -> Names:
+    """Folders, for words that are being typed as a path."""
+    if not incomplete.startswith((".", "/", "~")) and "/" not in incomplete:
+        return []
+    parent, _, start = incomplete.rpartition("/")
+    place = Path(parent or "/").expanduser() if "/" in incomplete else Path()
+    if not place.is_dir():
+        return []
+    names = sorted(path.name for path in place.iterdir() if path.is_dir() and path.name.startswith(start))
+    return [(f"{parent}/{name}" if "/" in incomplete else name, "folder") for name in names]

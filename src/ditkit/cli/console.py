@@ -1,0 +1,131 @@
+"""What people see: rich on stderr, data on stdout, errors as one line each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DitkitError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def stderr() -> Console:
+    """A rich console on stderr that neither wraps plain lines nor colours numbers."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """One line for people, on stderr."""
+    if not quiet:
+        stderr().print(text, markup=False)
+
+
+def data(text: str) -> None:
+    """Something that a script may want, on stdout."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+@contextmanager
+def spinner(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """A moving sign of life around a slow import, where stderr is a terminal."""
+    console = stderr()
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield
+
+
+@contextmanager
+def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float], None]]:
+    """A bar on stderr where that is a terminal; gives a function that takes (done, of how much)."""
+    console = stderr()
+    if quiet or not console.is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console, refresh_per_second=4, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def loading_torch(*, quiet: bool = False) -> Iterator[None]:
+    """Around the first import of torch and what needs it: seconds, so a sign of life."""
+    from ..threads import calm_threads
+
+    calm_threads()
+    with spinner("loading torch …", quiet=quiet):
+        yield
+
+
+def report(error: BaseException, *, debug: bool = False) -> int:
+    """Print an exception as `error: …` and `hint: …`; returns the exit code."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    message, hint, code = _explain(error)
+    _line("error", message, "bold red")
+    if hint:
+        _line("hint", hint, "bold cyan")
+    return code
+
+
+def is_debug(words: list[str]) -> bool:
+    """Whether tracebacks are wanted: --debug among the words, or DITKIT_DEBUG in the environment."""
+    return "--debug" in words or os.environ.get("DITKIT_DEBUG", "") not in ("", "0")
+
+
+def _line(kind: str, text: str, style: str) -> None:
+    from rich.text import Text
+
+    flat = " ".join(text.split())
+    stderr().print(Text.assemble((f"{kind}:", style), f" {flat}"))
+
+
+def _explain(error: BaseException) -> tuple[str, str | None, int]:
+    if isinstance(error, DitkitError):
+        return error.message, error.hint, error.exit_code
+    if hasattr(error, "format_message"):  # the exceptions of Typer's own parser
+        return _explain_usage(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", None, 1
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out of memory", "lower --batch-size, or choose a smaller model", 1
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"internal error: {text}; run again with --debug for the traceback", None, 1
+
+
+def _explain_usage(error: Any) -> tuple[str, str | None, int]:
+    """Typer's usage errors in the style of ours, with the nearest options or the page to read."""
+    from ..errors import unknown
+
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "ditkit"
+    hint = f"`{command} --help` explains the options"
+    if hasattr(error, "possibilities"):
+        options = [name for option in context.command.get_params(context) for name in option.opts] if context else []
+        wrong = unknown("option", error.option_name, options)
+        return wrong.message, wrong.hint if "did you mean" in str(wrong.hint) else hint, 2
+    message = str(error.format_message()).strip().rstrip(".")
+    for before, after in (
+        ("Invalid value for ", ""),
+        ("Option ", ""),
+        ("Got unexpected extra argument(s)", "unexpected"),
+    ):
+        message = message.replace(before, after, 1) if message.startswith(before) else message
+    if message.startswith("unexpected") and command.endswith(" sample"):
+        hint = "labels follow --labels: `ditkit sample --labels cat dog`"
+    option, colon, rest = message.partition("': ")  # '--steps': 'x' is not … -> --steps: 'x' is not …
+    message = f"{option.lstrip(chr(39))}: {rest}" if colon and option.startswith("'--") else message
+    return message[:1].lower() + message[1:], hint, error.exit_code

@@ -1,0 +1,113 @@
+"""`ditkit lr-find`: a learning-rate range test, as a picture, a file and one number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import complete, console
+from .options import DATA, OPTIMISER, OUTPUT, Config, DataDir, Debug, Device, Json, Quiet, RunsDir, Settings
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..lr_finder import LRCurve
+
+EXAMPLES = "Examples:\n\nditkit lr-find\nditkit lr-find celeba --data-dir ~/celeba"
+
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DATASET|RECIPE|FOLDER|RUN]",
+        autocompletion=complete.training_targets,
+        show_default="the newest run, else mnist",
+        help="What would be trained.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", show_default="the recipe's", help="Images in a step.", rich_help_panel=DATA
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", show_default="the recipe's", help="For the draws.", rich_help_panel=OPTIMISER),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        show_default="lr-find-NAME.png",
+        help="Where the plot goes; the numbers go beside it as .json.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def run(
+    target: Target = None,
+    config: Config = None,
+    settings: Settings = None,
+    data_dir: DataDir = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Out = None,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find a learning rate: a short sweep over real data that leaves no trace in any run."""
+    from ..errors import UsageError
+    from ..run_folder import run_names
+    from ..run_folder import runs_dir as runs_place
+    from . import targets, words
+
+    runs = runs_place(runs_dir)
+    if target is None and config is None:
+        target = (run_names(runs) or ["mnist"])[0]
+        found = targets.find_target(str(runs / target) if run_names(runs) else target, runs)
+    else:
+        found = targets.find_target(target, runs) if target is not None else None
+    flags = {"--batch-size": batch_size, "--seed": seed, "--data-dir": data_dir}
+    resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
+    name = found.name if found else words.slug(config.stem if config else "run")
+    path = out.expanduser() if out else Path(f"lr-find-{words.slug(name)}.png")
+    if path.is_dir() or path.suffix.lower() != ".png":
+        raise UsageError(f"--out: {path} is not the name of a PNG", "e.g. --out lr-find.png")
+    words.device(device)
+    targets.check_data(resolved)
+    curve = measure(resolved, device, quiet=quiet)
+    _write(curve, path, as_json=as_json, quiet=quiet, name=name)
+
+
+def measure(config: RunConfig, device: str, *, quiet: bool) -> LRCurve:
+    """The range test with a sign of life."""
+    with console.loading_torch(quiet=quiet):
+        from ..lr_finder import find_lr
+    with console.bar("trying learning rates", quiet=quiet) as show:
+        return find_lr(config, device=device, on_step=lambda step, steps, *_: show(step, steps))
+
+
+def _write(curve: LRCurve, path: Path, *, as_json: bool, quiet: bool, name: str) -> None:
+    import json
+
+    from ..images import write_atomically
+    from ..plots import plot_lr, save_figure
+
+    numbers = path.with_suffix(".json")
+    found = {"suggestion": curve.suggestion, "maximum": curve.maximum}
+    series = {"rates": curve.rates, "losses": curve.losses, "smoothed": curve.smoothed}
+    finite = {key: [value if abs(value) < float("inf") else None for value in values] for key, values in series.items()}
+    save_figure(plot_lr(curve), path)
+    write_atomically(numbers, json.dumps({**found, **finite}, indent=1).encode())
+    if as_json:
+        console.data(json.dumps({**found, "plot": str(path), "numbers": str(numbers)}))
+        return
+    console.data(f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})")
+    console.say(f"plot in {path}, numbers in {numbers}", quiet=quiet)
+    console.say(f"next: `ditkit train {name} --lr {curve.suggestion:.2e}`", quiet=quiet)

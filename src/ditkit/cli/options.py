@@ -1,0 +1,114 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import complete
+
+SETTINGS, DATA, OPTIMISER, DIFFUSION = "Model, diffusion and all other settings", "Data", "Optimiser", "Diffusion"
+MODEL, OUTPUT, MACHINE, OTHER = "Model", "Output", "Machine", "Other"
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Settings from a TOML file, such as `ditkit show` prints.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="Any setting, repeatable: --set model.preset=dit-s/4, --set model.conditioning=cross-attention, "
+        "--set diffusion.objective=v. `ditkit show mnist` prints them all. Wins over flags and files.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where the images are, for datasets on disk.", rich_help_panel=DATA),
+]
+RunsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--runs-dir",
+        metavar="DIR",
+        show_default="DITKIT_RUNS, else ./runs",
+        help="Where runs live.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        autocompletion=complete.devices,
+        help="auto, cpu, cuda, cuda:1 or mps; auto takes the best there is.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="RUN|CHECKPOINT|FILE",
+        autocompletion=complete.run_names,
+        show_default="the newest run",
+        help="What draws: a run by name or folder, a checkpoint folder, or a .safetensors file.",
+        rich_help_panel=MODEL,
+    ),
+]
+RawWeights = Annotated[
+    bool,
+    typer.Option("--no-ema", help="Use the raw weights instead of their moving average.", rich_help_panel=MODEL),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels",
+        metavar="LABEL...",
+        show_default="one of each",
+        help="What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'.",
+        rich_help_panel=DIFFUSION,
+    ),
+]
+SampleSteps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", show_default="as trained", help="Sampling steps.", rich_help_panel=DIFFUSION),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance",
+        metavar="SCALE",
+        show_default="as trained",
+        help="Classifier-free guidance; 1 is none, more follows the label more closely.",
+        rich_help_panel=DIFFUSION,
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="NAME",
+        autocompletion=complete.samplers,
+        show_default="as trained",
+        help="How noise becomes an image; `ditkit list samplers` names them.",
+        rich_help_panel=DIFFUSION,
+    ),
+]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", envvar="DITKIT_DEBUG", show_envvar=True, help="Show tracebacks.", rich_help_panel=OTHER),
+]

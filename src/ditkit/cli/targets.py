@@ -1,0 +1,121 @@
+"""What `train` and `lr-find` are pointed at, and all the words beside it, as one checked RunConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import recipes
+from ..config import RunConfig
+from ..errors import DitkitError, UsageError, unknown
+from ..registry import DATASETS
+from ..run_folder import RunFolder, run_names
+from . import words
+
+FLAGS = {  # flag -> setting
+    "--steps": "train.steps",
+    "--batch-size": "train.batch_size",
+    "--lr": "optim.lr",
+    "--seed": "seed",
+    "--data-dir": "data.path",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Settings to begin with, the name a run of them gets, and the run folder if one is continued."""
+
+    tree: Mapping[str, Any]
+    name: str
+    folder: Path | None = None
+
+
+def find_target(word: str, runs: Path) -> Target:
+    """A recipe, a dataset, a run (by name or folder), or a folder of images. Raises UsageError for anything else."""
+    if word in recipes.descriptions():
+        return Target(tree=recipes.tree(word), name=word)
+    if word in DATASETS.names():
+        return Target(tree=_on_folder_recipe({"data": {"name": word}}), name=word)
+    path = Path(word).expanduser()
+    for run in (RunFolder(runs / word), RunFolder(path)):
+        if run.is_run():
+            run.read_config()  # says which file is wrong, should it be
+            return Target(tree=recipes.parse(run.config_file), name=run.path.resolve().name, folder=run.path)
+    if path.is_dir():
+        place = path.resolve()
+        tree = _on_folder_recipe({"data": {"name": "folder", "path": str(place)}})
+        return Target(tree=tree, name=words.slug(place.name, "folder"))
+    if path.is_file():
+        raise UsageError(f"{word} is a file", "give a folder of images; a file of settings follows --config")
+    if "/" in word or "\\" in word or word.startswith("."):
+        raise UsageError(f"there is no folder {word}", "check the path")
+    known = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
+    raise unknown("recipe, dataset, run or folder", word, known)
+
+
+def build(target: Target | None, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any]) -> RunConfig:
+    """Target, then --config, then flags ({"--steps": 10}), then --set on top. Raises UsageError for what is wrong."""
+    trees = [target.tree if target else {}, recipes.parse(file.expanduser()) if file else {}]
+    for flag, value in flags.items():
+        if value is not None:
+            trees.append(nested(FLAGS[flag], _folder(value) if flag == "--data-dir" else value))
+    try:
+        config = recipes.build(*trees, recipes.merge_settings(settings))
+    except UsageError as error:
+        raise in_flags(error, flags) from None
+    check_sampler(config, "--set sample.sampler=")
+    return config
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`train.steps` and 10 as {"train": {"steps": 10}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def in_flags(error: UsageError, flags: Mapping[str, Any], settings: Mapping[str, str] = FLAGS) -> UsageError:
+    """The same error in the words that were typed: `--steps: …` for `train.steps: …`."""
+    for flag, value in flags.items():
+        key = settings.get(flag)
+        if key and value is not None and error.message.startswith(f"{key}: "):
+            return UsageError(flag + error.message[len(key) :], error.hint)
+    return error
+
+
+def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
+    """Samplers of flows are called flow-…; the others are for diffusion. Raises UsageError when they do not fit."""
+    sample, process = config.sample, config.diffusion.process
+    if sample.sampler.startswith("flow-") != (process == "flow"):
+        wanted, other = ("a diffusion", "flow-heun") if process == "flow" else ("a flow", "dpmpp")
+        model = "a flow" if process == "flow" else "a diffusion"
+        raise UsageError(
+            f"sampler {sample.sampler!r} needs {wanted} process, this model is {model}", f"use {option}{other}"
+        )
+    if process == "diffusion" and sample.steps > config.diffusion.timesteps:
+        raise UsageError(
+            f"{sample.steps} sampling steps are more than the {config.diffusion.timesteps} timesteps of this model",
+            f"use {config.diffusion.timesteps} or fewer",
+        )
+
+
+def check_data(config: RunConfig) -> None:
+    """Open the dataset once, before torch loads, so that a missing or malformed one is reported at once."""
+    from ..data.contract import open_dataset
+
+    if not len(open_dataset(config.data, "train")):
+        raise DitkitError("the data set has no images to train on", "check its folder, or lower --set data.validation")
+
+
+def _on_folder_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    base = recipes.tree("folder")
+    return {**base, "data": {**base["data"], **tree["data"]}}
+
+
+def _folder(path: Any) -> str:
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        raise UsageError(f"--data-dir: {path} is not a folder", "check the path")
+    return str(place.resolve())

@@ -1,0 +1,252 @@
+"""`ditkit train`: words to settings, settings to a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import complete, console
+from .options import MACHINE, OPTIMISER, OUTPUT, Config, DataDir, Debug, Device, Quiet, RunsDir, Settings
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+EXAMPLES = (
+    "Examples:\n\nditkit train mnist\nditkit train celeba --data-dir ~/celeba --max-time 1h\n"
+    "ditkit train ./photos --set model.preset=dit-tiny/8 --lr auto"
+)
+RECIPES = "the recipe's"
+
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE|DATASET|FOLDER",
+        autocompletion=complete.training_targets,
+        show_default=False,
+        help="A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, "
+        "or a run to continue.",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", metavar="N", show_default=RECIPES, help="Train until this step.", rich_help_panel=OPTIMISER
+    ),
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option(
+        "--max-time",
+        metavar="TIME",
+        show_default="no limit",
+        help="Stop and save after 90s, 10m or 1h30m; the same command continues.",
+        rich_help_panel=OPTIMISER,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", show_default=RECIPES, help="Images in a step.", rich_help_panel=OPTIMISER
+    ),
+]
+Lr = Annotated[
+    str | None,
+    typer.Option(
+        "--lr",
+        metavar="RATE|auto",
+        show_default=RECIPES,
+        help="Peak learning rate of AdamW; auto measures one first, as `ditkit lr-find` does.",
+        rich_help_panel=OPTIMISER,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", show_default=RECIPES, help="All randomness comes from it.", rich_help_panel=OPTIMISER
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", metavar="NAME", show_default="the target's", help="Name of the run.", rich_help_panel=OUTPUT
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Begin a new run (mnist-2) where there is one already.", rich_help_panel=OUTPUT),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the settings and the cost, and train nothing.", rich_help_panel=OUTPUT)
+]
+
+
+def run(
+    target: Target = None,
+    steps: Steps = None,
+    max_time: MaxTime = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    seed: Seed = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    settings: Settings = None,
+    name: Name = None,
+    runs_dir: RunsDir = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Train a model, or continue: the same command takes up an unfinished run where it stopped."""
+    flags = {"--steps": steps, "--batch-size": batch_size, "--seed": seed, "--data-dir": data_dir}
+    plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh)
+    plan.check_words(max_time, device, dtype)
+    if dry_run:
+        _print_plan(plan, quiet=quiet)
+        return
+    _train(plan, quiet=quiet, runs_given=runs_dir is not None)
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """One run, decided: what, where, on what, for how long."""
+
+    config: RunConfig
+    folder: Path
+    find_lr: bool
+    fresh: bool
+    seconds: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def check_words(self, max_time: str | None, device: str, dtype: str) -> None:
+        from . import words
+
+        self.seconds = words.duration(max_time) if max_time is not None else None
+        self.device, self.dtype = words.device(device), words.dtype(dtype)
+
+
+def _plan(
+    target: str | None,
+    file: Path | None,
+    settings: list[str],
+    flags: dict[str, Any],
+    *,
+    lr: str | None,
+    name: str | None,
+    runs_dir: Path | None,
+    fresh: bool,
+) -> Plan:
+    from ..errors import UsageError
+    from ..run_folder import RunFolder
+    from ..run_folder import runs_dir as runs_place
+    from . import targets, words
+
+    if target is None and file is None:
+        raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
+    runs = runs_place(runs_dir)
+    found = targets.find_target(target, runs) if target is not None else None
+    find_lr = lr is not None and lr.strip().lower() == "auto"
+    config = targets.build(found, file=file, settings=settings, flags={**flags, "--lr": None if find_lr else lr})
+    if found and found.folder and name is None:
+        folder = found.folder
+    else:
+        default = found.name if found else words.slug(file.stem if file else "run")
+        folder = runs / (words.run_name(name) if name is not None else default)
+    existing = RunFolder(folder)
+    if find_lr and existing.is_run() and not fresh:
+        config = _with_lr(config, existing.read_config().optim.lr)  # measured when the run began
+        find_lr = existing.last_step() == 0
+    return Plan(config=config, folder=folder, find_lr=find_lr, fresh=fresh)
+
+
+def _with_lr(config: RunConfig, lr: float) -> RunConfig:
+    return replace(config, optim=replace(config.optim, lr=lr))
+
+
+def _print_plan(plan: Plan, *, quiet: bool) -> None:
+    """The settings on stdout, what they cost on stderr."""
+    from .. import recipes
+    from ..data.contract import open_dataset
+
+    config = plan.config
+    images = open_dataset(config.data, "train")
+    with console.loading_torch(quiet=quiet):
+        import torch
+
+        from ..models.dit import DiT, flops
+    size, channels = config.data.image_size, config.data.channels
+    with torch.device("meta"):
+        network = DiT(config.model, channels=channels, size=size, classes=len(images.labels))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    tokens = (size[0] // config.model.patch) * (size[1] // config.model.patch)
+    cost = flops(config.model, channels=channels, size=size)
+    console.data(recipes.dump(config))
+    for line in (
+        f"would train {plan.folder}: {len(images):,} images, {len(images.labels)} labels",
+        f"{parameters / 1e6:.2f}M parameters, {tokens} tokens an image, {cost / 1e9:.3g} G multiply-adds an image",
+        f"{config.train.steps:,} steps of {config.train.batch_size} images, "
+        + ("learning rate to be measured first" if plan.find_lr else f"learning rate {config.optim.lr:g}"),
+    ):
+        console.say(line, quiet=quiet)
+
+
+def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
+    from ..run_folder import prepare
+    from .progress import TrainingProgress, next_steps
+    from .signals import stop_on_signals
+    from .targets import check_data
+
+    check_data(plan.config)
+    prepared = prepare(plan.config, plan.folder, fresh=plan.fresh)
+    folder, config = prepared.folder.path, prepared.config
+    if prepared.finished:
+        console.say(f"{folder} is finished: {prepared.step} steps", quiet=quiet)
+        console.say(
+            f"train on with `ditkit train {folder} --steps {2 * prepared.step}`, or anew with --fresh", quiet=quiet
+        )
+        return
+    if plan.find_lr:
+        config = _with_lr(config, _measured_lr(config, plan.device, quiet=quiet))
+        prepared.folder.write_config(config)
+    with console.loading_torch(quiet=quiet):
+        from ..training import train
+    progress = TrainingProgress(folder.name, quiet=quiet)
+    stopping = "finishing this step and saving; once more to stop at once"
+    with stop_on_signals(lambda: progress.note(stopping)) as stop, progress:
+        train(
+            config,
+            folder,
+            progress,
+            device=plan.device,
+            dtype=plan.dtype,
+            max_seconds=plan.seconds,
+            should_stop=stop,
+        )
+    if progress.finished:
+        for line in next_steps(progress.finished, progress.labels, elsewhere=runs_given):
+            progress.note(line)
+    if stop() and progress.finished and progress.finished.reason != "done":
+        raise typer.Exit(stop.exit_code)
+
+
+def _measured_lr(config: RunConfig, device: str, *, quiet: bool) -> float:
+    from .lr_find import measure
+
+    curve = measure(config, device, quiet=quiet)
+    console.say(f"learning rate: {curve.suggestion:.2e}, measured", quiet=quiet)
+    return curve.suggestion

@@ -1,0 +1,238 @@
+"""What a run is: one frozen, checked tree of settings, the same for the command line, TOML files and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .errors import UsageError, unknown
+from .registry import AUTOENCODERS, DATASETS, OBJECTIVES, SAMPLERS
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=1, le=16384)]
+
+
+def _sides(value: Any) -> Any:
+    """64, "64", "96x64" (height x width) and (96, 64) all name an image size."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.lower().split("x")]
+        value = value * 2 if len(value) == 1 else value
+    return (value, value) if isinstance(value, int) else value
+
+
+ImageSize = Annotated[tuple[Side, Side], BeforeValidator(_sides)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataConfig:
+    """Which images, and what is done to them before the network sees them."""
+
+    name: str = "mnist"
+    path: str | None = None  # folder on disk, for the datasets that need one
+    image_size: ImageSize = (28, 28)  # height, width in pixels
+    channels: Literal[1, 3] = 1
+    label_by: str | None = None  # attribute that gives the labels (celeba)
+    flip: bool = False  # mirror half of the training images
+    validation: CountOrZero = 500  # images held out for the validation loss
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelConfig:
+    """The network; the defaults are the paper's DiT (Peebles & Xie 2022)."""
+
+    patch: Annotated[int, Field(ge=1, le=64)] = 2
+    width: Annotated[int, Field(ge=8, le=8192)] = 384
+    depth: Annotated[int, Field(ge=1, le=128)] = 12
+    heads: Annotated[int, Field(ge=1, le=128)] = 6
+    mlp_ratio: Annotated[float, Field(gt=0, le=16)] = 4.0
+    conditioning: Literal["in-context", "cross-attention", "adaln", "adaln-zero"] = "adaln-zero"
+    positions: Literal["2d", "1d", "rope"] = "2d"  # fixed sine-cosine tables, or 2-D rotary
+    norm: Literal["layer", "rms"] = "layer"
+    mlp: Literal["gelu-tanh", "gelu", "swiglu"] = "gelu-tanh"
+    qk_norm: bool = False
+    learned_sigma: bool = False  # 2x output channels; set by the objective learned-sigma
+    time_activation: Literal["silu", "selu"] = "silu"
+    frequency_size: Annotated[int, Field(ge=8, le=4096, multiple_of=2)] = 256
+    frequency_shift: Literal[0, 1] = 0  # frequencies end at 10000^-(1-1/n) (0) or at 10000^-1 (1, as in diffusers)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UsageError(
+                f"model.width {self.width} is not a multiple of model.heads {self.heads}", "change --set model.heads"
+            )
+        if self.positions != "1d" and self.width % 4:
+            raise UsageError(f"model.width {self.width} is not a multiple of 4", "change --set model.width")
+        if self.positions == "rope" and (self.width // self.heads) % 4:
+            raise UsageError(
+                f"rotary positions need a head width that is a multiple of 4, not {self.width // self.heads}",
+                "change --set model.heads",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DiffusionConfig:
+    """The forward process, what the network predicts, and how timesteps are drawn and weighted."""
+
+    process: Literal["diffusion", "flow"] = "flow"
+    objective: str = "velocity"
+    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 2e-2
+    timestep_sampling: Literal["uniform", "logit-normal"] = "uniform"
+    logit_mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
+    stratified: bool = True  # one timestep from each of B equal parts of the range
+    weighting: Literal["none", "min-snr", "velocity"] = "none"
+    min_snr_gamma: Positive = 5.0
+    label_drop: Fraction = 0.1  # labels replaced by the null label, for classifier-free guidance
+
+    def __post_init__(self) -> None:
+        OBJECTIVES.check(self.objective)
+        if self.beta_end < self.beta_start:
+            raise UsageError("diffusion.beta_end is below diffusion.beta_start", "swap them")
+        if self.objective == "learned-sigma" and self.process == "flow":
+            raise UsageError("learned-sigma needs a diffusion process", "use --set diffusion.process=diffusion")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AutoencoderConfig:
+    """How images become what the transformer sees; `pixel` is the identity."""
+
+    name: str = "pixel"
+
+    def __post_init__(self) -> None:
+        AUTOENCODERS.check(self.name)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimConfig:
+    """AdamW, its learning-rate schedule and the EMA of the weights."""
+
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-4  # peak learning rate
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # after the warm-up, to 0 at train.steps
+    warmup_steps: CountOrZero = 0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    weight_decay: NotNegative = 0.0
+    clip: Positive | None = 1.0  # largest gradient norm
+    ema_decay: Decay = 0.9999
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SampleConfig:
+    """How images are drawn when nothing else is asked for."""
+
+    sampler: str = "flow-heun"
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 20
+    guidance: Annotated[float, Field(ge=0, le=100)] = 2.0  # 1 is plain conditional sampling
+    guidance_from: Fraction = 0.0  # guided where the noise level lies in this part of the range
+    guidance_to: Fraction = 1.0
+    clamp: bool = False  # keep every estimate of the clean image in [-1, 1]
+
+    def __post_init__(self) -> None:
+        SAMPLERS.check(self.sampler)
+        if self.guidance_from > self.guidance_to:
+            raise UsageError("sample.guidance_from is above sample.guidance_to", "swap them")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainConfig:
+    """How long, how much at once, and how often to look and save."""
+
+    steps: Count = 10_000
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    accumulate: Annotated[int, Field(ge=1, le=100_000)] = 1  # parts that a batch is split into
+    log_every: Count = 1
+    save_every: Count = 1000
+    sample_every: Count = 1000
+    sample_columns: Annotated[int, Field(ge=1, le=32)] = 4  # images per class in the sample grids
+    validate_every: Count = 250
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2  # newest checkpoints kept
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise UsageError(
+                f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}",
+                "change --set train.accumulate",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunConfig:
+    """Everything needed to repeat a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def __post_init__(self) -> None:
+        DATASETS.check(self.data.name)
+        if any(side % self.model.patch for side in self.data.image_size):
+            height, width = self.data.image_size
+            raise UsageError(
+                f"image size {height}x{width} is not divisible by the patch size {self.model.patch}",
+                "change --set data.image_size or --set model.patch",
+            )
+        if self.model.learned_sigma != (self.diffusion.objective == "learned-sigma"):
+            raise UsageError("model.learned_sigma and the objective learned-sigma go together", "set both, or neither")
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def from_dict(tree: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig from nested dicts (TOML, JSON). Raises UsageError naming the first wrong key and what is allowed."""
+    try:
+        return _ADAPTER.validate_python(dict(tree))
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested plain dicts, without the settings that are not given; from_dict reads them back."""
+    return {
+        key: {name: list(v) if isinstance(v, tuple) else v for name, v in value.items() if v is not None}
+        if isinstance(value, dict)
+        else value
+        for key, value in asdict(config).items()
+    }
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, as {"optim.lr": (old, new)}."""
+    before, after = _flat(asdict(old)), _flat(asdict(new))
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _explain(error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "_flat")
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        wrong = unknown("setting", where, _flat(asdict(RunConfig())))
+        return UsageError(wrong.message, f"{wrong.hint}; `ditkit show mnist` prints them all")
+    given = first.get("input")
+    return UsageError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {given!r}"[:400], "change it")

@@ -1,0 +1,79 @@
+"""Your own images: one subfolder per class, or no subfolders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from ..config import DataConfig
+from ..errors import DitkitError
+from .contract import Split, holdout
+from .files import ImageFiles, fingerprint, hidden, scan
+from .transforms import EXTENSIONS
+
+
+def dataset(config: DataConfig, split: Split) -> ImageFiles:
+    """The images below `config.path`. Raises DitkitError when there are none, or none in a class."""
+    root = _root(config.path)
+    sizes = scan(root)
+    if not sizes:
+        raise DitkitError(f"no images in {root}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
+    labels = _class_names(root)
+    label_ids = _label_ids(root, list(sizes), labels)
+    names = list(sizes)
+    train, validation = holdout(names, label_ids, config.validation)
+    chosen = train if split == "train" else validation
+    kept, kept_ids = [names[index] for index in chosen], [label_ids[index] for index in chosen]
+    return ImageFiles(
+        labels=labels,
+        fingerprint=fingerprint(kept, [sizes[name] for name in kept], kept_ids),
+        root=root,
+        names=kept,
+        label_ids=kept_ids,
+        image_size=config.image_size,
+        channels=config.channels,
+    )
+
+
+def _root(path: str | None) -> Path:
+    if path is None:
+        raise DitkitError("the dataset 'folder' needs a folder of images", "give it with --data-dir FOLDER")
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise DitkitError(f"the folder {root} does not exist", "check the path given with --data-dir")
+    if not root.is_dir():
+        raise DitkitError(f"{root} is a file, not a folder of images", "unpack it, or give the folder around it")
+    return root
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    folders = [entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
+    names = tuple(sorted(folders, key=os.fsencode))
+    for name in names:
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise DitkitError(f"the name of the class folder {name!r} in {root} is not UTF-8", "rename it") from None
+    return names
+
+
+def _label_ids(root: Path, names: list[str], labels: tuple[str, ...]) -> list[int]:
+    if not labels:
+        return [0] * len(names)
+    loose = [name for name in names if "/" not in name]
+    if loose:
+        raise DitkitError(
+            f"{root} has class folders, but also images beside them: {len(loose)}, the first is {loose[0]}",
+            "move them into a class folder or out of the way",
+        )
+    ids = {label: index for index, label in enumerate(labels)}
+    label_ids = [ids[name.partition("/")[0]] for name in names]
+    counts = Counter(label_ids)
+    empty = [label for label in labels if not counts[ids[label]]]
+    if empty:
+        raise DitkitError(
+            f"no images in the class folder {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''} of {root}",
+            f"fill it or remove it; ditkit reads {' '.join(sorted(EXTENSIONS))}",
+        )
+    return label_ids

@@ -1,0 +1,115 @@
+"""Handwritten digits, 28x28, shipped with ditkit: 60,000 to train on and 10,000 more."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..config import DataConfig
+from ..errors import DitkitError
+from .contract import Split
+from .transforms import fit
+
+LABELS = tuple("0123456789")
+SHIPPED = Path(__file__).parent / "mnist_files"
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+_STEMS: dict[Split, str] = {"train": "train", "validation": "t10k"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """MNIST in memory (a Dataset)."""
+
+    labels: tuple[str, ...]
+    fingerprint: str
+    images: np.ndarray  # uint8 (N, 28, 28), as in the file
+    label_ids: np.ndarray
+    image_size: tuple[int, int]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        pixels = self.images[index][:, :, None]
+        if pixels.shape[:2] != self.image_size:
+            # Lanczos would ring: a grey halo around strokes that are white on pure black.
+            pixels = fit(Image.fromarray(self.images[index]), *self.image_size, Image.Resampling.BILINEAR)
+        return np.repeat(pixels, self.channels, axis=2), int(self.label_ids[index])
+
+
+def dataset(config: DataConfig, split: Split) -> Digits:
+    """MNIST as shipped, or IDX files of the same layout from `config.path`; validation is the start of the t10k set."""
+    images, label_ids, md5s = _read(split, None if config.path is None else Path(config.path).expanduser())
+    count = len(images) if split == "train" else min(config.validation, len(images))
+    return Digits(
+        labels=LABELS,
+        fingerprint=hashlib.sha256(" ".join([*md5s, str(count)]).encode()).hexdigest(),
+        images=images[:count],
+        label_ids=label_ids[:count],
+        image_size=config.image_size,
+        channels=config.channels,
+    )
+
+
+def read_images(split: Split, folder: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """All images, uint8 (N, 28, 28), and digits, int64 (N,), of the train set or of the whole t10k set."""
+    return _read(split, folder)[:2]
+
+
+def _read(split: Split, folder: Path | None) -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
+    images, images_md5 = _read_idx(f"{_STEMS[split]}-images-idx3-ubyte", 3, folder)
+    labels, labels_md5 = _read_idx(f"{_STEMS[split]}-labels-idx1-ubyte", 1, folder)
+    if len(images) != len(labels) or not len(labels) or labels.max() > 9:
+        raise DitkitError(
+            f"the images and labels in {folder or SHIPPED} do not belong together: "
+            f"{len(images)} images, {len(labels)} labels, the largest {labels.max(initial=0)}",
+            _hint(folder),
+        )
+    return images, labels.astype(np.int64), (images_md5, labels_md5)
+
+
+def _read_idx(name: str, dimensions: int, folder: Path | None) -> tuple[np.ndarray, str]:
+    """One IDX file of bytes as an array, and the md5 of its content, which shipped files must match."""
+    data, path = _read_bytes(name, folder)
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    header = np.frombuffer(data[: 4 + 4 * dimensions], dtype=">u4") if len(data) >= 4 + 4 * dimensions else [0]
+    magic, shape = int(header[0]), tuple(int(side) for side in header[1:])
+    if magic != 0x0800 + dimensions:
+        raise DitkitError(f"{path} is not an IDX file of {'images' if dimensions == 3 else 'labels'}", _hint(folder))
+    if len(data) != 4 + 4 * dimensions + math.prod(shape):
+        raise DitkitError(f"{path} is damaged: its length is not what its header says", _hint(folder))
+    if folder is None and md5 != MD5[name]:
+        raise DitkitError(f"{path} is damaged: its md5 is {md5}, not {MD5[name]}", _hint(folder))
+    return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape), md5
+
+
+def _read_bytes(name: str, folder: Path | None) -> tuple[bytes, Path]:
+    plain = (folder or SHIPPED) / name
+    packed = plain.with_name(f"{name}.gz")
+    path = plain if plain.is_file() else packed
+    try:
+        data = path.read_bytes()
+        return (data if path == plain else gzip.decompress(data)), path
+    except FileNotFoundError:
+        raise DitkitError(f"{packed.name} is missing from {packed.parent}", _hint(folder)) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DitkitError(f"{path} is damaged or cannot be read: {error}", _hint(folder)) from None
+
+
+def _hint(folder: Path | None) -> str:
+    if folder is None:
+        return "reinstall with `pip install --force-reinstall ditkit`"
+    return "put the four IDX files there, or leave out --data-dir to use those inside ditkit"

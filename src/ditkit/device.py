@@ -1,0 +1,63 @@
+"""The device and precision, found by themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from .errors import DitkitError, UsageError, unknown
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """CUDA, else MPS, else the CPU; or the one named. Raises DitkitError if that one is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps")) from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise DitkitError(f"this machine has no {device.type} device that torch can use", "leave out --device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DitkitError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA device(s)", "use cuda:0")
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The autocast precision: bfloat16 on CUDA that computes in it, float32 elsewhere; or the one named."""
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    if name not in DTYPES:
+        raise unknown("dtype", name, ("auto", *DTYPES))
+    if name == "bfloat16" and device.type == "mps":
+        raise UsageError("bfloat16 is not supported on mps", "use --dtype float32")
+    return DTYPES[name]
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Matrix products in `dtype`; nothing changes for float32."""
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        yield
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory so far in MB: torch's on CUDA, the process's resident set elsewhere (0 where it cannot be told)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if os.name == "nt":
+        return 0.0
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,71 @@
+"""What the training loop says while it works; bars, files and pictures listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The run is about to take its first step."""
+
+    folder: Path
+    step: int  # steps already done; above 0 when an unfinished run continues
+    steps: int
+    device: str
+    dtype: str
+    parameters: int
+    images: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """One optimiser step is done."""
+
+    step: int
+    loss: float
+    lr: float
+    images_per_second: float
+    metrics: dict[str, float] = field(default_factory=dict)  # as written to metrics.jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """The validation loss was measured (with the EMA weights)."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """A sample grid was written."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint is safely on disk."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The loop has ended: all steps done, out of time, or asked to stop."""
+
+    step: int
+    steps: int
+    seconds: float
+    reason: str  # "done", "time" or "stopped"
+    folder: Path
+
+
+Event = Started | Stepped | Validated | Sampled | Saved | Finished
+OnEvent = Callable[[Event], None]

@@ -1,0 +1,244 @@
+"""Pictures of images: sample grids, PNG files that carry text, and half blocks for the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from itertools import groupby, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from .errors import DitkitError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from torch import Tensor
+
+BACKGROUND = (255, 255, 255)
+INK = (40, 40, 40)  # pure greys: a GIF of grey images keeps all 256 of them
+FAINT_INK = (150, 150, 150)
+LARGEST_SIDE = 2000  # pixels; larger pictures are shrunk
+_PLEASANT_CELL = 64  # pixels
+_NARROWEST_CAPTION = 20  # pixels; under narrower images nothing could be read
+_WIDEST_ROW_NAME = 180
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def to_uint8(x_BCHW: Tensor) -> list[np.ndarray]:
+    """Images from [-1, 1] (values beyond it are clipped, NaN is black) to uint8 arrays (height, width, channels)."""
+    import torch
+
+    clean_BCHW = torch.nan_to_num(x_BCHW.detach().float(), nan=-1.0).clamp(-1, 1)
+    levels_BCHW = ((clean_BCHW + 1) * 127.5).round().to(torch.uint8)
+    return list(levels_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def to_tensor(images: np.ndarray | Sequence[np.ndarray]) -> Tensor:
+    """uint8 (..., height, width, channels) to float32 (..., channels, height, width) in [-1, 1]; a list is stacked."""
+    import torch
+
+    array = np.ascontiguousarray(images if isinstance(images, np.ndarray) else np.stack(list(images)))
+    return torch.from_numpy(array).movedim(-1, -3).contiguous().float() / 127.5 - 1
+
+
+def to_picture(image: Image.Image | np.ndarray) -> Image.Image:
+    """A uint8 array (height, width[, 1 or 3]) or a picture of any mode, as an RGB picture on the light background."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        ground = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+@cache
+def font(size: int, *, bold: bool = False) -> Font:
+    """The DejaVu Sans that comes with matplotlib (Latin, Greek, Cyrillic …), else Pillow's built-in font."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    with contextlib.suppress(OSError, ImportError, ValueError):
+        spec = find_spec("matplotlib")  # finds the folder without the cost of importing matplotlib
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            return ImageFont.truetype(str(Path(folder, "mpl-data", "fonts", "ttf", name)), size)
+    return ImageFont.load_default(size)
+
+
+def text_width(text: str, face: Font) -> int:
+    """Pixels from the first letter's left to the last one's right."""
+    return int(np.ceil(face.getlength(text)))
+
+
+def shortened(text: str, face: Font, width: int) -> str:
+    """The text on one line, ended by an ellipsis where it is wider than `width` pixels; '' if nothing fits."""
+    text = " ".join(_printable(text).split())
+    if text_width(text, face) <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:  # the most letters that fit beside the ellipsis
+        middle = (low + high + 1) // 2
+        fits = text_width(text[:middle].rstrip() + "…", face) <= width
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return text[:low].rstrip() + "…" if low or text_width("…", face) <= width else ""
+
+
+def _printable(text: str) -> str:
+    """Text without the lone surrogates of undecodable file names, which no font and no file format takes."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def grid(
+    images: Sequence[np.ndarray],
+    columns: int,
+    *,
+    captions: Sequence[str] | None = None,
+    row_names: Sequence[str] | None = None,
+    title: str | None = None,
+    scale: int | None = None,
+) -> Image.Image:
+    """Images in rows of `columns`, with a caption under each, a name before each row and a title above.
+
+    Small images are enlarged by a whole number (`scale`; None chooses one) so that pixels stay square and sharp; the
+    picture is at most 2000 pixels high and wide. Raises DitkitError when there are no images.
+    """
+    pictures = [to_picture(image) for image in images]
+    if not pictures:
+        raise DitkitError("there are no images to put in a grid")
+    columns = max(1, min(columns, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
+    factor = scale or _pleasant_factor(width, height, columns, rows)
+    cell_width, cell_height = _fitted_cell(width * factor, height * factor, columns, rows)
+
+    letter = int(np.clip(min(cell_width // 6, cell_height // 4), 11, 18))
+    face, heading = font(letter), font(letter + 3, bold=True)
+    gap = max(2, min(8, round(cell_width * 0.06)))
+    margin = 2 * gap + 4
+    shown = captions is not None and cell_width >= _NARROWEST_CAPTION
+    caption_height = letter + 6 if shown else 0
+    names = [shortened(name, face, _WIDEST_ROW_NAME) for name in row_names or []]
+    left = margin + (max(text_width(name, face) for name in names) + gap + 4 if any(names) else 0)
+    top = margin + (letter + 3 + gap + 4 if title else 0)
+    step_x, step_y = cell_width + gap, cell_height + caption_height + gap
+
+    canvas = Image.new("RGB", (left + columns * step_x - gap + margin, top + rows * step_y - gap + margin), BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    if title:
+        pen.text((margin, margin), shortened(title, heading, canvas.width - 2 * margin), INK, heading)
+    for row, name in enumerate(names[:rows]):
+        middle = top + row * step_y + cell_height // 2
+        pen.text((left - gap - 4, middle), name, INK, face, anchor="rm")
+    for index, picture in enumerate(pictures):
+        x, y = left + index % columns * step_x, top + index // columns * step_y
+        enlarged = _resized(picture, cell_width / width, cell_height / height)
+        canvas.paste(enlarged, (x + (cell_width - enlarged.width) // 2, y + (cell_height - enlarged.height) // 2))
+        if shown and captions is not None and index < len(captions):
+            caption = shortened(captions[index], face, cell_width)
+            pen.text((x + cell_width // 2, y + cell_height + 3), caption, INK, face, anchor="mt")
+    return shrunk(canvas, LARGEST_SIDE)
+
+
+def side_by_side(left: Image.Image, right: Image.Image, names: tuple[str, str] = ("raw", "EMA")) -> Image.Image:
+    """Two pictures under their headings, such as the grids of the raw and of the EMA weights."""
+    face = font(17, bold=True)
+    halves = [to_picture(left), to_picture(right)]
+    margin, heading = 12, 30
+    height = max(half.height for half in halves) + heading
+    canvas = Image.new("RGB", (sum(half.width for half in halves) + margin, height), BACKGROUND)
+    pen, x = ImageDraw.Draw(canvas), 0
+    for half, name in zip(halves, names, strict=True):
+        centre = x + half.width // 2
+        pen.text((centre, margin), shortened(name, face, half.width), INK, face, anchor="mt")
+        canvas.paste(half, (x, heading))
+        x += half.width + margin
+    line = halves[0].width + margin // 2
+    pen.line((line, margin, line, canvas.height - margin), (220, 220, 220))
+    return shrunk(canvas, LARGEST_SIDE)
+
+
+def shrunk(picture: Image.Image, largest: int) -> Image.Image:
+    """The picture with no side above `largest` pixels."""
+    ratio = largest / max(picture.size)
+    if ratio >= 1:
+        return picture
+    width, height = (max(1, int(side * ratio)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _pleasant_factor(width: int, height: int, columns: int, rows: int) -> int:
+    """The smallest whole factor that makes a cell 64 pixels, and no larger than fits the page."""
+    wanted = -(-_PLEASANT_CELL // max(width, height))
+    room = 0.8 * LARGEST_SIDE  # what margins, names and captions leave
+    return max(1, min(wanted, int(room / (columns * width)), int(room / (rows * height))))
+
+
+def _fitted_cell(width: int, height: int, columns: int, rows: int) -> tuple[int, int]:
+    """The cell, shrunk where the images alone would overflow the page: words are drawn after, at their full size."""
+    ratio = min(1.0, 0.9 * LARGEST_SIDE / (columns * width), 0.9 * LARGEST_SIDE / (rows * height))
+    return max(1, int(width * ratio)), max(1, int(height * ratio))
+
+
+def _resized(picture: Image.Image, ratio_x: float, ratio_y: float) -> Image.Image:
+    size = max(1, round(picture.width * ratio_x)), max(1, round(picture.height * ratio_y))
+    return picture.resize(size, Image.Resampling.NEAREST if ratio_x >= 1 else Image.Resampling.LANCZOS)
+
+
+def save_png(image: Image.Image | np.ndarray, path: Path, text: Mapping[str, str] | None = None) -> None:
+    """Write a PNG whole or not at all, with `text` in its text chunks. Raises DitkitError when it cannot be written."""
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        keyword = str(key).encode("latin-1", "replace").decode("latin-1").strip()[:79]
+        info.add_text(keyword or "text", _printable(value).replace("\0", " "))
+    picture = image if isinstance(image, Image.Image) else _plain(image)
+    data = io.BytesIO()
+    picture.save(data, "PNG", pnginfo=info)
+    write_atomically(path, data.getvalue())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, with its folder. Raises DitkitError when the disk does not take it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise DitkitError(
+            f"cannot write {path}: {error.strerror or error}", "check the folder, its permissions and the free space"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _plain(image: np.ndarray) -> Image.Image:
+    """A uint8 array as a picture with as many channels as it has."""
+    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+
+
+def half_blocks(image: Image.Image | np.ndarray, columns: int) -> Text:
+    """The image for a terminal of `columns` characters: every '▀' shows two pixels, one above the other."""
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    picture = to_picture(image)
+    columns = max(1, columns)
+    ratio: float = columns // picture.width or columns / picture.width  # enlarged by whole numbers only
+    pixels: list[list[list[int]]] = np.asarray(_resized(picture, ratio, ratio)).tolist()
+    lines = [Text(no_wrap=True) for _ in range(0, len(pixels), 2)]
+    for line, upper, lower in zip_longest(lines, pixels[::2], pixels[1::2]):
+        pairs = zip_longest(upper or [], lower or [])
+        for (above, below), same in groupby(pairs):
+            ground = Color.from_rgb(*below) if below else None  # an odd last row lies on the terminal's own colour
+            line.append("▀" * len(list(same)), Style(color=Color.from_rgb(*above), bgcolor=ground))
+    return Text("\n", no_wrap=True, end="").join(lines)

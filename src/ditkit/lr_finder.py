@@ -1,0 +1,135 @@
+"""A learning-rate range test made for diffusion (after Smith 2017, section 3.3).
+
+The loss of a diffusion model depends mostly on which timestep was drawn, so that a plain sweep is noise. Here every
+step trains on fresh data at a higher rate and is then scored on the same images, noise and timesteps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from . import optim
+from .config import RunConfig
+from .data.batches import Batches
+from .data.contract import open_dataset
+from .device import autocast, find_device, find_dtype
+from .errors import DitkitError
+from .objectives.contract import open_objective
+from .previews import ValidationSet
+from .seeding import generator
+from .training import drop_labels, fresh_network
+
+LOWEST, HIGHEST = 1e-6, 1.0
+_SMOOTHING_DECADES = 0.15
+_DIVERGED = 1.5  # times the lowest loss so far
+_SAFETY = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRCurve:
+    """What a sweep saw: loss on the fixed set after the step at each rate, and the rates read off it."""
+
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+    suggestion: float  # steepest descent of the smoothed loss
+    maximum: float  # a third of the rate at which the loss blew up
+
+
+def find_lr(
+    config: RunConfig,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    steps: int = 120,
+    warmup: int = 30,
+    on_step: Callable[[int, int, float, float], None] | None = None,
+) -> LRCurve:
+    """Sweep the rate from 1e-6 to 1 over `steps` steps of a fresh network of this config, until the loss blows up.
+
+    `warmup` steps at a low rate come first: a network whose gates start at zero passes no gradient to its inner
+    layers before. `on_step(step, steps, rate, loss)` reports. Nothing is kept but the curve. Raises DitkitError when
+    no rate lowers the loss.
+    """
+    where = find_device(device)
+    precision = find_dtype(dtype, where)
+    dataset = open_dataset(config.data, "train")
+    objective = open_objective(config.diffusion)
+    network = fresh_network(config, len(dataset.labels), where)
+    optimizer = optim.adamw(network, config.optim)
+    scored = ValidationSet(_Head(dataset, config.train.batch_size), objective, config.seed)
+    batches = Batches(dataset, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
+    rates, losses = [], []
+    best = math.inf
+    for step in range(-warmup, steps):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else config.optim.lr / 10
+        x_BCHW, label_B = next(batches)
+        label_B = drop_labels(label_B, len(dataset.labels), config.diffusion.label_drop, config.seed, step + warmup)
+        source = generator(config.seed, "lr finder", step + warmup, where)
+        with autocast(where, precision):
+            loss: Tensor = objective.loss(network, x_BCHW.to(where), label_B.to(where), source).mean()
+        loss.backward()
+        optim.clip(network, config.optim.clip)
+        optim.set_rate(optimizer, rate)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step < 0:
+            continue
+        score = scored.loss(network, where, precision, config.train.batch_size)
+        if on_step:
+            on_step(step + 1, steps, rate, score)
+        if not math.isfinite(score) or score > 4 * best:
+            break
+        rates.append(rate)
+        losses.append(score)
+        best = min(best, score)
+    batches.close()
+    return read_curve(rates, losses)
+
+
+def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LRCurve:
+    """Smooth a sweep over the logarithm of the rate and read the two rates off it."""
+    if len(rates) < 8:
+        raise DitkitError("the loss blew up at once, at the lowest rates", "check the images and the model's settings")
+    position = np.log10(np.asarray(rates))
+    smoothed = smooth(position, np.asarray(losses))
+    lowest = int(np.argmin(smoothed))
+    if lowest < 2:
+        raise DitkitError("no learning rate lowered the loss", "check the images and the model's settings")
+    slope = np.gradient(smoothed[: lowest + 1], position[: lowest + 1])
+    suggestion = rates[int(np.argmin(slope))]
+    above = np.flatnonzero(smoothed[lowest:] > _DIVERGED * smoothed[lowest])
+    blown = rates[lowest + int(above[0])] if len(above) else rates[-1]
+    return LRCurve(
+        rates=list(rates),
+        losses=list(losses),
+        smoothed=[float(value) for value in smoothed],
+        suggestion=float(suggestion),
+        maximum=float(max(blown / _SAFETY, suggestion)),
+    )
+
+
+def smooth(position: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Gaussian kernel average of the losses over `position` (decades), in the logarithm of the loss."""
+    weight = np.exp(-0.5 * ((position[:, None] - position[None, :]) / _SMOOTHING_DECADES) ** 2)
+    return np.exp((weight * np.log(losses)[None, :]).sum(axis=1) / weight.sum(axis=1))
+
+
+class _Head:
+    """The first images of a dataset, spread over it."""
+
+    def __init__(self, dataset, count: int):
+        self.labels, self.fingerprint = dataset.labels, dataset.fingerprint
+        self._dataset = dataset
+        self._indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int):
+        return self._dataset[int(self._indices[index])]

@@ -1,0 +1,68 @@
+"""metrics.jsonl and timing.jsonl: one JSON object a line, appended whole, read back together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import DitkitError
+
+
+class MetricsFile:
+    """An append-only JSON-lines file whose length is part of every checkpoint."""
+
+    def __init__(self, path: Path, length: int = 0):
+        """Open for appending after the first `length` bytes; what a killed run wrote beyond them is cut off."""
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        os.ftruncate(self._descriptor, self._whole_lines(min(length, os.fstat(self._descriptor).st_size)))
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Write one line. Raises DitkitError when the disk does not take it."""
+        line = json.dumps(dict(row), allow_nan=False, separators=(",", ":")) + "\n"
+        try:
+            os.write(self._descriptor, line.encode("utf-8"))
+        except OSError as error:
+            raise DitkitError(
+                f"cannot write {self.path}: {error.strerror}", "free some space, then run again"
+            ) from None
+
+    def sync(self) -> int:
+        """Force the lines to disk; returns the file's length in bytes."""
+        os.fsync(self._descriptor)
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _whole_lines(self, length: int) -> int:
+        kept = os.pread(self._descriptor, length, 0) if hasattr(os, "pread") else self.path.read_bytes()[:length]
+        return kept.rfind(b"\n") + 1
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; lines that are not JSON objects are skipped, a missing file has none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DitkitError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def read_metrics(metrics: Path, timing: Path | None = None) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl, each joined with the timing of its step."""
+    times = {row["step"]: row for row in read_rows(timing)} if timing else {}
+    return [{**(times.get(row["step"], {}) if "loss" in row else {}), **row} for row in read_rows(metrics)]

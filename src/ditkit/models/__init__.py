@@ -1,0 +1,1 @@
+"""The network: a Diffusion Transformer with the four conditionings of the paper."""

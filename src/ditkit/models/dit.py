@@ -1,0 +1,138 @@
+"""The Diffusion Transformer (Peebles & Xie 2022, arXiv 2212.09748).
+
+Patchify, positions, timestep and label embeddings, N blocks of one of four conditionings, final layer, unpatchify.
+Shapes: B batch, T tokens, D width, C channels, H W image, h w patches, P patch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..errors import UsageError
+from .conditioning import AdaLNBlock, block, modulate
+from .layers import FusedLinear, Norm, TimestepEmbedding, hidden_width, position_table, rotary_table
+
+
+class FinalLayer(nn.Module):
+    """Norm and linear to patches of pixels; modulated by the condition in the adaLN variants only."""
+
+    def __init__(self, config: ModelConfig, out_features: int):
+        super().__init__()
+        adaptive = config.conditioning.startswith("adaln")
+        self.norm = Norm(config.norm, config.width, affine=not adaptive)
+        self.modulation = nn.Linear(config.width, 2 * config.width) if adaptive else None
+        self.linear = nn.Linear(config.width, out_features)
+
+    def forward(self, x_BTD: Tensor, condition: Tensor | None) -> Tensor:
+        x_BTD = self.norm(x_BTD)
+        if self.modulation is not None:
+            x_BTD = modulate(x_BTD, *self.modulation(condition)[:, None].chunk(2, dim=-1))
+        return self.linear(x_BTD)
+
+
+class DiT(nn.Module):
+    """A DiT for images (or latents) of one size.
+
+    `size` is (height, width), each divisible by the patch size, else UsageError. `classes` labels have the ids
+    0 .. classes-1; the null label, for classifier-free guidance and unconditional models, is `classes`.
+    """
+
+    def __init__(self, config: ModelConfig, *, channels: int, size: tuple[int, int], classes: int):
+        super().__init__()
+        if size[0] % config.patch or size[1] % config.patch:
+            raise UsageError(
+                f"size {size[0]}x{size[1]} is not divisible by the patch size {config.patch}", "change model.patch"
+            )
+        self.config, self.channels, self.classes = config, channels, classes
+        self.grid = (size[0] // config.patch, size[1] // config.patch)
+        self.out_channels = channels * 2 if config.learned_sigma else channels
+        self.patch_in = nn.Linear(channels * config.patch**2, config.width)
+        self.time = TimestepEmbedding(
+            config.width,
+            frequency_size=config.frequency_size,
+            frequency_shift=config.frequency_shift,
+            activation=config.time_activation,
+        )
+        self.label = nn.Embedding(classes + 1, config.width)
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.depth))
+        self.final = FinalLayer(config, self.out_channels * config.patch**2)
+        self.positions: Tensor | None
+        self.rotary: Tensor | None
+        rope = config.positions == "rope"
+        extra = 2 if config.conditioning == "in-context" else 0
+        head_width = config.width // config.heads
+        self.register_buffer(
+            "positions", None if rope else position_table(config.positions, *self.grid, config.width), persistent=False
+        )
+        self.register_buffer("rotary", rotary_table(*self.grid, head_width, extra) if rope else None, persistent=False)
+        self.initialize()
+
+    def initialize(self, generator: torch.Generator | None = None) -> None:
+        """Set every parameter, drawing from `generator`.
+
+        linear layers            Xavier uniform, fused ones per matrix; biases 0
+        label table, timestep MLP  normal(0, 0.02); biases 0
+        adaLN-Zero modulation    0: every block starts as the identity
+        final layer              0, and its modulation: the network starts by predicting 0
+        norms                    1; biases 0
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                for part in module.weight.chunk(module.matrices if isinstance(module, FusedLinear) else 1):
+                    nn.init.xavier_uniform_(part, generator=generator)
+                nn.init.zeros_(module.bias)
+        for weight in (self.label.weight, self.time.first.weight, self.time.second.weight):
+            nn.init.normal_(weight, std=0.02, generator=generator)
+        for one in self.blocks:
+            if isinstance(one, AdaLNBlock) and one.zero:
+                nn.init.zeros_(one.modulation.weight)
+        nn.init.zeros_(self.final.linear.weight)
+        if self.final.modulation is not None:
+            nn.init.zeros_(self.final.modulation.weight)
+
+    def forward(self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps."""
+        x_BTD = self.patch_in(self.patchify(x_BCHW))
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions.to(x_BTD.dtype)
+        time_BD, label_BD = self.time(timestep_B), self.label(label_B)
+        tokens, condition = x_BTD.shape[1], None
+        if self.config.conditioning == "in-context":
+            x_BTD = torch.cat([x_BTD, time_BD[:, None], label_BD[:, None].to(x_BTD.dtype)], dim=1)
+        elif self.config.conditioning == "cross-attention":
+            condition = torch.stack([time_BD, label_BD.to(time_BD.dtype)], dim=1)
+        else:
+            condition = F.silu(time_BD + label_BD)
+        for one in self.blocks:
+            x_BTD = one(x_BTD, condition, self.rotary)
+        return self.unpatchify(self.final(x_BTD[:, :tokens], condition))
+
+    def patchify(self, x_BCHW: Tensor) -> Tensor:
+        """Image to tokens (B, T, C*P*P), row by row."""
+        B, C = x_BCHW.shape[:2]
+        (h, w), P = self.grid, self.config.patch
+        return x_BCHW.view(B, C, h, P, w, P).permute(0, 2, 4, 1, 3, 5).reshape(B, h * w, C * P * P)
+
+    def unpatchify(self, x_BTF: Tensor) -> Tensor:
+        """Tokens back to an image; the inverse of patchify."""
+        B, (h, w), P, C = x_BTF.shape[0], self.grid, self.config.patch, self.out_channels
+        return x_BTF.view(B, h, w, C, P, P).permute(0, 3, 1, 4, 2, 5).reshape(B, C, h * P, w * P)
+
+
+def flops(config: ModelConfig, *, channels: int, size: tuple[int, int]) -> int:
+    """Multiply-adds of one image's forward pass, which the paper's table 1 calls Gflops (times 1e9)."""
+    D, P = config.width, config.patch
+    tokens = (size[0] // P) * (size[1] // P)
+    T = tokens + 2 if config.conditioning == "in-context" else tokens
+    matrices = 3 if config.mlp == "swiglu" else 2
+    each = T * (4 * D * D + matrices * D * hidden_width(config.mlp, D, config.mlp_ratio)) + 2 * T * T * D
+    if config.conditioning == "cross-attention":
+        each += T * 2 * D * D + 2 * 2 * D * D + 2 * T * 2 * D
+    elif config.conditioning.startswith("adaln"):
+        each += (6 if config.conditioning == "adaln-zero" else 4) * D * D
+    final = 2 * D * D if config.conditioning.startswith("adaln") else 0
+    pixels = channels * P * P * D * (1 + (2 if config.learned_sigma else 1))
+    return config.depth * each + tokens * pixels + final + config.frequency_size * D + D * D

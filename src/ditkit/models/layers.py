@@ -1,0 +1,159 @@
+"""The parts of a DiT, small to large: positions, embeddings, norms, attention, feed-forward.
+
+Shapes: B batch, T tokens, D width, N heads, K head width, C channels, H W image, h w patches, P patch, F frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sine_cosine(position_T: Tensor, width: int) -> Tensor:
+    """Sine-cosine table (T, width) of positions (Vaswani et al. 2017, section 3.5): sines first, then cosines."""
+    half = width // 2
+    frequency_F = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=position_T.device) / half)
+    angle_TF = position_T.double()[:, None] * frequency_F
+    return torch.cat([angle_TF.sin(), angle_TF.cos()], dim=1).float()
+
+
+def grid_positions(h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Row and column of each of h*w tokens, row by row."""
+    index_T = torch.arange(h * w)
+    return index_T // w, index_T % w
+
+
+def position_table(kind: str, h: int, w: int, width: int) -> Tensor:
+    """Fixed positions (T, D): half the width for the column, half for the row ("2d"), or one running index ("1d")."""
+    if kind == "1d":
+        return sine_cosine(torch.arange(h * w), width)
+    row_T, column_T = grid_positions(h, w)
+    return torch.cat([sine_cosine(column_T, width // 2), sine_cosine(row_T, width // 2)], dim=1)
+
+
+def rotary_table(h: int, w: int, head_width: int, extra: int) -> Tensor:
+    """2-D rotary angles as (2, T + extra, K/2) cosines and sines; `extra` trailing tokens are not rotated.
+
+    The first half of the pairs turns with the row, the second with the column (Su et al. 2021, eq. 34, per axis).
+    """
+    frequency_F = 10000.0 ** (-torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
+    row_T, column_T = grid_positions(h, w)
+    angle_TF = torch.cat([row_T[:, None] * frequency_F, column_T[:, None] * frequency_F], dim=1)
+    angle_TF = F.pad(angle_TF, (0, 0, 0, extra))
+    return torch.stack([angle_TF.cos(), angle_TF.sin()]).float()
+
+
+def rotate(x_BNTK: Tensor, rotary_2TF: Tensor) -> Tensor:
+    """Turn each pair (k, k + K/2) of a head by its token's angle."""
+    cosine_TF, sine_TF = rotary_2TF.to(x_BNTK.dtype)
+    first, second = x_BNTK.chunk(2, dim=-1)
+    return torch.cat([first * cosine_TF - second * sine_TF, second * cosine_TF + first * sine_TF], dim=-1)
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm over the width, computed by torch; with a learned scale (and bias) only if `affine`."""
+
+    def __init__(self, kind: str, width: int, *, affine: bool, eps: float = 1e-6):
+        super().__init__()
+        self.kind, self.width, self.eps = kind, width, eps
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine and kind == "layer" else None
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if self.kind == "rms":
+            return F.rms_norm(x_BTD, (self.width,), self.weight, self.eps)
+        return F.layer_norm(x_BTD, (self.width,), self.weight, self.bias, self.eps)
+
+
+class TimestepEmbedding(nn.Module):
+    """Timestep to width: sinusoidal frequencies, then a two-layer MLP."""
+
+    def __init__(self, width: int, *, frequency_size: int, frequency_shift: int, activation: str):
+        super().__init__()
+        self.frequencies, self.shift = frequency_size // 2, frequency_shift
+        self.activation = {"silu": F.silu, "selu": F.selu}[activation]
+        self.first = nn.Linear(frequency_size, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, timestep_B: Tensor) -> Tensor:
+        index_F = torch.arange(self.frequencies, dtype=torch.float32, device=timestep_B.device)
+        frequency_F = torch.exp(-math.log(10000.0) * index_F / (self.frequencies - self.shift))
+        angle_BF = timestep_B.float()[:, None] * frequency_F
+        feature_BF = torch.cat([angle_BF.cos(), angle_BF.sin()], dim=1).to(self.first.weight.dtype)
+        return self.second(self.activation(self.first(feature_BF)))
+
+
+class FusedLinear(nn.Linear):
+    """Several matrices of the same input in one product; each is initialised for itself."""
+
+    def __init__(self, width: int, out: int, matrices: int):
+        self.matrices = matrices
+        super().__init__(width, matrices * out)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool):
+        super().__init__()
+        self.heads = heads
+        self.qkv = FusedLinear(width, width, 3)
+        self.out = nn.Linear(width, width)
+        self.query_norm = Norm("rms", width // heads, affine=True) if qk_norm else nn.Identity()
+        self.key_norm = Norm("rms", width // heads, affine=True) if qk_norm else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, rotary_2TF: Tensor | None) -> Tensor:
+        B, T, D = x_BTD.shape
+        q_BNTK, k_BNTK, v_BNTK = self.qkv(x_BTD).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q_BNTK, k_BNTK = self.query_norm(q_BNTK), self.key_norm(k_BNTK)
+        if rotary_2TF is not None:
+            q_BNTK, k_BNTK = rotate(q_BNTK, rotary_2TF), rotate(k_BNTK, rotary_2TF)
+        mixed_BNTK = F.scaled_dot_product_attention(q_BNTK, k_BNTK, v_BNTK)
+        return self.out(mixed_BNTK.transpose(1, 2).reshape(B, T, D))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from image tokens to a short sequence of conditions."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = FusedLinear(width, width, 2)
+        self.out = nn.Linear(width, width)
+        self.query_norm = Norm("rms", width // heads, affine=True) if qk_norm else nn.Identity()
+        self.key_norm = Norm("rms", width // heads, affine=True) if qk_norm else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, condition_BSD: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        q_BNTK = self.query(x_BTD).view(B, T, self.heads, -1).transpose(1, 2)
+        kv_BS2NK = self.key_value(condition_BSD).view(B, -1, 2, self.heads, D // self.heads)
+        k_BNSK, v_BNSK = kv_BS2NK.permute(2, 0, 3, 1, 4)
+        mixed_BNTK = F.scaled_dot_product_attention(self.query_norm(q_BNTK), self.key_norm(k_BNSK), v_BNSK)
+        return self.out(mixed_BNTK.transpose(1, 2).reshape(B, T, D))
+
+
+def hidden_width(kind: str, width: int, ratio: float) -> int:
+    """Hidden width of the feed-forward; SwiGLU's three matrices get two thirds, so that the cost stays the same."""
+    return 8 * round(width * ratio * 2 / 3 / 8) if kind == "swiglu" else int(width * ratio)
+
+
+class FeedForward(nn.Module):
+    """Two-layer MLP with GELU (exact or tanh), or SwiGLU (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, kind: str, width: int, ratio: float):
+        super().__init__()
+        self.kind = kind
+        hidden = hidden_width(kind, width, ratio)
+        self.first = FusedLinear(width, hidden, 2 if kind == "swiglu" else 1)
+        self.second = nn.Linear(hidden, width)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        hidden = self.first(x_BTD)
+        if self.kind == "swiglu":
+            gate, value = hidden.chunk(2, dim=-1)
+            return self.second(F.silu(gate) * value)
+        return self.second(F.gelu(hidden, approximate="tanh" if self.kind == "gelu-tanh" else "none"))

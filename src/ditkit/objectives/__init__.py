@@ -1,0 +1,1 @@
+"""What the network is trained to predict: one file an objective, each defining `objective(config)`."""

@@ -1,0 +1,58 @@
+"""The plain objective: squared error of one prediction, weighted by the noise level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import DiffusionConfig
+from .contract import (
+    Network,
+    draw_timesteps,
+    from_clean_and_noise,
+    loss_weight,
+    over_image,
+    process_of,
+)
+
+
+class Regression:
+    """Squared error of a network that predicts `prediction`; the Objective of epsilon, v, x0 and velocity."""
+
+    def __init__(self, prediction: str, config: DiffusionConfig):
+        self.prediction = prediction
+        self.process = process_of(config)
+        self._config = config
+
+    def draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
+        return draw_timesteps(self._config, batch, generator)
+
+    def loss_at(
+        self, network: Network, x_BCHW: Tensor, label_B: Tensor, timestep_B: Tensor, noise_BCHW: Tensor
+    ) -> Tensor:
+        signal_B, noise_B = self.process.signal_noise(timestep_B)
+        signal, noise = over_image(signal_B), over_image(noise_B)
+        output_BCHW = network(signal * x_BCHW + noise * noise_BCHW, timestep_B, label_B).float()
+        return self.weighted_error(output_BCHW, x_BCHW, noise_BCHW, signal_B, noise_B)
+
+    def weighted_error(
+        self, output_BCHW: Tensor, x_BCHW: Tensor, noise_BCHW: Tensor, signal_B: Tensor, noise_B: Tensor
+    ) -> Tensor:
+        """Weighted squared error (B,) of an output against what x and noise ask for."""
+        target_BCHW = from_clean_and_noise(
+            self.prediction, x_BCHW, noise_BCHW, over_image(signal_B), over_image(noise_B)
+        )
+        config = self._config
+        weight_B = loss_weight(config.weighting, self.prediction, signal_B, noise_B, config.min_snr_gamma)
+        return weight_B * (output_BCHW - target_BCHW).square().mean(dim=(1, 2, 3))
+
+    def loss(self, network: Network, x_BCHW: Tensor, label_B: Tensor, generator: torch.Generator) -> Tensor:
+        timestep_B, noise_BCHW = draw_case(self._config, x_BCHW, generator)
+        return self.loss_at(network, x_BCHW, label_B, timestep_B, noise_BCHW)
+
+
+def draw_case(config: DiffusionConfig, x_BCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Timesteps (B,) and noise for clean images, drawn on the generator's device, returned on the images'."""
+    timestep_B = draw_timesteps(config, len(x_BCHW), generator)
+    noise_BCHW = torch.randn(x_BCHW.shape, generator=generator, device=generator.device)
+    return timestep_B.to(x_BCHW.device), noise_BCHW.to(x_BCHW.device)

@@ -1,0 +1,45 @@
+"""AdamW, the learning rate as a function of the step, and gradient clipping."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .config import OptimConfig
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The rate of step number `step` (from 0) of `steps`: linear warm-up to the peak, then constant or down to 0."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
+    if config.schedule == "linear":
+        return config.lr * (1 - progress)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def adamw(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW in torch's fused form; weight decay on matrices only, not on biases, norms and embeddings."""
+    matrices = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    decayed = [parameter for parameter in network.parameters() if id(parameter) in matrices]
+    others = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip(network: nn.Module, largest: float | None) -> float:
+    """Scale the gradients down to the norm `largest`; returns their norm before, also when nothing is clipped."""
+    norm = nn.utils.clip_grad_norm_(network.parameters(), math.inf if largest is None else largest)
+    return float(norm)

@@ -1,0 +1,103 @@
+"""Recipes: whole runs by name, one TOML file each; `load` turns words into a checked RunConfig."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ..config import RunConfig, from_dict, to_dict
+from ..errors import UsageError, unknown
+from ..models import presets
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FOLDER = Path(__file__).parent
+
+
+def descriptions() -> dict[str, str]:
+    """Every recipe with its first line, which is a comment."""
+    files = sorted(_FOLDER.glob("*.toml"))
+    return {file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files}
+
+
+def load(name: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """A recipe with overrides ({"optim": {"lr": 1e-3}}) on top. Raises UsageError for what is unknown or wrong."""
+    return build(tree(name), overrides or {})
+
+
+def tree(name: str) -> dict[str, Any]:
+    """The settings of a recipe as nested dicts, unchecked."""
+    if name not in descriptions():
+        raise unknown("recipe", name, descriptions())
+    return parse(_FOLDER / f"{name}.toml")
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """A TOML file as nested dicts. Raises UsageError if it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", "check the path") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{path} is not valid TOML: {error}", "mend it, or print a fresh one with `ditkit show`"
+        ) from None
+
+
+def build(*trees: Mapping[str, Any]) -> RunConfig:
+    """Later trees win, key by key; `model.preset` stands for its row of sizes, under the keys beside it."""
+    merged: dict[str, Any] = {}
+    for one in trees:
+        merged = _merge(merged, _expand_preset(one))
+    return from_dict(merged)
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """`optim.lr=3e-4` as {"optim": {"lr": 0.0003}}; a value that is not TOML is taken as a string."""
+    key, equals, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise UsageError(f"--set {text!r} is not of the form section.key=value", "e.g. --set optim.lr=3e-4")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(parts):
+        parsed = {part: parsed}
+    return parsed
+
+
+def merge_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Several `section.key=value` words as one tree."""
+    merged: dict[str, Any] = {}
+    for text in texts:
+        merged = _merge(merged, parse_setting(text))
+    return merged
+
+
+def dump(config: RunConfig) -> str:
+    """The TOML of a resolved config; parse and build read it back to an equal one."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _expand_preset(one: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = one.get("model")
+    if not isinstance(model, Mapping) or "preset" not in model:
+        return one
+    rest = {key: value for key, value in model.items() if key != "preset"}
+    return {**one, "model": {**presets.settings(str(model["preset"])), **rest}}

@@ -1,0 +1,103 @@
+"""Names to code without importing it: a plug-in is one file, its name is its command-line name.
+
+A file belongs to a family when it defines the family's entry function at top level. Names and descriptions are
+read from the source with `ast`, so that listing and completing them imports nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import DitkitError, unknown
+
+
+@cache
+def _inspect(path: Path) -> tuple[str, frozenset[str]]:
+    """First line of the file's docstring, and the names of its top-level functions."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise DitkitError(
+            f"{path} is not valid Python: {error.msg} (line {error.lineno})", "mend the plug-in"
+        ) from None
+    doc = (ast.get_docstring(tree) or "").strip().splitlines()
+    return doc[0] if doc else "", frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+class Registry:
+    """One family of plug-ins: files added at run time, then entry points, then the files of its folder."""
+
+    def __init__(self, kind: str, package: str, entry: str):
+        self.kind, self.package, self.entry = kind, package, entry
+        self._added: dict[str, Path] = {}
+
+    def add_file(self, path: Path) -> str:
+        """Add one plug-in file; returns its command-line name. Raises DitkitError if it lacks the entry function."""
+        if not path.is_file():
+            raise DitkitError(f"plug-in {path} does not exist", "give the path of a Python file")
+        if self.entry not in _inspect(path)[1]:
+            raise DitkitError(f"{path} defines no function `{self.entry}`", f"a {self.kind} plug-in needs one")
+        name = _spoken(path.stem)
+        self._added[name] = path
+        return name
+
+    def descriptions(self) -> dict[str, str]:
+        """Every known name with the first line of its docstring, sorted by name."""
+        folder = Path(__file__).parent / self.package.rpartition(".")[2]
+        found = {_spoken(path.stem): path for path in folder.glob("*.py") if self.entry in _inspect(path)[1]}
+        described = {name: _inspect(path)[0] for name, path in (found | self._added).items()}
+        for point in self._entry_points():
+            described.setdefault(_spoken(point.name), f"from {point.value}")
+        return dict(sorted(described.items()))
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.descriptions())
+
+    def load(self, name: str) -> Callable[..., Any]:
+        """The entry function of a plug-in. Raises UsageError with the nearest names if there is none."""
+        return getattr(self._module(name), self.entry)
+
+    def check(self, name: str) -> str:
+        """The name itself when it is known, without importing anything; raises UsageError otherwise."""
+        if name not in self.names():
+            raise unknown(self.kind, name, self.names())
+        return name
+
+    def _module(self, name: str) -> ModuleType:
+        self.check(name)
+        if name in self._added:
+            return _import_file(self._added[name])
+        for point in self._entry_points():
+            if _spoken(point.name) == name:
+                return point.load()
+        return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+
+    def _entry_points(self):
+        return entry_points(group=self.package)
+
+
+@cache
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"ditkit_plugin_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _spoken(stem: str) -> str:
+    return stem.replace("_", "-")
+
+
+DATASETS = Registry("dataset", "ditkit.data", entry="dataset")
+OBJECTIVES = Registry("objective", "ditkit.objectives", entry="objective")
+SAMPLERS = Registry("sampler", "ditkit.samplers", entry="scheduler")
+AUTOENCODERS = Registry("autoencoder", "ditkit.autoencoders", entry="autoencoder")

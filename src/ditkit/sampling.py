@@ -1,0 +1,213 @@
+"""Drawing images: one loop over any sampler of the model's process, and `sample`, which takes and gives plain data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .autoencoders.contract import open_autoencoder
+from .card import Card
+from .config import DiffusionConfig, SampleConfig, from_dict, to_dict
+from .errors import UsageError, unknown
+from .guidance import Guidance, guided
+from .images import to_uint8
+from .objectives.contract import (
+    Network,
+    Process,
+    from_clean_and_noise,
+    open_objective,
+    to_clean_and_noise,
+)
+from .samplers.contract import open_scheduler, set_steps, wanted_prediction
+
+OnStep = Callable[[int, int, Tensor], None]  # (network call, counted from 0; calls in all; clean estimate BCHW)
+
+_FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow says next to nothing about the image
+
+
+class TrainedModel(Protocol):
+    """What `checkpoint.load` returns, as far as sampling looks at it."""
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def network(self) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn image; `seed` alone draws it again."""
+
+    image: np.ndarray  # uint8 (height, width, channels)
+    label: str | None  # None from an unconditional model
+    seed: int
+
+
+def sample(
+    trained: TrainedModel,
+    labels: Sequence[str] | int,
+    *,
+    seed: int = 0,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> list[Sample]:
+    """Draws one image per label, the i-th with seed `seed + i`; what is not given is as the card has it.
+
+    A number instead of labels draws that many, going round the labels. An unconditional model takes a number, or
+    the word "any" as often as there are images to draw. Raises UsageError for an unknown label or sampler, and for
+    a sampler that does not fit the model's process.
+    """
+    config = trained.card.config
+    words = _words(trained.card.labels, labels)
+    asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
+    if guidance_interval is not None:
+        asked["guidance_from"], asked["guidance_to"] = guidance_interval
+    given = {name: value for name, value in asked.items() if value is not None}
+    settings = from_dict({**to_dict(config), "sample": {**asdict(config.sample), **given}}).sample
+    autoencoder = open_autoencoder(config)
+    height, width = (side // autoencoder.shrink for side in config.data.image_size)
+    device = next(trained.network.parameters()).device
+    seeds = [seed + index for index in range(len(words))]
+    latent_NCHW = draw(
+        trained.network,
+        config.diffusion,
+        shape=(autoencoder.channels, height, width),
+        labels=[0 if word is None else trained.card.labels.index(word) for word in words],
+        null_label=len(trained.card.labels),
+        seeds=seeds,
+        settings=settings,
+        device=device,
+        batch_size=batch_size,
+        on_step=on_step,
+    )
+    with torch.inference_mode():
+        images = [to_uint8(autoencoder.decode(latent[None].to(device)))[0] for latent in latent_NCHW]
+    return [Sample(image, word, each) for image, word, each in zip(images, words, seeds, strict=True)]
+
+
+def _words(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
+    if isinstance(labels, int):
+        if labels < 1:
+            raise UsageError(f"cannot draw {labels} images", "ask for one or more")
+        return [known[index % len(known)] if known else None for index in range(labels)]
+    if isinstance(labels, str):
+        labels = [labels]
+    for word in labels:
+        if not known and word != "any":
+            raise UsageError(f"this model has no labels, so there is no {word!r}", "say how many images to draw")
+        if known and word not in known:
+            raise unknown("label", word, known)
+    return [word if known else None for word in labels]
+
+
+def draw(
+    network: Network,
+    objective_config: DiffusionConfig,
+    *,
+    shape: tuple[int, int, int],
+    labels: Sequence[int],
+    null_label: int,
+    seeds: Sequence[int],
+    settings: SampleConfig,
+    device: torch.device | str,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Draws (N, C, H, W), float32 on the CPU, in the network's world and not clipped to it; C, H, W is `shape`.
+
+    Image i depends on its seed, label and the settings, not on its batch. The global random state is not touched.
+    Raises UsageError for a sampler that is unknown or does not fit the process.
+    """
+    if len(labels) != len(seeds):
+        raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
+    batch_size = batch_size or default_batch_size(shape)
+    starts = range(0, len(seeds), batch_size)
+    plan = _Plan(network, objective_config, settings, null_label)
+    images = []
+    for number, start in enumerate(starts):
+        part = slice(start, start + batch_size)
+        images.append(plan.draw(shape, labels[part], seeds[part], device, on_step, number, len(starts)))
+    return torch.cat(images) if images else torch.empty(0, *shape)
+
+
+def default_batch_size(shape: tuple[int, int, int]) -> int:
+    """Images drawn at once when nobody says: 64 to 250, fewer the larger they are."""
+    return min(250, max(64, 2**19 // (shape[0] * shape[1] * shape[2])))
+
+
+class _Plan:
+    """Everything that the batches of one `draw` share."""
+
+    def __init__(self, network: Network, config: DiffusionConfig, settings: SampleConfig, null_label: int):
+        objective = open_objective(config)
+        self._network = network
+        self._process: Process = objective.process
+        self._prediction = objective.prediction
+        self._settings = settings
+        self._guidance = Guidance(
+            scale=settings.guidance, start=settings.guidance_from, stop=settings.guidance_to, null_label=null_label
+        )
+        self._scheduler = open_scheduler(
+            settings.sampler, self._process, learned_variance=config.objective == "learned-sigma"
+        )
+        self._takes_generator = "generator" in inspect.signature(self._scheduler.step).parameters
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        shape: tuple[int, int, int],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        device: torch.device | str,
+        on_step: OnStep | None,
+        batch: int,
+        batches: int,
+    ) -> Tensor:
+        """One batch, from pure noise to the last estimate of the clean images."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        x_BCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+        label_B = torch.tensor(labels, dtype=torch.int64, device=device)
+        scheduler = self._scheduler
+        timestep_N = set_steps(scheduler, self._process, self._settings.steps)
+        noise = {"generator": generators} if self._takes_generator else {}
+        calls = len(timestep_N)
+        clean_BCHW = x_BCHW
+        for call, timestep in enumerate(timestep_N):
+            clean_BCHW, output_BCHW = self._predict(x_BCHW, timestep, label_B)
+            if on_step is not None:
+                on_step(batch * calls + call, batches * calls, clean_BCHW)
+            # Every sampler's last step goes to noise level 0, that is to this estimate; no noise is added to it.
+            if call + 1 < calls:
+                x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **noise).prev_sample
+        return clean_BCHW.float().cpu()
+
+    def _predict(self, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The estimate of the clean images at a timestep (), and what the scheduler's step takes."""
+        signal, noise = self._process.signal_noise(timestep)
+        timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
+        output = guided(self._network, x_BCHW, timestep_B, label_B, float(noise), self._guidance)
+        channels = x_BCHW.shape[1]
+        predicted, variance = output[:, :channels], output[:, channels:]
+        signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)
+        clean_BCHW, eps_BCHW = to_clean_and_noise(self._prediction, predicted, x_BCHW, signal, noise)
+        if self._process.kind == "flow" and self._prediction == "epsilon":
+            # x_0 = (x_t - noise eps) / signal: an error of eps would be magnified up to a thousandfold.
+            clean_BCHW = clean_BCHW * (signal / _FAINT_SIGNAL).clamp(max=1)
+        if self._settings.clamp:
+            clean_BCHW = clean_BCHW.clamp(-1, 1)
+            eps_BCHW = (x_BCHW - signal * clean_BCHW) / noise
+        wanted = from_clean_and_noise(wanted_prediction(self._scheduler), clean_BCHW, eps_BCHW, signal, noise)
+        if self._scheduler.config.get("variance_type") == "learned_range":
+            wanted = torch.cat([wanted, variance], dim=1)
+        return clean_BCHW, wanted

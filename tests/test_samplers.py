@@ -1,0 +1,295 @@
+"""Every sampler against exact answers: a known mixture of Gaussians, and a point, whose denoisers are closed forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ditkit.config import DiffusionConfig, SampleConfig
+from ditkit.errors import UsageError
+from ditkit.objectives.contract import PREDICTIONS, Process, from_clean_and_noise, over_image, process_of
+from ditkit.registry import SAMPLERS
+from ditkit.samplers.contract import open_scheduler, set_steps
+from ditkit.sampling import draw
+
+CONFIGS = {
+    "diffusion": DiffusionConfig(process="diffusion", objective="epsilon"),
+    "flow": DiffusionConfig(process="flow", objective="velocity"),
+}
+
+
+def _kind_of(name: str) -> str:
+    """The process that a sampler takes."""
+    kinds = []
+    for kind, config in CONFIGS.items():
+        try:
+            open_scheduler(name, process_of(config))
+        except UsageError:
+            continue
+        kinds.append(kind)
+    assert kinds, f"sampler {name} takes neither process"
+    return kinds[0]
+
+
+KINDS = {name: _kind_of(name) for name in SAMPLERS.names()}
+DETERMINISTIC = [name for name in KINDS if name != "ddpm"]
+every_sampler = pytest.mark.parametrize("name", KINDS)
+STEPS = {"ddpm": 1000, "ddim": 250, "flow-euler": 250}  # first-order methods; 50 suffice for the others
+
+
+class Mixture:
+    """Three Gaussians in the plane, unequal and not round, with the exact posterior mean under either process."""
+
+    weight_K = torch.tensor([0.3, 0.5, 0.2])
+    mean_KD = torch.tensor([[-0.8, -0.3], [0.5, 0.6], [0.6, -0.7]])
+    covariance_KDD = torch.tensor(
+        [[[0.04, 0.02], [0.02, 0.03]], [[0.05, -0.03], [-0.03, 0.06]], [[0.02, 0.0], [0.0, 0.08]]]
+    )
+
+    def mean(self) -> Tensor:
+        return self.weight_K @ self.mean_KD
+
+    def covariance(self) -> Tensor:
+        off_KD = self.mean_KD - self.mean()
+        spread_KDD = self.covariance_KDD + off_KD[:, :, None] * off_KD[:, None, :]
+        return (self.weight_K[:, None, None] * spread_KDD).sum(0)
+
+    def denoise(self, x_ND: Tensor, signal: float, noise: float) -> Tensor:
+        """E[x_0 | x_t], by Bayes over the components and linear regression within each."""
+        noisy_KDD = signal**2 * self.covariance_KDD + noise**2 * torch.eye(2)
+        precision_KDD = torch.linalg.inv(noisy_KDD)
+        off_KND = x_ND - signal * self.mean_KD[:, None, :]
+        scaled_KND = off_KND @ precision_KDD
+        distance_KN = (off_KND * scaled_KND).sum(-1)
+        logit_KN = (self.weight_K.log() - 0.5 * torch.logdet(noisy_KDD))[:, None] - 0.5 * distance_KN
+        guess_KND = self.mean_KD[:, None, :] + signal * scaled_KND @ self.covariance_KDD
+        return (torch.softmax(logit_KN, dim=0)[:, :, None] * guess_KND).sum(0)
+
+
+class ExactNetwork:
+    """The best possible network for the mixture; every pixel of a (2, H, W) image is a point of the plane.
+
+    `late` shifts the timestep that it believes in, as a fault in the sampler would.
+    """
+
+    def __init__(self, config: DiffusionConfig, late: float = 0):
+        self.process, self.prediction, self.late = process_of(config), config.objective, late
+
+    def __call__(self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        assert timestep_B.unique().numel() == 1
+        highest = self.process.timesteps - (1 if self.process.kind == "diffusion" else 0)
+        signal_B, noise_B = self.process.signal_noise((timestep_B + self.late).clamp(0.5, highest))
+        x_ND = x_BCHW.movedim(1, -1).reshape(-1, 2)
+        clean_ND = Mixture().denoise(x_ND, signal_B[0].item(), noise_B[0].item())
+        batch, _, height, width = x_BCHW.shape
+        clean_BCHW = clean_ND.view(batch, height, width, 2).movedim(-1, 1)
+        signal, noise = over_image(signal_B), over_image(noise_B)
+        eps_BCHW = (x_BCHW - signal * clean_BCHW) / noise
+        return from_clean_and_noise(self.prediction, clean_BCHW, eps_BCHW, signal, noise)
+
+
+def _draw(
+    network, config: DiffusionConfig, name: str, steps: int, *, images: int = 4, side: int = 50, **more
+) -> Tensor:
+    return draw(
+        network,
+        config,
+        shape=(2, side, side),
+        labels=[0] * images,
+        null_label=0,
+        seeds=range(images),
+        settings=SampleConfig(sampler=name, steps=steps, guidance=1, clamp=more.pop("clamp", False)),
+        device="cpu",
+        **more,
+    )
+
+
+ALLOWANCE = 0.006  # for the discretisation; the coordinates have variances 0.44 and 0.37
+
+
+def _faults(image_BCHW: Tensor) -> list[str]:
+    """Where mean or covariance of the drawn points leave five standard errors and the allowance."""
+    point_ND = image_BCHW.movedim(1, -1).reshape(-1, 2)
+    off_ND = point_ND - Mixture().mean()
+    product_NDD = off_ND[:, :, None] * off_ND[:, None, :]
+    found = []
+    for what, value, expected in (
+        ("mean", off_ND, torch.zeros(2)),
+        ("covariance", product_NDD, Mixture().covariance()),
+    ):
+        error = (value.mean(0) - expected).abs()
+        allowed = 5 * value.std(0) / len(point_ND) ** 0.5 + ALLOWANCE
+        if (error > allowed).any() or not error.isfinite().all():
+            found.append(f"{what} off by {error.tolist()}, allowed {allowed.tolist()}")
+    return found
+
+
+@every_sampler
+def test_every_sampler_reproduces_the_mean_and_covariance_of_a_known_mixture(name):
+    config = CONFIGS[KINDS[name]]
+    assert _faults(_draw(ExactNetwork(config), config, name, STEPS.get(name, 50))) == []
+
+
+@every_sampler
+@pytest.mark.parametrize("late", [-40, 40])
+def test_timesteps_that_are_off_by_four_percent_fail_the_same_check(name, late):
+    config = CONFIGS[KINDS[name]]
+    assert _faults(_draw(ExactNetwork(config, late), config, name, min(STEPS.get(name, 50), 250)))
+
+
+@every_sampler
+def test_stopping_early_fails_the_same_check(name):
+    config = CONFIGS[KINDS[name]]
+    estimates: list[Tensor] = []
+    _draw(ExactNetwork(config), config, name, 50, on_step=lambda call, calls, clean: estimates.append(clean))
+    assert _faults(estimates[len(estimates) * 3 // 5])
+
+
+@every_sampler
+@pytest.mark.parametrize("steps", [1, 2, 7, 30])
+def test_a_point_is_reached_exactly_along_the_processes_own_noise_levels(name, steps):
+    """An off-by-one anywhere shows here: with x_0 known, the noise left in x_t must be what the process says."""
+    config = CONFIGS[KINDS[name]]
+    process, point = process_of(config), 0.6
+    left: list[Tensor] = []
+
+    def network(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        signal, noise = (over_image(value_B) for value_B in process.signal_noise(timestep_B))
+        clean_BCHW = torch.full_like(x_BCHW, point)
+        eps_BCHW = (x_BCHW - signal * clean_BCHW) / noise
+        left.append(eps_BCHW)
+        return from_clean_and_noise(config.objective, clean_BCHW, eps_BCHW, signal, noise)
+
+    image_BCHW = _draw(network, config, name, steps, images=2)
+    torch.testing.assert_close(image_BCHW, torch.full_like(image_BCHW, point), atol=1e-4, rtol=0)
+    for eps_BCHW in left:
+        if name in DETERMINISTIC:  # the same noise all the way
+            torch.testing.assert_close(eps_BCHW, left[0], atol=2e-3, rtol=1e-3)
+        else:  # fresh noise, whose power is one: 10,000 values, relative standard error of the variance 1.4 %
+            assert eps_BCHW.var().item() == pytest.approx(1, abs=0.07)
+
+
+def test_at_the_least_noise_one_timestep_off_is_seen_by_that_check():
+    signal_B, noise_B = process_of(CONFIGS["diffusion"]).signal_noise(torch.arange(40))
+    assert (noise_B[1:] / noise_B[:-1]).min() > 1.01
+    assert noise_B[1] / noise_B[0] > 1.4
+
+
+@every_sampler
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_any_objective_works_with_any_sampler_of_its_process(name, prediction):
+    config = replace(CONFIGS[KINDS[name]], objective=prediction)
+    other = replace(config, objective="x0")
+    image, same = (_draw(ExactNetwork(each), each, name, 20, images=1, side=16) for each in (config, other))
+    # Epsilon on a flow starts from no information on x_0, and says so: a little way off the others.
+    tolerance = 0.05 if (prediction, config.process) == ("epsilon", "flow") else 2e-3
+    assert (image - same).abs().quantile(0.95) < tolerance
+
+
+def test_an_epsilon_model_of_a_flow_still_reproduces_the_mixture():
+    config = replace(CONFIGS["flow"], objective="epsilon")
+    assert _faults(_draw(ExactNetwork(config), config, "flow-heun", 50)) == []
+
+
+@every_sampler
+@pytest.mark.parametrize("steps", [1, 3, 30, 61, 103, 1000])
+def test_any_number_of_steps_descends_from_the_noisiest_timestep_to_the_last(name, steps):
+    process = process_of(CONFIGS[KINDS[name]])
+    scheduler = open_scheduler(name, process)
+    timestep_N = set_steps(scheduler, process, steps)
+    assert len(timestep_N) == (2 * steps - 1 if name == "flow-heun" else steps)
+    assert timestep_N[0].item() == pytest.approx(999, abs=1e-3)
+    falls_N = timestep_N.diff()
+    assert (falls_N < 0).sum() == steps - 1 and (falls_N <= 0).all()
+    assert 0 <= timestep_N[-1] <= 1000 / steps
+    if hasattr(scheduler, "sigmas"):
+        assert scheduler.sigmas[-1] == 0 and (scheduler.sigmas[:-1] > 0).all()
+
+
+@every_sampler
+def test_a_sampler_of_the_other_process_is_refused_with_one_that_fits(name):
+    other = {"diffusion": "flow", "flow": "diffusion"}[KINDS[name]]
+    process = process_of(CONFIGS[other])
+    with pytest.raises(UsageError) as caught:
+        open_scheduler(name, process)
+    assert caught.value.message == f"sampler '{name}' needs a {KINDS[name]} process, this model is a {other}"
+    suggested = (caught.value.hint or "").removeprefix("use --sampler ")
+    open_scheduler(suggested, process)
+
+
+def test_more_steps_than_timesteps_are_refused():
+    config = replace(CONFIGS["diffusion"], timesteps=100)
+    with pytest.raises(UsageError, match="101 steps are more than the 100 timesteps") as caught:
+        _draw(ExactNetwork(config), config, "dpmpp", 101)
+    assert caught.value.hint == "use --steps 100 or fewer"
+
+
+@every_sampler
+@pytest.mark.parametrize("timesteps", [20, 4000])
+def test_other_numbers_of_timesteps_than_1000_work(name, timesteps):
+    config = replace(CONFIGS[KINDS[name]], timesteps=timesteps, beta_end=0.02 if timesteps == 4000 else 0.6)
+    seen: list[float] = []
+
+    def network(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        seen.append(timestep_B[0].item())
+        return ExactNetwork(config)(x_BCHW, timestep_B, label_B)
+
+    assert _draw(network, config, name, 20, images=1).abs().max() < 3
+    assert max(seen) == pytest.approx(timesteps - 1 if config.process == "diffusion" else 0.999 * timesteps)
+
+
+def test_ddim_is_the_ddim_of_diffusers_where_that_one_steps_to_what_it_evaluates():
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    config = CONFIGS["diffusion"]
+    network = ExactNetwork(config)
+    theirs = DDIMScheduler(timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+    theirs.set_timesteps(50)
+    x_BCHW = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))[None]
+    for timestep in theirs.timesteps:
+        output = network(x_BCHW, timestep.float()[None], torch.zeros(1))
+        x_BCHW = theirs.step(output, int(timestep), x_BCHW).prev_sample  # pyright: ignore
+    ours = _draw(network, config, "ddim", 50, images=1, side=8)
+    torch.testing.assert_close(ours, x_BCHW, atol=2e-3, rtol=0)
+
+
+def test_ddpm_uses_the_learned_variance_and_every_other_sampler_drops_it():
+    config = replace(CONFIGS["diffusion"], objective="learned-sigma")
+    plain = replace(config, objective="epsilon")
+
+    def network(range_of_variance: float):
+        def call(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+            mean = ExactNetwork(plain)(x_BCHW, timestep_B, label_B)
+            return torch.cat([mean, torch.full_like(mean, range_of_variance)], dim=1)
+
+        return call
+
+    for name in (name for name, kind in KINDS.items() if kind == "diffusion"):
+        small, large = (_draw(network(value), config, name, 30, images=1, side=8) for value in (-1, 1))
+        torch.testing.assert_close(small, _draw(ExactNetwork(plain), plain, name, 30, images=1, side=8))
+        assert torch.equal(small, large) == (name != "ddpm")
+
+
+@every_sampler
+def test_clamping_keeps_every_estimate_of_the_image_in_range(name):
+    config = CONFIGS[KINDS[name]]
+    estimates: list[Tensor] = []
+
+    def network(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        return 3 * ExactNetwork(config)(x_BCHW, timestep_B, label_B)
+
+    image = _draw(network, config, name, 10, images=1, clamp=True, on_step=lambda *step: estimates.append(step[2]))
+    assert max(estimate.abs().max() for estimate in estimates) <= 1 and image.isfinite().all()
+    assert _draw(network, config, name, 10, images=1).abs().max() > 1
+
+
+def test_a_process_has_the_same_noise_levels_in_sampler_and_training():
+    for timesteps in (50, 1000):
+        process = Process(kind="diffusion", timesteps=timesteps, beta_start=1e-4, beta_end=2e-2)
+        signal_B, _ = process.signal_noise(torch.arange(timesteps))
+        for name in (name for name, kind in KINDS.items() if kind == "diffusion"):
+            theirs_B = open_scheduler(name, process).alphas_cumprod
+            torch.testing.assert_close(theirs_B.sqrt(), signal_B, rtol=1e-4, atol=0)
