@@ -123,7 +123,8 @@ def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_
     fitting, large = Ramps(20), Ramps(20)
     kept = Batches(fitting, 20, seed=0, cache_bytes=20 * 6)
     forgetful = Batches(large, 20, seed=0, cache_bytes=20 * 6 - 1)
-    fitting.reads.clear(), large.reads.clear()
+    fitting.reads.clear()
+    large.reads.clear()
     for step in range(3):
         assert torch.equal(kept.batch(step)[0], forgetful.batch(step)[0])
     assert sorted(fitting.reads) == list(range(20))
@@ -134,7 +135,8 @@ def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_
 def test_a_bad_image_is_raised_when_its_batch_is_asked_for_and_the_threads_end(workers: int):
     bad = int(order(0, 0, 40)[25])  # position 25: in batch 2 of 10
     iterator = Batches(Ramps(40, bad=bad), 10, seed=0, workers=workers).iterate()
-    next(iterator), next(iterator)
+    next(iterator)
+    next(iterator)
     with pytest.raises(DitkitError, match=f"cannot read the image {bad}.png"):
         next(iterator)
     assert not _threads()

@@ -163,8 +163,11 @@ def prepare(config: RunConfig, path: Path, *, fresh: bool = False) -> Prepared:
         folder = RunFolder(_free_name(path))
     if folder.is_run():
         return _continue(config, folder)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DitkitError(f"{path} exists and is not a run of ditkit", "choose another place with --name or --runs-dir")
+    where = folder.path
+    if where.exists() and (not where.is_dir() or any(where.iterdir())):
+        raise DitkitError(
+            f"{where} exists and is not a run of ditkit", "choose another place with --name or --runs-dir"
+        )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)

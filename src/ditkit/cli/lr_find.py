@@ -61,7 +61,11 @@ def run(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Find a learning rate: a short sweep over real data that leaves no trace in any run."""
+    """Find a learning rate: a short sweep over real data that leaves no trace in any run.
+
+    The rate rises step by step, and each is scored on the same images and noise. `ditkit train --lr auto` does the
+    same before it trains.
+    """
     from ..errors import UsageError
     from ..run_folder import run_names
     from ..run_folder import runs_dir as runs_place

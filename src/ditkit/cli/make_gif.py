@@ -173,7 +173,7 @@ def _denoising(
         raise UsageError(f"--labels asks for more than {MOST_IMAGES} images, too many for a GIF", "ask for fewer")
     wanted = order.labels[:MOST_IMAGES] if labels else order.labels[:10]
     order = replace(order, labels=wanted, batch_size=len(wanted))
-    run_folder = order.weights.resolve().parent.parent.parent
+    run_folder = order.weights.parent.parent.parent
     home = run_folder if (run_folder / "config.toml").is_file() else Path()
     path = out.expanduser() if out else home / "denoise.gif"
     across, captions = columns(wanted), wanted if order.card.labels else None

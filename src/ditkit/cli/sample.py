@@ -84,7 +84,10 @@ def run(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Draw images from a trained model, one for each label."""
+    """Draw images from a trained model, one for each label.
+
+    Each becomes a PNG of the model's own size that carries its label, seed and checkpoint; grid.png shows them all.
+    """
     from . import words
 
     order = read_order(

@@ -111,7 +111,11 @@ def run(
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
-    """Train a model, or continue: the same command takes up an unfinished run where it stopped."""
+    """Train a model, or continue: the same command takes up an unfinished run where it stopped.
+
+    Everything goes to runs/NAME: settings, metrics, checkpoints, and a grid of samples from time to time. Ctrl-C
+    finishes the step, saves and ends.
+    """
     flags = {"--steps": steps, "--batch-size": batch_size, "--seed": seed, "--data-dir": data_dir}
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh)
     plan.check_words(max_time, device, dtype)

@@ -51,9 +51,10 @@ def fit(
 ) -> np.ndarray:
     """The centre of an image at the target's aspect ratio, resized with antialiasing: uint8 (height, width, C)."""
     scale = min(image.width / width, image.height / height)
-    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (left, top, min(left + scale * width, image.width), min(top + scale * height, image.height))
-    pixels = np.array(image.resize((width, height), resample, box=box, reducing_gap=3.0))
+    crop_width, crop_height = max(1, round(scale * width)), max(1, round(scale * height))
+    left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
+    cropped = image.crop((left, top, left + crop_width, top + crop_height))
+    pixels = np.array(cropped.resize((width, height), resample, reducing_gap=3.0))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 

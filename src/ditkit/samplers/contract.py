@@ -5,6 +5,7 @@ A sampler's file defines `scheduler(process)`, which returns a scheduler or rais
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def set_steps(scheduler: Scheduler, process: Process, steps: int) -> Tensor:
             # diffusers would end with a step from 0.001 to 0, where x_0's errors are magnified a thousandfold.
             scheduler.sigma_max = 1 - FLOW_MARGIN
             scheduler.sigma_min = scheduler.sigma_max / steps
-        scheduler.set_timesteps(steps)
+        _set_timesteps(scheduler, steps)
         # Not scheduler.timesteps, which DPM-Solver++ rounds to integers.
         timestep_N = scheduler.sigmas[: len(scheduler.timesteps)] * process.timesteps
     else:
@@ -78,12 +79,19 @@ def set_steps(scheduler: Scheduler, process: Process, steps: int) -> Tensor:
                 f"{steps} steps are more than the {process.timesteps} timesteps of this model",
                 f"use --steps {process.timesteps} or fewer",
             )
-        scheduler.set_timesteps(steps)
+        _set_timesteps(scheduler, steps)
         _drop_surplus(scheduler, steps)
         timestep_N = scheduler.timesteps
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     return timestep_N.float()
+
+
+def _set_timesteps(scheduler: Scheduler, steps: int) -> None:
+    with warnings.catch_warnings():
+        # diffusers makes NumPy arrays of tensors in a way that NumPy 2 deprecates.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(steps)
 
 
 def _drop_surplus(scheduler: Scheduler, steps: int) -> None:

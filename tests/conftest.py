@@ -1,0 +1,50 @@
+"""What the tests share: one thread, and tiny configurations that train in a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
+@pytest.fixture
+def tiny() -> Callable[..., object]:
+    """`tiny(**sections)`: MNIST with a network of two narrow blocks, twelve steps of sixteen images."""
+    from ditkit import recipes
+
+    def build(**sections):
+        base = {
+            "data": {"validation": 24},
+            "model": {"patch": 7, "width": 32, "depth": 2, "heads": 2},
+            "optim": {"schedule": "constant", "warmup_steps": 2},
+            "sample": {"steps": 2},
+            "train": {
+                "steps": 12,
+                "batch_size": 16,
+                "save_every": 5,
+                "sample_every": 6,
+                "validate_every": 4,
+                "sample_columns": 1,
+            },
+        }
+        for section, settings in sections.items():
+            if isinstance(settings, dict):
+                base[section] = {**base.get(section, {}), **settings}
+            else:
+                base[section] = settings
+        return recipes.load("mnist", base)
+
+    return build
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder with the real data sets, where DITKIT_TEST_DATA names one."""
+    place = os.environ.get("DITKIT_TEST_DATA")
+    if not place or not Path(place).is_dir():
+        pytest.skip("needs the real CelebA images; set DITKIT_TEST_DATA to a folder that holds celeba/")
+    return Path(place)

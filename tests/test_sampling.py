@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ditkit import recipes
+from ditkit.card import Card
+from ditkit.config import DiffusionConfig, SampleConfig
+from ditkit.errors import UsageError
+from ditkit.guidance import Guidance, guided
+from ditkit.objectives.contract import process_of
+from ditkit.registry import AUTOENCODERS, SAMPLERS
+from ditkit.samplers.contract import open_scheduler
+from ditkit.sampling import default_batch_size, draw, sample
+
+
+def _config_for(sampler: str) -> DiffusionConfig:
+    flow = DiffusionConfig(process="flow", objective="velocity")
+    try:
+        open_scheduler(sampler, process_of(flow))
+    except UsageError:
+        return DiffusionConfig(process="diffusion", objective="epsilon")
+    return flow
+
+
+CONFIGS = {name: _config_for(name) for name in SAMPLERS.names()}
+
+
+class Tiny(nn.Module):
+    """A smooth network whose output depends on everything it is given, image by image; it notes its calls."""
+
+    def __init__(self, outputs: int = 1):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.4))
+        self.outputs = outputs
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.inference: list[bool] = []
+
+    def forward(self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        self.calls.append((x_BCHW, timestep_B, label_B))
+        self.inference.append(torch.is_inference_mode_enabled())
+        shift_B = torch.sin(timestep_B / 300) + 0.3 * label_B
+        return torch.tanh(self.scale * x_BCHW + shift_B[:, None, None, None]).repeat(1, self.outputs, 1, 1)
+
+
+def _draw(sampler: str, seeds: Sequence[int], *, network=None, steps: int = 6, guidance: float = 1.7, **more) -> Tensor:
+    settings = SampleConfig(
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        guidance_from=more.pop("guidance_from", 0.0),
+        guidance_to=more.pop("guidance_to", 1.0),
+    )
+    return draw(
+        network or Tiny(),
+        CONFIGS[sampler],
+        shape=(1, 5, 4),
+        labels=[seed % 3 for seed in seeds],
+        null_label=more.pop("null_label", 3),
+        seeds=seeds,
+        settings=settings,
+        device="cpu",
+        **more,
+    )
+
+
+@pytest.mark.parametrize("sampler", CONFIGS)
+def test_a_seed_gives_the_same_image_whatever_the_batch_and_its_companions(sampler):
+    seeds = list(range(10, 17))
+    together = _draw(sampler, seeds)
+    assert together.shape == (7, 1, 5, 4) and together.dtype == torch.float32 and not together.is_inference()
+    for batch_size in (1, 3, 7, 100):
+        torch.testing.assert_close(_draw(sampler, seeds, batch_size=batch_size), together, rtol=0, atol=1e-6)
+    torch.testing.assert_close(_draw(sampler, [14]), together[4:5], rtol=0, atol=1e-6)
+    assert (together[1:] - together[:-1]).abs().amax(dim=(1, 2, 3)).min() > 0.01
+
+
+@pytest.mark.parametrize("sampler", CONFIGS)
+def test_drawing_leaves_the_global_random_state_alone_and_ignores_it(sampler):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = _draw(sampler, [0, 1])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(_draw(sampler, [0, 1]), first)
+
+
+@pytest.mark.parametrize("sampler", CONFIGS)
+def test_the_network_is_called_in_inference_mode_with_the_documented_types(sampler):
+    network = Tiny()
+    _draw(sampler, [0, 1], network=network, guidance=1)
+    assert all(network.inference)
+    timesteps = CONFIGS[sampler].timesteps
+    for x_BCHW, timestep_B, label_B in network.calls:
+        assert x_BCHW.shape == (2, 1, 5, 4) and x_BCHW.dtype == torch.float32
+        assert timestep_B.shape == (2,) and timestep_B.dtype == torch.float32
+        assert timestep_B.min() >= 0 and timestep_B.max() < timesteps
+        assert label_B.tolist() == [0, 1] and label_B.dtype == torch.int64
+
+
+@pytest.mark.parametrize("sampler", CONFIGS)
+def test_guidance_doubles_the_batch_only_inside_its_interval(sampler):
+    network = Tiny()
+    _draw(sampler, [0, 1, 2], network=network, guidance_from=0.3, guidance_to=0.8)
+    process = process_of(CONFIGS[sampler])
+    sizes = set()
+    for x_BCHW, timestep_B, label_B in network.calls:
+        noise = process.signal_noise(timestep_B[:1])[1].item()
+        sizes.add(len(x_BCHW))
+        assert len(x_BCHW) == len(timestep_B) == len(label_B) == (6 if 0.3 <= noise <= 0.8 else 3)
+        assert label_B.tolist() == [0, 1, 2] + ([3, 3, 3] if len(x_BCHW) == 6 else [])
+        assert torch.equal(x_BCHW[:3], x_BCHW[-3:])
+    assert sizes == {3, 6}
+
+
+@pytest.mark.parametrize(("guidance", "null_label"), [(1.0, 3), (4.0, 0)])
+def test_nothing_is_guided_at_scale_one_or_without_labels(guidance, null_label):
+    network = Tiny()
+    _draw("flow-heun", [0, 0], network=network, guidance=guidance, null_label=null_label)
+    assert {len(call[0]) for call in network.calls} == {2}
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
+def test_guidance_is_the_papers_formula_and_leaves_the_variance_alone(scale):
+    def network(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        value_B = torch.where(label_B == 7, 0.25, label_B.float())
+        return torch.cat([x_BCHW * value_B[:, None, None, None], x_BCHW + value_B[:, None, None, None]], dim=1)
+
+    x_BCHW = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    guidance = Guidance(scale=scale, start=0, stop=1, null_label=7)
+    output = guided(network, x_BCHW, torch.zeros(2), torch.tensor([1, 2]), 0.5, guidance)
+    label = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+    # (1 + w) conditional - w unconditional, with w = scale - 1 (Ho & Salimans 2022, eq. 6)
+    torch.testing.assert_close(output[:, :3], scale * x_BCHW * label - (scale - 1) * x_BCHW * 0.25)
+    torch.testing.assert_close(output[:, 3:], x_BCHW + label)
+
+
+@pytest.mark.parametrize("sampler", CONFIGS)
+def test_every_network_call_is_reported_and_the_last_estimate_is_the_image(sampler):
+    network, seen = Tiny(), []
+    images = _draw(
+        sampler, [0, 1, 2], network=network, guidance=1, batch_size=2, on_step=lambda *step: seen.append(step)
+    )
+    calls = 2 * (11 if sampler == "flow-heun" else 6)
+    assert [step[:2] for step in seen] == [(call, calls) for call in range(calls)] and len(network.calls) == calls
+    assert torch.equal(torch.cat([seen[calls // 2 - 1][2], seen[-1][2]]), images)
+
+
+def test_a_half_precision_network_still_gives_float32_images():
+    images = draw(
+        lambda x, t, label: (0.1 * x).to(torch.bfloat16),
+        DiffusionConfig(),
+        shape=(1, 2, 2),
+        labels=[0],
+        null_label=0,
+        seeds=[0],
+        settings=SampleConfig(steps=3),
+        device="cpu",
+    )
+    assert images.dtype == torch.float32 and images.isfinite().all()
+
+
+def test_the_default_batch_is_smaller_for_larger_images_and_moderate_for_all():
+    sizes = [default_batch_size(shape) for shape in ((1, 28, 28), (3, 64, 64), (4, 32, 32), (3, 256, 256))]
+    assert sizes == [250, 64, 128, 64]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What loading a checkpoint returns, without the checkpoint."""
+
+    card: Card
+    network: nn.Module
+
+
+def _trained(labels: tuple[str, ...] = ("cat", "dog"), **overrides) -> Trained:
+    settings = {"data": {"image_size": [14, 28], "channels": 3}, "sample": {"steps": 3}} | overrides
+    return Trained(Card(config=recipes.load("mnist", settings), labels=labels, step=1), Tiny())
+
+
+def test_sample_gives_labelled_pictures_of_the_models_own_size():
+    samples = sample(_trained(), ["dog", "cat", "dog"], seed=5)
+    assert [(one.label, one.seed) for one in samples] == [("dog", 5), ("cat", 6), ("dog", 7)]
+    assert all(one.image.shape == (14, 28, 3) and one.image.dtype == np.uint8 for one in samples)
+    assert not np.array_equal(samples[0].image, samples[2].image)
+
+
+def test_any_one_image_can_be_drawn_again_alone():
+    trained = _trained()
+    several = sample(trained, ["dog", "cat", "dog"], seed=5, batch_size=2)
+    (again,) = sample(trained, ["dog"], seed=7)
+    assert np.abs(again.image.astype(int) - several[2].image).max() <= 1
+
+
+def test_sample_passes_on_each_setting_that_is_given():
+    trained = _trained()
+    plain = sample(trained, ["dog"])[0].image
+    changed = (
+        {"seed": 1},
+        {"sampler": "flow-euler"},
+        {"steps": 9},
+        {"guidance": 6.0},
+        {"guidance_interval": (0.9, 1.0)},
+    )
+    for setting in changed:
+        assert not np.array_equal(sample(trained, ["dog"], **setting)[0].image, plain), setting
+    given = {"sampler": "flow-heun", "steps": 3, "guidance": 2.0, "guidance_interval": (0.0, 1.0), "batch_size": 9}
+    assert np.array_equal(sample(trained, ["dog"], **given)[0].image, plain)
+
+
+def test_a_number_draws_that_many_going_round_the_labels():
+    assert [one.label for one in sample(_trained(), 5)] == ["cat", "dog", "cat", "dog", "cat"]
+    assert [one.label for one in sample(_trained(labels=()), 2)] == [None, None]
+    assert [one.label for one in sample(_trained(labels=()), ["any", "any"])] == [None, None]
+
+
+def test_one_word_is_one_label_not_its_letters():
+    assert [one.label for one in sample(_trained(), "dog")] == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "asked", "message", "hint"),
+    [
+        (("cat", "dog"), ["dgo"], "unknown label 'dgo'", "did you mean 'dog'?"),
+        ((), ["dog"], "this model has no labels, so there is no 'dog'", "say how many images to draw"),
+        (("cat",), 0, "cannot draw 0 images", "ask for one or more"),
+    ],
+)
+def test_wrong_labels_are_refused_in_words(labels, asked, message, hint):
+    with pytest.raises(UsageError) as caught:
+        sample(_trained(labels), asked)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"sampler": "ddim"}, "sampler 'ddim' needs a diffusion process, this model is a flow"),
+        ({"sampler": "flow-huen"}, "unknown sampler 'flow-huen'"),
+        ({"steps": 0}, "sample.steps: input should be greater than or equal to 1"),
+        ({"guidance_interval": (0.5, 0.1)}, "sample.guidance_from is above sample.guidance_to"),
+    ],
+)
+def test_wrong_settings_are_refused_in_words_before_any_network_call(setting, message):
+    trained = _trained()
+    with pytest.raises(UsageError) as caught:
+        sample(trained, ["dog"], **setting)
+    assert caught.value.message.startswith(message) and caught.value.hint
+    assert not trained.network.calls
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS.names())
+def test_an_autoencoder_gives_latents_of_the_size_it_says_and_images_of_the_size_it_took(name):
+    config = recipes.load("mnist", {"data": {"image_size": [14, 28]}, "autoencoder": {"name": name}})
+    autoencoder = AUTOENCODERS.load(name)(config)
+    image_BCHW = torch.rand(2, config.data.channels, 14, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latent_BCHW = autoencoder.encode(image_BCHW)
+    assert latent_BCHW.shape == (2, autoencoder.channels, 14 // autoencoder.shrink, 28 // autoencoder.shrink)
+    decoded_BCHW = autoencoder.decode(latent_BCHW)
+    assert decoded_BCHW.shape == image_BCHW.shape
+    if name == "pixel":
+        assert torch.equal(decoded_BCHW, image_BCHW)

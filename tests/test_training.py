@@ -1,0 +1,239 @@
+"""Training: it learns, it resumes to the last bit, it stops and fails in an orderly way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from ditkit import checkpoint, training
+from ditkit.card import read_card
+from ditkit.config import to_dict
+from ditkit.errors import DitkitError
+from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated
+from ditkit.run_folder import RunFolder
+from ditkit.training import by_quarter, drop_labels, train
+
+
+class Listener:
+    """Collects events; asks to stop after a step."""
+
+    def __init__(self, stop_after: int | None = None):
+        self.events, self.stop_after, self.step = [], stop_after, 0
+
+    def __call__(self, event) -> None:
+        self.events.append(event)
+        if isinstance(event, Stepped):
+            self.step = event.step
+
+    def should_stop(self) -> bool:
+        return self.stop_after is not None and self.step >= self.stop_after
+
+    def of(self, kind) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def digest(folder) -> dict[str, str]:
+    """SHA-256 of the newest weights, EMA, optimiser state and of the metrics."""
+    run = RunFolder(folder)
+    newest = run.checkpoint(run.last_step())
+    files = [newest / f"{name}.safetensors" for name in ("ema", "model", "optimizer")] + [run.metrics_file]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def run(config, folder, stop_after=None, **settings) -> Listener:
+    listener = Listener(stop_after)
+    train(config, folder, listener, device="cpu", should_stop=listener.should_stop, **settings)
+    return listener
+
+
+def test_a_run_speaks_saves_samples_and_validates_when_it_should(tiny, tmp_path):
+    listener = run(tiny(), tmp_path / "r")
+    started = listener.of(Started)[0]
+    assert (started.step, started.steps, started.images, started.labels[3]) == (0, 12, 60000, "3")
+    assert [event.step for event in listener.of(Stepped)] == list(range(1, 13))
+    assert [event.step for event in listener.of(Validated)] == [4, 8, 12]
+    assert [event.step for event in listener.of(Sampled)] == [6, 12]
+    assert [event.step for event in listener.of(Saved)] == [5, 10, 12]
+    assert listener.of(Finished)[0].reason == "done"
+    folder = RunFolder(tmp_path / "r")
+    assert folder.checkpoint_steps() == [10, 12]  # train.keep = 2
+    assert [path.name for _, path in folder.sample_grids()] == ["step-0000006.png", "step-0000012.png"]
+    rows = folder.metrics()
+    assert {"step", "loss", "grad_norm", "lr", "images_per_second", "memory_mb"} <= set(rows[0])
+    assert [row["step"] for row in rows if "validation_loss" in row] == [4, 8, 12]
+
+
+def test_a_short_run_learns(tiny, tmp_path):
+    config = tiny(optim={"lr": 3e-3, "ema_decay": 0.9}, train={"steps": 60, "validate_every": 20, "sample_every": 60})
+    losses = [event.loss for event in run(config, tmp_path / "r").of(Validated)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("stops", [[1], [5], [3, 4, 9]], ids=str)
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_stopped_and_continued_equals_never_stopped_to_the_last_bit(tiny, tmp_path, stops, schedule):
+    config = tiny(optim={"schedule": schedule}, train={"accumulate": 2}, data={"flip": True})
+    run(config, tmp_path / "straight")
+    for stop in stops:
+        assert run(config, tmp_path / "parts", stop_after=stop).of(Finished)[0].reason == "stopped"
+    assert run(config, tmp_path / "parts").of(Started)[0].step == stops[-1]
+    assert digest(tmp_path / "parts") == digest(tmp_path / "straight")
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_end(tiny, tmp_path):
+    config = tiny()
+    run(config, tmp_path / "straight")
+
+    class Killed(BaseException):
+        pass
+
+    def die(event) -> None:
+        if isinstance(event, Stepped) and event.step == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, tmp_path / "killed", die, device="cpu")
+    assert run(config, tmp_path / "killed").of(Started)[0].step == 5
+    assert digest(tmp_path / "killed") == digest(tmp_path / "straight")
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tiny, tmp_path):
+    config = tiny()
+    run(config, tmp_path / "straight")
+    run(config, tmp_path / "r", stop_after=11)
+    folder = RunFolder(tmp_path / "r")
+    victim = folder.checkpoint(11) / "model.safetensors"
+    content = bytearray(victim.read_bytes())
+    content[-5] ^= 1
+    victim.write_bytes(content)
+    assert run(config, tmp_path / "r").of(Started)[0].step == 10
+    assert any(path.name.startswith(".corrupt-step-0000011") for path in folder.checkpoints.iterdir())
+    assert digest(tmp_path / "r") == digest(tmp_path / "straight")
+
+
+def test_accumulation_changes_rounding_only(tiny, tmp_path):
+    whole, parts = (run(tiny(train={"accumulate": n}), tmp_path / str(n)).of(Stepped) for n in (1, 4))
+    for first, second in zip(whole, parts, strict=True):
+        assert first.loss == pytest.approx(second.loss, rel=1e-4)
+
+
+def test_the_seed_alone_decides_and_the_global_generator_is_left_alone(tiny, tmp_path):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    run(tiny(), tmp_path / "a")
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    run(tiny(), tmp_path / "b")
+    run(tiny(seed=1), tmp_path / "c")
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert digest(tmp_path / "a")["model.safetensors"] != digest(tmp_path / "c")["model.safetensors"]
+
+
+def test_out_of_time_saves_and_says_so(tiny, tmp_path):
+    listener = run(tiny(), tmp_path / "r", max_seconds=0.0)
+    assert listener.of(Finished)[0].reason == "time"
+    assert RunFolder(tmp_path / "r").checkpoint_steps() == [listener.of(Stepped)[-1].step]
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_touches_weights_or_checkpoints(tiny, tmp_path, monkeypatch):
+    original, listener = training.optim.clip, Listener()
+
+    def poisoned(network, largest):
+        if listener.step == 7:
+            next(network.parameters()).grad.fill_(float("nan"))
+        return original(network, largest)
+
+    monkeypatch.setattr(training.optim, "clip", poisoned)
+    with pytest.raises(DitkitError, match="diverged at step 8") as caught:
+        train(tiny(), tmp_path / "r", listener, device="cpu")
+    assert "--lr" in str(caught.value.hint)
+    assert RunFolder(tmp_path / "r").checkpoint_steps() == [5]
+    network = checkpoint.load(tmp_path / "r", ema=False).network
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_changed_images_are_noticed(tiny, tmp_path):
+    run(tiny(), tmp_path / "r", stop_after=2)
+    state = RunFolder(tmp_path / "r").checkpoint(2) / "state.json"
+    tree = json.loads(state.read_text())
+    state.write_text(json.dumps({**tree, "fingerprint": "other"}))
+    manifest = state.with_name("manifest.json")
+    files = json.loads(manifest.read_text())
+    files["files"]["state.json"] = {
+        "bytes": state.stat().st_size,
+        "sha256": hashlib.sha256(state.read_bytes()).hexdigest(),
+    }
+    manifest.write_text(json.dumps(files))
+    with pytest.raises(DitkitError, match="the images have changed"):
+        run(tiny(), tmp_path / "r")
+
+
+def test_a_weights_file_describes_itself(tiny, tmp_path):
+    config = tiny()
+    run(config, tmp_path / "r", stop_after=3)
+    for ema, name in ((True, "ema"), (False, "model")):
+        trained = checkpoint.load(tmp_path / "r", ema=ema)
+        assert (trained.card.config, trained.card.step, trained.card.weights) == (config, 3, name)
+        assert trained.card.labels == tuple("0123456789")
+    assert to_dict(read_card(trained.source).config) == to_dict(config)
+
+
+def test_checkpoints_that_are_truncated_or_foreign_are_one_clear_error(tiny, tmp_path):
+    run(tiny(), tmp_path / "r", stop_after=3)
+    file = RunFolder(tmp_path / "r").checkpoint(3) / "ema.safetensors"
+    content = file.read_bytes()
+    for damaged in (content[:1000], content[: len(content) // 2], b"", b"<html>no</html>", content[:-4]):
+        file.write_bytes(damaged)
+        with pytest.raises(DitkitError, match="damaged"):
+            checkpoint.load(file)
+
+
+def test_a_failing_disk_leaves_the_older_checkpoint_and_no_litter(tiny, tmp_path, monkeypatch):
+    def full(path, content):
+        if path.name == "optimizer.safetensors" and "step-0000010" in str(path):
+            raise OSError(28, "No space left on device")
+        return original(path, content)
+
+    original = checkpoint._write_bytes
+    monkeypatch.setattr(checkpoint, "_write_bytes", full)
+    with pytest.raises(DitkitError, match="No space left on device"):
+        run(tiny(), tmp_path / "r")
+    folder = RunFolder(tmp_path / "r")
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-0000005"]
+    checkpoint.verify(folder.checkpoint(5))
+
+
+def test_labels_are_dropped_at_the_asked_rate_and_to_the_null_label():
+    label_B = torch.arange(10).repeat(1000)
+    dropped = drop_labels(label_B, 10, 0.1, seed=0, step=3)
+    assert 0.09 < float((dropped == 10).float().mean()) < 0.11
+    assert torch.equal(dropped[dropped != 10], label_B[dropped != 10])
+    assert not torch.equal(dropped, drop_labels(label_B, 10, 0.1, seed=0, step=4))
+
+
+def test_losses_by_quarter_of_the_noise_range():
+    quarters = by_quarter(torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([0.0, 0.2, 0.6, 1.0]))
+    assert quarters == {"loss_q1": 2.0, "loss_q3": 5.0, "loss_q4": 7.0}
+
+
+@pytest.mark.parametrize("conditioning", ["in-context", "cross-attention", "adaln", "adaln-zero"])
+@pytest.mark.parametrize("objective", ["epsilon", "v", "learned-sigma", "velocity"])
+def test_every_conditioning_trains_with_every_kind_of_objective(tiny, tmp_path, conditioning, objective):
+    diffusion = {
+        "objective": objective,
+        "weighting": "none",
+        "process": "flow" if objective == "velocity" else "diffusion",
+    }
+    sampler = "flow-euler" if objective == "velocity" else "ddim"
+    config = tiny(
+        model={"conditioning": conditioning, "learned_sigma": objective == "learned-sigma"},
+        diffusion=diffusion,
+        sample={"sampler": sampler},
+        train={"steps": 3, "sample_every": 3, "validate_every": 3},
+    )
+    listener = run(config, tmp_path / "r")
+    assert all(event.loss > 0 for event in listener.of(Stepped))
+    assert (tmp_path / "r" / "samples" / "step-0000003.png").is_file()
