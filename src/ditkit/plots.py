@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import math
 import re
+import string
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -30,9 +31,11 @@ _QUARTERS = (
     ("loss_q4", "noise 75–100 %", "#2B0B57"),
 )
 _GREY = "#6E7781"
+_LETTERS = string.ascii_uppercase
 _MOST_POINTS = 20_000  # a line; far more than a page has pixels, and Agg gives up on millions
 
 Rows = Sequence[Mapping[str, Any]]
+Limits = tuple[float, float]
 
 
 class Curve(Protocol):
@@ -82,7 +85,7 @@ def plot_losses(
     """
     shown = _with_something(runs, [key for key, *_ in _QUARTERS] if by_noise else ["loss", "validation_loss"])
     figure, axes, below = _page(shown)
-    limits: list[tuple[float, float]] = []
+    limits: list[Limits] = []
     for index, (name, rows) in enumerate(shown.items()):
         if by_noise:
             style = _STYLES[index % len(_STYLES)]
@@ -91,6 +94,7 @@ def plot_losses(
             label = f"{name} · " if len(shown) > 1 else ""
             limits.append(_draw_run(axes, rows, smooth, log, _COLOURS[index % len(_COLOURS)], label))
     axes.set_ylabel("training loss by noise level" if by_noise else "loss")
+    axes.locator_params(axis="x", integer=True)
     _limit(axes, limits, log)
     _legend(axes, "upper right")
     if below is not None:
@@ -197,26 +201,21 @@ def _tidy(axes: Axes) -> None:
     axes.grid(True, color="#D8DEE4", linewidth=0.6, alpha=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
-    if axes.get_xscale() == "linear":
-        axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _legend(axes: Axes, where: str) -> None:
+def _legend(axes: Axes, where: Literal["upper right", "lower left"]) -> None:
     """A legend whose words are taken as they are: no formulas from a '$', no hiding of a leading '_'."""
     lines = [line for line in axes.get_lines() if not re.fullmatch(r"_child\d+", str(line.get_label()))]
-    if not lines:
-        return
     names = [str(line.get_label()) for line in lines]
-    numbers = [f"{index}" for index in range(len(lines))]
     # a fixed place: the search for the best one is slow and warns of it on long runs
-    legend = axes.legend(lines, numbers, fontsize=9, loc=where, ncols=1 + (len(lines) > 5))
+    legend = axes.legend(lines, ["…"] * len(lines), fontsize=9, loc=where, ncols=1 + (len(lines) > 5))
     legend.get_frame().set(facecolor="white", alpha=0.85, linewidth=0)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(name)
 
 
-def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, label: str) -> tuple[float, float]:
+def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, label: str) -> Limits:
     """One run's curves; returns the lowest and highest loss worth seeing."""
     steps, losses = series(rows, "loss")
     strong = smoothed(losses, smooth)
@@ -226,7 +225,7 @@ def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, lab
         marker = "o" if len(steps) < 2 else None
         axes.plot(steps[few], strong[few], color=colour, linewidth=1.9, marker=marker, label=f"{label}training")
     dots = {"marker": "o", "markersize": 3.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    shade = _darker(colour)
+    shade = "#" + "".join(f"{int(colour[at : at + 2], 16) * 5 // 8:02x}" for at in (1, 3, 5))  # darker
     kinds = (("validation_loss", "-", "validation (EMA weights)"), ("validation_loss_raw", "--", "validation (raw)"))
     seen = []
     for key, style, name in kinds:
@@ -237,9 +236,7 @@ def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, lab
     return _worth_seeing(losses, strong, log, np.concatenate(seen))
 
 
-def _draw_quarters(
-    axes: Axes, rows: Rows, smooth: float, log: bool, style: str, name: str
-) -> list[tuple[float, float]]:
+def _draw_quarters(axes: Axes, rows: Rows, smooth: float, log: bool, style: str, name: str) -> list[Limits]:
     limits = []
     for key, label, colour in _QUARTERS:
         steps, losses = series(rows, key)
@@ -256,12 +253,7 @@ def _draw_quarters(
     return limits
 
 
-def _darker(colour: str) -> str:
-    levels = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return "#" + "".join(f"{int(0.62 * level):02x}" for level in levels)
-
-
-def _worth_seeing(losses: np.ndarray, strong: np.ndarray, log: bool, others: Any = ()) -> tuple[float, float]:
+def _worth_seeing(losses: np.ndarray, strong: np.ndarray, log: bool, others: Any = ()) -> Limits:
     """The range to show: the smoothed end, the validation losses and, unless `log`, no spike of the first steps."""
     if not len(losses):
         return float(min(others)), float(max(others))
@@ -305,9 +297,7 @@ def terminal_plot(
     bottom, top = float(scale(low)), float(scale(high))
     if top <= bottom:
         bottom, top = bottom - 0.5, top + 0.5
-    middle = 10 ** ((bottom + top) / 2) if log else (bottom + top) / 2
-    ends = [10**end if log else end for end in (bottom, top)]
-    labels = [f"{value:.3g}" for value in (ends[1], middle, ends[0])]
+    labels = [f"{10**value if log else value:.3g}" for value in (top, (top + bottom) / 2, bottom)]
     legend = _terminal_legend(curves, width, max(1, (height - 4) // 2))
     gutter = max(len(label) for label in labels)
     cells = np.full((height - 2 - len(legend), width - gutter - 2), 0x2800)
@@ -316,11 +306,11 @@ def terminal_plot(
     letters: dict[tuple[int, int], str] = {}
     for index, (steps, losses) in enumerate(curves.values()):
         across = (steps - first) / max(last - first, 1) * (2 * cells.shape[1] - 1)
-        down = (top - scale(np.maximum(losses, 1e-30 if log else -np.inf))) / (top - bottom) * (4 * cells.shape[0] - 1)
+        down = (top - scale(losses)) / (top - bottom) * (4 * cells.shape[0] - 1)
         path = _draw_braille(cells, across, down)
         for part in range(3 if len(curves) > 1 and path else 0):
             spot = path[int(len(path) * (index + 0.5 + part * len(curves)) / (3 * len(curves)))]
-            letters[spot] = _letter(index)
+            letters[spot] = _LETTERS[index % 26]
     lines = []
     rows_with_labels = dict(zip((0, (len(cells) - 1) // 2, len(cells) - 1), labels, strict=True))
     for row, line in enumerate(cells):
@@ -353,12 +343,8 @@ def _terminal_legend(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], width:
     """One line a run with its last loss, at most `most` lines."""
     lines = []
     for index, (name, (_, losses)) in enumerate(curves.items()):
-        mark = f"{_letter(index)} " if len(curves) > 1 else ""
+        mark = f"{_LETTERS[index % 26]} " if len(curves) > 1 else ""
         room = width - len(mark) - 12
         name = " ".join(name.split())
         lines.append(f"{mark}{name if len(name) <= room else name[: room - 1] + '…'}  {losses[-1]:.4g}")
     return lines if len(lines) <= most else [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index % 26)

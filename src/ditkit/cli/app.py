@@ -16,6 +16,16 @@ from . import list_ as listing
 from .options import OTHER, Debug
 from .words import spread
 
+COMMANDS = {  # in the order of work
+    "train": train,
+    "sample": sample,
+    "lr-find": lr_find,
+    "plot-loss": plot_loss,
+    "make-gif": make_gif,
+    "show": show,
+    "list": listing,
+}
+
 
 class Command(TyperCommand):
     """A command whose --labels takes several words: Click knows no variadic options."""
@@ -58,15 +68,7 @@ def command() -> TyperGroup:
     app.callback(
         invoke_without_command=True, epilog="Begin with [bold]ditkit train mnist[/], then [bold]ditkit sample[/]."
     )(_ditkit)
-    for name, module in (
-        ("train", train),
-        ("sample", sample),
-        ("lr-find", lr_find),
-        ("plot-loss", plot_loss),
-        ("make-gif", make_gif),
-        ("show", show),
-        ("list", listing),
-    ):
+    for name, module in COMMANDS.items():
         app.command(name, cls=Command, epilog=module.EXAMPLES)(module.run)
     built = typer.main.get_command(app)
     assert isinstance(built, TyperGroup)
@@ -88,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_stdout()
         return 1
     except Exception as error:
-        return console.report(error, debug=console.is_debug(given))
+        name = next((word for word in given if not word.startswith("-")), "")
+        spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
+        return console.report(error, command=spoken, debug=console.is_debug(given))
 
 
 def _forget_stdout() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,13 +68,13 @@ def loading_torch(*, quiet: bool = False) -> Iterator[None]:
         yield
 
 
-def report(error: BaseException, *, debug: bool = False) -> int:
+def report(error: BaseException, *, command: str = "ditkit", debug: bool = False) -> int:
     """Print an exception as `error: …` and `hint: …`; returns the exit code."""
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    message, hint, code = _explain(error)
+    message, hint, code = _explain(error, command)
     _line("error", message, "bold red")
     if hint:
         _line("hint", hint, "bold cyan")
@@ -92,11 +93,11 @@ def _line(kind: str, text: str, style: str) -> None:
     stderr().print(Text.assemble((f"{kind}:", style), f" {flat}"))
 
 
-def _explain(error: BaseException) -> tuple[str, str | None, int]:
+def _explain(error: BaseException, command: str) -> tuple[str, str | None, int]:
     if isinstance(error, DitkitError):
         return error.message, error.hint, error.exit_code
     if hasattr(error, "format_message"):  # the exceptions of Typer's own parser
-        return _explain_usage(error)
+        return _explain_usage(error, command)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", None, 1
@@ -106,26 +107,20 @@ def _explain(error: BaseException) -> tuple[str, str | None, int]:
     return f"internal error: {text}; run again with --debug for the traceback", None, 1
 
 
-def _explain_usage(error: Any) -> tuple[str, str | None, int]:
+def _explain_usage(error: Any, command: str) -> tuple[str, str | None, int]:
     """Typer's usage errors in the style of ours, with the nearest options or the page to read."""
     from ..errors import unknown
 
     context = getattr(error, "ctx", None)
-    command = context.command_path if context else "ditkit"
     hint = f"`{command} --help` explains the options"
     if hasattr(error, "possibilities"):
         options = [name for option in context.command.get_params(context) for name in option.opts] if context else []
         wrong = unknown("option", error.option_name, options)
         return wrong.message, wrong.hint if "did you mean" in str(wrong.hint) else hint, 2
     message = str(error.format_message()).strip().rstrip(".")
-    for before, after in (
-        ("Invalid value for ", ""),
-        ("Option ", ""),
-        ("Got unexpected extra argument(s)", "unexpected"),
-    ):
-        message = message.replace(before, after, 1) if message.startswith(before) else message
-    if message.startswith("unexpected") and command.endswith(" sample"):
+    message = re.sub(r"^Invalid value for '(-[^']*)': (.)", lambda found: f"{found[1]}: {found[2].lower()}", message)
+    message = re.sub(r"^Option '(-[^']*)' ", r"\1 ", message)
+    message = re.sub(r"^Got unexpected extra argument\(s\) \((.*)\)$", r"unexpected: \1", message, flags=re.DOTALL)
+    if message.startswith("unexpected: ") and command == "ditkit sample":
         hint = "labels follow --labels: `ditkit sample --labels cat dog`"
-    option, colon, rest = message.partition("': ")  # '--steps': 'x' is not … -> --steps: 'x' is not …
-    message = f"{option.lstrip(chr(39))}: {rest}" if colon and option.startswith("'--") else message
     return message[:1].lower() + message[1:], hint, error.exit_code

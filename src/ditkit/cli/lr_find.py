@@ -26,13 +26,13 @@ Target = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--batch-size", metavar="N", show_default="the recipe's", help="Images in a step.", rich_help_panel=DATA
     ),
 ]
 Seed = Annotated[
-    int | None,
+    str | None,
     typer.Option("--seed", metavar="N", show_default="the recipe's", help="For the draws.", rich_help_panel=OPTIMISER),
 ]
 Out = Annotated[
@@ -86,7 +86,7 @@ def run(
     words.device(device)
     targets.check_data(resolved)
     curve = measure(resolved, device, quiet=quiet)
-    _write(curve, path, as_json=as_json, quiet=quiet, name=name)
+    _write(curve, path, as_json=as_json, quiet=quiet)
 
 
 def measure(config: RunConfig, device: str, *, quiet: bool) -> LRCurve:
@@ -97,7 +97,7 @@ def measure(config: RunConfig, device: str, *, quiet: bool) -> LRCurve:
         return find_lr(config, device=device, on_step=lambda step, steps, *_: show(step, steps))
 
 
-def _write(curve: LRCurve, path: Path, *, as_json: bool, quiet: bool, name: str) -> None:
+def _write(curve: LRCurve, path: Path, *, as_json: bool, quiet: bool) -> None:
     import json
 
     from ..images import write_atomically
@@ -112,6 +112,8 @@ def _write(curve: LRCurve, path: Path, *, as_json: bool, quiet: bool, name: str)
     if as_json:
         console.data(json.dumps({**found, "plot": str(path), "numbers": str(numbers)}))
         return
+    if quiet:
+        return
     console.data(f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})")
-    console.say(f"plot in {path}, numbers in {numbers}", quiet=quiet)
-    console.say(f"next: `ditkit train {name} --lr {curve.suggestion:.2e}`", quiet=quiet)
+    console.say(f"plot in {path}, numbers in {numbers}")
+    console.say(f"next: train with `--lr {curve.suggestion:.2e}`")

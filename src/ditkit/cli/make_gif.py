@@ -57,7 +57,7 @@ Kind = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Image i is drawn from seed N + i.", rich_help_panel=DIFFUSION)
+    str, typer.Option("--seed", metavar="N", help="Image i is drawn from seed N + i.", rich_help_panel=DIFFUSION)
 ]
 Out = Annotated[
     Path | None,
@@ -81,7 +81,7 @@ def run(
     steps: SampleSteps = None,
     guidance: Guidance = None,
     sampler: Sampler = None,
-    seed: Seed = 0,
+    seed: Seed = "0",
     out: Out = None,
     runs_dir: RunsDir = None,
     device: Device = "auto",
@@ -105,7 +105,8 @@ def run(
     else:
         flags |= {"--seed": seed}
         path = _denoising(word, runs_dir, out, labels=labels, flags=flags, ema=not no_ema, device=device, quiet=quiet)
-    console.data(str(path))
+    if not quiet:
+        console.data(str(path))
 
 
 def _understand(what: str | None, which: str | None, kind: str | None, model: str | None) -> tuple[str, str | None]:
@@ -127,11 +128,15 @@ def _understand(what: str | None, which: str | None, kind: str | None, model: st
 
 
 def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quiet: bool) -> Path:
-    from ..errors import DitkitError
-    from ..run_folder import find_run
+    from ..errors import DitkitError, UsageError, unknown
+    from ..run_folder import find_run, run_names
     from ..run_folder import runs_dir as runs_place
 
-    folder = find_run(word, runs_place(runs_dir))
+    runs = runs_place(runs_dir)
+    try:
+        folder = find_run(word, runs)
+    except UsageError:
+        raise unknown("run", str(word), (*KINDS, *run_names(runs))) from None
     grids = folder.sample_grids()
     if not grids:
         raise DitkitError(
@@ -166,7 +171,7 @@ def _denoising(
     from dataclasses import replace
 
     from ..errors import UsageError
-    from .sample import columns, draw, read_order
+    from .order import columns, draw, read_order
 
     order = read_order(labels, flags, model=word, runs_dir=runs_dir, ema=ema)
     if labels and len(order.labels) > MOST_IMAGES:

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share. Numbers stay words here: RunConfig reads them, so limits live in one place."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ Labels = Annotated[
     ),
 ]
 SampleSteps = Annotated[
-    int | None,
+    str | None,
     typer.Option("--steps", metavar="N", show_default="as trained", help="Sampling steps.", rich_help_panel=DIFFUSION),
 ]
 Guidance = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--guidance",
         metavar="SCALE",

@@ -74,7 +74,8 @@ def run(
         from ..plots import plot_losses, save_figure
 
         save_figure(plot_losses(rows, log=log, by_noise=by_noise, smooth=smooth), path)
-    console.data(str(path))
+    if not quiet:
+        console.data(str(path))
 
 
 def _read(words: list[str] | None, runs_dir: Path | None) -> tuple[dict[str, list[dict[str, Any]]], Path | None]:

@@ -113,7 +113,9 @@ class TrainingProgress:
             from ..images import half_blocks
 
             with Image.open(event.path) as picture:
-                drawn = half_blocks(picture, min(self.console.width, 100))
+                rows = max(10, self.console.height - 6)
+                columns = min(self.console.width, 100, 2 * rows * picture.width // picture.height)
+                drawn = half_blocks(picture, max(columns, 10))
             self.console.print(f"step {event.step}: {event.path}", markup=False)
             self.console.print(drawn)
         else:

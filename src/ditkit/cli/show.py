@@ -25,7 +25,7 @@ What = Annotated[
 def run(what: What = None, runs_dir: RunsDir = None, debug: Debug = False) -> None:
     """Print the resolved settings of a recipe or a run as TOML."""
     from .. import recipes
-    from ..errors import unknown
+    from ..errors import UsageError, unknown
     from ..run_folder import find_run, run_names
     from ..run_folder import runs_dir as runs_place
 
@@ -36,7 +36,7 @@ def run(what: What = None, runs_dir: RunsDir = None, debug: Debug = False) -> No
     known = [*recipes.descriptions(), *run_names(runs)]
     try:
         found = find_run(what, runs)
-    except Exception:
+    except UsageError:
         if what is None:
             raise
         raise unknown("recipe or run", what, dict.fromkeys(known)) from None

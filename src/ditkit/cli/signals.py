@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -25,15 +26,17 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals(on_first: Callable[[], None]) -> Iterator[StopRequest]:
-    """While inside, the first SIGINT or SIGTERM sets the request and calls `on_first`; the second raises SystemExit."""
+def stop_on_signals(message: str = "") -> Iterator[StopRequest]:
+    """While inside, the first SIGINT or SIGTERM sets the request and prints `message`; the second raises SystemExit."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request():
             raise SystemExit(128 + number)
         request.signal = number
-        on_first()
+        if message:
+            with suppress(OSError):  # not print: a signal may come in the middle of another print
+                os.write(2, f"\n{message}\n".encode())
 
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
         yield request

@@ -34,6 +34,8 @@ class Target:
 
 def find_target(word: str, runs: Path) -> Target:
     """A recipe, a dataset, a run (by name or folder), or a folder of images. Raises UsageError for anything else."""
+    if not word:
+        raise UsageError("an empty word names nothing to train on", "e.g. `ditkit train mnist`")
     if word in recipes.descriptions():
         return Target(tree=recipes.tree(word), name=word)
     if word in DATASETS.names():
@@ -81,7 +83,8 @@ def in_flags(error: UsageError, flags: Mapping[str, Any], settings: Mapping[str,
     for flag, value in flags.items():
         key = settings.get(flag)
         if key and value is not None and error.message.startswith(f"{key}: "):
-            return UsageError(flag + error.message[len(key) :], error.hint)
+            hint = f"give {flag} another value" if error.hint == "change it" else error.hint
+            return UsageError(flag + error.message[len(key) :], hint)
     return error
 
 

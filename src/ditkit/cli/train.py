@@ -31,7 +31,7 @@ Target = Annotated[
     ),
 ]
 Steps = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--steps", metavar="N", show_default=RECIPES, help="Train until this step.", rich_help_panel=OPTIMISER
     ),
@@ -47,7 +47,7 @@ MaxTime = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--batch-size", metavar="N", show_default=RECIPES, help="Images in a step.", rich_help_panel=OPTIMISER
     ),
@@ -63,7 +63,7 @@ Lr = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--seed", metavar="N", show_default=RECIPES, help="All randomness comes from it.", rich_help_panel=OPTIMISER
     ),
@@ -230,8 +230,8 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     with console.loading_torch(quiet=quiet):
         from ..training import train
     progress = TrainingProgress(folder.name, quiet=quiet)
-    stopping = "finishing this step and saving; once more to stop at once"
-    with stop_on_signals(lambda: progress.note(stopping)) as stop, progress:
+    message = "" if quiet else "finishing this step and saving; once more to stop at once"
+    with stop_on_signals(message) as stop, progress:
         train(
             config,
             folder,

@@ -13,7 +13,7 @@ MOST_IMAGES = 100_000
 ANY = "any"  # the only label of a model without labels
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 366 * 86400.0
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_DTYPES = ("auto", "float32", "bfloat16")
 
 
 def spread(words: Sequence[str], option: str = "--labels") -> list[str]:

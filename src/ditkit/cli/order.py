@@ -1,0 +1,165 @@
+"""What `sample` and `make-gif denoise` draw: words and a weights file's card as one checked order, then images."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import recipes
+from ..card import Card, read_card
+from ..config import to_dict
+from ..errors import DitkitError, UsageError
+from ..run_folder import find_weights
+from ..run_folder import runs_dir as runs_place
+from . import console, targets, words
+
+if TYPE_CHECKING:
+    from ..sampling import Sample
+
+UNCONDITIONAL = 16  # images when nothing is asked for
+_SETTINGS = {  # flag -> setting
+    "--steps": "sample.steps",
+    "--guidance": "sample.guidance",
+    "--sampler": "sample.sampler",
+    "--seed": "seed",
+    "--batch-size": "train.batch_size",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be drawn, all checked, before torch is there."""
+
+    weights: Path
+    card: Card
+    name: str  # of the folder of images
+    labels: list[str]  # "any" for each image of an unconditional model
+    seed: int
+    batch_size: int
+    sampler: str
+    steps: int
+    guidance: float
+    interval: tuple[float, float]
+
+    @property
+    def file_names(self) -> list[str]:
+        """`000-cat.png` …, in safe characters; `000.png` from a model without labels."""
+        digits = max(3, len(str(len(self.labels) - 1)))
+        spoken = [f"-{words.slug(label, 'label')}" if self.card.labels else "" for label in self.labels]
+        return [f"{index:0{digits}d}{label}.png" for index, label in enumerate(spoken)]
+
+    @property
+    def text(self) -> dict[str, str]:
+        """What every PNG says about its making."""
+        low, high = self.interval
+        return {
+            "checkpoint": str(self.weights),
+            "step": str(self.card.step),
+            "sampler": self.sampler,
+            "steps": str(self.steps),
+            "guidance": f"{self.guidance:g}",
+            "guidance_interval": f"{low:g} {high:g}",
+            "software": "ditkit",
+        }
+
+
+def read_order(
+    labels: list[str] | None, flags: dict[str, Any], *, model: str | None, runs_dir: Path | None, ema: bool
+) -> Order:
+    """Words and the weights' own card as an Order. Raises UsageError for every mistake in them."""
+    weights = find_weights(model, runs_place(runs_dir), ema=ema)
+    card = read_card(weights)
+    asked = [
+        targets.nested(_SETTINGS[flag], value)
+        for flag, value in flags.items()
+        if value is not None and flag in _SETTINGS
+    ]
+    interval = flags.get("--guidance-interval")
+    if interval is not None:
+        asked.append({"sample": {"guidance_from": interval[0], "guidance_to": interval[1]}})
+    try:
+        config = recipes.build(to_dict(card.config), {"train": {"accumulate": 1}}, *asked)
+    except UsageError as error:
+        raise targets.in_flags(error, flags, _SETTINGS) from None
+    targets.check_sampler(config)
+    images = words.expand_labels(labels or card.labels or [f"{words.ANY}*{UNCONDITIONAL}"], card.labels)
+    return Order(
+        weights=weights,
+        card=card,
+        name=f"{_model_name(weights)}-{card.step}",
+        labels=images,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        sampler=config.sample.sampler,
+        steps=config.sample.steps,
+        guidance=config.sample.guidance,
+        interval=(config.sample.guidance_from, config.sample.guidance_to),
+    )
+
+
+def _model_name(weights: Path) -> str:
+    """The run's name for runs/NAME/checkpoints/step-…/ema.safetensors, else the file's."""
+    place = weights.resolve()
+    inside_run = place.parent.parent.name == "checkpoints"
+    return words.slug(place.parent.parent.parent.name if inside_run else place.stem)
+
+
+def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
+    """Raise DitkitError when the images cannot go there, or would overwrite others without --force."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--out: {existing} is a file", "name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise DitkitError(f"cannot write to {existing}", "choose another folder with --out")
+    there = set(os.listdir(folder)) if folder.is_dir() and not force else set()  # noqa: PTH208
+    taken = [name for name in names if name in there]
+    if taken:
+        raise DitkitError(
+            f"{folder / taken[0]} is there already" + (f", and {len(taken) - 1} more" if taken[1:] else ""),
+            "overwrite with --force, or choose another folder with --out",
+        )
+
+
+def draw(
+    order: Order, device: str, *, quiet: bool, on_estimate: Callable[[int, int, Any], None] | None = None
+) -> Iterator[Sample]:
+    """The images of an order, a batch at a time, so that memory stays bounded and a stop loses little."""
+    with console.loading_torch(quiet=quiet):
+        from ..checkpoint import load
+        from ..device import find_device
+        from ..sampling import sample
+
+        trained = load(order.weights, device=find_device(device))
+    with console.bar("drawing", quiet=quiet) as show:
+
+        def on_step(step: int, steps: int, estimate_BCHW: Any) -> None:
+            show(first + (step + 1) / steps * len(estimate_BCHW), len(order.labels))
+            if on_estimate:
+                on_estimate(step, steps, estimate_BCHW)
+
+        for first in range(0, len(order.labels), order.batch_size):
+            labels = order.labels[first : first + order.batch_size]
+            yield from sample(
+                trained,
+                labels,
+                seed=order.seed + first,
+                sampler=order.sampler,
+                steps=order.steps,
+                guidance=order.guidance,
+                guidance_interval=order.interval,
+                batch_size=order.batch_size,
+                on_step=on_step,
+            )
+
+
+def columns(labels: list[str]) -> int:
+    """Rows of equal labels where that is what was asked for; one row for few; else about square."""
+    kinds = list(dict.fromkeys(labels))
+    each = len(labels) // len(kinds)
+    if len(kinds) > 1 and 1 < each <= 16 and labels == [kind for kind in kinds for _ in range(each)]:
+        return each
+    return len(labels) if len(labels) <= 10 else min(20, math.ceil(len(labels) ** 0.5))
