@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -19,14 +20,14 @@ from ditkit.errors import UsageError
 from ditkit.events import Finished, Started, Stepped, Validated
 
 FLAGS = {
-    "train": "--steps --max-time --batch-size --lr --seed --data-dir --config --set --name --runs-dir --fresh --dry-run "
-    "--quiet --device --dtype --debug",
+    "train": "--steps --max-time --batch-size --lr --seed --data-dir --config --set --name --runs-dir --fresh "
+    "--dry-run --quiet --device --dtype --debug",
     "sample": "--labels --steps --guidance --guidance-interval --sampler --seed --model --no-ema --out --force --json "
     "--runs-dir --device --batch-size --quiet --debug",
     "lr-find": "--config --set --data-dir --batch-size --seed --device --out --runs-dir --json --quiet --debug",
     "plot-loss": "--log --by-noise --smooth --terminal --out --runs-dir --quiet --debug",
-    "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --runs-dir --device --quiet "
-    "--debug",
+    "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --runs-dir --device "
+    "--quiet --debug",
     "show": "--runs-dir --debug",
     "list": "--debug",
 }
@@ -200,9 +201,8 @@ def test_labels_can_be_listed_and_repeated(given: list[str], expected: list[str]
     ],
 )
 def test_wrong_labels_are_refused(given: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=".") as caught:
+    with pytest.raises(UsageError, match=re.escape(message)):
         words.expand_labels(given, ("cat", "dog"))
-    assert message in caught.value.message
 
 
 def test_a_model_without_labels_draws_any() -> None:
@@ -341,7 +341,7 @@ def test_what_is_missing_is_told_with_exit_code_1(
         (tmp_path / "runs/bare").mkdir(parents=True)
         (tmp_path / "runs/bare/config.toml").write_text("", encoding="utf-8")
     code, out, err = said(capsys, line)
-    assert (code, out) == (1 if "bare" not in line or "no " in message else 2, "")
+    assert (code, out) == (1, "")
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
     assert message in err and hint in err
 

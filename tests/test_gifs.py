@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +69,7 @@ def test_what_stands_still_does_not_shimmer(tmp_path: Path):
     shown, _, _ = read(tmp_path / "a.gif")
     assert all(np.array_equal(frame[100:250], shown[0][100:250]) for frame in shown)
     assert not np.array_equal(shown[0][:100, :100], shown[5][:100, :100])
+    assert (shown[3][255:262, :20] == 255).all(), "the background is not the pages' white"
     assert np.abs(shown[3][:250].astype(int) - np.asarray(frames[3][1])).mean() < 12
 
 
@@ -120,4 +120,4 @@ def test_no_frames_and_no_room_are_errors_with_words(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DitkitError, match=r"cannot write .*a\.gif"):
         write_gif([("", noise(0))], tmp_path / "file" / "a.gif")
-    assert os.listdir(tmp_path) == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -141,7 +140,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     with pytest.raises(DitkitError, match=r"cannot write .*a\.png: No space left on device") as caught:
         save_png(flat(2), target, {})
     assert caught.value.hint
-    assert target.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
+    assert target.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_writing_over_a_folder_or_below_a_file_is_an_error_with_words(tmp_path: Path):
@@ -150,7 +149,7 @@ def test_writing_over_a_folder_or_below_a_file_is_an_error_with_words(tmp_path: 
     for path in (tmp_path / "folder", tmp_path / "file" / "a.png", tmp_path / ("x" * 300)):
         with pytest.raises(DitkitError, match="cannot write"):
             write_atomically(path, b"data")
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_half_blocks_show_two_pixels_a_character():

@@ -16,6 +16,7 @@ LARGEST_SIDE = 800  # pixels
 MOST_FRAMES = 120
 _PLEASANT_SIDE = 240  # pixels; smaller frames are enlarged by a whole number
 _STRIP = 34  # pixels, for the caption and the line of progress
+_COLOURS = 254  # beside the background, and one to spare for what a frame leaves as it is
 _GREYS = 64  # as good as 256 to the eye, and the file is a third smaller
 _PALETTE_SIDE = 128  # pixels of each frame that choose the colours: all of them would take minutes
 _SHORTEST_FRAME = 0.02  # seconds; browsers slow anything shorter down to 0.1
@@ -95,19 +96,28 @@ def _captioned(frames: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
 
 def _shared_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
     """All frames in the same colours and without dithering, so that what stands still does not shimmer."""
-    palette = Image.new("P", (1, 1))
-    if all(_is_grey(frame) for frame in frames):
-        palette.putpalette([level for grey in np.linspace(0, 255, _GREYS) for level in [round(grey)] * 3])
-    else:
-        chosen = [frames[index] for index in thinned(len(frames), 16)]
-        side = _PALETTE_SIDE, _PALETTE_SIDE
-        mosaic = Image.new("RGB", (side[0], side[1] * len(chosen)))
-        for row, frame in enumerate(chosen):
-            mosaic.paste(frame.resize(side, Image.Resampling.NEAREST), (0, row * side[1]))
-        palette = mosaic.quantize(255, method=Image.Quantize.MEDIANCUT)
-    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    pixels = [np.asarray(frame) for frame in frames]
+    if all((levels == levels[..., :1]).all() for levels in pixels):
+        greys = [round(grey) for grey in np.linspace(0, 255, _GREYS).tolist() for _ in range(3)]
+        nearest = np.rint(np.arange(256) * ((_GREYS - 1) / 255)).astype(np.uint8)
+        return [_indexed(nearest[levels[..., 0]], greys) for levels in pixels]
+    chosen = [frames[index] for index in thinned(len(frames), 16)]
+    side = _PALETTE_SIDE
+    mosaic = Image.new("RGB", (side, side * len(chosen)))
+    for row, frame in enumerate(chosen):
+        mosaic.paste(frame.resize((side, side), Image.Resampling.NEAREST), (0, row * side))
+    palette = mosaic.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT)
+    colours = [*(palette.getpalette() or [])[: 3 * _COLOURS]]
+    colours += [0] * (3 * _COLOURS - len(colours)) + [*BACKGROUND]
+    drawn = []
+    for frame, levels in zip(frames, pixels, strict=True):
+        indices = np.array(frame.quantize(palette=palette, dither=Image.Dither.NONE))
+        indices[(levels == BACKGROUND).all(-1)] = _COLOURS  # Pillow's search for the nearest colour is a little off
+        drawn.append(_indexed(indices, colours))
+    return drawn
 
 
-def _is_grey(picture: Image.Image) -> bool:
-    pixels = np.asarray(picture)
-    return bool((pixels == pixels[..., :1]).all())
+def _indexed(indices: np.ndarray, palette: list[int]) -> Image.Image:
+    picture = Image.fromarray(indices)
+    picture.putpalette(palette)
+    return picture

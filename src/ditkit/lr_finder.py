@@ -27,7 +27,6 @@ from .training import drop_labels, fresh_network
 LOWEST, HIGHEST = 1e-6, 1.0
 _SMOOTHING_DECADES = 0.15
 _DIVERGED = 1.5  # times the lowest loss so far
-_SAFETY = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class LRCurve:
     losses: list[float]
     smoothed: list[float]
     suggestion: float  # steepest descent of the smoothed loss
-    maximum: float  # a third of the rate at which the loss blew up
+    maximum: float  # half the rate of the lowest loss, and at most a third of the rate at which the loss blew up
 
 
 def find_lr(
@@ -110,7 +109,7 @@ def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LRCurve:
         losses=list(losses),
         smoothed=[float(value) for value in smoothed],
         suggestion=float(suggestion),
-        maximum=float(max(blown / _SAFETY, suggestion)),
+        maximum=float(max(min(rates[lowest] / 2, blown / 3), suggestion)),
     )
 
 

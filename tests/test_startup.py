@@ -1,0 +1,129 @@
+"""What a command line costs before it works: no torch for help, completion, or any mistake of the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_cli import FLAGS, WRONG, write_run
+
+HEAVY = {"torch", "diffusers", "accelerate", "matplotlib", "safetensors"}
+NOT_FOR_HELP = HEAVY | {"numpy", "PIL", "pydantic", "ditkit.config", "ditkit.registry"}
+
+# Runs command lines one after the other in one process; says for each its exit code and which modules it has loaded.
+RUNNER = """
+import contextlib, io, json, os, sys
+from ditkit.cli.app import main
+lines, watched = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for line in lines:
+    os.environ.update(line["environment"])
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            code = main(line["words"])
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, sorted(name for name in watched if name in sys.modules)]))
+"""
+
+
+def run_lines(lines: list[str], watched: set[str], place: Path, **environment: str) -> list[tuple[int, list[str]]]:
+    """(exit code, watched modules loaded so far) after each command line, all in one fresh process."""
+    asked = [{"words": line.split(), "environment": environment} for line in lines]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(asked), json.dumps(sorted(watched))],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={name: value for name, value in os.environ.items() if not name.startswith("DITKIT")},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def test_help_and_version_load_nothing_heavy(tmp_path: Path) -> None:
+    lines = ["--help", "", "--version", *(f"{command} --help" for command in FLAGS)]
+    assert run_lines(lines, NOT_FOR_HELP, tmp_path) == [(0, [])] * len(lines)
+
+
+def test_completion_loads_nothing_heavy(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs")
+    done = run_lines(
+        ["train"],
+        (NOT_FOR_HELP - {"ditkit.registry"}),
+        tmp_path,
+        _DITKIT_COMPLETE="complete_bash",
+        COMP_WORDS="ditkit train m",
+        COMP_CWORD="2",
+    )
+    assert done == [(0, [])]
+
+
+def test_every_mistake_is_found_before_torch_loads(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs")
+    (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "damaged.safetensors").write_bytes(b"\x00" * 20)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/grid.png").write_bytes(b"")
+    mistakes = {line: 2 for line, *_ in WRONG}
+    mistakes |= dict.fromkeys(
+        (
+            "train folder",
+            "train celeba",
+            "train taken",
+            "train mnist --set data.validation=60000",
+            "sample --model damaged.safetensors",
+            "sample --runs-dir none",
+            "sample --out taken",
+            "plot-loss --runs-dir none",
+            "make-gif --runs-dir none",
+            "make-gif denoise --runs-dir none",
+        ),
+        1,
+    )
+    mistakes |= {"train runs/pets --seed 7": 2, "train runs/pets --set model.width=12": 2}
+    done = dict(zip(mistakes, run_lines(list(mistakes), HEAVY, tmp_path), strict=True))
+    assert {line: loaded for line, (_, loaded) in done.items() if loaded} == {}
+    assert {line: code for line, (code, _) in done.items()} == mistakes
+
+
+def test_what_needs_no_network_runs_without_torch(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs")
+    lines = ["list", "show mnist", "show", "plot-loss --terminal"]
+    assert run_lines(lines, HEAVY, tmp_path) == [(0, [])] * len(lines)
+
+
+def self_times(arguments: list[str], caches: Path) -> dict[str, int]:
+    """Microseconds that each module took by itself, without the interpreter's own start, bytecode cached."""
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(caches)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, env=environment, check=True
+    )
+    rows = re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", done.stderr, re.MULTILINE)
+    names = [name for _, name in rows]
+    return {name: int(microseconds) for microseconds, name in rows[names.index("site") + 1 :]}
+
+
+def test_help_imports_at_most_three_times_what_typer_does(tmp_path: Path) -> None:
+    of_typer = set(self_times(["-c", "import typer"], tmp_path))
+    arguments = ["-c", "import sys; from ditkit.cli.app import main; sys.exit(main(['--help']))"]
+    self_times(arguments, tmp_path)  # fills the cache
+    ratios = []
+    for _ in range(5):
+        times = self_times(arguments, tmp_path)
+        # typer's own time counts every module that it needs, whoever asked for it first in this process
+        ratios.append(sum(times.values()) / sum(time for name, time in times.items() if name in of_typer))
+    assert sorted(ratios)[2] <= 3, ratios
+
+
+@pytest.mark.parametrize("words", [["-m", "ditkit", "--version"]])
+def test_python_m_ditkit_is_the_same_command(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"ditkit \d+\.\d+\.\d+\n", done.stdout)
