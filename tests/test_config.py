@@ -49,7 +49,6 @@ def test_image_sizes_are_understood_in_every_spelling(given, size):
         ("model=3", ["model"]),
         ("diffusion.objective=nois", ["unknown objective", "known"]),
         ("sample.sampler=flow-huen", ["unknown sampler", "flow-heun"]),
-        ("data.name=mnits", ["unknown dataset", "mnist"]),
         ("data.image_size=30", ["30x30", "patch size"]),
         ("data.image_size=axb", ["data.image_size"]),
         ("train.accumulate=3", ["train.batch_size", "multiple of train.accumulate"]),

@@ -349,6 +349,22 @@ def test_clamping_keeps_every_estimate_of_the_image_in_range(name):
     assert max(estimate.abs().max() for estimate in estimates) > 1
 
 
+@every_sampler
+def test_clamping_is_drawing_from_a_network_that_never_leaves_the_range(name):
+    config = replace(CONFIGS[KINDS[name]], objective="x0")
+    paths: list[list[Tensor]] = []
+    for value, clamp in ((3.0, True), (1.0, False)):
+        path: list[Tensor] = []
+
+        def network(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor, value=value, path=path) -> Tensor:
+            path.append(x_BCHW)
+            return torch.full_like(x_BCHW, value)
+
+        _draw(network, config, name, 4, images=1, clamp=clamp)
+        paths.append(path)
+    torch.testing.assert_close(torch.stack(paths[0]), torch.stack(paths[1]))
+
+
 def test_a_process_has_the_same_noise_levels_in_sampler_and_training():
     for timesteps in (50, 1000):
         process = Process(kind="diffusion", timesteps=timesteps, beta_start=1e-4, beta_end=2e-2)

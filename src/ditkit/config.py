@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from .errors import UsageError, unknown
-from .registry import AUTOENCODERS, DATASETS, OBJECTIVES, SAMPLERS
+from .registry import AUTOENCODERS, OBJECTIVES, SAMPLERS
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -183,7 +183,6 @@ class RunConfig:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def __post_init__(self) -> None:
-        DATASETS.check(self.data.name)
         if any(side % self.model.patch for side in self.data.image_size):
             height, width = self.data.image_size
             raise UsageError(
@@ -235,4 +234,7 @@ def _explain(error: ValidationError) -> UsageError:
         wrong = unknown("setting", where, _flat(asdict(RunConfig())))
         return UsageError(wrong.message, f"{wrong.hint}; `ditkit show mnist` prints them all")
     given = first.get("input")
-    return UsageError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {given!r}"[:400], "change it")
+    return UsageError(
+        f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {given!r}"[:400],
+        "`ditkit show mnist` prints a whole set",
+    )

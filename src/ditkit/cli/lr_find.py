@@ -35,6 +35,10 @@ Seed = Annotated[
     str | None,
     typer.Option("--seed", metavar="N", show_default="the recipe's", help="For the draws.", rich_help_panel=OPTIMISER),
 ]
+Steps = Annotated[
+    int,
+    typer.Option("--steps", metavar="N", min=20, max=10_000, help="Rates to try.", rich_help_panel=OPTIMISER),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -54,6 +58,7 @@ def run(
     data_dir: DataDir = None,
     batch_size: BatchSize = None,
     seed: Seed = None,
+    steps: Steps = 120,
     device: Device = "auto",
     out: Out = None,
     runs_dir: RunsDir = None,
@@ -85,16 +90,16 @@ def run(
         raise UsageError(f"--out: {path} is not the name of a PNG", "e.g. --out lr-find.png")
     words.device(device)
     targets.check_data(resolved)
-    curve = measure(resolved, device, quiet=quiet)
+    curve = measure(resolved, device, steps=steps, quiet=quiet)
     _write(curve, path, as_json=as_json, quiet=quiet)
 
 
-def measure(config: RunConfig, device: str, *, quiet: bool) -> LRCurve:
+def measure(config: RunConfig, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
     """The range test with a sign of life."""
     with console.loading_torch(quiet=quiet):
         from ..lr_finder import find_lr
     with console.bar("trying learning rates", quiet=quiet) as show:
-        return find_lr(config, device=device, on_step=lambda step, steps, *_: show(step, steps))
+        return find_lr(config, device=device, steps=steps, on_step=lambda step, steps, *_: show(step, steps))
 
 
 def _write(curve: LRCurve, path: Path, *, as_json: bool, quiet: bool) -> None:

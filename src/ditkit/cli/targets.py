@@ -20,6 +20,7 @@ FLAGS = {  # flag -> setting
     "--lr": "optim.lr",
     "--seed": "seed",
     "--data-dir": "data.path",
+    "--sample-every": "train.sample_every",
 }
 
 
@@ -83,8 +84,7 @@ def in_flags(error: UsageError, flags: Mapping[str, Any], settings: Mapping[str,
     for flag, value in flags.items():
         key = settings.get(flag)
         if key and value is not None and error.message.startswith(f"{key}: "):
-            hint = f"give {flag} another value" if error.hint == "change it" else error.hint
-            return UsageError(flag + error.message[len(key) :], hint)
+            return UsageError(flag + error.message[len(key) :], f"give {flag} another value")
     return error
 
 

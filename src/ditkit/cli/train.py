@@ -62,6 +62,12 @@ Lr = Annotated[
         rich_help_panel=OPTIMISER,
     ),
 ]
+SampleEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--sample-every", metavar="N", show_default=RECIPES, help="Steps between sample grids.", rich_help_panel=OUTPUT
+    ),
+]
 Seed = Annotated[
     str | None,
     typer.Option(
@@ -104,6 +110,7 @@ def run(
     settings: Settings = None,
     name: Name = None,
     runs_dir: RunsDir = None,
+    sample_every: SampleEvery = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -116,7 +123,13 @@ def run(
     Everything goes to runs/NAME: settings, metrics, checkpoints, and a grid of samples from time to time. Ctrl-C
     finishes the step, saves and ends.
     """
-    flags = {"--steps": steps, "--batch-size": batch_size, "--seed": seed, "--data-dir": data_dir}
+    flags = {
+        "--steps": steps,
+        "--batch-size": batch_size,
+        "--seed": seed,
+        "--data-dir": data_dir,
+        "--sample-every": sample_every,
+    }
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh)
     plan.check_words(max_time, device, dtype)
     if dry_run:
@@ -216,6 +229,11 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     from .targets import check_data
 
     check_data(plan.config)
+    if plan.device not in ("auto", "cpu"):  # a device that is not there must not leave a folder behind
+        with console.loading_torch(quiet=quiet):
+            from ..device import find_device
+
+            find_device(plan.device)
     prepared = prepare(plan.config, plan.folder, fresh=plan.fresh)
     folder, config = prepared.folder.path, prepared.config
     if prepared.finished:

@@ -1,0 +1,159 @@
+"""Words of the command line as values, and a run's progress as words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ditkit.cli import words
+from ditkit.cli.progress import TrainingProgress, next_steps
+from ditkit.errors import UsageError
+from ditkit.events import Finished, Started, Stepped, Validated
+
+# --- labels, durations, names
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("--labels a b c --out x", "--labels=a --labels=b --labels=c --out x"),
+        ("--labels a --labels b", "--labels=a --labels=b"),
+        ("--labels=-1 -2", "--labels=-1 -2"),
+        ("--labels=-1 3", "--labels=-1 --labels=3"),
+        ("--labels --out x", "--labels --out x"),
+        ("--labels", "--labels"),
+        ("denoise --labels a b", "denoise --labels=a --labels=b"),
+        ("--seed 3 --labels a", "--seed 3 --labels=a"),
+        ("--labels a -- b c", "--labels=a -- b c"),
+        ("--labels -", "--labels -"),
+    ],
+)
+def test_labels_spread_until_the_next_option(given: str, expected: str) -> None:
+    assert words.spread(given.split()) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["cat", "dog", "cat"], ["cat", "dog", "cat"]),
+        (["cat,dog", "cat"], ["cat", "dog", "cat"]),
+        (["cat*2,dog"], ["cat", "cat", "dog"]),
+        (["a,b"], ["a,b"]),
+        (["x*2"], ["x*2"]),
+        (["x*2*2"], ["x*2", "x*2"]),
+        (["-1*2"], ["-1", "-1"]),
+    ],
+)
+def test_labels_can_be_listed_and_repeated(given: list[str], expected: list[str]) -> None:
+    assert words.expand_labels(given, ("cat", "dog", "a,b", "x*2", "-1")) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["cow"], "unknown label 'cow'"),
+        (["cat*0"], "'0' in 'cat*0' is not a count"),
+        (["cat*-1"], "'-1' in 'cat*-1' is not a count"),
+        (["cat*1e9"], "'1e9' in 'cat*1e9' is not a count"),
+        (["cat*²"], "is not a count"),
+        (["cat*1000000000"], "more than 100,000 images"),
+        (["cat*" + "9" * 30], "more than 100,000 images"),
+        (["cat*60000", "dog*60000"], "more than 100,000 images"),
+        ([","], "',' names no label"),
+        ([""], "'' names no label"),
+    ],
+)
+def test_wrong_labels_are_refused(given: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        words.expand_labels(given, ("cat", "dog"))
+
+
+def test_a_model_without_labels_draws_any() -> None:
+    assert words.expand_labels(["any*3"], ()) == ["any"] * 3
+    with pytest.raises(UsageError, match="this model has no labels, so no 'cat' either"):
+        words.expand_labels(["cat"], ())
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5h", 1800), (" 2M ", 120)]
+)
+def test_durations_are_read(word: str, seconds: float) -> None:
+    assert words.duration(word) == seconds
+
+
+@pytest.mark.parametrize("word", ["", "0", "-5", "nan", "inf", "1e3", "10x", "m", "1h 30", "9" * 30, "99999d"])
+def test_wrong_durations_are_refused(word: str) -> None:
+    with pytest.raises(UsageError, match="--max-time"):
+        words.duration(word)
+
+
+def test_slugs_are_safe_file_names() -> None:
+    assert words.slug("Café / Été: 1") == "cafe-ete-1"
+    assert words.slug("../..", "label") == "label"
+    assert len(words.slug("x" * 300)) == 60
+
+
+# --- progress
+
+
+def start(steps: int, step: int = 0) -> Started:
+    return Started(
+        folder=Path("runs/x"),
+        step=step,
+        steps=steps,
+        device="cpu",
+        dtype="float32",
+        parameters=4_200_000,
+        images=60_000,
+        labels=("a", "b"),
+    )
+
+
+def told(
+    steps: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: float, quiet: bool = False
+) -> list[str]:
+    now = [0.0]
+    monkeypatch.setattr("ditkit.cli.progress.time.monotonic", lambda: now[0])
+    with TrainingProgress("x", quiet=quiet) as progress:
+        progress(start(steps))
+        progress(Validated(step=0, loss=0.5))
+        for step in range(1, steps + 1):
+            now[0] += seconds
+            progress(Stepped(step=step, loss=1.0, lr=1e-3, images_per_second=1234.0))
+    return capsys.readouterr().err.splitlines()
+
+
+def test_plain_progress_is_about_twenty_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = told(1000, capsys, monkeypatch, seconds=1.0)
+    assert lines[0] == "training x: 4.2M parameters on cpu (float32), 60,000 images, 2 labels, in runs/x"
+    assert 20 <= len(lines) <= 24
+    assert lines[2] == "step   50/1000  loss 1.0000  val 0.5000  1,234 images/s  lr 1.00e-03  15m50s left"
+    assert lines[-1].startswith("step 1000/1000") and "left" not in lines[-1]
+
+
+def test_plain_progress_is_at_most_a_line_in_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(told(1000, capsys, monkeypatch, seconds=0.05)) <= 3 + 5
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(100, capsys, monkeypatch, seconds=1.0, quiet=True) == []
+
+
+def test_the_end_of_a_run_says_what_to_type_next() -> None:
+    folder = Path("my runs/x")
+    done = Finished(step=9, steps=9, seconds=598.0, reason="done", folder=folder)
+    assert next_steps(done, ("a b", "c"), elsewhere=False) == [
+        "done: 9 steps in 9m58s, in my runs/x",
+        "next: `ditkit sample --labels 'a b' c`",
+    ]
+    assert next_steps(done, (), elsewhere=True)[1] == "next: `ditkit sample --model 'my runs/x'`"
+    stopped = Finished(step=4, steps=9, seconds=1.0, reason="stopped", folder=folder)
+    assert next_steps(stopped, (), elsewhere=False) == [
+        "stopped at step 4 of 9, all saved; continue with `ditkit train 'my runs/x'`"
+    ]

@@ -1,0 +1,91 @@
+"""Every command of the README runs: here, shortened and on small data; the packaging commands in .ci/run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TOP = Path(__file__).parents[1]
+README = (TOP / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(?:console|bash|sh)?\n(.*?)```", README, flags=re.DOTALL)
+LINES = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [part.strip() for line in LINES if line for part in line.split("&&")]
+
+SHORT = ["--set", "train.validate_every=2", "--set", "train.sample_every=2", "--set", "train.sample_columns=1"]
+SHORT += ["--set", "sample.steps=2", "--set", "data.validation=16", "--set", "model.width=64", "--batch-size", "4"]
+SHORTER = {
+    "train": ["--steps", "2", *SHORT],
+    "sample": ["--steps", "2"],
+    "lr-find": ["--steps", "30", *SHORT[-8:]],
+    "make-gif": [],
+}
+RUN_BY_CI = ("pip install", "python -m pytest", "bash .ci/run")
+
+
+def is_benchmark(command: str) -> bool:
+    return command.startswith("python benchmarks/")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder with a small `celeba` and `photos` of made-up images in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DITKIT_RUNS", raising=False)
+    draw = np.random.default_rng(0)
+    names = [f"{number:06d}.jpg" for number in range(1, 41)]
+    (tmp_path / "celeba" / "img_align_celeba").mkdir(parents=True)
+    for number, name in enumerate(names):
+        pixels = draw.integers(0, 256, (109, 89, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "celeba" / "img_align_celeba" / name)
+        kind = tmp_path / "photos" / ("cats", "dogs")[number % 2]
+        kind.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(kind / name)
+    rows = [f"{name} {'-1' if number % 2 else ' 1'}" for number, name in enumerate(names)]
+    (tmp_path / "celeba" / "list_attr_celeba.txt").write_text("40\nMale\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_the_readme_has_its_commands():
+    assert {"train", "sample", "lr-find", "plot-loss", "make-gif", "show", "list"} <= {
+        words[1] for words in map(str.split, COMMANDS) if words[0] == "ditkit"
+    }
+
+
+def test_every_command_is_of_a_kind_that_is_run():
+    kinds = [
+        command for command in COMMANDS if not command.startswith(("ditkit ", *RUN_BY_CI)) and not is_benchmark(command)
+    ]
+    assert kinds == []
+
+
+def test_the_commands_run_one_after_the_other(here, capfd):
+    from ditkit.cli.app import main
+
+    for command in (command for command in COMMANDS if command.startswith("ditkit ")):
+        words = shlex.split(command)[1:]
+        code = main(words + SHORTER.get(words[0], []))
+        out, err = capfd.readouterr()
+        assert code == 0, f"{command}: {err}"
+        assert "Traceback" not in err
+        if "--json" in words:
+            assert json.loads(out)["images"]
+
+
+def test_benchmarks_of_the_readme_explain_themselves(monkeypatch, capsys):
+    import runpy
+    import sys
+
+    for command in filter(is_benchmark, COMMANDS):
+        script = TOP / shlex.split(command)[1]
+        monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+        monkeypatch.syspath_prepend(str(script.parent))
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(script), run_name="__main__")
+        assert caught.value.code == 0
+        assert "usage" in capsys.readouterr().out
