@@ -236,5 +236,5 @@ def _explain(error: ValidationError) -> UsageError:
     given = first.get("input")
     return UsageError(
         f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {given!r}"[:400],
-        "`ditkit show mnist` prints a whole set",
+        "change it; `ditkit show mnist` prints a valid set",
     )
