@@ -249,13 +249,11 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
 
     asked = []
 
-    def find_lr(config, *, device, on_step):
+    def find_lr(config, *, device, steps, on_step):
         asked.append(config)
         on_step(1, 2, 1e-6, 1.0)
         rates = [1e-5, 1e-4, 1e-3]
-        return LRCurve(
-            rates=rates, losses=[2.0, 1.0, float("inf")], smoothed=[2.0, 1.0, 3.0], suggestion=1e-4, maximum=5e-4
-        )
+        return LRCurve(rates=rates, losses=[2.0, 1.0, 3.0], smoothed=[2.0, 1.0, 3.0], suggestion=1e-4, maximum=5e-4)
 
     monkeypatch.setattr("ditkit.lr_finder.find_lr", find_lr)
     code, out, err = said(capsys, "lr-find mnist --batch-size 4 --device cpu")
@@ -263,7 +261,7 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
     assert "plot in lr-find-mnist.png, numbers in lr-find-mnist.json" in err
     assert asked[0].train.batch_size == 4
     numbers = json.loads((home / "lr-find-mnist.json").read_text(encoding="utf-8"))
-    assert (numbers["suggestion"], numbers["losses"]) == (1e-4, [2.0, 1.0, None])
+    assert (numbers["suggestion"], numbers["losses"]) == (1e-4, [2.0, 1.0, 3.0])
     code, out, err = said(capsys, "lr-find --runs-dir nowhere --json --out found.png --device cpu")
     assert asked[1].data.name == "mnist"
     assert (code, err) == (0, "")
@@ -287,7 +285,7 @@ def test_plot_loss_draws_one_run_or_several_or_in_the_terminal(capsys: pytest.Ca
         ("mnist", "runs/mnist/progress.gif", 2),
         ("train --model mnist --out shared.gif", "shared.gif", 2),
         ("mnist --kind train --out kind.gif", "kind.gif", 2),
-        ("denoise mnist --labels 3 1 4 --steps 3 --device cpu", "runs/mnist/denoise.gif", 6),
+        ("denoise mnist --labels 3 1 4 --steps 3 --device cpu", "runs/mnist/denoise.gif", 4),
         ("denoise --model mnist --out every.gif --steps 1 --device cpu", "every.gif", 2),
     ],
 )

@@ -15,7 +15,7 @@ from ditkit.models.dit import DiT, flops
 from ditkit.models.layers import position_table, rotary_table, rotate
 
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
-MODERN = {"mlp": "swiglu", "norm": "rms", "positions": "rope", "qk_norm": True}
+MODERN = {"mlp": "swiglu", "norm": "rms", "rope": True, "qk_norm": True}
 
 
 def small(**settings) -> ModelConfig:

@@ -96,7 +96,7 @@ def test_timesteps_that_are_off_by_four_percent_fail_the_same_check(name, late):
 def test_stopping_early_fails_the_same_check(name):
     config = CONFIGS[KINDS[name]]
     estimates: list[Tensor] = []
-    _draw(ExactNetwork(config), config, name, 50, on_step=lambda call, calls, clean: estimates.append(clean))
+    _draw(ExactNetwork(config), config, name, 50, on_step=lambda *step: estimates.append(step[2]))
     assert _faults(estimates[len(estimates) * 3 // 5])
 
 

@@ -149,6 +149,7 @@ def test_every_network_call_is_reported_and_the_last_estimate_is_the_image(sampl
     calls = 2 * (11 if sampler == "flow-heun" else 6)
     assert [step[:2] for step in seen] == [(call, calls) for call in range(calls)] and len(network.calls) == calls
     assert torch.equal(torch.cat([seen[calls // 2 - 1][2], seen[-1][2]]), images)
+    assert torch.equal(seen[0][3][1], torch.randn(seen[0][3][1].shape, generator=torch.Generator().manual_seed(1)))
 
 
 def test_a_half_precision_network_still_gives_float32_images():

@@ -58,7 +58,8 @@ class ModelConfig:
     heads: Annotated[int, Field(ge=1, le=128)] = 6
     mlp_ratio: Annotated[float, Field(gt=0, le=16)] = 4.0
     conditioning: Literal["in-context", "cross-attention", "adaln", "adaln-zero"] = "adaln-zero"
-    positions: Literal["2d", "1d", "rope"] = "2d"  # fixed sine-cosine tables, or 2-D rotary
+    positions: Literal["2d", "1d"] = "2d"  # fixed sine-cosine table, added to the tokens
+    rope: bool = False  # 2-D rotary positions in every attention, besides
     norm: Literal["layer", "rms"] = "layer"
     mlp: Literal["gelu-tanh", "gelu", "swiglu"] = "gelu-tanh"
     qk_norm: bool = False
@@ -72,9 +73,9 @@ class ModelConfig:
             raise UsageError(
                 f"model.width {self.width} is not a multiple of model.heads {self.heads}", "change --set model.heads"
             )
-        if self.positions != "1d" and self.width % 4:
+        if self.width % 4:
             raise UsageError(f"model.width {self.width} is not a multiple of 4", "change --set model.width")
-        if self.positions == "rope" and (self.width // self.heads) % 4:
+        if self.rope and (self.width // self.heads) % 4:
             raise UsageError(
                 f"rotary positions need a head width that is a multiple of 4, not {self.width // self.heads}",
                 "change --set model.heads",

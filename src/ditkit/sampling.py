@@ -26,7 +26,8 @@ from .objectives.contract import (
 )
 from .samplers.contract import open_scheduler, set_steps, wanted_prediction
 
-OnStep = Callable[[int, int, Tensor], None]  # (network call, counted from 0; calls in all; clean estimate BCHW)
+# (network call, counted from 0; calls in all; estimate of the clean images, noisy images that it was made from: BCHW)
+OnStep = Callable[[int, int, Tensor, Tensor], None]
 
 _FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow says next to nothing about the image
 
@@ -186,7 +187,7 @@ class _Plan:
         for call, timestep in enumerate(timestep_N):
             clean_BCHW, output_BCHW = self._predict(x_BCHW, timestep, label_B)
             if on_step is not None:
-                on_step(batch * calls + call, batches * calls, clean_BCHW)
+                on_step(batch * calls + call, batches * calls, clean_BCHW, x_BCHW)
             # Every sampler's last step goes to noise level 0, that is to this estimate; no noise is added to it.
             if call + 1 < calls:
                 x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **noise).prev_sample

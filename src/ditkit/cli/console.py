@@ -61,9 +61,10 @@ def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float], 
 @contextmanager
 def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     """Around the first import of torch and what needs it: seconds, so a sign of life."""
-    from ..threads import calm_threads
+    from ..threads import calm_threads, keep_memory
 
     calm_threads()
+    keep_memory()
     with spinner("loading torch …", quiet=quiet):
         yield
 

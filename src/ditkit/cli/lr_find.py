@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,7 +92,7 @@ def run(
     words.device(device)
     targets.check_data(resolved)
     curve = measure(resolved, device, steps=steps, quiet=quiet)
-    _write(curve, path, as_json=as_json, quiet=quiet)
+    _tell(curve, path, write(curve, path), as_json=as_json, quiet=quiet)
 
 
 def measure(config: RunConfig, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
@@ -102,23 +103,26 @@ def measure(config: RunConfig, device: str, *, steps: int = 120, quiet: bool) ->
         return find_lr(config, device=device, steps=steps, on_step=lambda step, steps, *_: show(step, steps))
 
 
-def _write(curve: LRCurve, path: Path, *, as_json: bool, quiet: bool) -> None:
+def write(curve: LRCurve, path: Path) -> Path:
+    """The plot, and the numbers beside it as .json; returns the latter's path."""
     import json
 
     from ..images import write_atomically
     from ..plots import plot_lr, save_figure
 
     numbers = path.with_suffix(".json")
-    found = {"suggestion": curve.suggestion, "maximum": curve.maximum}
-    series = {"rates": curve.rates, "losses": curve.losses, "smoothed": curve.smoothed}
-    finite = {key: [value if abs(value) < float("inf") else None for value in values] for key, values in series.items()}
     save_figure(plot_lr(curve), path)
-    write_atomically(numbers, json.dumps({**found, **finite}, indent=1).encode())
+    write_atomically(numbers, json.dumps(asdict(curve), indent=1, allow_nan=False).encode())
+    return numbers
+
+
+def _tell(curve: LRCurve, path: Path, numbers: Path, *, as_json: bool, quiet: bool) -> None:
+    import json
+
+    found = {"suggestion": curve.suggestion, "maximum": curve.maximum}
     if as_json:
         console.data(json.dumps({**found, "plot": str(path), "numbers": str(numbers)}))
-        return
-    if quiet:
-        return
-    console.data(f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})")
-    console.say(f"plot in {path}, numbers in {numbers}")
-    console.say(f"next: train with `--lr {curve.suggestion:.2e}`")
+    elif not quiet:
+        console.data(f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})")
+        console.say(f"plot in {path}, numbers in {numbers}")
+        console.say(f"next: train with `--lr {curve.suggestion:.2e}`")

@@ -188,12 +188,13 @@ def _denoising(
         from ..images import grid, to_uint8
 
         picture = grid(to_uint8(x_BCHW), across, captions=captions)
-        frames.append((f"step {step + 1} of {steps}", picture))
+        frames.append((f"step {step} of {steps}", picture))
 
-    final = list(draw(order, device, quiet=quiet, on_estimate=keep))
+    final = list(draw(order, device, quiet=quiet, on_noisy=keep))
     from ..gifs import denoising_gif
     from ..images import grid
 
-    frames.append(("done", grid([one.image for one in final], across, captions=captions)))
+    calls = len(frames)
+    frames.append((f"step {calls} of {calls}", grid([one.image for one in final], across, captions=captions)))
     denoising_gif(frames, path)
     return path

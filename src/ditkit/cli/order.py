@@ -125,7 +125,7 @@ def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
 
 
 def draw(
-    order: Order, device: str, *, quiet: bool, on_estimate: Callable[[int, int, Any], None] | None = None
+    order: Order, device: str, *, quiet: bool, on_noisy: Callable[[int, int, Any], None] | None = None
 ) -> Iterator[Sample]:
     """The images of an order, a batch at a time, so that memory stays bounded and a stop loses little."""
     with console.loading_torch(quiet=quiet):
@@ -136,10 +136,10 @@ def draw(
         trained = load(order.weights, device=find_device(device))
     with console.bar("drawing", quiet=quiet) as show:
 
-        def on_step(step: int, steps: int, estimate_BCHW: Any) -> None:
-            show(first + (step + 1) / steps * len(estimate_BCHW), len(order.labels))
-            if on_estimate:
-                on_estimate(step, steps, estimate_BCHW)
+        def on_step(step: int, steps: int, _clean_BCHW: Any, noisy_BCHW: Any) -> None:
+            show(first + (step + 1) / steps * len(noisy_BCHW), len(order.labels))
+            if on_noisy:
+                on_noisy(step, steps, noisy_BCHW)
 
         for first in range(0, len(order.labels), order.batch_size):
             labels = order.labels[first : first + order.batch_size]

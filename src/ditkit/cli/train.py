@@ -243,7 +243,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
         )
         return
     if plan.find_lr:
-        config = _with_lr(config, _measured_lr(config, plan.device, quiet=quiet))
+        config = _with_lr(config, _measured_lr(config, folder, plan.device, quiet=quiet))
         prepared.folder.write_config(config)
     with console.loading_torch(quiet=quiet):
         from ..training import train
@@ -266,9 +266,10 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
         raise typer.Exit(stop.exit_code)
 
 
-def _measured_lr(config: RunConfig, device: str, *, quiet: bool) -> float:
-    from .lr_find import measure
+def _measured_lr(config: RunConfig, folder: Path, device: str, *, quiet: bool) -> float:
+    from .lr_find import measure, write
 
     curve = measure(config, device, quiet=quiet)
-    console.say(f"learning rate: {curve.suggestion:.2e}, measured", quiet=quiet)
+    write(curve, folder / "lr-find.png")
+    console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {folder / 'lr-find.png'}", quiet=quiet)
     return curve.suggestion

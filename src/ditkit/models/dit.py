@@ -59,15 +59,12 @@ class DiT(nn.Module):
         self.label = nn.Embedding(classes + 1, config.width)
         self.blocks = nn.ModuleList(block(config) for _ in range(config.depth))
         self.final = FinalLayer(config, self.out_channels * config.patch**2)
-        self.positions: Tensor | None
+        self.positions: Tensor
         self.rotary: Tensor | None
-        rope = config.positions == "rope"
         extra = 2 if config.conditioning == "in-context" else 0
-        head_width = config.width // config.heads
-        self.register_buffer(
-            "positions", None if rope else position_table(config.positions, *self.grid, config.width), persistent=False
-        )
-        self.register_buffer("rotary", rotary_table(*self.grid, head_width, extra) if rope else None, persistent=False)
+        rotary = rotary_table(*self.grid, config.width // config.heads, extra) if config.rope else None
+        self.register_buffer("positions", position_table(config.positions, *self.grid, config.width), persistent=False)
+        self.register_buffer("rotary", rotary, persistent=False)
         self.initialize()
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
@@ -96,8 +93,7 @@ class DiT(nn.Module):
     def forward(self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
         """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps."""
         x_BTD = self.patch_in(self.patchify(x_BCHW))
-        if self.positions is not None:
-            x_BTD = x_BTD + self.positions.to(x_BTD.dtype)
+        x_BTD = x_BTD + self.positions.to(x_BTD.dtype)
         time_BD, label_BD = self.time(timestep_B), self.label(label_B)
         tokens, condition = x_BTD.shape[1], None
         if self.config.conditioning == "in-context":

@@ -46,10 +46,10 @@ def rotary_table(h: int, w: int, head_width: int, extra: int) -> Tensor:
     return torch.stack([angle_TF.cos(), angle_TF.sin()]).float()
 
 
-def rotate(x_BNTK: Tensor, rotary_2TF: Tensor) -> Tensor:
-    """Turn each pair (k, k + K/2) of a head by its token's angle."""
-    cosine_TF, sine_TF = rotary_2TF.to(x_BNTK.dtype)
-    first, second = x_BNTK.chunk(2, dim=-1)
+def rotate(x_TK: Tensor, rotary_2TF: Tensor) -> Tensor:
+    """Turn each pair (k, k + K/2) of a head by its token's angle; any dimensions may come before (T, K)."""
+    cosine_TF, sine_TF = rotary_2TF.to(x_TK.dtype)
+    first, second = x_TK.chunk(2, dim=-1)
     return torch.cat([first * cosine_TF - second * sine_TF, second * cosine_TF + first * sine_TF], dim=-1)
 
 
@@ -102,16 +102,18 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.qkv = FusedLinear(width, width, 3)
         self.out = nn.Linear(width, width)
-        self.query_norm = Norm("rms", width // heads, affine=True) if qk_norm else nn.Identity()
-        self.key_norm = Norm("rms", width // heads, affine=True) if qk_norm else nn.Identity()
+        # one scale for queries, one for keys; both are normalised and rotated in one pass
+        self.qk_scale = nn.Parameter(torch.ones(2, 1, 1, 1, width // heads)) if qk_norm else None
 
     def forward(self, x_BTD: Tensor, rotary_2TF: Tensor | None) -> Tensor:
         B, T, D = x_BTD.shape
-        q_BNTK, k_BNTK, v_BNTK = self.qkv(x_BTD).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q_BNTK, k_BNTK = self.query_norm(q_BNTK), self.key_norm(k_BNTK)
+        qkv_3BNTK = self.qkv(x_BTD).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qk_2BNTK, v_BNTK = qkv_3BNTK[:2], qkv_3BNTK[2]
+        if self.qk_scale is not None:
+            qk_2BNTK = F.rms_norm(qk_2BNTK, (D // self.heads,), eps=1e-6) * self.qk_scale
         if rotary_2TF is not None:
-            q_BNTK, k_BNTK = rotate(q_BNTK, rotary_2TF), rotate(k_BNTK, rotary_2TF)
-        mixed_BNTK = F.scaled_dot_product_attention(q_BNTK, k_BNTK, v_BNTK)
+            qk_2BNTK = rotate(qk_2BNTK, rotary_2TF)
+        mixed_BNTK = F.scaled_dot_product_attention(qk_2BNTK[0], qk_2BNTK[1], v_BNTK)
         return self.out(mixed_BNTK.transpose(1, 2).reshape(B, T, D))
 
 
