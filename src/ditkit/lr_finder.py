@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from . import optim
 from .config import RunConfig
@@ -21,8 +20,7 @@ from .device import autocast, find_device, find_dtype
 from .errors import DitkitError
 from .objectives.contract import open_objective
 from .previews import ValidationSet
-from .seeding import generator
-from .training import drop_labels, fresh_network
+from .training import draw_case, drop_labels, fresh_network
 
 LOWEST, HIGHEST = 1e-6, 1.0
 _SMOOTHING_DECADES = 0.15
@@ -69,9 +67,10 @@ def find_lr(
         rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else config.optim.lr / 10
         x_BCHW, label_B = next(batches)
         label_B = drop_labels(label_B, len(dataset.labels), config.diffusion.label_drop, config.seed, step + warmup)
-        source = generator(config.seed, "lr finder", step + warmup, where)
+        x_BCHW = x_BCHW.to(where)
+        timestep_B, noise_BCHW = draw_case(objective, x_BCHW, config.seed, "lr finder", step + warmup)
         with autocast(where, precision):
-            loss: Tensor = objective.loss(network, x_BCHW.to(where), label_B.to(where), source).mean()
+            loss = objective.loss_at(network, x_BCHW, label_B.to(where), timestep_B, noise_BCHW).mean()
         loss.backward()
         optim.clip(network, config.optim.clip)
         optim.set_rate(optimizer, rate)

@@ -178,9 +178,7 @@ def take_step(session: Session, step: int, x_BCHW: Tensor, label_B: Tensor) -> d
     x_BCHW = x_BCHW.to(session.device, non_blocking=True)
     label_B = drop_labels(label_B, len(session.labels), config.diffusion.label_drop, config.seed, step)
     label_B = label_B.to(session.device, non_blocking=True)
-    source = generator(config.seed, "noise", step, session.device)
-    timestep_B = session.objective.draw_timesteps(len(x_BCHW), source)
-    noise_BCHW = torch.randn(x_BCHW.shape, generator=source, device=session.device)
+    timestep_B, noise_BCHW = draw_case(session.objective, x_BCHW, config.seed, "noise", step)
     part = len(x_BCHW) // config.train.accumulate
     losses: list[Tensor] = []
     for tensors in zip(*(one.split(part) for one in (x_BCHW, label_B, timestep_B, noise_BCHW)), strict=True):
@@ -198,6 +196,15 @@ def take_step(session: Session, step: int, x_BCHW: Tensor, label_B: Tensor) -> d
     session.ema.update(network, step + 1)
     quarters = by_quarter(loss_B, timestep_B / config.diffusion.timesteps)
     return {"loss": loss, **quarters, "grad_norm": norm, "lr": rate}
+
+
+def draw_case(objective: Objective, x_BCHW: Tensor, seed: int, stream: str, step: int) -> tuple[Tensor, Tensor]:
+    """Timesteps (B,) and noise (B, C, H, W) for images, on their device; the timesteps are the same on any device."""
+    source, device = generator(seed, stream, step), x_BCHW.device
+    timestep_B = objective.draw_timesteps(len(x_BCHW), source).to(device)
+    if device.type != "cpu":  # noise is drawn where it is needed: much faster than moving it
+        source = generator(seed, stream, step, device)
+    return timestep_B, torch.randn(x_BCHW.shape, generator=source, device=device)
 
 
 def drop_labels(label_B: Tensor, null_label: int, probability: float, seed: int, step: int) -> Tensor:
