@@ -23,7 +23,7 @@ from ditkit.run_folder import RunFolder
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=8 "
     "--set sample.steps=2 --set train.sample_every=3 --set train.sample_columns=1 --set train.validate_every=3 "
-    "--batch-size 8 --device cpu"
+    "--set optim.warmup_steps=100 --set sample.sampler=flow-heun --batch-size 8 --device cpu"
 )
 
 
@@ -64,7 +64,8 @@ def test_training_says_what_it_does_and_what_to_type_next(capsys: pytest.Capture
     assert lines[0].startswith(
         "training told: 0.0M parameters on cpu (float32), 60,000 images, 10 labels, in runs/told"
     )
-    assert lines[1].startswith("step 1/3  loss ") and "images/s" in lines[1] and "lr 1.00e-05" in lines[1]
+    first = f"lr {recipes.load('mnist').optim.lr / 100:.2e}"
+    assert lines[1].startswith("step 1/3  loss ") and "images/s" in lines[1] and first in lines[1]
     assert "step 3: samples in runs/told/samples/step-0000003.png" in lines
     assert lines[-2].startswith("done: 3 steps in ") and lines[-2].endswith(", in runs/told")
     assert lines[-1] == "next: `ditkit sample --labels 0 1 2 3 4 5 6 7 8 9`"
@@ -285,7 +286,7 @@ def test_plot_loss_draws_one_run_or_several_or_in_the_terminal(capsys: pytest.Ca
         ("mnist", "runs/mnist/progress.gif", 2),
         ("train --model mnist --out shared.gif", "shared.gif", 2),
         ("mnist --kind train --out kind.gif", "kind.gif", 2),
-        ("denoise mnist --labels 3 1 4 --steps 3 --device cpu", "runs/mnist/denoise.gif", 4),
+        ("denoise mnist --labels 3 1 4 --steps 3 --device cpu", "runs/mnist/denoise.gif", 6),
         ("denoise --model mnist --out every.gif --steps 1 --device cpu", "every.gif", 2),
     ],
 )

@@ -13,8 +13,8 @@ from PIL import Image
 
 TOP = Path(__file__).parents[1]
 README = (TOP / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(?:console|bash|sh)?\n(.*?)```", README, flags=re.DOTALL)
-LINES = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+LINES = [line.partition("  #")[0].strip() for kind, block in BLOCKS if not kind for line in block.splitlines()]
 COMMANDS = [part.strip() for line in LINES if line for part in line.split("&&")]
 
 SHORT = ["--set", "train.validate_every=2", "--set", "train.sample_every=2", "--set", "train.sample_columns=1"]

@@ -210,7 +210,9 @@ def test_sample_passes_on_each_setting_that_is_given():
     )
     for setting in changed:
         assert not np.array_equal(sample(trained, ["dog"], **setting)[0].image, plain), setting
-    given = {"sampler": "flow-heun", "steps": 3, "guidance": 2.0, "guidance_interval": (0.0, 1.0), "batch_size": 9}
+    own = trained.card.config.sample
+    given = {"sampler": own.sampler, "steps": own.steps, "guidance": own.guidance, "guidance_interval": (0.0, 1.0)}
+    given["batch_size"] = 9
     assert np.array_equal(sample(trained, ["dog"], **given)[0].image, plain)
 
 
