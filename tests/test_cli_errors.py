@@ -111,7 +111,7 @@ def test_a_mistake_is_two_plain_lines_and_exit_code_2(
         ("train folder", "needs a folder of images", "--data-dir"),
         ("train celeba", "needs the images on disk", "--data-dir"),
         ("sample --model damaged.safetensors", "is not a weights file of ditkit", "another checkpoint"),
-        ("sample --model bare", "bare has no checkpoint yet", "train it longer"),
+        ("sample --model bare", "bare has no checkpoint yet", "when training stops"),
         ("make-gif bare", "bare has no sample grids yet", "train it longer"),
         ("plot-loss bare", "bare has no losses yet", "train it first"),
     ],

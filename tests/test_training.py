@@ -12,7 +12,7 @@ from ditkit import checkpoint, training
 from ditkit.card import read_card
 from ditkit.config import to_dict
 from ditkit.errors import DitkitError
-from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated
+from ditkit.events import Finished, Sampled, Saved, SetAside, Started, Stepped, Validated
 from ditkit.run_folder import RunFolder
 from ditkit.training import by_quarter, drop_labels, train
 
@@ -109,9 +109,40 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tiny, tmp_p
     content = bytearray(victim.read_bytes())
     content[-5] ^= 1
     victim.write_bytes(content)
-    assert run(config, tmp_path / "r").of(Started)[0].step == 10
+    continued = run(config, tmp_path / "r")
+    assert continued.of(Started)[0].step == 10
+    assert [event.path for event in continued.of(SetAside)] == [victim.parent]
     assert any(path.name.startswith(".corrupt-step-0000011") for path in folder.checkpoints.iterdir())
     assert digest(tmp_path / "r") == digest(tmp_path / "straight")
+
+
+def test_a_run_whose_every_checkpoint_is_damaged_is_not_begun_anew(tiny, tmp_path):
+    run(tiny(), tmp_path / "r", stop_after=3)
+    folder = RunFolder(tmp_path / "r")
+    before = folder.metrics_file.read_bytes()
+    file = folder.checkpoint(3) / "ema.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DitkitError, match=r"no checkpoint of .* is undamaged"):
+        run(tiny(), tmp_path / "r")
+    assert (folder.checkpoint_steps(), folder.metrics_file.read_bytes()) == ([3], before)
+    with pytest.raises(DitkitError, match="its checksum differs"):  # nor is it sampled from
+        checkpoint.load(tmp_path / "r")
+
+
+def test_an_image_that_cannot_be_read_costs_no_step_that_was_done(tiny, tmp_path, monkeypatch):
+    original = training.Batches.batch
+
+    def batch(self, step):
+        if step == 7:
+            raise DitkitError("cannot read the image cat.png", "replace it")
+        return original(self, step)
+
+    monkeypatch.setattr(training.Batches, "batch", batch)
+    with pytest.raises(DitkitError, match=r"cat\.png"):
+        run(tiny(), tmp_path / "r")
+    assert RunFolder(tmp_path / "r").checkpoint_steps() == [5, 7]
 
 
 def test_accumulation_changes_rounding_only(tiny, tmp_path):

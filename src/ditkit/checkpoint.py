@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def load(source: str | Path | None = None, *, ema: bool = True, device: str | to
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
     card = read_card(path)
+    _check_sum(path)
     network = build_network(card.config, len(card.labels))
     fill(network, read_tensors(path), path)
     return Trained(card=card, network=network.to(device).eval().requires_grad_(False), source=path)
@@ -118,15 +119,31 @@ def prune(folder: RunFolder, keep: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def newest_state(folder: RunFolder) -> tuple[Path, State] | None:
-    """The newest checkpoint whose files are all as the manifest says; damaged ones are set aside as `.corrupt-*`."""
+def newest_state(
+    folder: RunFolder, on_damage: Callable[[Path], None] = lambda _path: None
+) -> tuple[Path, State] | None:
+    """The newest checkpoint whose files are all as the manifest says; newer, damaged ones are set aside and reported.
+
+    None if there is no checkpoint. Raises DitkitError, and touches nothing, when there are some and all are damaged.
+    """
+    damaged: list[Path] = []
     for step in reversed(folder.checkpoint_steps()):
         path = folder.checkpoint(step)
         try:
             verify(path)
-            return path, _read_state(path)
+            state = _read_state(path)
         except DitkitError:
-            path.rename(path.with_name(f".corrupt-{path.name}-{uuid.uuid4().hex[:8]}"))
+            damaged.append(path)
+            continue
+        for one in damaged:
+            one.rename(one.with_name(f".corrupt-{one.name}-{uuid.uuid4().hex[:8]}"))
+            on_damage(one)
+        return path, state
+    if damaged:
+        raise DitkitError(
+            f"no checkpoint of {folder.path} is undamaged (newest: {damaged[0]})",
+            "restore its files from a copy, or start another run with --fresh",
+        )
     return None
 
 
@@ -139,6 +156,16 @@ def verify(path: Path) -> None:
         raise DitkitError(f"{path} is damaged ({error})", "use the checkpoint before it") from None
     if damaged:
         raise DitkitError(f"{path / damaged[0]} is damaged (its checksum differs)", "use the checkpoint before it")
+
+
+def _check_sum(path: Path) -> None:
+    """Raise DitkitError if a manifest lies beside a weights file and says that it was another."""
+    try:
+        expected = json.loads((path.parent / MANIFEST).read_bytes())["files"][path.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a weights file on its own
+    if _describe(path) != expected:
+        raise DitkitError(f"{path} is damaged (its checksum differs)", "use another checkpoint")
 
 
 def restore(path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -57,6 +57,13 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetAside:
+    """A damaged checkpoint was renamed to `.corrupt-*`; the one before it is used."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """The loop has ended: all steps done, out of time, or asked to stop."""
 
@@ -67,5 +74,5 @@ class Finished:
     folder: Path
 
 
-Event = Started | Stepped | Validated | Sampled | Saved | Finished
+Event = Started | Stepped | Validated | Sampled | Saved | SetAside | Finished
 OnEvent = Callable[[Event], None]

@@ -58,7 +58,8 @@ class RunFolder:
         try:
             return recipes.build(recipes.parse(self.config_file))
         except UsageError as error:
-            raise UsageError(f"{self.config_file}: {error.message}", error.hint) from None
+            where = "" if str(self.config_file) in error.message else f"{self.config_file}: "
+            raise UsageError(where + error.message, error.hint) from None
 
     def write_config(self, config: RunConfig) -> None:
         _write_atomically(self.config_file, recipes.dump(config))
@@ -135,7 +136,9 @@ def find_weights(word: str | None, runs: Path, *, ema: bool = True) -> Path:
     run = find_run(word, runs)
     steps = run.checkpoint_steps()
     if not steps:
-        raise DitkitError(f"{run.path} has no checkpoint yet", "train it longer, or lower --set train.save_every")
+        raise DitkitError(
+            f"{run.path} has no checkpoint yet", "one is written every train.save_every steps, and when training stops"
+        )
     return run.checkpoint(steps[-1]) / name
 
 
@@ -183,7 +186,7 @@ def _continue(config: RunConfig, folder: RunFolder) -> Prepared:
         listed = ", ".join(f"{key} = {old!r} (now {new!r})" for key, (old, new) in list(fixed.items())[:4])
         raise UsageError(
             f"{folder.path} was started with {listed}",
-            f"continue it with `ditkit train {folder.path}`, or start another run with --fresh or --name",
+            f"continue it with `ditkit train {folder.path}` (its own settings); --fresh or --name starts another",
         )
     if changed:
         folder.write_config(config)

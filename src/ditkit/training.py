@@ -20,7 +20,7 @@ from .data.contract import open_dataset
 from .device import autocast, find_device, find_dtype, memory_mb
 from .ema import Ema
 from .errors import DitkitError
-from .events import Event, Finished, OnEvent, Sampled, Saved, Started, Stepped, Validated
+from .events import Event, Finished, OnEvent, Sampled, Saved, SetAside, Started, Stepped, Validated
 from .metrics import MetricsFile
 from .models.dit import DiT
 from .objectives.contract import Objective, open_objective
@@ -94,7 +94,12 @@ def _loop(session: Session, step: int, max_seconds: float, should_stop: Callable
     reason = "done"
     while step < config.train.steps:
         before = time.monotonic()
-        metrics = take_step(session, step, *next(batches))
+        try:
+            x_BCHW, label_B = next(batches)
+        except DitkitError:  # an image that cannot be read: the steps so far are kept
+            save(session, step)
+            raise
+        metrics = take_step(session, step, x_BCHW, label_B)
         step += 1
         log(session, step, metrics, time.monotonic() - before, time.monotonic() - started)
         last = step == config.train.steps
@@ -126,7 +131,7 @@ def open_session(
     network = fresh_network(config, len(dataset.labels), device)
     ema = Ema(network, config.optim.ema_decay)
     optimizer = optim.adamw(network, config.optim)
-    found = checkpoint.newest_state(folder)
+    found = checkpoint.newest_state(folder, lambda path: on_event(SetAside(path=path)))
     if found:
         path, state = found
         if (state.fingerprint, state.labels) != (dataset.fingerprint, dataset.labels):
@@ -258,7 +263,7 @@ def show(session: Session, step: int) -> None:
 
 def save(session: Session, step: int) -> None:
     """Write the checkpoint of a step durably, then drop the oldest."""
-    if session.saved == step:
+    if session.saved == step or step == 0:
         return
     state = checkpoint.State(
         step=step,

@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
+        console.say("interrupted")
         return 130
     except BrokenPipeError:
         _forget_stdout()

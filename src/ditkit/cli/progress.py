@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..events import Event, Finished, Sampled, Started, Stepped, Validated
+from ..events import Event, Finished, Sampled, SetAside, Started, Stepped, Validated
 from . import console
 from .words import spoken_duration
 
@@ -55,6 +55,8 @@ class TrainingProgress:
             self._validation = event.loss
         elif isinstance(event, Sampled):
             self._show(event)
+        elif isinstance(event, SetAside):
+            self.note(f"warning: {event.path} is damaged and set aside as .corrupt-*; using the checkpoint before it")
 
     def note(self, text: str) -> None:
         """A line between the others."""

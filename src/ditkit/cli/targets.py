@@ -46,6 +46,8 @@ def find_target(word: str, runs: Path) -> Target:
         if run.is_run():
             run.read_config()  # says which file is wrong, should it be
             return Target(tree=recipes.parse(run.config_file), name=run.path.resolve().name, folder=run.path)
+    if (path / "checkpoints").is_dir() and (path / "metrics.jsonl").is_file():
+        raise UsageError(f"{word} is a run without its config.toml", "put the file back, or start another run")
     if path.is_dir():
         place = path.resolve()
         tree = _on_folder_recipe({"data": {"name": "folder", "path": str(place)}})
