@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,12 @@ class Group(TyperGroup):
         return _tidy(super().get_params(ctx))
 
 
+def _unwrapped(text: str | None) -> str:
+    """A docstring with one line a paragraph: the terminal breaks lines where it is wide."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 def _tidy(parameters: list[Any]) -> list[Any]:
     """Switches show no type, and what Typer adds goes to the last panel."""
     for parameter in parameters:
@@ -69,7 +76,7 @@ def command() -> TyperGroup:
         invoke_without_command=True, epilog="Begin with [bold]ditkit train mnist[/], then [bold]ditkit sample[/]."
     )(_ditkit)
     for name, module in COMMANDS.items():
-        app.command(name, cls=Command, epilog=module.EXAMPLES)(module.run)
+        app.command(name, cls=Command, help=_unwrapped(module.run.__doc__), epilog=module.EXAMPLES)(module.run)
     built = typer.main.get_command(app)
     assert isinstance(built, TyperGroup)
     return built
