@@ -11,6 +11,16 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="fault tests at full size: hours instead of minutes")
+
+
+@pytest.fixture
+def long_mode(request: pytest.FixtureRequest) -> bool:
+    """Whether the fault tests run at full size."""
+    return request.config.getoption("--long")
+
+
 @pytest.fixture
 def tiny() -> Callable[..., object]:
     """`tiny(**sections)`: MNIST with a network of two narrow blocks, twelve steps of sixteen images."""

@@ -1,17 +1,23 @@
-"""The batch stream is a function of (seed, step), whatever the threads do."""
+"""The batch stream is a function of (seed, step), whatever the threads and processes do."""
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import signal
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 
-from ditkit.data.batches import Batches, flips, order
-from ditkit.errors import DitkitError
+from ditkit.config import DataConfig
+from ditkit.data import workers as processes
+from ditkit.data.batches import Batches, flips, order, replacements
+from ditkit.errors import DataError
 
 
 @dataclass
@@ -19,7 +25,7 @@ class Ramps:
     """Image i is a horizontal ramp that starts at i, so that both its index and a flip can be read off."""
 
     count: int
-    bad: int | None = None
+    bad: tuple[int, ...] = ()
     reads: list[int] = field(default_factory=list)
     labels: tuple[str, ...] = ("even", "odd")
     fingerprint: str = "ramps"
@@ -28,8 +34,8 @@ class Ramps:
         return self.count
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        if index == self.bad:
-            raise DitkitError(f"cannot read the image {index}.png", "replace it")
+        if index in self.bad:
+            raise DataError(f"cannot read the image {index}.png", "replace it")
         self.reads.append(index)
         row = np.array([index, index + 1, 255], dtype=np.uint8)
         return np.broadcast_to(row[None, :, None], (2, 3, 1)).copy(), index % 2
@@ -41,35 +47,40 @@ def _indices(images: torch.Tensor) -> list[int]:
     return torch.minimum(pixels[:, 0], pixels[:, 2]).tolist()
 
 
-def _first(batches: Batches, start: int, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    iterator = batches.iterate(start)
-    taken = list(itertools.islice(iterator, count))
-    iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
+def _pair(batches: Batches, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = batches.batch(step)
+    return batch.x_BCHW, batch.label_B
+
+
+def _first(batches: Batches, start: int, count: int, **data) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    iterator = processes.iterate(batches, start, DataConfig(**data))
+    taken = [(batch.x_BCHW.clone(), batch.label_B.clone()) for batch in itertools.islice(iterator, count)]
+    iterator.close()
     return taken
 
 
 def test_images_are_float32_in_minus_one_to_one_and_end_points_are_exact():
-    images, labels = Batches(Ramps(5), 5, seed=0).batch(0)
+    images, labels = _pair(Batches(Ramps(5), 5, seed=0), 0)
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert images.shape == (5, 1, 2, 3) and images.is_contiguous()
     assert images.min() == -1 and images.max() == 1
 
 
 def test_labels_stay_with_their_images():
-    images, labels = Batches(Ramps(40), 64, seed=3, flip=True).batch(2)
+    images, labels = _pair(Batches(Ramps(40), 64, seed=3, flip=True), 2)
     assert labels.tolist() == [index % 2 for index in _indices(images)]
 
 
 def test_an_epoch_shows_every_image_once_and_the_next_in_another_order():
     batches = Batches(Ramps(30), 10, seed=1)
-    seen = [index for step in range(6) for index in _indices(batches.batch(step)[0])]
+    seen = [index for step in range(6) for index in _indices(batches.batch(step).x_BCHW)]
     assert sorted(seen[:30]) == sorted(seen[30:]) == list(range(30))
     assert seen[:30] != seen[30:] and seen[:30] != list(range(30))
 
 
 def test_another_seed_gives_another_order_and_the_same_seed_the_same():
     def indices(seed: int) -> list[int]:
-        return _indices(Batches(Ramps(50), 50, seed).batch(0)[0])
+        return _indices(Batches(Ramps(50), 50, seed).batch(0).x_BCHW)
 
     assert indices(1) == indices(1) != indices(2)
 
@@ -80,20 +91,42 @@ def test_the_order_of_an_epoch_is_frozen_for_good():
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20], ids=["uncached", "cached"])
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("count", [3, 7, 100], ids=["n<B", "crossing", "n>B"])
-def test_iterating_from_step_k_gives_the_batches_k_on(count: int, workers: int, cache_bytes: int):
+def test_iterating_from_step_k_gives_the_batches_k_on(count: int, cache_bytes: int):
     straight = _first(Batches(Ramps(count), 8, seed=5, flip=True), 0, 12)
     for start in (0, 1, 7):
-        resumed = Batches(Ramps(count), 8, seed=5, flip=True, workers=workers, cache_bytes=cache_bytes)
-        for (images, labels), (again, labels_again) in zip(
-            straight[start:], _first(resumed, start, 12 - start), strict=True
-        ):
-            assert torch.equal(images, again) and torch.equal(labels, labels_again)
+        resumed = Batches(Ramps(count), 8, seed=5, flip=True, cache_bytes=cache_bytes)
+        assert _equal(straight[start:], _first(resumed, start, 12 - start))
+
+
+@pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (1, "spawn"), (2, "forkserver")])
+def test_processes_give_the_batches_that_a_thread_gives_and_end_with_the_iterator(workers: int, start: str):
+    straight = _first(Batches(Ramps(40), 8, seed=5, flip=True), 3, 6)
+    before = torch.get_rng_state()
+    others = set(multiprocessing.active_children())
+    again = _first(Batches(Ramps(40), 8, seed=5, flip=True), 3, 6, workers=workers, worker_start=start)
+    assert _equal(straight, again)
+    assert torch.equal(before, torch.get_rng_state())
+    assert set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_all_processes_make_up_the_batch(size: int):
+    whole = Batches(Ramps(40), 8, seed=1, flip=True).batch(4)
+    shares = [slice(rank * 8 // size, (rank + 1) * 8 // size) for rank in range(size)]
+    parts = [Batches(Ramps(40), 8, seed=1, flip=True, share=share).batch(4) for share in shares]
+    assert torch.equal(torch.cat([part.x_BCHW for part in parts]), whole.x_BCHW)
+    assert torch.equal(torch.cat([part.label_B for part in parts]), whole.label_B)
+
+
+def _equal(first, second) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(one, other) for pair in zip(first, second, strict=True) for one, other in zip(*pair, strict=True)
+    )
 
 
 def test_a_set_smaller_than_a_batch_fills_it_by_crossing_epochs():
-    indices = _indices(Batches(Ramps(3), 9, seed=0).batch(0)[0])
+    indices = _indices(Batches(Ramps(3), 9, seed=0).batch(0).x_BCHW)
     assert [sorted(indices[at : at + 3]) for at in (0, 3, 6)] == [[0, 1, 2]] * 3
 
 
@@ -101,22 +134,22 @@ def test_flips_are_fair_differ_between_epochs_and_are_off_by_default():
     bits = flips(7, np.arange(20_000))
     assert abs(bits.mean() - 0.5) < 0.02
     assert abs((bits[1:] == bits[:-1]).mean() - 0.5) < 0.02
-    images, _ = Batches(Ramps(10), 10_000, seed=7, flip=True).batch(0)
+    images, _ = _pair(Batches(Ramps(10), 10_000, seed=7, flip=True), 0)
     mirrored = images[:, 0, 0, 0] > images[:, 0, 0, 2]
     assert mirrored.tolist() == flips(7, np.arange(10_000)).tolist()
     for index in range(10):
         share = mirrored[torch.tensor(_indices(images)) == index].float().mean()
         assert 0.4 < share < 0.6
-    plain, _ = Batches(Ramps(10), 1000, seed=7).batch(0)
+    plain, _ = _pair(Batches(Ramps(10), 1000, seed=7), 0)
     assert not (plain[:, 0, 0, 0] > plain[:, 0, 0, 2]).any()
 
 
 def test_flipping_never_reaches_the_cached_images():
     batches = Batches(Ramps(4), 4, seed=0, flip=True)
     for step in range(20):
-        images, _ = batches.batch(step)
+        images, _ = _pair(batches, step)
         assert sorted(_indices(images)) == [0, 1, 2, 3]
-        assert torch.equal(images, Batches(Ramps(4), 4, seed=0, flip=True).batch(step)[0])
+        assert torch.equal(images, Batches(Ramps(4), 4, seed=0, flip=True).batch(step).x_BCHW)
 
 
 def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_it_does_not():
@@ -126,29 +159,88 @@ def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_
     fitting.reads.clear()
     large.reads.clear()
     for step in range(3):
-        assert torch.equal(kept.batch(step)[0], forgetful.batch(step)[0])
+        assert torch.equal(kept.batch(step).x_BCHW, forgetful.batch(step).x_BCHW)
     assert sorted(fitting.reads) == list(range(20))
     assert len(large.reads) == 60
 
 
+def test_a_bad_image_is_replaced_by_one_that_seed_and_index_alone_decide_and_is_named_once():
+    bad = int(order(0, 0, 40)[25])
+    batches = Batches(Ramps(40, bad=(bad,)), 10, seed=0)
+    third = batches.batch(2)
+    shown = _indices(third.x_BCHW)
+    assert third.bad == {bad: f"cannot read the image {bad}.png"}
+    assert shown[5] == next(replacements(0, bad, 40)) != bad
+    assert third.label_B.tolist() == [index % 2 for index in shown]
+    assert batches.batch(2).bad == {}
+    later = Batches(Ramps(40, bad=(bad,)), 10, seed=0, cache_bytes=0)
+    assert torch.equal(later.batch(2).x_BCHW, third.x_BCHW)
+    assert torch.equal(later.batch(0).x_BCHW, Batches(Ramps(40), 10, seed=0).batch(0).x_BCHW)
+
+
+def test_a_bad_image_in_a_process_is_replaced_the_same_way():
+    bad = tuple(int(index) for index in order(0, 0, 40)[[3, 25]])
+    with_thread = _first(Batches(Ramps(40, bad=bad), 10, seed=0), 0, 4)
+    with_processes = _first(Batches(Ramps(40, bad=bad), 10, seed=0), 0, 4, workers=2)
+    assert _equal(with_thread, with_processes)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_is_raised_when_its_batch_is_asked_for_and_the_threads_end(workers: int):
-    bad = int(order(0, 0, 40)[25])  # position 25: in batch 2 of 10
-    iterator = Batches(Ramps(40, bad=bad), 10, seed=0, workers=workers).iterate()
-    next(iterator)
-    next(iterator)
-    with pytest.raises(DitkitError, match=f"cannot read the image {bad}.png"):
-        next(iterator)
+def test_a_set_without_a_readable_image_is_refused(workers: int):
+    with pytest.raises(DataError, match="hardly any image can be read"):
+        _first(Batches(Ramps(40, bad=tuple(range(40))), 10, seed=0), 0, 1, workers=workers)
+    some = Ramps(40, bad=tuple(range(1, 40)))
+    with pytest.raises(DataError, match="hardly any image can be read"):
+        _first(Batches(some, 40, seed=0), 0, 9, workers=workers)
     assert not _threads()
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_closing_the_iterator_ends_its_threads(workers: int):
-    iterator = Batches(Ramps(40), 10, seed=0, workers=workers).iterate(5)
+def test_closing_the_iterator_ends_its_threads():
+    iterator = Batches(Ramps(40), 10, seed=0).iterate(5)
     next(iterator)
     assert _threads()
-    iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
+    iterator.close()
     assert not _threads()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+
+
+def test_workers_ignore_the_signals_that_reach_the_whole_group_and_hanging_ones_are_ended(impatient: None):
+    class Slow(Ramps):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            if multiprocessing.parent_process() is not None and index == 7:
+                time.sleep(3600)
+            return super().__getitem__(index)
+
+    others = set(multiprocessing.active_children())
+    hangs = order(0, 0, 200).tolist().index(7) // 10  # this batch
+    data = DataConfig(workers=1, worker_start="fork")
+    iterator = processes.iterate(Batches(Slow(200), 10, seed=0), hangs - 1, data)
+    next(iterator)
+    (worker,) = set(multiprocessing.active_children()) - others
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    time.sleep(0.1)
+    assert worker.is_alive()
+    began = time.monotonic()
+    iterator.close()
+    assert not worker.is_alive() and time.monotonic() - began < 20
+
+
+def test_a_worker_that_hangs_is_reported_after_the_time_limit(impatient: None):
+    class Hanging(Ramps):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            if multiprocessing.parent_process() is not None:
+                time.sleep(3600)
+            return super().__getitem__(index)
+
+    iterator = processes.iterate(Batches(Hanging(20), 4, seed=0), 0, DataConfig(workers=1, worker_timeout=1))
+    with pytest.raises(RuntimeError) as caught:
+        next(iterator)
+    assert processes.lost_a_worker(caught.value) and not processes.lost_a_worker(RuntimeError("other"))
 
 
 def _threads() -> list[str]:
@@ -156,7 +248,7 @@ def _threads() -> list[str]:
 
 
 def test_an_empty_dataset_is_refused():
-    with pytest.raises(DitkitError, match="no images"):
+    with pytest.raises(DataError, match="no images"):
         Batches(Ramps(0), 4, seed=0)
 
 
@@ -165,5 +257,5 @@ def test_a_dataset_that_gives_images_of_two_sizes_is_refused():
         def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
             return np.zeros((2, 3 + index, 1), dtype=np.uint8), 0
 
-    with pytest.raises(DitkitError, match=r"image \d of the dataset is uint8 \(2, \d, 1\), not uint8 \(2, 3, 1\)"):
+    with pytest.raises(DataError, match=r"image \d of the dataset is uint8 \(2, \d, 1\), not uint8 \(2, 3, 1\)"):
         Batches(Uneven(4), 4, seed=0).batch(0)

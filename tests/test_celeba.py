@@ -117,7 +117,7 @@ def test_opening_it_decodes_nothing(tmp_path: Path):
 def test_without_a_folder_it_says_which_files_to_put_where():
     with pytest.raises(DitkitError) as caught:
         dataset(DataConfig(name="celeba"), "train")
-    assert caught.value.message == "celeba needs the images on disk" and caught.value.exit_code == 1
+    assert caught.value.message == "celeba needs the images on disk" and caught.value.exit_code == 3
     for word in ("img_align_celeba/", "list_attr_celeba.txt", "list_eval_partition.txt", "--data-dir"):
         assert word in str(caught.value.hint)
 
@@ -170,7 +170,7 @@ def test_a_damaged_file_is_one_error_that_names_it(
     with pytest.raises(DitkitError, match=message) as caught:
         dataset(_config(tmp_path), "train")
     assert str(tmp_path / file) in caught.value.message and "\n" not in caught.value.message
-    assert caught.value.hint and caught.value.exit_code == 1
+    assert caught.value.hint and caught.value.exit_code == 3
 
 
 def test_a_folder_without_the_images_or_an_empty_one_says_so(tmp_path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ditkit import recipes
+from ditkit import durable, manifest, recipes
 from ditkit.card import KEY, Card
 from ditkit.cli import app
 
@@ -17,10 +17,11 @@ FLAGS = {
     "--sample-every --dry-run --quiet --device --dtype --debug",
     "sample": "--labels --steps --guidance --guidance-interval --sampler --seed --model --no-ema --out --force --json "
     "--runs-dir --device --batch-size --quiet --debug",
-    "lr-find": "--config --set --data-dir --batch-size --seed --steps --device --out --runs-dir --json --quiet --debug",
-    "plot-loss": "--log --by-noise --smooth --terminal --out --runs-dir --quiet --debug",
-    "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --runs-dir --device "
+    "lr-find": "--config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
     "--quiet --debug",
+    "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
+    "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force --runs-dir "
+    "--device --quiet --debug",
     "show": "--runs-dir --debug",
     "list": "--debug",
 }
@@ -46,7 +47,10 @@ def write_run(runs: Path, name: str = "pets", recipe: str = "mnist") -> Path:
     """A run folder with one checkpoint, as far as anything can tell without torch."""
     folder = runs / name
     write_weights(folder / "checkpoints/step-0000100/ema.safetensors", recipe=recipe)
-    (folder / "checkpoints/step-0000100/manifest.json").write_text("{}", encoding="utf-8")
+    checkpoint = folder / "checkpoints/step-0000100"
+    files = {name: durable.describe((checkpoint / name).read_bytes()) for name in ["ema.safetensors"]}
+    others = {name: durable.describe(b"") for name in manifest.FILES}
+    (checkpoint / manifest.NAME).write_bytes(manifest.write(100, {**others, **files}))
     (folder / "config.toml").write_text(recipes.dump(recipes.load(recipe)), encoding="utf-8")
     rows = [json.dumps({"step": step, "loss": 1.0 / step}) for step in range(1, 9)]
     (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ WRONG = [
     ("train mnist --set sample.sampler=ddim", "sampler 'ddim' needs a diffusion process", "sample.sampler=flow-heun"),
     ("train mnist --set model.preset=huge", "unknown model preset 'huge'", "known:"),
     ("train mnist --lr", "--lr requires an argument", "ditkit train --help"),
+    ("train mnist --name --fresh", "--name requires an argument", "--fresh is not one"),
+    ("sample --labels --out x", "--labels requires an argument", "--out is not one"),
+    ("sample --out --", "--out requires an argument", "-- is not one"),
+    ("train --data-dir= mnist", "--data-dir: an empty word means nothing", "fill it in"),
     ("train mnist extra", "unexpected: extra", "ditkit train --help"),
     ("sample cat", "unexpected: cat", "labels follow --labels"),
     ("sample --labels", "--labels requires an argument", "ditkit sample --help"),
@@ -102,29 +107,29 @@ def test_a_mistake_is_two_plain_lines_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("line", "message", "hint"),
+    ("line", "code", "message", "hint"),
     [
-        ("sample", "there is no run in runs", "ditkit train mnist"),
-        ("plot-loss", "there is no run in runs", "ditkit train mnist"),
-        ("make-gif", "there is no run in runs", "ditkit train mnist"),
-        ("show", "there is no run in runs", "ditkit train mnist"),
-        ("train folder", "needs a folder of images", "--data-dir"),
-        ("train celeba", "needs the images on disk", "--data-dir"),
-        ("sample --model damaged.safetensors", "is not a weights file of ditkit", "another checkpoint"),
-        ("sample --model bare", "bare has no checkpoint yet", "when training stops"),
-        ("make-gif bare", "bare has no sample grids yet", "train it longer"),
-        ("plot-loss bare", "bare has no losses yet", "train it first"),
+        ("sample", 2, "there is no run in runs", "ditkit train mnist"),
+        ("plot-loss", 2, "there is no run in runs", "ditkit train mnist"),
+        ("make-gif", 2, "there is no run in runs", "ditkit train mnist"),
+        ("show", 2, "there is no run in runs", "ditkit train mnist"),
+        ("train folder", 3, "needs a folder of images", "--data-dir"),
+        ("train celeba", 3, "needs the images on disk", "--data-dir"),
+        ("sample --model damaged.safetensors", 4, "is not a weights file of ditkit", "another checkpoint"),
+        ("sample --model bare", 4, "bare has no checkpoint yet", "when training stops"),
+        ("make-gif bare", 3, "bare has no sample grids yet", "train it longer"),
+        ("plot-loss bare", 3, "bare has no losses yet", "train it first"),
     ],
 )
-def test_what_is_missing_is_told_with_exit_code_1(
-    line: str, message: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_missing_is_told_with_the_exit_code_of_its_kind(
+    line: str, code: int, message: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"\x00" * 20)
     if "bare" in line:
         (tmp_path / "runs/bare").mkdir(parents=True)
         (tmp_path / "runs/bare/config.toml").write_text("", encoding="utf-8")
-    code, out, err = said(capsys, line)
-    assert (code, out) == (1, "")
+    found, out, err = said(capsys, line)
+    assert (found, out) == (code, "")
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
     assert message in err and hint in err
 
@@ -134,7 +139,7 @@ def test_images_that_are_there_are_not_overwritten(tmp_path: Path, capsys: pytes
     (tmp_path / "out").mkdir()
     (tmp_path / "out/001-dog.png").write_bytes(b"mine")
     code, _, err = said(capsys, "sample --labels cat dog --out out")
-    assert code == 1
+    assert code == 2
     assert "error: out/001-dog.png is there already\nhint: overwrite with --force" in err
     assert (tmp_path / "out/001-dog.png").read_bytes() == b"mine"
 
@@ -146,16 +151,22 @@ def test_diffusion_takes_no_more_steps_than_it_has(tmp_path: Path, capsys: pytes
     assert "1001 sampling steps are more than the 1000 timesteps" in err
 
 
-def test_unexpected_failures_are_one_line_unless_debug(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_bug_is_one_line_and_a_file_with_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:
         raise ZeroDivisionError("oh\nno")
 
     monkeypatch.setattr("ditkit.cli.complete.recipes", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, _, err = said(capsys, "list recipes")
+    (report,) = tmp_path.glob("ditkit-error-*.txt")
     assert code == 1
-    assert err == "error: internal error: ZeroDivisionError: oh no; run again with --debug for the traceback\n"
+    assert err.splitlines() == [
+        "error: internal error: ZeroDivisionError: oh no",
+        f"hint: this is a bug of ditkit; the traceback is in {report}",
+    ]
+    assert "Traceback" in report.read_text(encoding="utf-8") and "broken" in report.read_text(encoding="utf-8")
     assert "Traceback" in said(capsys, "list recipes --debug")[2]
     monkeypatch.setenv("DITKIT_DEBUG", "1")
     assert "Traceback" in said(capsys, "list recipes")[2]
@@ -183,7 +194,7 @@ def test_ctrl_c_exits_with_130_and_no_traceback(
 def test_the_systems_own_errors_are_told_plainly(
     error: Exception, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert console.report(error) == 1
+    assert console.report(error) == 6
     assert capsys.readouterr().err.startswith(message)
 
 

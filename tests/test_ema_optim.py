@@ -11,7 +11,7 @@ from torch import nn
 
 from ditkit.config import OptimConfig
 from ditkit.ema import Ema, decay_at
-from ditkit.optim import adamw, clip, learning_rate, set_rate
+from ditkit.optim import adamw, clip, learning_rate, norm, set_rate
 from ditkit.seeding import generator, stream_seed
 
 
@@ -56,11 +56,14 @@ def test_weight_decay_spares_biases_norms_and_embeddings():
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
 
 
-def test_clipping_reports_the_norm_before_it():
+def test_gradients_above_the_limit_are_scaled_to_it_and_others_left_alone():
     network = nn.Linear(2, 1, bias=False)
     network.weight.grad = torch.tensor([[3.0, 4.0]])
-    assert clip(network, None) == pytest.approx(5)
-    assert clip(network, 1.0) == pytest.approx(5)
+    assert norm(network) == pytest.approx(5)
+    clip(network, None, 5.0)
+    clip(network, 6.0, 5.0)
+    assert torch.equal(network.weight.grad, torch.tensor([[3.0, 4.0]]))
+    clip(network, 1.0, 5.0)
     assert torch.allclose(network.weight.grad, torch.tensor([[0.6, 0.8]]))
 
 

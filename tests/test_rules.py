@@ -20,16 +20,20 @@ LAYERS = {
         "registry",
         "config",
         "card",
+        "durable",
+        "manifest",
         "events",
         "metrics",
+        "paths",
         "run_folder",
         "threads",
         "recipes",
         "models.presets",
+        "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
-    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "checkpoint", "guidance"),
-    3: ("training", "sampling", "previews", "lr_finder"),
+    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "checkpoint", "guidance", "world", "recovery"),
+    3: ("training", "session", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }
 FAMILIES = LAYERS[1]
@@ -143,7 +147,7 @@ def test_nothing_dangerous_and_nothing_platform_dependent(file):
                 assert any(one.arg == "encoding" for one in node.keywords), f"{called} without encoding"
 
 
-_OTHER_OPENS = {"os.open", "Image.open", "gzip.open"}
+_OTHER_OPENS = {"os.open", "Image.open", "gzip.open", "director.open"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

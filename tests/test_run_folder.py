@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from ditkit import recipes, run_folder
-from ditkit.errors import DitkitError, UsageError
+from ditkit import manifest, recipes, run_folder
+from ditkit.durable import write_synced
+from ditkit.errors import CheckpointError, DitkitError, UsageError
 from ditkit.metrics import MetricsFile, read_metrics, read_rows
 from ditkit.run_folder import RunFolder, find_run, find_weights, prepare, run_names
 
@@ -18,8 +19,8 @@ def a_run(path, steps=(), **overrides):
     folder = prepare(recipes.load("mnist", overrides), path).folder
     for step in steps:
         folder.checkpoint(step).mkdir(parents=True)
-        (folder.checkpoint(step) / "manifest.json").write_text("{}")
-        (folder.checkpoint(step) / "ema.safetensors").write_text("")
+        files = {name: write_synced(folder.checkpoint(step) / name, b"") for name in manifest.FILES}
+        (folder.checkpoint(step) / manifest.NAME).write_bytes(manifest.write(step, files))
     return folder
 
 
@@ -90,14 +91,16 @@ def test_no_run_and_an_unknown_run_say_what_to_do(tmp_path):
 
 def test_unfinished_checkpoints_do_not_count(tmp_path):
     folder = a_run(tmp_path / "m", steps=[100, 200])
-    folder.checkpoint(300).mkdir()
     (folder.checkpoints / ".tmp-step-0000400-abc").mkdir()
     assert folder.checkpoint_steps() == [100, 200]
+    folder.checkpoint(300).mkdir()
+    reported = []
+    assert folder.newest_whole("ema.safetensors", reported.append) == folder.checkpoint(200)
+    assert reported == [folder.checkpoint(300)] and folder.last_step() == 200
 
 
 def test_weights_are_found_by_run_checkpoint_and_file(tmp_path):
     folder = a_run(tmp_path / "m", steps=[100, 200])
-    (folder.checkpoint(100) / "model.safetensors").write_text("")
     newest, older = folder.checkpoint(200) / "ema.safetensors", folder.checkpoint(100)
     assert find_weights(None, tmp_path) == newest
     assert find_weights("m", tmp_path) == newest
@@ -112,8 +115,11 @@ def test_a_run_without_checkpoint_and_a_file_of_another_kind_are_refused(tmp_pat
     with pytest.raises(DitkitError, match="has no checkpoint yet"):
         find_weights("m", tmp_path)
     (tmp_path / "model.pt").write_text("")
-    with pytest.raises(UsageError, match=r"is not a \.safetensors file"):
+    with pytest.raises(CheckpointError, match="may be a pickle"):
         find_weights(str(tmp_path / "model.pt"), tmp_path)
+    (tmp_path / "model.txt").write_text("")
+    with pytest.raises(UsageError, match=r"is not a \.safetensors file"):
+        find_weights(str(tmp_path / "model.txt"), tmp_path)
 
 
 def test_nonsense_in_config_toml_names_the_file_and_the_key(tmp_path):

@@ -8,13 +8,15 @@ import json
 import pytest
 import torch
 
-from ditkit import checkpoint, training
+from ditkit import checkpoint, durable, manifest
 from ditkit.card import read_card
 from ditkit.config import to_dict
-from ditkit.errors import DitkitError
-from ditkit.events import Finished, Sampled, Saved, SetAside, Started, Stepped, Validated
+from ditkit.data.batches import Batches
+from ditkit.errors import CheckpointError, DataError, MachineError
+from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated, Warned
 from ditkit.run_folder import RunFolder
-from ditkit.training import by_quarter, drop_labels, train
+from ditkit.steps import drop_labels
+from ditkit.training import by_quarter, train
 
 
 class Listener:
@@ -83,6 +85,25 @@ def test_stopped_and_continued_equals_never_stopped_to_the_last_bit(tiny, tmp_pa
     assert digest(tmp_path / "parts") == digest(tmp_path / "straight")
 
 
+def test_a_run_that_was_ended_and_then_lengthened_equals_one_that_was_long_from_the_start(tiny, tmp_path):
+    for log_every in (1, 5):
+        settings = {"log_every": log_every, "steps": 14}
+        run(tiny(train=settings), tmp_path / f"straight{log_every}")
+        place = tmp_path / f"lengthened{log_every}"
+        run(tiny(train={**settings, "steps": 7}), place)
+        assert [row["step"] for row in RunFolder(place).metrics() if "validation_loss" in row] == [4, 7]
+        run(tiny(train=settings), place)
+        assert digest(place) == digest(tmp_path / f"straight{log_every}")
+
+
+def test_the_best_checkpoint_and_every_nth_are_kept_beside_the_last(tiny, tmp_path, monkeypatch):
+    losses = iter([value for value in (3.0, 1.0, 2.0, 2.5, 2.4, 2.3) for _ in ("ema", "raw")])
+    monkeypatch.setattr("ditkit.previews.ValidationSet.loss", lambda *_: next(losses))
+    train_settings = {"steps": 12, "save_every": 2, "validate_every": 2, "keep": 2, "keep_every": 6, "sample_every": 12}
+    run(tiny(train=train_settings), tmp_path / "r")
+    assert RunFolder(tmp_path / "r").checkpoint_steps() == [4, 6, 10, 12]
+
+
 def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_end(tiny, tmp_path):
     config = tiny()
     run(config, tmp_path / "straight")
@@ -111,7 +132,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tiny, tmp_p
     victim.write_bytes(content)
     continued = run(config, tmp_path / "r")
     assert continued.of(Started)[0].step == 10
-    assert [event.path for event in continued.of(SetAside)] == [victim.parent]
+    assert [str(victim.parent) in event.text for event in continued.of(Warned)] == [True]
     assert any(path.name.startswith(".corrupt-step-0000011") for path in folder.checkpoints.iterdir())
     assert digest(tmp_path / "r") == digest(tmp_path / "straight")
 
@@ -124,23 +145,23 @@ def test_a_run_whose_every_checkpoint_is_damaged_is_not_begun_anew(tiny, tmp_pat
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DitkitError, match=r"no checkpoint of .* is undamaged"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .* is undamaged"):
         run(tiny(), tmp_path / "r")
     assert (folder.checkpoint_steps(), folder.metrics_file.read_bytes()) == ([3], before)
-    with pytest.raises(DitkitError, match="its checksum differs"):  # nor is it sampled from
+    with pytest.raises(CheckpointError, match="its checksum differs"):  # nor is it sampled from
         checkpoint.load(tmp_path / "r")
 
 
 def test_an_image_that_cannot_be_read_costs_no_step_that_was_done(tiny, tmp_path, monkeypatch):
-    original = training.Batches.batch
+    original = Batches.batch
 
     def batch(self, step):
         if step == 7:
-            raise DitkitError("cannot read the image cat.png", "replace it")
+            raise DataError("cannot read the image cat.png", "replace it")
         return original(self, step)
 
-    monkeypatch.setattr(training.Batches, "batch", batch)
-    with pytest.raises(DitkitError, match=r"cat\.png"):
+    monkeypatch.setattr(Batches, "batch", batch)
+    with pytest.raises(DataError, match=r"cat\.png"):
         run(tiny(), tmp_path / "r")
     assert RunFolder(tmp_path / "r").checkpoint_steps() == [5, 7]
 
@@ -169,37 +190,17 @@ def test_out_of_time_saves_and_says_so(tiny, tmp_path):
     assert RunFolder(tmp_path / "r").checkpoint_steps() == [listener.of(Stepped)[-1].step]
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_touches_weights_or_checkpoints(tiny, tmp_path, monkeypatch):
-    original, listener = training.optim.clip, Listener()
-
-    def poisoned(network, largest):
-        if listener.step == 7:
-            next(network.parameters()).grad.fill_(float("nan"))
-        return original(network, largest)
-
-    monkeypatch.setattr(training.optim, "clip", poisoned)
-    with pytest.raises(DitkitError, match="diverged at step 8") as caught:
-        train(tiny(), tmp_path / "r", listener, device="cpu")
-    assert "--lr" in str(caught.value.hint)
-    assert RunFolder(tmp_path / "r").checkpoint_steps() == [5]
-    network = checkpoint.load(tmp_path / "r", ema=False).network
-    assert all(parameter.isfinite().all() for parameter in network.parameters())
-
-
 def test_changed_images_are_noticed(tiny, tmp_path):
     run(tiny(), tmp_path / "r", stop_after=2)
     state = RunFolder(tmp_path / "r").checkpoint(2) / "state.json"
     tree = json.loads(state.read_text())
     state.write_text(json.dumps({**tree, "fingerprint": "other"}))
-    manifest = state.with_name("manifest.json")
-    files = json.loads(manifest.read_text())
-    files["files"]["state.json"] = {
-        "bytes": state.stat().st_size,
-        "sha256": hashlib.sha256(state.read_bytes()).hexdigest(),
-    }
-    manifest.write_text(json.dumps(files))
-    with pytest.raises(DitkitError, match="the images have changed"):
+    files = {**manifest.read(state.parent), "state.json": durable.describe(state.read_bytes())}
+    state.with_name(manifest.NAME).write_bytes(manifest.write(2, files))
+    with pytest.raises(DataError, match="the images have changed") as caught:
         run(tiny(), tmp_path / "r")
+    assert "--force-change images" in str(caught.value.hint)
+    assert run(tiny(), tmp_path / "r", force_change=["images"]).of(Started)[0].step == 2
 
 
 def test_a_weights_file_describes_itself(tiny, tmp_path):
@@ -218,7 +219,7 @@ def test_checkpoints_that_are_truncated_or_foreign_are_one_clear_error(tiny, tmp
     content = file.read_bytes()
     for damaged in (content[:1000], content[: len(content) // 2], b"", b"<html>no</html>", content[:-4]):
         file.write_bytes(damaged)
-        with pytest.raises(DitkitError, match="damaged"):
+        with pytest.raises(CheckpointError, match="damaged"):
             checkpoint.load(file)
 
 
@@ -228,13 +229,13 @@ def test_a_failing_disk_leaves_the_older_checkpoint_and_no_litter(tiny, tmp_path
             raise OSError(28, "No space left on device")
         return original(path, content)
 
-    original = checkpoint._write_bytes
-    monkeypatch.setattr(checkpoint, "_write_bytes", full)
-    with pytest.raises(DitkitError, match="No space left on device"):
+    original = durable.write_synced
+    monkeypatch.setattr(durable, "write_synced", full)
+    with pytest.raises(MachineError, match="No space left on device"):
         run(tiny(), tmp_path / "r")
     folder = RunFolder(tmp_path / "r")
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-0000005"]
-    checkpoint.verify(folder.checkpoint(5))
+    manifest.verify(folder.checkpoint(5))
 
 
 def test_labels_are_dropped_at_the_asked_rate_and_to_the_null_label():

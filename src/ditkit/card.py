@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import RunConfig, from_dict, to_dict
-from .errors import DitkitError
+from .errors import CheckpointError
 
 KEY = "ditkit"
 FORMAT = 1
@@ -44,7 +44,7 @@ class Card:
         try:
             tree = json.loads(text)
             if int(tree["format"]) > FORMAT:
-                raise DitkitError(
+                raise CheckpointError(
                     f"{source}: format {tree['format']} is newer than this ditkit understands ({FORMAT})",
                     "upgrade with `pip install -U ditkit`",
                 )
@@ -55,7 +55,7 @@ class Card:
                 weights=str(tree["weights"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise DitkitError(f"{source}: its ditkit card is damaged ({error})", "use another checkpoint") from None
+            raise CheckpointError(f"{source}: its ditkit card is damaged ({error})", "use another checkpoint") from None
 
 
 def read_card(path: Path) -> Card:
@@ -67,9 +67,9 @@ def read_card(path: Path) -> Card:
         metadata = json.loads(header.decode("utf-8"))["__metadata__"]
         text = metadata[KEY]
     except OSError as error:
-        raise DitkitError(f"cannot read {path}: {error.strerror}", "check the path") from None
+        raise CheckpointError(f"cannot read {path}: {error.strerror}", "check the path") from None
     except (struct.error, ValueError, KeyError, TypeError):
-        raise DitkitError(
+        raise CheckpointError(
             f"{path} is not a weights file of ditkit, or it is damaged", "use another checkpoint"
         ) from None
     return Card.from_json(text, path)

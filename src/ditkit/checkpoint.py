@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import os
+import math
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from . import durable, manifest
 from .card import KEY, Card, read_card
 from .config import RunConfig
-from .errors import DitkitError
+from .errors import CheckpointError, MachineError
 from .models.dit import DiT
-from .run_folder import CHECKPOINT_FILES, MANIFEST, RunFolder, find_weights, runs_dir
+from .recovery import Recovery
+from .run_folder import RunFolder, find_weights, runs_dir
+
+_SLOTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, for each parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +40,17 @@ class State:
     step: int
     metrics_bytes: int
     timing_bytes: int
+    incidents_bytes: int = 0
     fingerprint: str
     labels: tuple[str, ...]
-    versions: dict[str, str]
+    versions: dict[str, str]  # of torch, numpy and Pillow
+    device: str = "cpu"
+    threads: int = 0
+    processes: int = 1
+    accumulate: int = 1  # parts that a process was asked to split its share of a batch into
+    parts: int = 1  # parts that it did split it into, for want of memory
+    validation_loss: float | None = None  # measured at this very step
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +62,31 @@ class Trained:
     source: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What learns, and all that a checkpoint restores."""
+
+    network: DiT
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """File name to tensors by name; the optimiser's are called parameter|slot."""
+        slots = {
+            f"{name}|{slot}": self.optimizer.state[parameter][slot]
+            for name, parameter in self.network.named_parameters()
+            for slot in (_SLOTS if self.optimizer.state.get(parameter) else ())
+        }
+        return {
+            "ema.safetensors": self.ema.state_dict(),
+            "model.safetensors": self.network.state_dict(),
+            "optimizer.safetensors": slots,
+        }
+
+
+_STATE = TypeAdapter(State)
+
+
 def build_network(config: RunConfig, labels: int) -> DiT:
     """The network of a config, with fresh weights drawn from torch's global generator."""
     return DiT(config.model, channels=config.data.channels, size=config.data.image_size, classes=labels)
@@ -59,190 +95,204 @@ def build_network(config: RunConfig, labels: int) -> DiT:
 def load(source: str | Path | None = None, *, ema: bool = True, device: str | torch.device = "cpu") -> Trained:
     """The network of a run (by name or path, newest if None), a checkpoint folder or a weights file.
 
-    Raises DitkitError when there is none or it is damaged.
+    Raises CheckpointError when there is none or it is damaged.
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
     card = read_card(path)
-    _check_sum(path)
     network = build_network(card.config, len(card.labels))
     fill(network, read_tensors(path), path)
     return Trained(card=card, network=network.to(device).eval().requires_grad_(False), source=path)
 
 
-def save(
-    folder: RunFolder,
-    *,
-    card: Card,
-    state: State,
-    network: nn.Module,
-    ema: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> Path:
-    """Write one checkpoint durably; returns its folder. Raises DitkitError when the disk does not take it.
+def save(folder: RunFolder, *, card: Card, state: State, learner: Learner) -> Path:
+    """Write one checkpoint durably; returns its folder. Raises MachineError when the disk does not take it.
 
     The older checkpoints stay until `prune`, so that a failure loses nothing.
     """
     final = folder.checkpoint(state.step)
     temporary = folder.checkpoints / f".tmp-{final.name}-{uuid.uuid4().hex[:8]}"
     try:
-        temporary.mkdir(parents=True)
-        _write_tensors(temporary / "ema.safetensors", ema.state_dict(), dataclasses.replace(card, weights="ema"))
-        _write_tensors(
-            temporary / "model.safetensors", network.state_dict(), dataclasses.replace(card, weights="model")
-        )
-        _write_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(network, optimizer), None)
-        _write_bytes(temporary / "state.json", _json(dataclasses.asdict(state)))
-        sums = {name: _describe(temporary / name) for name in CHECKPOINT_FILES}
-        _write_bytes(temporary / MANIFEST, _json({"format": 1, "step": state.step, "files": sums}))
-        _sync_folder(temporary)
-        if final.exists():  # the same step again, after --steps moved the end: the older twin goes
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _sync_folder(folder.checkpoints)
-    except OSError as error:
+        durable.make_folder(folder.checkpoints)
+        check_space(folder.checkpoints, checkpoint_bytes(learner), f"the checkpoint of step {state.step}")
+        temporary.mkdir()
+        files = {}
+        for name, content in _contents(card, state, learner):
+            files[name] = durable.write_synced(temporary / name, content)
+        durable.write_synced(temporary / manifest.NAME, manifest.write(state.step, files))
+        durable.sync_folder(temporary)
+        if final.exists():  # a damaged one of this step that nobody has set aside
+            durable.rename(final, folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
+        durable.rename(temporary, final)
+        durable.sync_folder(folder.checkpoints)
+        durable.sync_folder(folder.path)  # the metrics' names, when they are new
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise DitkitError(
-            f"cannot save the checkpoint in {folder.checkpoints}: {error.strerror or error}",
-            "free some space and run the same command again: it continues from the checkpoint before",
-        ) from None
+        if isinstance(error, OSError):
+            raise MachineError(
+                f"cannot save the checkpoint in {folder.checkpoints}: {error.strerror or error}",
+                "free some space and run the same command again: it continues from the checkpoint before",
+            ) from None
+        raise
     return final
 
 
-def prune(folder: RunFolder, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what a crash left behind; failing to is harmless."""
-    for step in folder.checkpoint_steps()[:-keep]:
-        trash = folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}"
-        with contextlib.suppress(OSError):
-            folder.checkpoint(step).rename(trash)
+def checkpoint_bytes(learner: Learner) -> int:
+    """About how large a checkpoint is, in bytes: weights, their average, and two moments."""
+    return sum(4 * one.numel() * one.element_size() for one in learner.network.parameters()) + (64 << 10)
+
+
+def check_space(place: Path, needed: int, what: str) -> None:
+    """Raise MachineError unless `place`, or the folder that it will be made in, has `needed` bytes free."""
+    existing = next(one for one in (place, *place.absolute().parents) if one.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise MachineError(
+            f"{existing} has {free / 1e6:,.0f} MB free, but {what} needs {math.ceil(needed / 1e6):,} MB",
+            "free some space, then run the same command again; or choose another --runs-dir",
+        )
+
+
+def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
+    """Remove old checkpoints; failing to is harmless.
+
+    The newest `keep` stay, the one of the lowest validation loss, and those at multiples of `keep_every`.
+    """
+    steps = folder.checkpoint_steps()
+    kept = set(steps[-keep:]) | {step for step in steps if keep_every and step % keep_every == 0}
+    losses = {step: loss for step in steps if (loss := _validation_loss(folder.checkpoint(step))) is not None}
+    if losses:
+        kept.add(min(losses, key=losses.__getitem__))
+    for step in steps:
+        if step not in kept:
+            with contextlib.suppress(OSError):
+                durable.rename(folder.checkpoint(step), folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
+    sweep(folder)
+
+
+def sweep(folder: RunFolder) -> None:
+    """Remove what a crash or `prune` left behind; failing to is harmless."""
     for pattern in (".tmp-*", ".trash-*"):
         for path in folder.checkpoints.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def newest_state(
-    folder: RunFolder, on_damage: Callable[[Path], None] = lambda _path: None
-) -> tuple[Path, State] | None:
-    """The newest checkpoint whose files are all as the manifest says; newer, damaged ones are set aside and reported.
+def restore_newest(
+    folder: RunFolder, learner: Learner, check: Callable[[State], None], on_damage: Callable[[Path], None]
+) -> State | None:
+    """Put the newest whole checkpoint back, bit for bit; newer, damaged ones are set aside and reported.
 
-    None if there is no checkpoint. Raises DitkitError, and touches nothing, when there are some and all are damaged.
+    `check` may refuse its state. None if there is no checkpoint. Raises CheckpointError, and touches no file, when
+    there are some and all are damaged, or when a later ditkit wrote the newest.
     """
-    damaged: list[Path] = []
+    damaged: list[tuple[Path, CheckpointError]] = []
     for step in reversed(folder.checkpoint_steps()):
         path = folder.checkpoint(step)
         try:
-            verify(path)
-            state = _read_state(path)
-        except DitkitError:
-            damaged.append(path)
+            files = manifest.read(path)
+            state = _parse_state(path, manifest.read_file(path, "state.json", files))
+            check(state)
+            for name, place in _places(learner).items():
+                place(_parse_tensors(manifest.read_file(path, name, files), path / name), path / name)
+        except manifest.NewerFormat:
+            raise
+        except CheckpointError as error:
+            damaged.append((path, error))
             continue
-        for one in damaged:
-            one.rename(one.with_name(f".corrupt-{one.name}-{uuid.uuid4().hex[:8]}"))
+        for one, _ in damaged:
+            durable.rename(one, one.with_name(f".corrupt-{one.name}-{uuid.uuid4().hex[:8]}"))
             on_damage(one)
-        return path, state
+        return state
     if damaged:
-        raise DitkitError(
-            f"no checkpoint of {folder.path} is undamaged (newest: {damaged[0]})",
+        raise CheckpointError(
+            f"no checkpoint of {folder.path} is undamaged: {damaged[0][1].message}",
             "restore its files from a copy, or start another run with --fresh",
         )
     return None
 
 
-def verify(path: Path) -> None:
-    """Raise DitkitError unless every file of a checkpoint has the size and SHA-256 of its manifest."""
-    try:
-        files = json.loads((path / MANIFEST).read_bytes())["files"]
-        damaged = [name for name in CHECKPOINT_FILES if _describe(path / name) != files[name]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DitkitError(f"{path} is damaged ({error})", "use the checkpoint before it") from None
-    if damaged:
-        raise DitkitError(f"{path / damaged[0]} is damaged (its checksum differs)", "use the checkpoint before it")
-
-
-def _check_sum(path: Path) -> None:
-    """Raise DitkitError if a manifest lies beside a weights file and says that it was another."""
-    try:
-        expected = json.loads((path.parent / MANIFEST).read_bytes())["files"][path.name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # a weights file on its own
-    if _describe(path) != expected:
-        raise DitkitError(f"{path} is damaged (its checksum differs)", "use another checkpoint")
-
-
-def restore(path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a verified checkpoint's weights, EMA and optimiser state back, bit for bit."""
-    fill(network, read_tensors(path / "model.safetensors"), path / "model.safetensors")
-    fill(ema, read_tensors(path / "ema.safetensors"), path / "ema.safetensors")
-    tensors = read_tensors(path / "optimizer.safetensors")
-    for name, parameter in network.named_parameters():
-        slots = {slot: tensors[f"{name}|{slot}"] for slot in ("exp_avg", "exp_avg_sq", "step")}
-        optimizer.state[parameter] = {slot: value.to(parameter.device) for slot, value in slots.items()}
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, on the CPU. Raises DitkitError if it is damaged."""
-    try:
-        return safetensors.torch.load(path.read_bytes())
-    except OSError as error:
-        raise DitkitError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    except SafetensorError as error:
-        raise DitkitError(f"{path} is damaged ({error})", "use another checkpoint") from None
-
-
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Load tensors into a network of exactly these names and shapes. Raises DitkitError otherwise."""
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in tensors.items()}
-    if wanted != given:
-        wrong = sorted(set(wanted.items()) ^ set(given.items()))[0][0]
-        raise DitkitError(f"{source} does not fit its own card (at {wrong})", "use another checkpoint")
-    network.load_state_dict(dict(tensors))
-
-
-def _optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _places(learner: Learner) -> dict[str, Callable[[Mapping[str, Tensor], Path], None]]:
+    """What is done with the tensors of each file."""
     return {
-        f"{name}|{slot}": value.detach().cpu()
-        for name, parameter in network.named_parameters()
-        for slot, value in optimizer.state[parameter].items()
+        "model.safetensors": lambda tensors, path: fill(learner.network, tensors, path),
+        "ema.safetensors": lambda tensors, path: fill(learner.ema, tensors, path),
+        "optimizer.safetensors": lambda tensors, path: _fill_optimizer(learner, tensors, path),
     }
 
 
-def _read_state(path: Path) -> State:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, on the CPU. Raises CheckpointError if it is damaged."""
+    return _parse_tensors(manifest.read_weights(path), path)
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Load tensors into a network of exactly these names and shapes. Raises CheckpointError otherwise."""
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    _check_tensors(wanted, tensors, source)
+    network.load_state_dict(dict(tensors))
+
+
+def _fill_optimizer(learner: Learner, tensors: Mapping[str, Tensor], source: Path) -> None:
+    parameters = dict(learner.network.named_parameters())
+    shapes = {
+        f"{name}|{slot}": () if slot == "step" else tuple(parameter.shape)
+        for name, parameter in parameters.items()
+        for slot in _SLOTS
+    }
+    _check_tensors(shapes if tensors else {}, tensors, source)
+    learner.optimizer.state.clear()
+    for name, parameter in parameters.items() if tensors else ():
+        slots = {slot: tensors[f"{name}|{slot}"].to(parameter.device) for slot in _SLOTS}
+        learner.optimizer.state[parameter] = slots
+
+
+def empty_slots(learner: Learner) -> None:
+    """Give the optimiser state of the right shapes, to be filled."""
+    for parameter in learner.network.parameters():
+        step = torch.zeros((), device=parameter.device)
+        moments = {slot: torch.zeros_like(parameter) for slot in _SLOTS if slot != "step"}
+        learner.optimizer.state[parameter] = {**moments, "step": step}
+
+
+def _check_tensors(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: Path) -> None:
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != given:
+        wrong = sorted(set(wanted.items()) ^ set(given.items()))[0][0]
+        raise CheckpointError(f"{source} does not fit its own card (at {wrong})", "use another checkpoint")
+    for name, value in tensors.items():
+        if not value.is_floating_point() or not bool(value.isfinite().all()):
+            raise CheckpointError(f"{source} holds numbers that are not finite (in {name})", "use another checkpoint")
+
+
+def _parse_tensors(content: bytes, source: Path) -> dict[str, Tensor]:
     try:
-        tree = json.loads((path / "state.json").read_bytes())
-        return State(**{**tree, "labels": tuple(tree["labels"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DitkitError(f"{path / 'state.json'} is damaged ({error})", "use the checkpoint before it") from None
+        return safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{source} is damaged ({error})", "use another checkpoint") from None
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], card: Card | None) -> None:
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    _write_bytes(path, safetensors.torch.save(plain, {KEY: card.to_json()} if card else None))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _json(tree: Mapping[str, Any]) -> bytes:
-    return json.dumps(tree, indent=1, sort_keys=True, allow_nan=False).encode("utf-8")
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+def _parse_state(path: Path, content: bytes) -> State:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return _STATE.validate_json(content, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(
+            f"{path / 'state.json'} is damaged ({where}: {first['msg']})", "use the checkpoint before it"
+        ) from None
+
+
+def _validation_loss(path: Path) -> float | None:
+    """The validation loss in a checkpoint's state, None where there is none or it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
+        loss = json.loads((path / "state.json").read_bytes()).get("validation_loss")
+        return float(loss) if loss is not None and math.isfinite(loss) else None
+    return None
+
+
+def _contents(card: Card, state: State, learner: Learner) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file, one at a time, so that memory holds one."""
+    for name, tensors in learner.tensors().items():
+        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        own = None if name == "optimizer.safetensors" else dataclasses.replace(card, weights=name.partition(".")[0])
+        yield name, safetensors.torch.save(plain, {KEY: own.to_json()} if own else None)
+    yield "state.json", _STATE.dump_json(state, indent=1)

@@ -45,7 +45,10 @@ class DataConfig:
     label_by: str | None = None  # attribute that gives the labels (celeba)
     flip: bool = False  # mirror half of the training images
     validation: CountOrZero = 500  # images held out for the validation loss
-    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    workers: Annotated[int, Field(ge=0, le=64)] = 0  # processes that decode; 0: a thread beside the training
+    worker_start: Literal["auto", "fork", "spawn", "forkserver"] = "auto"  # how they begin; auto: the system's way
+    worker_timeout: Count = 300  # seconds without a batch after which the run stops
+    max_bad: Fraction = 0.01  # unreadable images are replaced by others up to this part of the set
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -160,7 +163,11 @@ class TrainConfig:
     sample_every: Count = 1000
     sample_columns: Annotated[int, Field(ge=1, le=32)] = 4  # images per class in the sample grids
     validate_every: Count = 250
-    keep: Annotated[int, Field(ge=1, le=1000)] = 2  # newest checkpoints kept
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2  # newest checkpoints kept, besides that of the best validation loss
+    keep_every: Count | None = None  # checkpoints at multiples of this step are kept for good
+    spike: Annotated[float, Field(gt=1, le=1e9)] = 20.0  # a loss this many times its running mean is not learnt from
+    max_skips: Count = 5  # steps skipped in a row before the run goes back to its last good checkpoint
+    rollbacks: CountOrZero = 3  # times it may go back, each with other noise and half the learning rate
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:

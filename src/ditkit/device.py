@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .errors import DitkitError, UsageError, unknown
+from .errors import MachineError, UsageError, unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -25,9 +25,9 @@ def find_device(name: str = "auto") -> torch.device:
         raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps")) from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
-        raise DitkitError(f"this machine has no {device.type} device that torch can use", "leave out --device")
+        raise MachineError(f"this machine has no {device.type} device that torch can use", "leave out --device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DitkitError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA device(s)", "use cuda:0")
+        raise MachineError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA device(s)", "use cuda:0")
     return device
 
 

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what is wrong, then what to do."""
+"""Errors that a user can act on: what is wrong, then what to do. The class is the exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 
 class DitkitError(Exception):
-    """Something the user can mend; printed as `error: message` and `hint: hint`, without a traceback."""
+    """Something the user can mend; printed as `error: message` and `hint: hint`, without a traceback.
+
+    Raised as one of the classes below; ditkit exits with 1 itself only for a bug.
+    """
 
     exit_code = 1
 
@@ -21,6 +24,36 @@ class UsageError(DitkitError):
     """A wrong word, flag or setting, found before any work began."""
 
     exit_code = 2
+
+
+class DataError(DitkitError):
+    """Images, labels or metrics that are missing, damaged or not what they should be."""
+
+    exit_code = 3
+
+
+class CheckpointError(DitkitError):
+    """A checkpoint or a weights file that is missing, damaged, foreign or too new."""
+
+    exit_code = 4
+
+
+class DivergedError(DitkitError):
+    """Training that lost its way: a loss or a gradient that is no longer finite."""
+
+    exit_code = 5
+
+
+class MachineError(DitkitError):
+    """What the machine refuses: disk, memory, permissions, devices, network."""
+
+    exit_code = 6
+
+
+class BusyError(DitkitError):
+    """A run folder that another process works in."""
+
+    exit_code = 7
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -57,10 +57,11 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetAside:
-    """A damaged checkpoint was renamed to `.corrupt-*`; the one before it is used."""
+class Warned:
+    """Something went wrong or is not as it was, and the run goes on; one line for people."""
 
-    path: Path
+    step: int
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,5 +75,5 @@ class Finished:
     folder: Path
 
 
-Event = Started | Stepped | Validated | Sampled | Saved | SetAside | Finished
+Event = Started | Stepped | Validated | Sampled | Saved | Warned | Finished
 OnEvent = Callable[[Event], None]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .errors import DitkitError
+from .errors import DataError
 from .images import BACKGROUND, FAINT_INK, INK, font, shortened, shrunk, to_picture, write_atomically
 
 LARGEST_SIDE = 800  # pixels
@@ -32,7 +32,7 @@ def write_gif(
     when there are no frames or the file cannot be written.
     """
     if not frames:
-        raise DitkitError("there are no frames to make a GIF of", "let the run draw samples first")
+        raise DataError("there are no frames to make a GIF of", "let the run draw samples first")
     kept = [frames[index] for index in thinned(len(frames), MOST_FRAMES)]
     drawn = _shared_palette(_captioned(kept))
     times = durations(len(drawn), seconds, hold)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from .errors import DitkitError
+from .errors import DataError, MachineError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -110,7 +110,7 @@ def grid(
     """
     pictures = [to_picture(image) for image in images]
     if not pictures:
-        raise DitkitError("there are no images to put in a grid")
+        raise DataError("there are no images to put in a grid")
     columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
     width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
@@ -212,7 +212,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
         temporary.replace(path)
     except OSError as error:
-        raise DitkitError(
+        raise MachineError(
             f"cannot write {path}: {error.strerror or error}", "check the folder, its permissions and the free space"
         ) from None
     finally:

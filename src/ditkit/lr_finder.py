@@ -17,10 +17,11 @@ from .config import RunConfig
 from .data.batches import Batches
 from .data.contract import open_dataset
 from .device import autocast, find_device, find_dtype
-from .errors import DitkitError
+from .errors import DivergedError
 from .objectives.contract import open_objective
 from .previews import ValidationSet
-from .training import draw_case, drop_labels, fresh_network
+from .session import fresh_network
+from .steps import draw_case, drop_labels
 
 LOWEST, HIGHEST = 1e-6, 1.0
 _SMOOTHING_DECADES = 0.15
@@ -65,14 +66,16 @@ def find_lr(
     best = math.inf
     for step in range(-warmup, steps):
         rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else config.optim.lr / 10
-        x_BCHW, label_B = next(batches)
-        label_B = drop_labels(label_B, len(dataset.labels), config.diffusion.label_drop, config.seed, step + warmup)
-        x_BCHW = x_BCHW.to(where)
+        batch = next(batches)
+        x_BCHW = batch.x_BCHW.to(where)
+        label_B = drop_labels(
+            batch.label_B, len(dataset.labels), config.diffusion.label_drop, config.seed, step + warmup
+        )
         timestep_B, noise_BCHW = draw_case(objective, x_BCHW, config.seed, "lr finder", step + warmup)
         with autocast(where, precision):
-            loss = objective.loss_at(network, x_BCHW, label_B.to(where), timestep_B, noise_BCHW).mean()
+            loss = objective.loss_at(network, x_BCHW, label_B.to(where), timestep_B.to(where), noise_BCHW).mean()
         loss.backward()
-        optim.clip(network, config.optim.clip)
+        optim.clip(network, config.optim.clip, optim.norm(network))
         optim.set_rate(optimizer, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -93,12 +96,14 @@ def find_lr(
 def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LRCurve:
     """Smooth a sweep over the logarithm of the rate and read the two rates off it."""
     if len(rates) < 8:
-        raise DitkitError("the loss blew up at once, at the lowest rates", "check the images and the model's settings")
+        raise DivergedError(
+            "the loss blew up at once, at the lowest rates", "check the images and the model's settings"
+        )
     position = np.log10(np.asarray(rates))
     smoothed = smooth(position, np.asarray(losses))
     lowest = int(np.argmin(smoothed))
     if lowest < 2:
-        raise DitkitError("no learning rate lowered the loss", "check the images and the model's settings")
+        raise DivergedError("no learning rate lowered the loss", "check the images and the model's settings")
     slope = np.gradient(smoothed[: lowest + 1], position[: lowest + 1])
     suggestion = rates[int(np.argmin(slope))]
     above = np.flatnonzero(smoothed[lowest:] > _DIVERGED * smoothed[lowest])

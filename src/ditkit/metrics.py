@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import DitkitError
+from .errors import MachineError
 
 
 class MetricsFile:
@@ -17,26 +17,39 @@ class MetricsFile:
     def __init__(self, path: Path, length: int = 0):
         """Open for appending after the first `length` bytes; what a killed run wrote beyond them is cut off."""
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        os.ftruncate(self._descriptor, self._whole_lines(min(length, os.fstat(self._descriptor).st_size)))
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+            self.shortened = os.fstat(self._descriptor).st_size < length  # somebody cut it
+            self.cut(length)
+        except OSError as error:
+            raise self._refused(error) from None
 
-    def append(self, row: Mapping[str, float]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         """Write one line. Raises DitkitError when the disk does not take it."""
         line = json.dumps(dict(row), allow_nan=False, separators=(",", ":")) + "\n"
         try:
             os.write(self._descriptor, line.encode("utf-8"))
         except OSError as error:
-            raise DitkitError(
-                f"cannot write {self.path}: {error.strerror}", "free some space, then run again"
-            ) from None
+            raise self._refused(error) from None
+
+    def cut(self, length: int) -> None:
+        """Drop what comes after the first `length` bytes, and a line that these cut in two."""
+        kept = min(length, os.fstat(self._descriptor).st_size)
+        os.ftruncate(self._descriptor, self._whole_lines(kept))
 
     def sync(self) -> int:
-        """Force the lines to disk; returns the file's length in bytes."""
-        os.fsync(self._descriptor)
+        """Force the lines to disk; returns the file's length in bytes. Raises MachineError when the disk refuses."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._refused(error) from None
         return os.fstat(self._descriptor).st_size
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _refused(self, error: OSError) -> MachineError:
+        return MachineError(f"cannot write {self.path}: {error.strerror}", "free some space, then run again")
 
     def _whole_lines(self, length: int) -> int:
         kept = os.pread(self._descriptor, length, 0) if hasattr(os, "pread") else self.path.read_bytes()[:length]
@@ -50,7 +63,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise DitkitError(f"cannot read {path}: {error.strerror}", "check the path") from None
+        raise MachineError(f"cannot read {path}: {error.strerror}", "check the path") from None
     rows = []
     for line in lines:
         try:

@@ -39,7 +39,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip(network: nn.Module, largest: float | None) -> float:
-    """Scale the gradients down to the norm `largest`; returns their norm before, also when nothing is clipped."""
-    norm = nn.utils.clip_grad_norm_(network.parameters(), math.inf if largest is None else largest)
-    return float(norm)
+def norm(network: nn.Module) -> float:
+    """The norm of all gradients together."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    return float(nn.utils.get_total_norm(gradients))
+
+
+def clip(network: nn.Module, largest: float | None, norm: float) -> None:
+    """Scale gradients of a known norm down to the norm `largest`, if they exceed it."""
+    if largest is not None:
+        nn.utils.clip_grads_with_norm_(network.parameters(), largest, torch.tensor(norm))

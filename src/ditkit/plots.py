@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from .errors import DitkitError, UsageError
+from .errors import DataError, DivergedError, UsageError
 from .images import write_atomically
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def plot_lr(curve: Curve) -> Figure:
     strong = np.asarray(curve.smoothed, float)
     usable = np.isfinite(rates) & (rates > 0)
     if not (usable & np.isfinite(losses)).any():
-        raise DitkitError("the range test measured no finite loss, so there is nothing to plot")
+        raise DivergedError("the range test measured no finite loss, so there is nothing to plot")
     figure = _figure(7.0, 4.2)
     axes = figure.add_subplot()
     axes.set_xscale("log")
@@ -156,7 +156,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     ending = path.suffix.lower().lstrip(".") or "png"
     known = sorted(figure.canvas.get_supported_filetypes())
     if ending not in known:
-        raise DitkitError(f"cannot write a plot as {path.name}", "end the name in .png, .pdf or .svg")
+        raise UsageError(f"cannot write a plot as {path.name}", "end the name in .png, .pdf or .svg")
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s).*Glyph .* missing from")  # shown as boxes; no reason to fail
@@ -168,7 +168,7 @@ def _with_something(runs: Mapping[str, Rows], keys: Sequence[str]) -> dict[str, 
     shown = {name: rows for name, rows in runs.items() if any(len(series(rows, key)[0]) for key in keys)}
     if not shown:
         names = ", ".join(runs) or "no run"
-        raise DitkitError(f"there is no loss to plot yet ({names})", "train for some steps first")
+        raise DataError(f"there is no loss to plot yet ({names})", "train for some steps first")
     return shown
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import DitkitError, unknown
+from .errors import UsageError, unknown
 
 
 @cache
@@ -25,9 +25,7 @@ def _inspect(path: Path) -> tuple[str, frozenset[str]]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
-        raise DitkitError(
-            f"{path} is not valid Python: {error.msg} (line {error.lineno})", "mend the plug-in"
-        ) from None
+        raise UsageError(f"{path} is not valid Python: {error.msg} (line {error.lineno})", "mend the plug-in") from None
     doc = (ast.get_docstring(tree) or "").strip().splitlines()
     return doc[0] if doc else "", frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
 
@@ -42,9 +40,9 @@ class Registry:
     def add_file(self, path: Path) -> str:
         """Add one plug-in file; returns its command-line name. Raises DitkitError if it lacks the entry function."""
         if not path.is_file():
-            raise DitkitError(f"plug-in {path} does not exist", "give the path of a Python file")
+            raise UsageError(f"plug-in {path} does not exist", "give the path of a Python file")
         if self.entry not in _inspect(path)[1]:
-            raise DitkitError(f"{path} defines no function `{self.entry}`", f"a {self.kind} plug-in needs one")
+            raise UsageError(f"{path} defines no function `{self.entry}`", f"a {self.kind} plug-in needs one")
         name = _spoken(path.stem)
         self._added[name] = path
         return name
@@ -54,7 +52,7 @@ class Registry:
         folder = Path(__file__).parent / self.package.rpartition(".")[2]
         found = {_spoken(path.stem): path for path in folder.glob("*.py") if self.entry in _inspect(path)[1]}
         described = {name: _inspect(path)[0] for name, path in (found | self._added).items()}
-        for point in self._entry_points():
+        for point in _entry_points(self.package):
             described.setdefault(_spoken(point.name), f"from {point.value}")
         return dict(sorted(described.items()))
 
@@ -75,13 +73,16 @@ class Registry:
         self.check(name)
         if name in self._added:
             return _import_file(self._added[name])
-        for point in self._entry_points():
+        for point in _entry_points(self.package):
             if _spoken(point.name) == name:
                 return point.load()
         return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
 
-    def _entry_points(self):
-        return entry_points(group=self.package)
+
+@cache
+def _entry_points(group: str):
+    """What other packages have registered; looking through them takes 10 ms, and a setting is checked many times."""
+    return entry_points(group=group)
 
 
 @cache

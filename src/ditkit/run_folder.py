@@ -6,22 +6,34 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import recipes
+from . import manifest, recipes
 from .config import RunConfig, differences
-from .errors import DitkitError, UsageError, unknown
+from .durable import make_folder, write_atomically
+from .errors import BusyError, CheckpointError, MachineError, UsageError, unknown
 from .metrics import read_metrics
-
-CHECKPOINT_FILES = ("ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json")
-MANIFEST = "manifest.json"
+from .paths import expanded
 
 # What may differ when a run continues: it changes neither the network nor what a step computes.
 _FREE = ("train.steps", "train.log_every", "train.save_every", "train.sample_every", "train.sample_columns")
-_FREE += ("train.validate_every", "train.keep", "data.workers", "data.path", "sample.")
+_FREE += ("train.validate_every", "train.keep", "train.accumulate", "train.spike", "train.max_skips")
+_FREE += ("train.rollbacks", "data.worker", "data.max_bad", "data.path", "sample.")
+
+# What may differ only when the user insists: the run goes on, but is no longer one that settings alone repeat.
+_FORCED = ("optim.", "train.batch_size", "data.flip", "data.validation", "diffusion.label_drop", "diffusion.weighting")
+_FORCED += (
+    "diffusion.min_snr_gamma",
+    "diffusion.timestep_sampling",
+    "diffusion.logit_",
+    "diffusion.stratified",
+    "seed",
+)
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+IMAGES = "images"  # stands for the files of the dataset
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,14 @@ class RunFolder:
         return self.path / "timing.jsonl"
 
     @property
+    def incidents_file(self) -> Path:
+        return self.path / "incidents.jsonl"
+
+    @property
+    def bad_files(self) -> Path:
+        return self.path / "bad_files.txt"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -62,22 +82,45 @@ class RunFolder:
             raise UsageError(where + error.message, error.hint) from None
 
     def write_config(self, config: RunConfig) -> None:
-        _write_atomically(self.config_file, recipes.dump(config))
+        write_atomically(self.config_file, recipes.dump(config))
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:07d}"
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps with a completely written checkpoint, ascending (contents not yet verified)."""
+        """Steps that have a checkpoint, ascending (contents not yet verified)."""
         if not self.checkpoints.is_dir():
             return []
         found = (re.fullmatch(r"step-(\d{7,12})", path.name) for path in self.checkpoints.iterdir())
-        steps = sorted(int(match[1]) for match in found if match)
-        return [step for step in steps if (self.checkpoint(step) / MANIFEST).is_file()]
+        return sorted(int(match[1]) for match in found if match)
+
+    def newest_whole(self, name: str, on_damage: Callable[[Path], None] = lambda _path: None) -> Path | None:
+        """The newest checkpoint whose file `name` is as its manifest says; None if there is no checkpoint.
+
+        Newer, damaged ones are reported. Raises CheckpointError when all are damaged, or the newest is too new.
+        """
+        damaged: list[CheckpointError] = []
+        for step in reversed(self.checkpoint_steps()):
+            try:
+                manifest.read_file(self.checkpoint(step), name)
+            except manifest.NewerFormat:
+                raise
+            except CheckpointError as error:
+                damaged.append(error)
+                on_damage(self.checkpoint(step))
+                continue
+            return self.checkpoint(step)
+        if damaged:
+            raise CheckpointError(
+                f"no checkpoint of {self.path} is undamaged: {damaged[0].message}",
+                "restore its files from a copy, or start another run with --fresh",
+            )
+        return None
 
     def last_step(self) -> int:
-        """Steps done according to the newest checkpoint; 0 without one."""
-        return (self.checkpoint_steps() or [0])[-1]
+        """Steps done according to `newest_whole`, which may raise; 0 without a checkpoint."""
+        newest = self.newest_whole("state.json")
+        return int(newest.name.removeprefix("step-")) if newest else 0
 
     def sample_grids(self) -> list[tuple[int, Path]]:
         """(step, PNG) of every sample grid, ascending."""
@@ -91,7 +134,7 @@ class RunFolder:
 
 def runs_dir(given: Path | None = None) -> Path:
     """Where runs live: --runs-dir, else DITKIT_RUNS, else ./runs."""
-    return given or Path(os.environ.get("DITKIT_RUNS") or "runs")
+    return expanded(given or os.environ.get("DITKIT_RUNS") or "runs")
 
 
 def run_names(runs: Path) -> list[str]:
@@ -106,7 +149,7 @@ def newest_run(runs: Path) -> RunFolder:
     """The run that was worked on last. Raises DitkitError when there is none."""
     names = run_names(runs)
     if not names:
-        raise DitkitError(f"there is no run in {runs}", "train one with `ditkit train mnist`, or name its folder")
+        raise UsageError(f"there is no run in {runs}", "train one with `ditkit train mnist`, or name its folder")
     return RunFolder(runs / names[0])
 
 
@@ -114,7 +157,7 @@ def find_run(word: str | None, runs: Path) -> RunFolder:
     """A run by name or by path; the newest for None. Raises UsageError for one that is not there."""
     if word is None:
         return newest_run(runs)
-    for path in (runs / word, Path(word)):
+    for path in (runs / word, expanded(word)):
         if RunFolder(path).is_run():
             return RunFolder(path)
     if not run_names(runs):
@@ -122,11 +165,22 @@ def find_run(word: str | None, runs: Path) -> RunFolder:
     raise unknown("run", word, run_names(runs))
 
 
-def find_weights(word: str | None, runs: Path, *, ema: bool = True) -> Path:
-    """The weights file that a run, a checkpoint folder or a file stands for. Raises DitkitError if there is none."""
+def find_weights(
+    word: str | None, runs: Path, *, ema: bool = True, on_damage: Callable[[Path], None] = lambda _path: None
+) -> Path:
+    """The weights file that a run, a checkpoint folder or a file stands for.
+
+    For a run that is its newest whole checkpoint's; newer, damaged ones are reported. Raises CheckpointError if there
+    is none, UsageError for a word that names nothing.
+    """
     name = "ema.safetensors" if ema else "model.safetensors"
-    path = Path(word) if word else None
+    path = expanded(word) if word else None
     if path and path.is_file():
+        if path.suffix.lower() in PICKLES:
+            raise CheckpointError(
+                f"{path} may be a pickle, which can run any code when opened; ditkit reads .safetensors",
+                "give a run, a checkpoint folder or a .safetensors file",
+            )
         if path.suffix != ".safetensors":
             raise UsageError(f"{path} is not a .safetensors file", "give a run, a checkpoint folder or a weights file")
         sibling = path.with_name(name)
@@ -134,12 +188,12 @@ def find_weights(word: str | None, runs: Path, *, ema: bool = True) -> Path:
     if path and (path / name).is_file():
         return path / name
     run = find_run(word, runs)
-    steps = run.checkpoint_steps()
-    if not steps:
-        raise DitkitError(
+    newest = run.newest_whole(name, on_damage)
+    if newest is None:
+        raise CheckpointError(
             f"{run.path} has no checkpoint yet", "one is written every train.save_every steps, and when training stops"
         )
-    return run.checkpoint(steps[-1]) / name
+    return newest / name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,42 +209,55 @@ class Prepared:
         return self.step >= self.config.train.steps
 
 
-def prepare(config: RunConfig, path: Path, *, fresh: bool = False) -> Prepared:
+def prepare(config: RunConfig, path: Path, *, fresh: bool = False, force_change: Collection[str] = ()) -> Prepared:
     """Start a run in `path`, or continue the one that is there.
 
-    With `fresh`, an existing run is left alone and the next free name (`mnist-2`) is used. Raises UsageError when the
-    run that is there has other settings, DitkitError when the folder is something else or cannot be written.
+    With `fresh`, an existing run is left alone and the next free name (`mnist-2`) is used. `force_change` names
+    settings that may differ from the run's. Raises UsageError when the run that is there has other settings or the
+    folder is something else, MachineError when it cannot be written.
     """
     folder = RunFolder(path)
     if fresh and folder.is_run():
         folder = RunFolder(_free_name(path))
     if folder.is_run():
-        return _continue(config, folder)
+        return _continue(config, folder, force_change)
     where = folder.path
     if where.exists() and (not where.is_dir() or any(where.iterdir())):
-        raise DitkitError(
-            f"{where} exists and is not a run of ditkit", "choose another place with --name or --runs-dir"
-        )
+        raise UsageError(f"{where} exists and is not a run of ditkit", "choose another place with --name or --runs-dir")
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         folder.write_config(config)
     except OSError as error:
-        raise DitkitError(f"cannot write to {folder.path}: {error.strerror}", "choose another --runs-dir") from None
+        raise MachineError(f"cannot write to {folder.path}: {error.strerror}", "choose another --runs-dir") from None
     return Prepared(folder=folder, config=config, step=0)
 
 
-def _continue(config: RunConfig, folder: RunFolder) -> Prepared:
+def _continue(config: RunConfig, folder: RunFolder, force_change: Collection[str]) -> Prepared:
     changed = differences(folder.read_config(), config)
     fixed = {key: pair for key, pair in changed.items() if not key.startswith(_FREE)}
-    if fixed:
-        listed = ", ".join(f"{key} = {old!r} (now {new!r})" for key, (old, new) in list(fixed.items())[:4])
-        raise UsageError(
-            f"{folder.path} was started with {listed}",
-            f"continue it with `ditkit train {folder.path}` (its own settings); --fresh or --name starts another",
-        )
+    refused = {key: pair for key, pair in fixed.items() if key not in force_change or not key.startswith(_FORCED)}
+    if refused:
+        listed = ", ".join(f"{key} = {old!r} (now {new!r})" for key, (old, new) in list(refused.items())[:4])
+        hint = f"continue it with `ditkit train {folder.path}` (its own settings); --fresh or --name starts another"
+        if all(key.startswith(_FORCED) for key in refused):
+            hint += "; or change it with " + " ".join(f"--force-change {key}" for key in refused)
+        raise UsageError(f"{folder.path} was started with {listed}", hint)
     if changed:
         folder.write_config(config)
-    return Prepared(folder=folder, config=config, step=folder.last_step())
+    step = folder.last_step()
+    if step >= config.train.steps:  # nothing more to do, so be sure of it
+        step = step if manifest.is_whole(folder.checkpoint(step)) else 0
+    return Prepared(folder=folder, config=config, step=step)
+
+
+def check_force_change(keys: Collection[str]) -> None:
+    """Raise UsageError for a setting that cannot change in the middle of a run."""
+    for key in keys:
+        if key != IMAGES and not key.startswith((*_FREE, *_FORCED)):
+            raise UsageError(
+                f"--force-change: {key} cannot change in the middle of a run",
+                f"what can: {IMAGES}, {', '.join(f'{one}…' if one.endswith(('.', '_')) else one for one in _FORCED)}",
+            )
 
 
 @contextlib.contextmanager
@@ -201,7 +268,7 @@ def lock(folder: RunFolder) -> Iterator[None]:
         if not _try_lock(file.fileno()):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise DitkitError(f"{folder.path} is in use by {holder}", "wait for it, or use another --name")
+            raise BusyError(f"{folder.path} is in use by {holder}", "wait for it, or use another --name")
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -237,15 +304,3 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     return candidate
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,32 +1,31 @@
-"""Training: one flat loop that speaks in events and can be stopped and continued at any step."""
+"""Training: one flat loop that speaks in events, can be stopped and continued at any step, and survives bad ones."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from . import checkpoint, optim, run_folder
-from .card import Card
-from .config import RunConfig
-from .data.batches import Batches
-from .data.contract import open_dataset
-from .device import autocast, find_device, find_dtype, memory_mb
-from .ema import Ema
-from .errors import DitkitError
-from .events import Event, Finished, OnEvent, Sampled, Saved, SetAside, Started, Stepped, Validated
-from .metrics import MetricsFile
-from .models.dit import DiT
-from .objectives.contract import Objective, open_objective
-from .previews import ValidationSet, draw_grid
+from . import optim, run_folder
+from .config import RunConfig, from_dict, to_dict
+from .data import workers
+from .data.batches import Batch
+from .device import find_device, memory_mb
+from .errors import DataError, DivergedError, MachineError
+from .events import Event, Finished, OnEvent, Sampled, Started, Stepped, Validated, Warned
+from .previews import draw_grid
+from .reports import report_divergence
 from .run_folder import RunFolder
-from .seeding import generator
+from .session import Session, go_back, note_bad, open_session, save
+from .steps import Seen, compute_gradients
+from .world import World, join
+
+_STOP, _LATE, _BAD = 0, 1, 2  # flags that any process may raise in a step
 
 
 def _ignore(event: Event) -> None:
@@ -35,29 +34,6 @@ def _ignore(event: Event) -> None:
 
 def _never() -> bool:
     return False
-
-
-@dataclass(kw_only=True)
-class Session:
-    """The nouns of one run while it trains."""
-
-    config: RunConfig
-    folder: RunFolder
-    labels: tuple[str, ...]
-    images: int
-    fingerprint: str
-    device: torch.device
-    dtype: torch.dtype
-    network: DiT
-    ema: Ema
-    optimizer: torch.optim.AdamW
-    objective: Objective
-    batches: Batches
-    validation: ValidationSet
-    metrics: MetricsFile
-    timing: MetricsFile
-    on_event: OnEvent
-    saved: int | None = None  # step of the newest checkpoint
 
 
 def train(
@@ -69,153 +45,190 @@ def train(
     dtype: str = "auto",
     max_seconds: float | None = None,
     should_stop: Callable[[], bool] = _never,
+    force_change: Collection[str] = (),
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
-    A run that is there already continues from its newest checkpoint, and ends exactly as if it had never stopped.
-    Raises DitkitError for what the user can mend: other settings than the run has, missing data, a full disk, a loss
-    that is no longer finite.
+    A run that is there already continues from its newest checkpoint, and ends exactly as if it had never stopped;
+    `force_change` names settings ("optim.lr", "images") that may differ from what it was started with. Launched as
+    several processes (torchrun), they share each batch, and each hears its own events. Raises DitkitError for what
+    the user can mend: other settings than the run has, missing data, a full disk, a loss that stays not finite.
     """
-    prepared = run_folder.prepare(config, Path(folder))
-    with run_folder.lock(prepared.folder):
-        session, step = open_session(prepared.config, prepared.folder, on_event, device, dtype)
+    where = find_device(device)
+    with join(where) as world, _claimed(world, config, Path(folder), force_change) as (settings, run):
+        session = open_session(settings, run, world, on_event, where, dtype, force_change)
         try:
-            _loop(session, step, max_seconds if max_seconds is not None else math.inf, should_stop)
+            _train(session, max_seconds if max_seconds is not None else math.inf, should_stop)
         finally:
-            session.metrics.close()
-            session.timing.close()
-    return prepared.folder.path
+            session.journal.close()
+    return run.path
 
 
-def _loop(session: Session, step: int, max_seconds: float, should_stop: Callable[[], bool]) -> None:
-    config, started = session.config, time.monotonic()
-    session.on_event(_started(session, step))
-    batches = session.batches.iterate(step)
-    reason = "done"
-    while step < config.train.steps:
-        before = time.monotonic()
-        try:
-            x_BCHW, label_B = next(batches)
-        except DitkitError:  # an image that cannot be read: the steps so far are kept
-            save(session, step)
+@contextlib.contextmanager
+def _claimed(
+    world: World, config: RunConfig, path: Path, force_change: Collection[str]
+) -> Iterator[tuple[RunConfig, RunFolder]]:
+    """The run's settings and folder, prepared and locked by the leading process."""
+    with contextlib.ExitStack() as held:
+        if world.leads:
+            prepared = run_folder.prepare(config, path, force_change=force_change)
+            held.enter_context(run_folder.lock(prepared.folder))
+            config, path = prepared.config, prepared.folder.path
+        tree, place = world.tell((to_dict(config), str(path)))
+        yield from_dict(tree), RunFolder(Path(place))
+
+
+def _train(session: Session, max_seconds: float, should_stop: Callable[[], bool]) -> None:
+    started = time.monotonic()
+    session.on_event(_started(session))
+
+    def flags() -> list[bool]:
+        return [should_stop(), time.monotonic() - started > max_seconds]
+
+    reason = "stopped" if any(session.world.collect(should_stop())) else ""
+    try:
+        while not reason:
+            stream = workers.iterate(session.batches, session.step, session.config.data)
+            with contextlib.closing(stream) as batches:
+                reason = _steps(session, batches, flags, started)
+            if not reason:
+                _recover(session)
+    except RuntimeError as error:
+        if not workers.lost_a_worker(error):
             raise
-        metrics = take_step(session, step, x_BCHW, label_B)
-        step += 1
-        log(session, step, metrics, time.monotonic() - before, time.monotonic() - started)
-        last = step == config.train.steps
-        if last or step % config.train.validate_every == 0:
-            validate(session, step)
-        if last or step % config.train.sample_every == 0:
-            show(session, step)
-        if last or step % config.train.save_every == 0:
-            save(session, step)
-        if not last and (should_stop() or time.monotonic() - started > max_seconds):
-            reason = "stopped" if should_stop() else "time"
-            save(session, step)
-            break
-    batches.close()
+        if session.committing or not should_stop():
+            raise _worker_died(session, error) from None
+        reason = "stopped"  # the signal reached a worker that did not yet ignore it
+    if reason != "done":
+        save(session)
     seconds = time.monotonic() - started
-    session.on_event(
-        Finished(step=step, steps=config.train.steps, seconds=seconds, reason=reason, folder=session.folder.path)
-    )
+    steps, folder = session.config.train.steps, session.folder.path
+    session.on_event(Finished(step=session.step, steps=steps, seconds=seconds, reason=reason, folder=folder))
 
 
-def open_session(
-    config: RunConfig, folder: RunFolder, on_event: OnEvent, device_name: str = "auto", dtype_name: str = "auto"
-) -> tuple[Session, int]:
-    """Open the data, build the network and put the newest checkpoint back; returns the steps already done."""
-    device = find_device(device_name)
-    dataset = open_dataset(config.data, "train")
-    objective = open_objective(config.diffusion)
-    validation = ValidationSet(open_dataset(config.data, "validation"), objective, config.seed)
-    network = fresh_network(config, len(dataset.labels), device)
-    ema = Ema(network, config.optim.ema_decay)
-    optimizer = optim.adamw(network, config.optim)
-    found = checkpoint.newest_state(folder, lambda path: on_event(SetAside(path=path)))
-    if found:
-        path, state = found
-        if (state.fingerprint, state.labels) != (dataset.fingerprint, dataset.labels):
-            raise DitkitError(
-                f"the images have changed since {folder.path} was started",
-                "put them back, or start another run with --fresh",
-            )
-        checkpoint.restore(path, network, ema.network, optimizer)
-    state = found[1] if found else None
-    session = Session(
-        config=config,
-        folder=folder,
-        labels=dataset.labels,
-        images=len(dataset),
-        fingerprint=dataset.fingerprint,
-        device=device,
-        dtype=find_dtype(dtype_name, device),
-        network=network,
-        ema=ema,
-        optimizer=optimizer,
-        objective=objective,
-        batches=Batches(
-            dataset, config.train.batch_size, config.seed, flip=config.data.flip, workers=config.data.workers
-        ),
-        validation=validation,
-        metrics=MetricsFile(folder.metrics_file, state.metrics_bytes if state else 0),
-        timing=MetricsFile(folder.timing_file, state.timing_bytes if state else 0),
-        on_event=on_event,
-        saved=state.step if state else None,
-    )
-    return session, state.step if state else 0
+def _steps(
+    session: Session, batches: Generator[Batch, None, None], flags: Callable[[], list[bool]], started: float
+) -> str:
+    """Step until the end ("done"), a stop ("stopped", "time"), or too many faults in a row ("")."""
+    config = session.config.train
+    while session.step < config.steps:
+        before = time.monotonic()
+        batch = _next(session, batches)
+        raised, metrics = take_step(session, batch, flags)
+        log(session, metrics, time.monotonic() - before, time.monotonic() - started)
+        session.committing = False
+        if raised[_BAD]:
+            _note_bad(session, batch)
+        if session.recovery.skips >= config.max_skips:
+            return ""
+        last = session.step == config.steps
+        if session.step % config.validate_every == 0:
+            validate(session)
+        if last:
+            _round_off(session, metrics)
+        if last or session.step % config.sample_every == 0:
+            show(session)
+        if last or session.step % config.save_every == 0:
+            save(session)
+        if session.world.size == 1:  # several processes agreed during the step; one need not wait for the next
+            raised = flags()
+        if not last and (raised[_STOP] or raised[_LATE]):
+            return "stopped" if raised[_STOP] else "time"
+    return "done"
 
 
-def fresh_network(config: RunConfig, labels: int, device: torch.device) -> DiT:
-    """A network whose weights are a function of the run's seed alone, on any device."""
-    with torch.random.fork_rng(devices=[]):
-        network = checkpoint.build_network(config, labels)
-    network.initialize(generator(config.seed, "weights"))
-    return network.to(device)
+def _round_off(session: Session, metrics: dict[str, float]) -> None:
+    """Rows that only the end asks for; a run that is continued beyond it drops them, as it would not have them."""
+    session.journal.mark()
+    if session.step % session.config.train.log_every:
+        session.journal.append("metrics", _row(session.step, metrics))
+    if session.step % session.config.train.validate_every:
+        validate(session)
 
 
-def take_step(session: Session, step: int, x_BCHW: Tensor, label_B: Tensor) -> dict[str, float]:
+def _next(session: Session, batches: Generator[Batch, None, None]) -> Batch:
+    """The next batch; when there is none to be had, the steps so far are kept."""
+    try:
+        return next(batches)
+    except DataError:
+        save(session)
+        raise
+
+
+def _note_bad(session: Session, batch: Batch) -> None:
+    try:
+        note_bad(session, batch.bad)
+    except DataError:
+        save(session)
+        raise
+
+
+def take_step(session: Session, batch: Batch, flags: Callable[[], list[bool]]) -> tuple[list[bool], dict[str, float]]:
     """One optimiser step on one global batch; every random number is a function of (seed, step).
 
-    Raises DitkitError, before anything is changed, when the loss or the gradient is not finite.
+    A loss or gradient that is not finite, or a spike of the loss, is counted and not learnt from.
     """
-    config, network = session.config, session.network
-    rate = optim.learning_rate(config.optim, step, config.train.steps)
-    x_BCHW = x_BCHW.to(session.device, non_blocking=True)
-    label_B = drop_labels(label_B, len(session.labels), config.diffusion.label_drop, config.seed, step)
-    label_B = label_B.to(session.device, non_blocking=True)
-    timestep_B, noise_BCHW = draw_case(session.objective, x_BCHW, config.seed, "noise", step)
-    part = len(x_BCHW) // config.train.accumulate
-    losses: list[Tensor] = []
-    for tensors in zip(*(one.split(part) for one in (x_BCHW, label_B, timestep_B, noise_BCHW)), strict=True):
-        with autocast(session.device, session.dtype):
-            loss_b = session.objective.loss_at(network, *tensors)
-        (loss_b.sum() / len(x_BCHW)).backward()
-        losses.append(loss_b.detach())
-    loss_B = torch.cat(losses)
-    loss, norm = float(loss_B.mean()), optim.clip(network, config.optim.clip)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise _diverged(session, step, loss, norm, rate)
-    optim.set_rate(session.optimizer, rate)
-    session.optimizer.step()
-    session.optimizer.zero_grad(set_to_none=True)
-    session.ema.update(network, step + 1)
-    quarters = by_quarter(loss_B, timestep_B / config.diffusion.timesteps)
-    return {"loss": loss, **quarters, "grad_norm": norm, "lr": rate}
+    config, network, step = session.config, session.learner.network, session.step
+    rate = optim.learning_rate(config.optim, step, config.train.steps) * session.recovery.rate_factor
+    seen = compute_gradients(
+        session.worker,
+        step,
+        batch,
+        session.recovery.stream("noise"),
+        lambda: [*flags(), bool(batch.bad)],
+        lambda: _tell_of_memory(session),
+    )
+    loss, norm = float(seen.loss_B.mean()), optim.norm(network)
+    fault = session.recovery.fault(loss, norm, config.train.spike)
+    if fault:
+        _skip(session, seen, fault, loss, norm, rate)
+    session.committing = True  # until the step is logged
+    if not fault:
+        optim.clip(network, config.optim.clip, norm)
+        optim.set_rate(session.learner.optimizer, rate)
+        session.learner.optimizer.step()
+        session.ema.update(network, step + 1)
+        session.recovery = session.recovery.learn(loss)
+    session.learner.optimizer.zero_grad(set_to_none=True)
+    session.step += 1
+    quarters = by_quarter(seen.loss_B, seen.timestep_B / config.diffusion.timesteps)
+    metrics = {"loss": loss, **quarters, "grad_norm": norm, "lr": rate, **({"skipped": 1.0} if fault else {})}
+    return seen.flags, metrics
 
 
-def draw_case(objective: Objective, x_BCHW: Tensor, seed: int, stream: str, step: int) -> tuple[Tensor, Tensor]:
-    """Timesteps (B,) and noise (B, C, H, W) for images, on their device; the timesteps are the same on any device."""
-    source, device = generator(seed, stream, step), x_BCHW.device
-    timestep_B = objective.draw_timesteps(len(x_BCHW), source).to(device)
-    if device.type != "cpu":  # noise is drawn where it is needed: much faster than moving it
-        source = generator(seed, stream, step, device)
-    return timestep_B, torch.randn(x_BCHW.shape, generator=source, device=device)
+def _skip(session: Session, seen: Seen, fault: str, loss: float, norm: float, rate: float) -> None:
+    """Count a step that is not learnt from, and put it on record. Raises DivergedError when there is no way on."""
+    step, limits = session.step, session.config.train
+    session.recovery = session.recovery.skip()
+    session.journal.append("incidents", {"step": step + 1, "what": "skipped", "why": fault, "loss": str(loss)})
+    session.on_event(Warned(step=step + 1, text=f"step {step + 1} is skipped: {fault}"))
+    if session.recovery.skips < limits.max_skips or session.recovery.rollbacks < limits.rollbacks:
+        return
+    place = report_divergence(session, seen, fault, loss, norm, rate) if session.world.leads else None
+    kept = f"step {session.saved} is kept" if session.saved else "nothing is saved yet"
+    raise DivergedError(
+        f"training diverged at step {step + 1}: {fault}, {session.recovery.skips} steps in a row, after going back "
+        f"{session.recovery.rollbacks} times; learning rate {rate:.3g} ({kept}; report in {place})",
+        f"start again with a lower rate, e.g. --fresh --lr {rate / 3:.2g}, or let `ditkit lr-find` choose one",
+    )
 
 
-def drop_labels(label_B: Tensor, null_label: int, probability: float, seed: int, step: int) -> Tensor:
-    """Replace labels by the null label with a probability (classifier-free guidance, Ho & Salimans 2022)."""
-    dropped_B = torch.rand(label_B.shape, generator=generator(seed, "label drop", step)) < probability
-    return label_B.masked_fill(dropped_B, null_label)
+def _recover(session: Session) -> None:
+    fallen = session.step
+    go_back(session)
+    text = (
+        f"{session.config.train.max_skips} steps in a row went wrong up to step {fallen}: back to step {session.step}, "
+        f"with other noise and {session.recovery.rate_factor:g} of the learning rate "
+        f"(time {session.recovery.rollbacks} of {session.config.train.rollbacks})"
+    )
+    session.journal.append("incidents", {"step": fallen, "what": "went back", "to": session.step})
+    session.on_event(Warned(step=session.step, text=text))
+
+
+def _tell_of_memory(session: Session) -> None:
+    text = f"out of memory at step {session.step + 1}: batches are now split into {session.worker.parts} parts"
+    session.journal.append("incidents", {"step": session.step + 1, "what": text})
+    session.on_event(Warned(step=session.step + 1, text=text))
 
 
 def by_quarter(loss_B: Tensor, noise_B: Tensor) -> dict[str, float]:
@@ -226,83 +239,68 @@ def by_quarter(loss_B: Tensor, noise_B: Tensor) -> dict[str, float]:
     return {f"loss_q{quarter + 1}": float(values_B[quarter_B == quarter].mean()) for quarter in present}
 
 
-def log(session: Session, step: int, metrics: dict[str, float], seconds: float, since_start: float) -> None:
+def log(session: Session, metrics: dict[str, float], seconds: float, since_start: float) -> None:
     """Write a step's rows and tell the listeners. Wall-clock figures go to timing.jsonl: metrics are reproducible."""
-    per_second = session.config.train.batch_size / max(seconds, 1e-9)
-    if step % session.config.train.log_every == 0 or step == session.config.train.steps:
-        session.metrics.append({"step": step, **{key: float(f"{value:.7g}") for key, value in metrics.items()}})
+    step, config = session.step, session.config.train
+    per_second = config.batch_size / max(seconds, 1e-9)
+    if step % config.log_every == 0:
+        session.journal.append("metrics", _row(step, metrics))
         timing = {"images_per_second": round(per_second, 2), "seconds": round(since_start, 2)}
-        session.timing.append({"step": step, **timing, "memory_mb": round(memory_mb(session.device), 1)})
+        session.journal.append("timing", {"step": step, **timing, "memory_mb": round(memory_mb(session.device), 1)})
     session.on_event(
         Stepped(step=step, loss=metrics["loss"], lr=metrics["lr"], images_per_second=per_second, metrics=metrics)
     )
 
 
-def validate(session: Session, step: int) -> None:
+def _row(step: int, metrics: dict[str, float]) -> dict[str, float]:
+    """A row of metrics.jsonl: seven digits, and nothing that JSON cannot say."""
+    return {"step": step, **{key: float(f"{value:.7g}") for key, value in metrics.items() if math.isfinite(value)}}
+
+
+def validate(session: Session) -> None:
     """Measure the validation loss with the EMA weights and the raw ones, if images are held out."""
-    if not len(session.validation):
+    if not len(session.validation) or not session.world.leads:
         return
+    part = max(1, session.config.train.batch_size // session.worker.parts)
     ema, raw = (
-        session.validation.loss(network, session.device, session.dtype, session.config.train.batch_size)
-        for network in (session.ema.network, session.network)
+        session.validation.loss(network, session.device, session.dtype, part)
+        for network in (session.learner.ema, session.learner.network)
     )
     if math.isfinite(ema) and math.isfinite(raw):
         rounded = {"validation_loss": float(f"{ema:.7g}"), "validation_loss_raw": float(f"{raw:.7g}")}
-        session.metrics.append({"step": step, **rounded})
-    session.on_event(Validated(step=step, loss=ema))
+        session.journal.append("metrics", {"step": session.step, **rounded})
+        session.validated = (session.step, rounded["validation_loss"])
+    session.on_event(Validated(step=session.step, loss=ema))
 
 
-def show(session: Session, step: int) -> None:
-    """Draw the sample grid of a step."""
-    path = session.folder.samples / f"step-{step:07d}.png"
-    networks: tuple[nn.Module, nn.Module] = (session.network.eval(), session.ema.network)
-    draw_grid(session.config, session.labels, *networks, path, step, session.device)
-    session.network.train()
-    session.on_event(Sampled(step=step, path=path))
-
-
-def save(session: Session, step: int) -> None:
-    """Write the checkpoint of a step durably, then drop the oldest."""
-    if session.saved == step or step == 0:
+def show(session: Session) -> None:
+    """Draw the sample grid of this step."""
+    if not session.world.leads:
         return
-    state = checkpoint.State(
-        step=step,
-        metrics_bytes=session.metrics.sync(),
-        timing_bytes=session.timing.sync(),
-        fingerprint=session.fingerprint,
-        labels=session.labels,
-        versions={"torch": torch.__version__, "numpy": np.__version__, "threads": str(torch.get_num_threads())},
-    )
-    path = checkpoint.save(
-        session.folder,
-        card=Card(config=session.config, labels=session.labels, step=step),
-        state=state,
-        network=session.network,
-        ema=session.ema.network,
-        optimizer=session.optimizer,
-    )
-    session.saved = step
-    session.on_event(Saved(step=step, path=path))
-    checkpoint.prune(session.folder, session.config.train.keep)
+    path = session.folder.samples / f"step-{session.step:07d}.png"
+    networks: tuple[nn.Module, nn.Module] = (session.learner.network.eval(), session.learner.ema)
+    draw_grid(session.config, session.labels, *networks, path, session.step, session.device)
+    session.learner.network.train()
+    session.on_event(Sampled(step=session.step, path=path))
 
 
-def _started(session: Session, step: int) -> Started:
+def _started(session: Session) -> Started:
     return Started(
         folder=session.folder.path,
-        step=step,
+        step=session.step,
         steps=session.config.train.steps,
-        device=str(session.device),
+        device=str(session.device) + (f" × {session.world.size}" if session.world.size > 1 else ""),
         dtype=str(session.dtype).removeprefix("torch."),
-        parameters=sum(parameter.numel() for parameter in session.network.parameters()),
+        parameters=sum(parameter.numel() for parameter in session.learner.network.parameters()),
         images=session.images,
         labels=session.labels,
     )
 
 
-def _diverged(session: Session, step: int, loss: float, norm: float, rate: float) -> DitkitError:
+def _worker_died(session: Session, error: RuntimeError) -> MachineError:
+    first = str(error).splitlines()[0]
     kept = f"step {session.saved} is kept" if session.saved else "nothing is saved yet"
-    return DitkitError(
-        f"training diverged at step {step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}, learning rate {rate:.3g} "
-        f"({kept})",
-        f"start again with a lower rate, e.g. --fresh --lr {rate / 3:.2g}, or let `ditkit lr-find` choose one",
+    return MachineError(
+        f"a process that reads images ended or hangs: {first} ({kept})",
+        "run again with --set data.workers=0; in a container, more shared memory (--shm-size) may help",
     )

@@ -32,6 +32,7 @@ class Command(TyperCommand):
     """A command whose --labels takes several words: Click knows no variadic options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _check_words(args, self.get_params(ctx))
         takes_labels = any("--labels" in parameter.opts for parameter in self.params)
         return super().parse_args(ctx, spread(args) if takes_labels else args)
 
@@ -51,6 +52,24 @@ class Group(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _tidy(super().get_params(ctx))
+
+
+def _check_words(args: Sequence[str], parameters: Sequence[Any]) -> None:
+    """Refuse what Click would take for a value: an empty word (an unset variable), and the next option's name."""
+    from ..errors import UsageError
+
+    names = {name for parameter in parameters for name in parameter.opts if name.startswith("-")}
+    switches = {name for parameter in parameters if getattr(parameter, "is_flag", False) for name in parameter.opts}
+    for before, word in zip(["", *args], args, strict=False):
+        option, equals, value = word.partition("=")
+        given, option = (value, option) if equals and option in names else (word, before)
+        if not given.strip():
+            where = f"{option}: " if option in names else ""
+            raise UsageError(f"{where}an empty word means nothing", "fill it in, or leave it out")
+        if before in names - switches and (word in names or word == "--"):
+            raise UsageError(f"{before} requires an argument", f"{word} is not one; put a value between them")
+        if word == "--":
+            break
 
 
 def _unwrapped(text: str | None) -> str:

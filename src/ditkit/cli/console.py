@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DitkitError
+from ..errors import DitkitError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+INTERNAL = 1  # exit code of a bug
+_LONGEST = 1000  # letters of an error: a mistyped word may be a whole file
 
 
 def stderr() -> Console:
@@ -25,7 +31,12 @@ def stderr() -> Console:
 def say(text: str, *, quiet: bool = False) -> None:
     """One line for people, on stderr."""
     if not quiet:
-        stderr().print(text, markup=False)
+        stderr().print(visible(text), markup=False)
+
+
+def visible(text: str) -> str:
+    """Text with what a terminal would obey or cannot show (file names may hold anything) spelled out."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
 def data(text: str) -> None:
@@ -45,7 +56,7 @@ def spinner(text: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float], None]]:
+def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float | None], None]]:
     """A bar on stderr where that is a terminal; gives a function that takes (done, of how much)."""
     console = stderr()
     if quiet or not console.is_terminal:
@@ -70,16 +81,28 @@ def loading_torch(*, quiet: bool = False) -> Iterator[None]:
 
 
 def report(error: BaseException, *, command: str = "ditkit", debug: bool = False) -> int:
-    """Print an exception as `error: …` and `hint: …`; returns the exit code."""
+    """Print an exception as `error: …` and `hint: …`; returns the exit code. A bug's traceback goes to a file."""
     if debug:
-        import traceback
-
         traceback.print_exception(error)
     message, hint, code = _explain(error, command)
+    if code == INTERNAL:
+        hint = _where_to_look(error)
     _line("error", message, "bold red")
     if hint:
         _line("hint", hint, "bold cyan")
     return code
+
+
+def _where_to_look(error: BaseException) -> str:
+    """Write the traceback of a bug to a file of its own, and say where."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ditkit-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return "this is a bug of ditkit; --debug shows the traceback"
+    return f"this is a bug of ditkit; the traceback is in {file.name}"
 
 
 def is_debug(words: list[str]) -> bool:
@@ -90,7 +113,9 @@ def is_debug(words: list[str]) -> bool:
 def _line(kind: str, text: str, style: str) -> None:
     from rich.text import Text
 
-    flat = " ".join(text.split())
+    flat = visible(" ".join(text.split()))
+    if len(flat) > _LONGEST:
+        flat = f"{flat[: _LONGEST // 2]} … {flat[-_LONGEST // 2 :]}"
     stderr().print(Text.assemble((f"{kind}:", style), f" {flat}"))
 
 
@@ -101,11 +126,14 @@ def _explain(error: BaseException, command: str) -> tuple[str, str | None, int]:
         return _explain_usage(error, command)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", None, 1
+        message = f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
+        if error.errno == errno.ENAMETOOLONG:
+            return message, "use a shorter word", UsageError.exit_code
+        return message, "check the path, its permissions and the free space", MachineError.exit_code
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "out of memory", "lower --batch-size, or choose a smaller model", 1
+        return "out of memory", "lower --batch-size, or choose a smaller model", MachineError.exit_code
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return f"internal error: {text}; run again with --debug for the traceback", None, 1
+    return f"internal error: {text}", None, INTERNAL
 
 
 def _explain_usage(error: Any, command: str) -> tuple[str, str | None, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import complete, console
-from .options import DATA, OPTIMISER, OUTPUT, Config, DataDir, Debug, Device, Json, Quiet, RunsDir, Settings
+from .options import DATA, OPTIMISER, OUTPUT, Config, DataDir, Debug, Device, Force, Json, Quiet, RunsDir, Settings
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -62,6 +62,7 @@ def run(
     steps: Steps = 120,
     device: Device = "auto",
     out: Out = None,
+    force: Force = False,
     runs_dir: RunsDir = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -73,6 +74,7 @@ def run(
     same before it trains.
     """
     from ..errors import UsageError
+    from ..paths import expanded
     from ..run_folder import run_names
     from ..run_folder import runs_dir as runs_place
     from . import targets, words
@@ -86,11 +88,13 @@ def run(
     flags = {"--batch-size": batch_size, "--seed": seed, "--data-dir": data_dir}
     resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
     name = found.name if found else words.slug(config.stem if config else "run")
-    path = out.expanduser() if out else Path(f"lr-find-{words.slug(name)}.png")
+    path = expanded(out) if out else words.free_name(Path(f"lr-find-{words.slug(name)}"), ".png")
     if path.is_dir() or path.suffix.lower() != ".png":
         raise UsageError(f"--out: {path} is not the name of a PNG", "e.g. --out lr-find.png")
+    for file in (path, path.with_suffix(".json")):
+        words.check_file(file, force=force)
     words.device(device)
-    targets.check_data(resolved)
+    targets.check_data(resolved, quiet=quiet)
     curve = measure(resolved, device, steps=steps, quiet=quiet)
     _tell(curve, path, write(curve, path), as_json=as_json, quiet=quiet)
 

@@ -14,6 +14,7 @@ from .options import (
     OUTPUT,
     Debug,
     Device,
+    Force,
     Guidance,
     Labels,
     Model,
@@ -83,6 +84,7 @@ def run(
     sampler: Sampler = None,
     seed: Seed = "0",
     out: Out = None,
+    force: Force = False,
     runs_dir: RunsDir = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -90,11 +92,15 @@ def run(
 ) -> None:
     """Make a GIF of training (the picture people share), or of denoising."""
     from ..errors import UsageError
+    from ..paths import expanded
     from . import words
 
     kind, word = _understand(what, which, kind, model)
-    if out and (out.suffix.lower() != ".gif" or out.is_dir()):
-        raise UsageError(f"--out: {out} is not the name of a GIF", "e.g. --out progress.gif")
+    if out:
+        out = expanded(out)
+        if out.suffix.lower() != ".gif" or out.is_dir():
+            raise UsageError(f"--out: {out} is not the name of a GIF", "e.g. --out progress.gif")
+        words.check_file(out, force=force)
     words.device(device)
     flags = {"--steps": steps, "--guidance": guidance, "--sampler": sampler}
     if kind == "train":
@@ -128,7 +134,7 @@ def _understand(what: str | None, which: str | None, kind: str | None, model: st
 
 
 def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quiet: bool) -> Path:
-    from ..errors import DitkitError, UsageError, unknown
+    from ..errors import DataError, UsageError, unknown
     from ..run_folder import find_run, run_names
     from ..run_folder import runs_dir as runs_place
 
@@ -136,13 +142,13 @@ def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quie
     try:
         folder = find_run(word, runs)
     except UsageError:
+        if word is None:
+            raise
         raise unknown("run", str(word), (*KINDS, *run_names(runs))) from None
     grids = folder.sample_grids()
     if not grids:
-        raise DitkitError(
-            f"{folder.path} has no sample grids yet", "train it longer, or lower --set train.sample_every"
-        )
-    path = out.expanduser() if out else folder.path / "progress.gif"
+        raise DataError(f"{folder.path} has no sample grids yet", "train it longer, or lower --set train.sample_every")
+    path = out or folder.path / "progress.gif"
     with console.spinner("drawing …", quiet=quiet):
         from PIL import Image
 
@@ -171,6 +177,7 @@ def _denoising(
     from dataclasses import replace
 
     from ..errors import UsageError
+    from . import words
     from .order import columns, draw, read_order
 
     order = read_order(labels, flags, model=word, runs_dir=runs_dir, ema=ema)
@@ -179,14 +186,21 @@ def _denoising(
     wanted = order.labels[:MOST_IMAGES] if labels else order.labels[:10]
     order = replace(order, labels=wanted, batch_size=len(wanted))
     run_folder = order.weights.parent.parent.parent
-    home = run_folder if (run_folder / "config.toml").is_file() else Path()
-    path = out.expanduser() if out else home / "denoise.gif"
+    inside_run = (run_folder / "config.toml").is_file()
+    path = out or (run_folder / "denoise.gif" if inside_run else words.free_name(Path("denoise"), ".gif"))
+    words.check_writable(path.parent)
     across, captions = columns(wanted), wanted if order.card.labels else None
     frames: list[tuple[str, Image.Image]] = []
+    calls = 0
 
     def keep(step: int, steps: int, x_BCHW: Any) -> None:
+        from ..gifs import MOST_FRAMES, thinned
         from ..images import grid, to_uint8
 
+        nonlocal calls
+        calls = steps
+        if step not in thinned(steps, MOST_FRAMES - 1):  # ten thousand pictures would not fit into memory
+            return
         picture = grid(to_uint8(x_BCHW), across, captions=captions)
         frames.append((f"step {step} of {steps}", picture))
 
@@ -194,7 +208,6 @@ def _denoising(
     from ..gifs import denoising_gif
     from ..images import grid
 
-    calls = len(frames)
     frames.append((f"step {calls} of {calls}", grid([one.image for one in final], across, captions=captions)))
     denoising_gif(frames, path)
     return path

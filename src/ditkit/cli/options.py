@@ -33,8 +33,13 @@ Settings = Annotated[
     ),
 ]
 DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Where the images are, for datasets on disk.", rich_help_panel=DATA),
+    str | None,
+    typer.Option(
+        "--data-dir",
+        metavar="PLACE",
+        help="Where the images are: a folder, an archive of one, or the archive's web address.",
+        rich_help_panel=DATA,
+    ),
 ]
 RunsDir = Annotated[
     Path | None,
@@ -46,6 +51,7 @@ RunsDir = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.", rich_help_panel=OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
 Device = Annotated[

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import recipes
 from ..card import Card, read_card
 from ..config import to_dict
-from ..errors import DitkitError, UsageError
+from ..errors import UsageError
 from ..run_folder import find_weights
 from ..run_folder import runs_dir as runs_place
 from . import console, targets, words
@@ -71,7 +71,7 @@ def read_order(
     labels: list[str] | None, flags: dict[str, Any], *, model: str | None, runs_dir: Path | None, ema: bool
 ) -> Order:
     """Words and the weights' own card as an Order. Raises UsageError for every mistake in them."""
-    weights = find_weights(model, runs_place(runs_dir), ema=ema)
+    weights = find_weights(model, runs_place(runs_dir), ema=ema, on_damage=_tell_of_damage)
     card = read_card(weights)
     asked = [
         targets.nested(_SETTINGS[flag], value)
@@ -101,6 +101,10 @@ def read_order(
     )
 
 
+def _tell_of_damage(path: Path) -> None:
+    console.say(f"warning: {path} is damaged; using the checkpoint before it")
+
+
 def _model_name(weights: Path) -> str:
     """The run's name for runs/NAME/checkpoints/step-…/ema.safetensors, else the file's."""
     place = weights.resolve()
@@ -110,15 +114,11 @@ def _model_name(weights: Path) -> str:
 
 def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
     """Raise DitkitError when the images cannot go there, or would overwrite others without --force."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not existing.is_dir():
-        raise UsageError(f"--out: {existing} is a file", "name a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise DitkitError(f"cannot write to {existing}", "choose another folder with --out")
+    words.check_writable(folder)
     there = set(os.listdir(folder)) if folder.is_dir() and not force else set()  # noqa: PTH208
     taken = [name for name in names if name in there]
     if taken:
-        raise DitkitError(
+        raise UsageError(
             f"{folder / taken[0]} is there already" + (f", and {len(taken) - 1} more" if taken[1:] else ""),
             "overwrite with --force, or choose another folder with --out",
         )

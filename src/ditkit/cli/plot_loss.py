@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import complete, console
-from .options import OUTPUT, Debug, Quiet, RunsDir
+from .options import OUTPUT, Debug, Force, Quiet, RunsDir
 
 EXAMPLES = "Examples:\n\nditkit plot-loss\nditkit plot-loss mnist mnist-2 --log --out compared.png"
 PLOT = "Plot"
@@ -52,12 +52,15 @@ def run(
     smooth: Smooth = 0.98,
     terminal: Terminal = False,
     out: Out = None,
+    force: Force = False,
     runs_dir: RunsDir = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Plot training and validation loss: is it still learning?"""
     from ..errors import UsageError
+    from ..paths import expanded
+    from . import words
 
     if not 0 <= smooth < 1:
         raise UsageError(f"--smooth: {smooth} is not from 0 to below 1", "e.g. --smooth 0.9")
@@ -67,9 +70,13 @@ def run(
     if terminal:
         console.data(_drawn(rows))
         return
-    path = out.expanduser() if out else (home or Path()) / "loss.png"
-    if path.is_dir() or path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise UsageError(f"--out: {path} is not the name of a picture", "e.g. --out loss.png")
+    if out is None:  # what has that name in a run's folder was drawn by ditkit
+        path = home / "loss.png" if home else words.free_name(Path("loss"), ".png")
+    else:
+        path = expanded(out)
+        if path.is_dir() or path.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise UsageError(f"--out: {path} is not the name of a picture", "e.g. --out loss.png")
+        words.check_file(path, force=force)
     with console.spinner("plotting …", quiet=quiet):
         from ..plots import plot_losses, save_figure
 
@@ -80,7 +87,7 @@ def run(
 
 def _read(words: list[str] | None, runs_dir: Path | None) -> tuple[dict[str, list[dict[str, Any]]], Path | None]:
     """The metrics of every run by a name that tells them apart, and the folder of the run if there is only one."""
-    from ..errors import DitkitError
+    from ..errors import DataError
     from ..run_folder import find_run
     from ..run_folder import runs_dir as runs_place
 
@@ -90,7 +97,7 @@ def _read(words: list[str] | None, runs_dir: Path | None) -> tuple[dict[str, lis
         name = folder.path.resolve().name
         rows[str(folder.path) if name in rows else name] = metrics = folder.metrics()
         if not any("loss" in row for row in metrics):
-            raise DitkitError(f"{folder.path} has no losses yet", "train it first")
+            raise DataError(f"{folder.path} has no losses yet", "train it first")
     return rows, found[0].path if len(found) == 1 else None
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..events import Event, Finished, Sampled, SetAside, Started, Stepped, Validated
+from ..events import Event, Finished, Sampled, Started, Stepped, Validated, Warned
 from . import console
 from .words import spoken_duration
 
@@ -55,8 +55,8 @@ class TrainingProgress:
             self._validation = event.loss
         elif isinstance(event, Sampled):
             self._show(event)
-        elif isinstance(event, SetAside):
-            self.note(f"warning: {event.path} is damaged and set aside as .corrupt-*; using the checkpoint before it")
+        elif isinstance(event, Warned):
+            self.note(f"warning: {event.text}")
 
     def note(self, text: str) -> None:
         """A line between the others."""
@@ -137,6 +137,8 @@ def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) ->
     if finished.reason != "done":
         why = "out of time" if finished.reason == "time" else "stopped"
         again = f"ditkit train {shlex.quote(str(finished.folder))}"
+        if not finished.step:
+            return [f"{why} before the first step; begin again with `{again}`"]
         return [f"{why} at step {finished.step} of {finished.steps}, all saved; continue with `{again}`"]
     words = ["ditkit", "sample"]
     if labels and not any(label.startswith("-") for label in labels):

@@ -15,6 +15,7 @@ from .options import (
     OUTPUT,
     Debug,
     Device,
+    Force,
     Guidance,
     Json,
     Labels,
@@ -56,7 +57,6 @@ Out = Annotated[
         "--out", metavar="DIR", show_default="a new folder in samples/", help="Where images go.", rich_help_panel=OUTPUT
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite images that are in --out.", rich_help_panel=OUTPUT)]
 BatchSize = Annotated[
     str,
     typer.Option("--batch-size", metavar="N", help="Images drawn at once; changes no image.", rich_help_panel=MACHINE),
@@ -85,6 +85,7 @@ def run(
 
     Each becomes a PNG of the model's own size that carries its label, seed and checkpoint; grid.png shows them all.
     """
+    from ..paths import expanded
     from . import words
     from .order import check_folder, draw, read_order
 
@@ -103,7 +104,7 @@ def run(
         ema=not no_ema,
     )
     words.device(device)
-    folder = out.expanduser() if out else words.free_name(Path("samples") / order.name)
+    folder = expanded(out) if out else words.free_name(Path("samples") / order.name)
     names = order.file_names
     check_folder(folder, [*names, "grid.png"], force=force)
     drawn: list[Sample] = []

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during long work: the first asks it to end well, the second ends it at once."""
+"""Signals during long work: the first asks it to end well, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from ..errors import UsageError
 
 
 class StopRequest:
@@ -21,17 +23,24 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, 0 when nothing came."""
-        return 128 + self.signal if self.signal else 0
+        """130 after Ctrl-C, 143 after SIGTERM and after a pre-emption signal, 0 when nothing came."""
+        if self.signal is None:
+            return 0
+        return 128 + (signal.SIGINT if self.signal == signal.SIGINT else signal.SIGTERM)
 
 
 @contextmanager
-def stop_on_signals(message: str = "") -> Iterator[StopRequest]:
-    """While inside, the first SIGINT or SIGTERM sets the request and prints `message`; the second raises SystemExit."""
+def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[StopRequest]:
+    """While inside, the first SIGINT, SIGTERM or `also` sets the request and prints `message`.
+
+    The second one raises SystemExit, but a pre-emption signal is often sent more than once: it never does.
+    """
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request():
+            if number == also:
+                return
             raise SystemExit(128 + number)
         request.signal = number
         if message:
@@ -41,9 +50,19 @@ def stop_on_signals(message: str = "") -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
         yield request
         return
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = {signal.SIGINT, signal.SIGTERM} | ({signal.Signals(also)} if also is not None else set())
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def preempt_signal(name: str) -> int:
+    """The number of a signal that may announce a pre-emption: USR1, SIGUSR2, HUP …"""
+    bare = name.strip().upper().removeprefix("SIG")
+    known = [one for one in ("USR1", "USR2", "HUP", "CONT", "ALRM") if hasattr(signal, f"SIG{one}")]
+    if bare not in known:
+        raise UsageError(f"--preempt-signal: {name!r} is not one of {', '.join(known)}", "e.g. --preempt-signal USR1")
+    return int(getattr(signal, f"SIG{bare}"))

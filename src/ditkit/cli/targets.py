@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import recipes
 from ..config import RunConfig
-from ..errors import DitkitError, UsageError, unknown
+from ..errors import DataError, UsageError, unknown
+from ..paths import expanded
 from ..registry import DATASETS
 from ..run_folder import RunFolder, run_names
-from . import words
+from . import console, words
+
+if TYPE_CHECKING:
+    from ..data.contract import Dataset
 
 FLAGS = {  # flag -> setting
     "--steps": "train.steps",
@@ -21,6 +26,7 @@ FLAGS = {  # flag -> setting
     "--seed": "seed",
     "--data-dir": "data.path",
     "--sample-every": "train.sample_every",
+    "--keep-every": "train.keep_every",
 }
 
 
@@ -41,19 +47,21 @@ def find_target(word: str, runs: Path) -> Target:
         return Target(tree=recipes.tree(word), name=word)
     if word in DATASETS.names():
         return Target(tree=_on_folder_recipe({"data": {"name": word}}), name=word)
-    path = Path(word).expanduser()
+    path = expanded(word)
     for run in (RunFolder(runs / word), RunFolder(path)):
         if run.is_run():
             run.read_config()  # says which file is wrong, should it be
             return Target(tree=recipes.parse(run.config_file), name=run.path.resolve().name, folder=run.path)
     if (path / "checkpoints").is_dir() and (path / "metrics.jsonl").is_file():
         raise UsageError(f"{word} is a run without its config.toml", "put the file back, or start another run")
-    if path.is_dir():
-        place = path.resolve()
-        tree = _on_folder_recipe({"data": {"name": "folder", "path": str(place)}})
-        return Target(tree=tree, name=words.slug(place.name, "folder"))
+    if (place := _place(word)) is not None:
+        from ..data.places import stem
+
+        tree = _on_folder_recipe({"data": {"name": "folder", "path": place}})
+        return Target(tree=tree, name=words.slug(Path(place).name if path.is_dir() else stem(place), "folder"))
     if path.is_file():
-        raise UsageError(f"{word} is a file", "give a folder of images; a file of settings follows --config")
+        hint = "give a folder of images, or a .zip or .tar archive of one; a file of settings follows --config"
+        raise UsageError(f"{word} is a file", hint)
     if "/" in word or "\\" in word or word.startswith("."):
         raise UsageError(f"there is no folder {word}", "check the path")
     known = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
@@ -62,16 +70,26 @@ def find_target(word: str, runs: Path) -> Target:
 
 def build(target: Target | None, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any]) -> RunConfig:
     """Target, then --config, then flags ({"--steps": 10}), then --set on top. Raises UsageError for what is wrong."""
-    trees = [target.tree if target else {}, recipes.parse(file.expanduser()) if file else {}]
+    trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
     for flag, value in flags.items():
         if value is not None:
             trees.append(nested(FLAGS[flag], _folder(value) if flag == "--data-dir" else value))
     try:
         config = recipes.build(*trees, recipes.merge_settings(settings))
     except UsageError as error:
-        raise in_flags(error, flags) from None
+        raise in_flags(_in_file(error, file, trees[:2]), flags) from None
     check_sampler(config, "--set sample.sampler=")
     return config
+
+
+def _in_file(error: UsageError, file: Path | None, trees: Sequence[Mapping[str, Any]]) -> UsageError:
+    """The same error with the name of the --config file, if that is where it comes from."""
+    try:
+        recipes.build(*trees)
+    except UsageError as found:
+        if file and found.message == error.message:
+            return UsageError(f"{file}: {error.message}", error.hint)
+    return error
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -106,12 +124,30 @@ def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
         )
 
 
-def check_data(config: RunConfig) -> None:
-    """Open the dataset once, before torch loads, so that a missing or malformed one is reported at once."""
+def open_images(config: RunConfig, *, quiet: bool = False) -> Dataset:
+    """The images to train on; says what is downloaded or unpacked for them."""
     from ..data.contract import open_dataset
+    from ..data.places import watched
 
-    if not len(open_dataset(config.data, "train")):
-        raise DitkitError("the data set has no images to train on", "check its folder, or lower --set data.validation")
+    with watched(lambda text: _told(text, quiet=quiet)):
+        return open_dataset(config.data, "train")
+
+
+def check_data(config: RunConfig, *, quiet: bool = False) -> None:
+    """Open the dataset once, before torch loads, so that a missing or malformed one is reported at once.
+
+    Raises UsageError for a model that is larger than the machine: only the data knows how many labels there are.
+    """
+    from ..data.contract import open_dataset
+    from ..models.size import check_size
+
+    images = open_images(config, quiet=quiet)
+    if not len(images):
+        raise DataError("the data set has no images to train on", "check its folder, or lower --set data.validation")
+    open_dataset(config.data, "validation")
+    check_size(config, len(images.labels))
+    if len(images.labels) == 1:
+        console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
 
 
 def _on_folder_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,8 +155,31 @@ def _on_folder_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**base, "data": {**base["data"], **tree["data"]}}
 
 
-def _folder(path: Any) -> str:
-    place = Path(path).expanduser()
-    if not place.is_dir():
-        raise UsageError(f"--data-dir: {path} is not a folder", "check the path")
-    return str(place.resolve())
+def _folder(word: str) -> str:
+    place = _place(word)
+    if place is None:
+        raise UsageError(f"--data-dir: {word} is not a folder, nor a .zip or .tar archive", "check the path")
+    return place
+
+
+def _place(word: str) -> str | None:
+    """A folder, an archive or a web address as the settings keep it; None for a word that is none of them."""
+    path = expanded(word)
+    if path.is_dir():
+        return str(path.resolve())
+    from ..data.archives import is_archive
+    from ..data.places import check_place, is_address
+
+    if is_address(word):
+        check_place(word)
+        return word
+    if is_archive(word) and not path.exists():
+        raise UsageError(f"there is no archive {word}", "check the path")
+    return str(path.resolve()) if is_archive(word) else None
+
+
+@contextmanager
+def _told(text: str, *, quiet: bool) -> Iterator[Callable[[float, float | None], None]]:
+    console.say(text, quiet=quiet)
+    with console.bar(text.partition(" ")[0], quiet=quiet) as show:
+        yield show

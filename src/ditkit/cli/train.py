@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,6 +91,35 @@ Name = Annotated[
         "--name", metavar="NAME", show_default="the target's", help="Name of the run.", rich_help_panel=OUTPUT
     ),
 ]
+KeepEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-every",
+        metavar="N",
+        show_default="no others",
+        help="Keep the checkpoints of every N-th step, beside the last two and the best.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+PreemptSignal = Annotated[
+    str | None,
+    typer.Option(
+        "--preempt-signal",
+        metavar="NAME",
+        help="A signal beside TERM on which to save and end, such as USR1 from a job scheduler.",
+        rich_help_panel=MACHINE,
+    ),
+]
+ForceChange = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--force-change",
+        metavar="KEY",
+        show_default=False,
+        help="Continue a run although this setting is another now: optim.lr, train.batch_size …; images for the files.",
+        rich_help_panel=OPTIMISER,
+    ),
+]
 Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Begin a new run (mnist-2) where there is one already.", rich_help_panel=OUTPUT),
@@ -111,11 +142,14 @@ def run(
     name: Name = None,
     runs_dir: RunsDir = None,
     sample_every: SampleEvery = None,
+    keep_every: KeepEvery = None,
     fresh: Fresh = False,
+    force_change: ForceChange = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    preempt_signal: PreemptSignal = None,
     debug: Debug = False,
 ) -> None:
     """Train a model, or continue: the same command takes up an unfinished run where it stopped.
@@ -129,9 +163,10 @@ def run(
         "--seed": seed,
         "--data-dir": data_dir,
         "--sample-every": sample_every,
+        "--keep-every": keep_every,
     }
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh)
-    plan.check_words(max_time, device, dtype)
+    plan.check_words(max_time, device, dtype, preempt_signal, force_change)
     if dry_run:
         _print_plan(plan, quiet=quiet)
         return
@@ -149,10 +184,18 @@ class Plan:
     seconds: float | None = None
     device: str = "auto"
     dtype: str = "auto"
+    preempt_signal: int | None = None
+    force_change: Sequence[str] = ()
 
-    def check_words(self, max_time: str | None, device: str, dtype: str) -> None:
-        from . import words
+    def check_words(
+        self, max_time: str | None, device: str, dtype: str, preempt: str | None, force_change: list[str] | None
+    ) -> None:
+        from ..run_folder import check_force_change
+        from . import signals, words
 
+        self.preempt_signal = signals.preempt_signal(preempt) if preempt is not None else None
+        self.force_change = tuple(force_change or ())
+        check_force_change(self.force_change)
         self.seconds = words.duration(max_time) if max_time is not None else None
         self.device, self.dtype = words.device(device), words.dtype(dtype)
 
@@ -198,10 +241,10 @@ def _with_lr(config: RunConfig, lr: float) -> RunConfig:
 def _print_plan(plan: Plan, *, quiet: bool) -> None:
     """The settings on stdout, what they cost on stderr."""
     from .. import recipes
-    from ..data.contract import open_dataset
+    from .targets import open_images
 
     config = plan.config
-    images = open_dataset(config.data, "train")
+    images = open_images(config, quiet=quiet)
     with console.loading_torch(quiet=quiet):
         import torch
 
@@ -223,47 +266,69 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
 
 
 def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
-    from ..run_folder import prepare
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
+
+    quiet = quiet or not _leads()
+    message = "" if quiet else "finishing this step and saving; once more to stop at once"
+    with stop_on_signals(message, plan.preempt_signal) as stop:
+        prepared = _prepare(plan, quiet=quiet)
+        if prepared is None:
+            return
+        config, folder = prepared
+        with console.loading_torch(quiet=quiet):
+            from ..training import train
+        progress = TrainingProgress(folder.name, quiet=quiet)
+        with progress:
+            train(
+                config,
+                folder,
+                progress,
+                device=plan.device,
+                dtype=plan.dtype,
+                max_seconds=plan.seconds,
+                should_stop=stop,
+                force_change=plan.force_change,
+            )
+    if progress.finished:
+        for line in next_steps(progress.finished, progress.labels, elsewhere=runs_given):
+            progress.note(line)
+    if progress.finished and progress.finished.reason == "stopped":
+        raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
+
+
+def _leads() -> bool:
+    """Whether this process speaks and writes: the only one, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
+    """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
+    from ..run_folder import RunFolder, prepare
     from .targets import check_data
 
-    check_data(plan.config)
+    check_data(plan.config, quiet=quiet)
     if plan.device not in ("auto", "cpu"):  # a device that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..device import find_device
 
             find_device(plan.device)
-    prepared = prepare(plan.config, plan.folder, fresh=plan.fresh)
+    if not _leads():  # the leading process prepares, and tells the others when training begins
+        existing = RunFolder(plan.folder)
+        finished = not plan.fresh and existing.is_run() and existing.last_step() >= plan.config.train.steps
+        return None if finished else (plan.config, plan.folder)
+    prepared = prepare(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
     folder, config = prepared.folder.path, prepared.config
     if prepared.finished:
         console.say(f"{folder} is finished: {prepared.step} steps", quiet=quiet)
         console.say(
             f"train on with `ditkit train {folder} --steps {2 * prepared.step}`, or anew with --fresh", quiet=quiet
         )
-        return
+        return None
     if plan.find_lr:
         config = _with_lr(config, _measured_lr(config, folder, plan.device, quiet=quiet))
         prepared.folder.write_config(config)
-    with console.loading_torch(quiet=quiet):
-        from ..training import train
-    progress = TrainingProgress(folder.name, quiet=quiet)
-    message = "" if quiet else "finishing this step and saving; once more to stop at once"
-    with stop_on_signals(message) as stop, progress:
-        train(
-            config,
-            folder,
-            progress,
-            device=plan.device,
-            dtype=plan.dtype,
-            max_seconds=plan.seconds,
-            should_stop=stop,
-        )
-    if progress.finished:
-        for line in next_steps(progress.finished, progress.labels, elsewhere=runs_given):
-            progress.note(line)
-    if stop() and progress.finished and progress.finished.reason != "done":
-        raise typer.Exit(stop.exit_code)
+    return config, folder
 
 
 def _measured_lr(config: RunConfig, folder: Path, device: str, *, quiet: bool) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UsageError, unknown
+from ..errors import MachineError, UsageError, unknown
 
 MOST_IMAGES = 100_000
 ANY = "any"  # the only label of a model without labels
@@ -120,17 +121,39 @@ def slug(text: str, otherwise: str = "run") -> str:
 
 def run_name(word: str) -> str:
     """A --name that can be a folder. Raises UsageError otherwise."""
-    if not word.strip() or word.startswith((".", "-")) or len(word) > 100 or not word.isprintable():
+    if (
+        not word.strip()
+        or word != word.strip()
+        or word.startswith((".", "-"))
+        or len(word) > 100
+        or not word.isprintable()
+    ):
         raise UsageError(f"--name: {word[:100]!r} cannot name a folder", "use letters, digits, dots and dashes")
     if Path(word).name != word or set(word) & set('/\\:*?"<>|'):
         raise UsageError(f"--name: {word!r} is a path", "a name only; the place is --runs-dir")
     return word
 
 
-def free_name(path: Path) -> Path:
-    """The path itself if nothing is there, else the next free `path-2`, `path-3` …"""
-    number, candidate = 2, path
-    while candidate.exists():
-        candidate = path.with_name(f"{path.name}-{number}")
+def free_name(path: Path, ending: str = "") -> Path:
+    """The path itself, with its ending, if nothing is there, else the next free `path-2`, `path-3` …"""
+    number, candidate = 2, path.with_name(path.name + ending)
+    while os.path.lexists(candidate):
+        candidate = path.with_name(f"{path.name}-{number}{ending}")
         number += 1
     return candidate
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UsageError or MachineError, before the work, when files could not be written to a folder after it."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--out: {existing} is a file", "name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise MachineError(f"cannot write to {existing}", "choose another folder with --out")
+
+
+def check_file(path: Path, *, force: bool) -> None:
+    """Raise DitkitError when a file cannot be written there, or would overwrite another without --force."""
+    check_writable(path.parent)
+    if os.path.lexists(path) and not force:
+        raise UsageError(f"{path} is there already", "overwrite it with --force, or choose another name with --out")

@@ -5,25 +5,37 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DitkitError
+from ..errors import DataError
 from .contract import Dataset
 
 MOST_CACHE_BYTES = 2 << 30
+_REPLACEMENTS = 20  # tried for an image that cannot be read
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of a step, float32 (B, C, H, W) in [-1, 1], and their labels, int64 (B,)."""
+
+    x_BCHW: Tensor
+    label_B: Tensor
+    bad: dict[int, str]  # images that could not be read and were replaced, new with this batch: index -> why
 
 
 class Batches:
     """An endless stream of shuffled batches: position p = step * batch_size + i shows image order(p // n)[p % n].
 
-    The stream crosses epochs, so that every batch is full even when the set is smaller than one. Decoded images are
-    kept in memory when the whole set fits into `cache_bytes`.
+    The stream crosses epochs, so that every batch is full even when the set is smaller than one. `share` is the part
+    of each batch that is made here. An image that cannot be read is replaced by another one that depends on the seed
+    and the image alone. Decoded images are kept in memory when the whole set fits into `cache_bytes`.
     """
 
     def __init__(
@@ -32,23 +44,24 @@ class Batches:
         batch_size: int,
         seed: int,
         flip: bool = False,
-        workers: int = 0,
+        share: slice = slice(None),
         cache_bytes: int = MOST_CACHE_BYTES,
     ):
         if len(dataset) == 0:
-            raise DitkitError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
+            raise DataError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
         self._dataset, self._batch_size, self._seed, self._flip = dataset, batch_size, seed, flip
-        self._threads = max(1, workers)
-        first, _ = dataset[0]
-        self._shape = first.shape
+        self._share = share
+        self._bad: dict[int, str] = {}
+        self._shape: tuple[int, ...] | None = None
+        self._shape = self._decode(0)[0].shape
         self._known = np.zeros(len(dataset), dtype=bool)
         self._labels = np.zeros(len(dataset), dtype=np.int64)
-        fits = len(dataset) * first.nbytes <= cache_bytes
-        self._cache = np.empty((len(dataset), *first.shape), dtype=np.uint8) if fits else None
+        fits = len(dataset) * int(np.prod(self._shape)) <= cache_bytes
+        self._cache = np.empty((len(dataset), *self._shape), dtype=np.uint8) if fits else None
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images of a step, float32 (B, C, H, W) in [-1, 1], and their labels, int64 (B,)."""
-        positions = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
+    def batch(self, step: int) -> Batch:
+        """The batch of a step. Raises DataError when too many images in a row cannot be read."""
+        positions = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)[self._share]
         epochs, places = np.divmod(positions, len(self._dataset))
         indices = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -61,16 +74,17 @@ class Batches:
         # In numpy, because torch would start a second team of threads when called outside the main thread.
         x_BCHW = np.divide(images_BHWC.transpose(0, 3, 1, 2), np.float32(127.5), dtype=np.float32, order="C")
         x_BCHW -= 1
-        return torch.from_numpy(x_BCHW), torch.from_numpy(label_B)
+        bad, self._bad = self._bad, {}
+        return Batch(torch.from_numpy(x_BCHW), torch.from_numpy(label_B), bad)
 
-    def iterate(self, start_step: int = 0) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """The batches of start_step, start_step + 1, …, prepared ahead by threads that end with the iterator.
+    def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
+        """The batches of start_step, start_step + 1, …, prepared ahead by a thread that ends with the iterator.
 
         What goes wrong while a batch is prepared is raised when that batch is asked for.
         """
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="ditkit-batches") as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix="ditkit-batches") as pool:
             steps = itertools.count(start_step)
-            ahead = deque(pool.submit(self.batch, next(steps)) for _ in range(self._threads + 1))
+            ahead = deque(pool.submit(self.batch, next(steps)) for _ in range(2))
             try:
                 while True:
                     ready = ahead.popleft()
@@ -80,6 +94,10 @@ class Batches:
                 for future in ahead:
                     future.cancel()
 
+    def without_cache(self) -> Batches:
+        """The same stream, keeping nothing in memory: for processes, each of which would keep it all."""
+        return Batches(self._dataset, self._batch_size, self._seed, self._flip, self._share, cache_bytes=0)
+
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images, uint8 (B, H, W, C), that may be written to, and labels of some indices."""
         if self._cache is None:
@@ -87,17 +105,30 @@ class Batches:
             return np.stack([image for image, _ in decoded]), np.array([label for _, label in decoded], dtype=np.int64)
         for index in np.unique(indices[~self._known[indices]]):
             self._cache[index], self._labels[index] = self._decode(int(index))
-            self._known[index] = True  # last: another thread may look in between
+            self._known[index] = True
         return self._cache[indices], self._labels[indices]
 
     def _decode(self, index: int) -> tuple[np.ndarray, int]:
-        image, label = self._dataset[index]
-        if image.shape != self._shape or image.dtype != np.uint8:
-            raise DitkitError(
-                f"image {index} of the dataset is {image.dtype} {image.shape}, not uint8 {self._shape}",
-                "a dataset must give images of one size",
-            )
-        return image, label
+        """The image and label of an index, or of its replacement."""
+        for chosen in itertools.chain([index], replacements(self._seed, index, len(self._dataset))):
+            try:
+                image, label = self._dataset[chosen]
+            except DataError as error:
+                self._bad[chosen] = error.message
+                continue
+            if image.dtype != np.uint8 or (self._shape and image.shape != self._shape):
+                raise DataError(
+                    f"image {chosen} of the dataset is {image.dtype} {image.shape}, not uint8 {self._shape}",
+                    "a dataset must give images of one size",
+                )
+            return image, label
+        why = next(reversed(self._bad.values()))
+        raise DataError(f"hardly any image can be read: {why}", "check that the files are whole")
+
+
+def replacements(seed: int, index: int, length: int) -> Iterator[int]:
+    """Images to show instead of one that cannot be read."""
+    return (_hash(seed, f"replacement/{index}/{attempt}") % length for attempt in range(_REPLACEMENTS))
 
 
 @lru_cache(maxsize=8)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import DataConfig
-from ..errors import DitkitError, unknown
+from ..errors import DataError, unknown
+from ..paths import expanded
 from .contract import Split, holdout
 from .files import ImageFiles, fingerprint, scan
+from .places import is_address, local_folder
 
 IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
+PACKED = f"{IMAGES}.zip"  # does as well as the folder
 SITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
 def dataset(config: DataConfig, split: Split) -> ImageFiles:
     """The images that are there, of the official split. Raises DitkitError when files are missing or malformed."""
     root = _find_root(config.path)
-    sizes = scan(root / IMAGES)
+    images = root / IMAGES if (root / IMAGES).is_dir() else local_folder(str(root / PACKED))
+    sizes = scan(images)
     if not sizes:
-        raise DitkitError(f"no images in {root / IMAGES}", f"unpack img_align_celeba.zip there, from {SITE}")
+        raise DataError(f"no images in {images}", f"unpack img_align_celeba.zip there, from {SITE}")
     attribute, positive = _read_attribute(root / ATTRIBUTES, config.label_by or "Male")
     labels = ("female", "male") if attribute == "Male" else (f"not_{attribute.lower()}", attribute.lower())
     _check_known(sizes, positive, root / ATTRIBUTES)
@@ -30,7 +35,7 @@ def dataset(config: DataConfig, split: Split) -> ImageFiles:
     return ImageFiles(
         labels=labels,
         fingerprint=fingerprint(names, [sizes[name] for name in names], label_ids),
-        root=root / IMAGES,
+        root=images,
         names=names,
         label_ids=label_ids,
         image_size=config.image_size,
@@ -45,28 +50,28 @@ def _find_root(path: str | None) -> Path:
         f"into one folder and give it with --data-dir FOLDER; they come from {SITE}"
     )
     if path is None:
-        raise DitkitError("celeba needs the images on disk", wanted)
-    given = Path(path).expanduser()
-    if not given.is_dir():
-        raise DitkitError(f"the folder {given} does not exist", wanted)
+        raise DataError("celeba needs the images on disk", wanted)
+    if not is_address(path) and not expanded(path).exists():
+        raise DataError(f"the folder {expanded(path)} does not exist", wanted)
+    given = local_folder(path)
     inside = sorted(folder for folder in given.iterdir() if folder.is_dir())
     for root in (given, given / "celeba", *inside):
-        if (root / IMAGES).is_dir():
+        if (root / IMAGES).is_dir() or (root / PACKED).is_file():
             return root
     if given.name == IMAGES:
         return given.parent
-    raise DitkitError(f"there is no folder {IMAGES} in {given}", wanted)
+    raise DataError(f"there is no folder {IMAGES} in {given}", wanted)
 
 
 def _read_attribute(path: Path, wanted: str) -> tuple[str, dict[str, int]]:
     """The attribute's name as in the file, and for each image whether it has it (1) or not (0)."""
     lines = _read_lines(path)
     broken = f"get {path.name} again from {SITE} and put it at {path}"
-    if len(lines) < 2 or not lines[0].strip().isdigit():
-        raise DitkitError(f"{path} does not begin with the number of images and the attributes' names", broken)
+    if len(lines) < 2 or not re.fullmatch(r"\s*[0-9]{1,9}\s*", lines[0]):
+        raise DataError(f"{path} does not begin with the number of images and the attributes' names", broken)
     count, names, rows = int(lines[0]), lines[1].split(), lines[2:]
     if len(rows) != count:
-        raise DitkitError(f"{path} says that it has {count} rows, but has {len(rows)}", broken)
+        raise DataError(f"{path} says that it has {count} rows, but has {len(rows)}", broken)
     spelled = {name.lower(): name for name in names}
     if wanted.lower() not in spelled:
         raise unknown("attribute", wanted, names)
@@ -76,7 +81,9 @@ def _read_attribute(path: Path, wanted: str) -> tuple[str, dict[str, int]]:
     for number, row in enumerate(rows, start=3):
         fields = row.split()
         if len(fields) != len(names) + 1 or fields[column] not in values:
-            raise DitkitError(f"{path}, line {number}: not a file name and {len(names)} times 1 or -1", broken)
+            raise DataError(f"{path}, line {number}: not a file name and {len(names)} times 1 or -1", broken)
+        if fields[0] in positive:
+            raise DataError(f"{path}, line {number}: a second row for {fields[0]}", broken)
         positive[fields[0]] = values[fields[column]]
     return names[column - 1], positive
 
@@ -84,13 +91,13 @@ def _read_attribute(path: Path, wanted: str) -> tuple[str, dict[str, int]]:
 def _read_partition(path: Path) -> dict[str, str]:
     """For each image its split: "0" train, "1" validation, "2" test."""
     partition: dict[str, str] = {}
+    broken = f"get {path.name} again from {SITE}, or remove it to split without it"
     for number, row in enumerate(_read_lines(path), start=1):
         fields = row.split()
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-            raise DitkitError(
-                f"{path}, line {number}: not a file name and 0, 1 or 2",
-                f"get {path.name} again from {SITE}, or remove it to split without it",
-            )
+            raise DataError(f"{path}, line {number}: not a file name and 0, 1 or 2", broken)
+        if fields[0] in partition:
+            raise DataError(f"{path}, line {number}: a second row for {fields[0]}", broken)
         partition[fields[0]] = fields[1]
     return partition
 
@@ -98,16 +105,18 @@ def _read_partition(path: Path) -> dict[str, str]:
 def _read_lines(path: Path) -> list[str]:
     """Lines of a text file without blank ones at its end. Raises DitkitError if it is missing or a web page."""
     hint = f"get {path.name} by hand from {SITE} and put it at {path}"
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file", hint)
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip()
     except FileNotFoundError:
-        raise DitkitError(f"{path} is missing", hint) from None
+        raise DataError(f"{path} is missing", hint) from None
     except UnicodeDecodeError:
-        raise DitkitError(f"{path} is not a text file", hint) from None
+        raise DataError(f"{path} is not a text file", hint) from None
     except OSError as error:
-        raise DitkitError(f"cannot read {path}: {error.strerror}", hint) from None
+        raise DataError(f"cannot read {path}: {error.strerror}", hint) from None
     if text.lstrip().startswith("<"):
-        raise DitkitError(f"{path} is a web page, probably a quota or login page instead of the file", hint)
+        raise DataError(f"{path} is a web page, probably a quota or login page instead of the file", hint)
     return text.splitlines()
 
 
@@ -126,7 +135,7 @@ def _names_of(split: Split, names: list[str], positive: dict[str, int], path: Pa
 def _check_known(names: Sequence[str] | dict[str, int], rows: dict[str, int] | dict[str, str], path: Path) -> None:
     missing = [name for name in names if name not in rows]
     if missing:
-        raise DitkitError(
+        raise DataError(
             f"{path} has no row for {len(missing)} of {len(names)} images: "
             f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
             "use the file that belongs to these images, or take these images away",
@@ -135,12 +144,12 @@ def _check_known(names: Sequence[str] | dict[str, int], rows: dict[str, int] | d
 
 def _check_classes(label_ids: Sequence[int], labels: tuple[str, ...], root: Path, images: int) -> None:
     if not label_ids:
-        raise DitkitError(
+        raise DataError(
             f"none of the {images} images in {root / IMAGES} is in the official train split",
             f"add images, or remove {root / PARTITION} to split without it",
         )
     for label_id, label in enumerate(labels):
         if label_id not in label_ids:
-            raise DitkitError(
+            raise DataError(
                 f"no training image in {root / IMAGES} is {label!r}", "add images, or choose another data.label_by"
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DitkitError
+from ..errors import DataError
 from .transforms import EXTENSIONS, fit, load_image
 
 
@@ -38,6 +38,8 @@ def scan(root: Path) -> dict[str, int]:
     """Image files below a folder: name relative to it, with slashes, to size in bytes; in byte order of the names.
 
     Hidden files are left out. Linked folders are followed at the first level only, so that no circle can be walked.
+    Broken links and pipes are in it, with size 0: reading them is an error that names them, leaving them out would be
+    silent.
     """
     found: dict[str, int] = {}
     waiting = [""]
@@ -48,14 +50,25 @@ def scan(root: Path) -> dict[str, int]:
                 for entry in entries:
                     if hidden(entry.name):
                         continue
-                    if entry.is_dir():
+                    size = _size(entry)
+                    if size is None:
                         if not prefix or not entry.is_symlink():
                             waiting.append(f"{prefix}{entry.name}/")
-                    elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file():  # noqa: PTH122
-                        found[prefix + entry.name] = entry.stat().st_size
+                    elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
+                        found[prefix + entry.name] = size
     except OSError as error:
-        raise DitkitError(f"cannot read {error.filename or root}: {error.strerror}", "check its permissions") from None
+        raise DataError(f"cannot read {error.filename or root}: {error.strerror}", "check its permissions") from None
     return {name: found[name] for name in sorted(found, key=os.fsencode)}
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a file, 0 of what is none or cannot be reached, None of a folder."""
+    try:
+        if entry.is_dir():
+            return None
+        return entry.stat().st_size if entry.is_file() else 0
+    except OSError:
+        return 0
 
 
 def hidden(name: str) -> bool:

@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 from ..config import DataConfig
-from ..errors import DitkitError
+from ..errors import DataError
 from .contract import Split, holdout
 from .files import ImageFiles, fingerprint, hidden, scan
+from .places import local_folder
 from .transforms import EXTENSIONS
 
 
@@ -18,7 +19,7 @@ def dataset(config: DataConfig, split: Split) -> ImageFiles:
     root = _root(config.path)
     sizes = scan(root)
     if not sizes:
-        raise DitkitError(f"no images in {root}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
+        raise DataError(f"no images in {root}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
     labels = _class_names(root)
     label_ids = _label_ids(root, list(sizes), labels)
     names = list(sizes)
@@ -38,13 +39,8 @@ def dataset(config: DataConfig, split: Split) -> ImageFiles:
 
 def _root(path: str | None) -> Path:
     if path is None:
-        raise DitkitError("the dataset 'folder' needs a folder of images", "give it with --data-dir FOLDER")
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise DitkitError(f"the folder {root} does not exist", "check the path given with --data-dir")
-    if not root.is_dir():
-        raise DitkitError(f"{root} is a file, not a folder of images", "unpack it, or give the folder around it")
-    return root
+        raise DataError("the dataset 'folder' needs a folder of images", "give it with --data-dir FOLDER")
+    return local_folder(path)
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
@@ -54,7 +50,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
-            raise DitkitError(f"the name of the class folder {name!r} in {root} is not UTF-8", "rename it") from None
+            raise DataError(f"the name of the class folder {name!r} in {root} is not UTF-8", "rename it") from None
     return names
 
 
@@ -63,7 +59,7 @@ def _label_ids(root: Path, names: list[str], labels: tuple[str, ...]) -> list[in
         return [0] * len(names)
     loose = [name for name in names if "/" not in name]
     if loose:
-        raise DitkitError(
+        raise DataError(
             f"{root} has class folders, but also images beside them: {len(loose)}, the first is {loose[0]}",
             "move them into a class folder or out of the way",
         )
@@ -72,7 +68,7 @@ def _label_ids(root: Path, names: list[str], labels: tuple[str, ...]) -> list[in
     counts = Counter(label_ids)
     empty = [label for label in labels if not counts[ids[label]]]
     if empty:
-        raise DitkitError(
+        raise DataError(
             f"no images in the class folder {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''} of {root}",
             f"fill it or remove it; ditkit reads {' '.join(sorted(EXTENSIONS))}",
         )

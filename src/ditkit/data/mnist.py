@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ..config import DataConfig
-from ..errors import DitkitError
+from ..errors import DataError
+from ..paths import expanded
 from .contract import Split
 from .transforms import fit
 
@@ -25,6 +27,7 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+MOST_BYTES = 1 << 30
 _STEMS: dict[Split, str] = {"train": "train", "validation": "t10k"}
 
 
@@ -52,7 +55,7 @@ class Digits:
 
 def dataset(config: DataConfig, split: Split) -> Digits:
     """MNIST as shipped, or IDX files of the same layout from `config.path`; validation is the start of the t10k set."""
-    images, label_ids, md5s = _read(split, None if config.path is None else Path(config.path).expanduser())
+    images, label_ids, md5s = _read(split, None if config.path is None else expanded(config.path))
     count = len(images) if split == "train" else min(config.validation, len(images))
     return Digits(
         labels=LABELS,
@@ -73,7 +76,7 @@ def _read(split: Split, folder: Path | None) -> tuple[np.ndarray, np.ndarray, tu
     images, images_md5 = _read_idx(f"{_STEMS[split]}-images-idx3-ubyte", 3, folder)
     labels, labels_md5 = _read_idx(f"{_STEMS[split]}-labels-idx1-ubyte", 1, folder)
     if len(images) != len(labels) or not len(labels) or labels.max() > 9:
-        raise DitkitError(
+        raise DataError(
             f"the images and labels in {folder or SHIPPED} do not belong together: "
             f"{len(images)} images, {len(labels)} labels, the largest {labels.max(initial=0)}",
             _hint(folder),
@@ -83,30 +86,35 @@ def _read(split: Split, folder: Path | None) -> tuple[np.ndarray, np.ndarray, tu
 
 def _read_idx(name: str, dimensions: int, folder: Path | None) -> tuple[np.ndarray, str]:
     """One IDX file of bytes as an array, and the md5 of its content, which shipped files must match."""
-    data, path = _read_bytes(name, folder)
-    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    header = np.frombuffer(data[: 4 + 4 * dimensions], dtype=">u4") if len(data) >= 4 + 4 * dimensions else [0]
-    magic, shape = int(header[0]), tuple(int(side) for side in header[1:])
-    if magic != 0x0800 + dimensions:
-        raise DitkitError(f"{path} is not an IDX file of {'images' if dimensions == 3 else 'labels'}", _hint(folder))
-    if len(data) != 4 + 4 * dimensions + math.prod(shape):
-        raise DitkitError(f"{path} is damaged: its length is not what its header says", _hint(folder))
-    if folder is None and md5 != MD5[name]:
-        raise DitkitError(f"{path} is damaged: its md5 is {md5}, not {MD5[name]}", _hint(folder))
-    return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape), md5
-
-
-def _read_bytes(name: str, folder: Path | None) -> tuple[bytes, Path]:
     plain = (folder or SHIPPED) / name
     packed = plain.with_name(f"{name}.gz")
     path = plain if plain.is_file() else packed
+    if not path.is_file():
+        raise DataError(f"{packed.name} is missing from {packed.parent}", _hint(folder))
     try:
-        data = path.read_bytes()
-        return (data if path == plain else gzip.decompress(data)), path
-    except FileNotFoundError:
-        raise DitkitError(f"{packed.name} is missing from {packed.parent}", _hint(folder)) from None
+        with path.open("rb") if path == plain else gzip.open(path) as file:
+            header = file.read(4 + 4 * dimensions)
+            shape = _shape(header, path, dimensions, folder)
+            content = file.read(math.prod(shape) + 1)  # a packed file may hold far more than its header says
     except (OSError, EOFError, zlib.error) as error:
-        raise DitkitError(f"{path} is damaged or cannot be read: {error}", _hint(folder)) from None
+        raise DataError(f"{path} is damaged or cannot be read: {error}", _hint(folder)) from None
+    if len(content) != math.prod(shape):
+        raise DataError(f"{path} is damaged: its length is not what its header says", _hint(folder))
+    md5 = hashlib.md5(header + content, usedforsecurity=False).hexdigest()
+    if folder is None and md5 != MD5[name]:
+        raise DataError(f"{path} is damaged: its md5 is {md5}, not {MD5[name]}", _hint(folder))
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape), md5
+
+
+def _shape(header: bytes, path: Path, dimensions: int, folder: Path | None) -> tuple[int, ...]:
+    """What an IDX header promises: count, and height and width of images."""
+    numbers = struct.unpack(f">{len(header) // 4}I", header[: len(header) // 4 * 4])
+    if len(header) != 4 + 4 * dimensions or numbers[0] != 0x0800 + dimensions:
+        raise DataError(f"{path} is not an IDX file of {'images' if dimensions == 3 else 'labels'}", _hint(folder))
+    if min(numbers[1:]) < 1 or math.prod(numbers[1:]) > MOST_BYTES:
+        size = "x".join(f"{number}" for number in numbers[1:])
+        raise DataError(f"{path} is damaged, or too large: its header says {size}", _hint(folder))
+    return numbers[1:]
 
 
 def _hint(folder: Path | None) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
+import warnings
+import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
-from ..errors import DitkitError
+from ..errors import DataError
 
 # Named, because Pillow would otherwise try everything it knows, and runs Ghostscript for an EPS file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -16,16 +21,33 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif"
 LONGEST_SIDE = 16384
 MOST_PIXELS = 64_000_000
 
+# Pillow answers damaged files with almost any exception.
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
-    struct.error,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    RuntimeError,
     MemoryError,
     EOFError,
+    struct.error,
+    zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def load_image(path: Path, channels: int, smallest: tuple[int, int] | None = None) -> Image.Image:
@@ -34,16 +56,20 @@ def load_image(path: Path, channels: int, smallest: tuple[int, int] | None = Non
     Transparency is laid on white, 16-bit and float images are scaled to their range. A JPEG may be decoded at a
     fraction of its size that is still twice `smallest` (height, width). Raises DitkitError naming the file.
     """
+    _hush_pillow()
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _open(path) as file, Image.open(file, formats=FORMATS) as image:
             _check_size(path, image.size)
             if smallest is not None:
                 side = 2 * max(smallest)  # of both sides: the image may be lying on one
                 image.draft(image.mode, (side, side))
-            ImageOps.exif_transpose(image, in_place=True)
-            return _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
+            _mend_transparency(image)
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            plain = _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
+            return plain.transpose(turn) if turn is not None else plain
     except _DECODING_ERRORS as error:
-        raise DitkitError(f"cannot read the image {path}: {_why(path, error)}", "replace it or take it away") from None
+        raise DataError(f"cannot read the image {path}: {_why(error)}", "replace it or take it away") from None
 
 
 def fit(
@@ -61,23 +87,64 @@ def fit(
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     width, height = size
     if not (1 <= width <= LONGEST_SIDE and 1 <= height <= LONGEST_SIDE and width * height <= MOST_PIXELS):
-        raise DitkitError(
+        raise DataError(
             f"the image {path} is too large: {width}x{height} pixels",
             f"shrink it to at most {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} million in all",
         )
+
+
+def _open(path: Path) -> IO[bytes]:
+    """A regular file and nothing else: opening a pipe would wait for somebody to write into it."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise ValueError("the file is empty" if stat.S_ISREG(status.st_mode) else "it is not a file")
+
+
+def _hush_pillow() -> None:
+    """Pillow warns about odd files on stderr; they become an image or an error here. Cheap once it is done."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _orientation(image: Image.Image) -> Any:
+    """How the camera was held; a damaged note about it is no reason to lose the picture."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _DECODING_ERRORS:
+        return None
+    return orientation if isinstance(orientation, int) else None
+
+
+def _mend_transparency(image: Image.Image) -> None:
+    """Pillow compares a PNG's transparent colour, as the file has it, with samples that it makes 8 bits wide."""
+    transparent, bits = image.info.get("transparency"), image.tile[0][3] if image.tile else None
+    if isinstance(transparent, int) and bits in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}[bits]
+    elif isinstance(transparent, tuple) and bits == "RGB;16B":
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and float grey images as mode L; Pillow's own conversion would clip them."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    # A float or 32-bit file does not say where white is: the nearest customary value above its brightest pixel.
-    whites = [65535.0] if image.mode.startswith("I;16") or image.format == "PNG" else [255.0, 65535.0]
-    whites = [1.0, *whites] if image.mode == "F" else whites
-    brightest = float(values.max())
+    values, tags = np.array(image, dtype=np.float32), getattr(image, "tag_v2", {})
+    transparent = values == image.info["transparency"] if "transparency" in image.info else None
+    values[np.isnan(values)] = 0
+    brightest = float(values[np.isfinite(values)].max(initial=0))
+    if image.mode.startswith("I;16") or image.format == "PNG":
+        whites = [2.0 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1]
+    else:  # the file does not say where white is: the nearest customary value above its brightest pixel
+        whites = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
     white = next((white for white in whites if brightest <= white), brightest)
-    return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
+    levels = np.rint(values.clip(0, white, out=values) * np.float32(255 / white)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        levels = 255 - levels
+    if transparent is not None:
+        levels[transparent] = 255
+    return Image.fromarray(levels)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -89,13 +156,11 @@ def _flatten(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image)
 
 
-def _why(path: Path, error: BaseException) -> str:
+def _why(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is gone"
     if isinstance(error, Image.UnidentifiedImageError):
-        if path.stat().st_size == 0:
-            return "the file is empty"
         return "it is damaged, or none of " + ", ".join(FORMATS)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or ["it is damaged"])[0]

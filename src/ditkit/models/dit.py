@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..errors import UsageError
 from .conditioning import AdaLNBlock, block, modulate
-from .layers import FusedLinear, Norm, TimestepEmbedding, hidden_width, position_table, rotary_table
+from .layers import FusedLinear, Norm, TimestepEmbedding, position_table, rotary_table
+from .size import hidden_width
 
 
 class FinalLayer(nn.Module):

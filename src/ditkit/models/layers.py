@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .size import hidden_width
+
 
 def sine_cosine(position_T: Tensor, width: int) -> Tensor:
     """Sine-cosine table (T, width) of positions (Vaswani et al. 2017, section 3.5): sines first, then cosines."""
@@ -136,11 +138,6 @@ class CrossAttention(nn.Module):
         k_BNSK, v_BNSK = kv_BS2NK.permute(2, 0, 3, 1, 4)
         mixed_BNTK = F.scaled_dot_product_attention(self.query_norm(q_BNTK), self.key_norm(k_BNSK), v_BNSK)
         return self.out(mixed_BNTK.transpose(1, 2).reshape(B, T, D))
-
-
-def hidden_width(kind: str, width: int, ratio: float) -> int:
-    """Hidden width of the feed-forward; SwiGLU's three matrices get two thirds, so that the cost stays the same."""
-    return 8 * round(width * ratio * 2 / 3 / 8) if kind == "swiglu" else int(width * ratio)
 
 
 class FeedForward(nn.Module):

@@ -82,10 +82,6 @@ class Objective(Protocol):
         """Weighted loss (B,) of clean images in [-1, 1] at given timesteps and noise, float32, mean over C, H, W."""
         ...
 
-    def loss(self, network: Network, x_BCHW: Tensor, label_B: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss (B,) at timesteps and noise drawn from the generator."""
-        ...
-
 
 def open_objective(config: DiffusionConfig) -> Objective:
     """The objective that a config names. Raises UsageError if nobody knows it or it does not fit the process."""

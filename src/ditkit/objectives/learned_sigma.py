@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import DiffusionConfig
 from ..errors import UsageError
 from .contract import Network, Objective, Process, over_image
-from .regression import Regression, draw_case
+from .regression import Regression
 
 
 def objective(config: DiffusionConfig) -> Objective:
@@ -29,7 +29,6 @@ class LearnedSigma:
 
     def __init__(self, config: DiffusionConfig):
         self._epsilon = Regression("epsilon", config)
-        self._config = config
         self.process = self._epsilon.process
 
     def draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
@@ -46,10 +45,6 @@ class LearnedSigma:
         error_BCHW = output_BCHW.detach() - noise_BCHW
         bound_B = variational_bound(self.process, x_BCHW, error_BCHW, range_BCHW, timestep_B)
         return simple_B + self.process.timesteps / 1000 * bound_B
-
-    def loss(self, network: Network, x_BCHW: Tensor, label_B: Tensor, generator: torch.Generator) -> Tensor:
-        timestep_B, noise_BCHW = draw_case(self._config, x_BCHW, generator)
-        return self.loss_at(network, x_BCHW, label_B, timestep_B, noise_BCHW)
 
 
 def variational_bound(

@@ -45,14 +45,3 @@ class Regression:
         config = self._config
         weight_B = loss_weight(config.weighting, self.prediction, signal_B, noise_B, config.min_snr_gamma)
         return weight_B * (output_BCHW - target_BCHW).square().mean(dim=(1, 2, 3))
-
-    def loss(self, network: Network, x_BCHW: Tensor, label_B: Tensor, generator: torch.Generator) -> Tensor:
-        timestep_B, noise_BCHW = draw_case(self._config, x_BCHW, generator)
-        return self.loss_at(network, x_BCHW, label_B, timestep_B, noise_BCHW)
-
-
-def draw_case(config: DiffusionConfig, x_BCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Timesteps (B,) and noise for clean images, drawn on the generator's device, returned on the images'."""
-    timestep_B = draw_timesteps(config, len(x_BCHW), generator)
-    noise_BCHW = torch.randn(x_BCHW.shape, generator=generator, device=generator.device)
-    return timestep_B.to(x_BCHW.device), noise_BCHW.to(x_BCHW.device)

@@ -45,7 +45,7 @@ def parse(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", "check the path") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits and 5000 brackets are no TOML either
         raise UsageError(
             f"{path} is not valid TOML: {error}", "mend it, or print a fresh one with `ditkit show`"
         ) from None
@@ -67,7 +67,7 @@ def parse_setting(text: str) -> dict[str, Any]:
         raise UsageError(f"--set {text!r} is not of the form section.key=value", "e.g. --set optim.lr=3e-4")
     try:
         parsed: Any = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     for part in reversed(parts):
         parsed = {part: parsed}

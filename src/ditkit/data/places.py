@@ -1,0 +1,131 @@
+"""Where images are: in a folder, in an archive, or in an archive at a web address."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from ..errors import DataError, UsageError
+from ..paths import cache_dir, cache_folder, expanded
+from .archives import COMPLETE, SUFFIXES, extract, is_whole
+from .fetch import fetch
+from .files import hidden
+from .web import check_address
+
+Progress = Callable[[float, float | None], None]  # bytes done, of how many where that is known
+Watch = Callable[[str], AbstractContextManager[Progress]]
+
+
+def _unwatched(text: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total: None)
+
+
+_watch: ContextVar[Watch] = ContextVar("watch", default=_unwatched)
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Within it, `watch` is told in words what is being downloaded or unpacked, and given the progress."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def is_address(place: str) -> bool:
+    """Whether it is written like an address of the web, not like a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
+
+
+def check_place(place: str) -> None:
+    """Raises UsageError for an address that cannot be one of an archive."""
+    if is_address(place):
+        _address(place)
+
+
+def stem(place: str) -> str:
+    """The archive's name without what makes it one: `photos` of `https://host/a/photos.tar.gz`."""
+    name = unquote(urlsplit(place).path) if is_address(place) else Path(place).name
+    name = name.rstrip("/").rpartition("/")[2]
+    return name[: -len(_suffix(name))] if _suffix(name) else name
+
+
+def local_folder(place: str) -> Path:
+    """The folder of images that a folder, an archive or a web address of one stands for; fetched and unpacked once.
+
+    An address may end in `#sha256=HEX`. Raises DataError, or MachineError for disk and network.
+    """
+    if is_address(place):
+        return _inner(_from_address(place))
+    path = expanded(place)
+    if path.is_dir():
+        return path
+    if not path.exists():
+        raise DataError(f"the folder {path} does not exist", "check the path given with --data-dir")
+    path, status = path.resolve(), path.stat()
+    folder = _unpacked(path, _key(stem(path.name), str(path), str(status.st_size), str(status.st_mtime_ns)))
+    return _inner(folder)
+
+
+def _from_address(place: str) -> Path:
+    url, sha256 = _address(place)
+    key = _key(stem(url), place)
+    if is_whole(cache_dir() / "extracted" / key):
+        return cache_dir() / "extracted" / key
+    archive = cache_dir() / "downloads" / (key + _suffix(urlsplit(url).path))
+    if not archive.is_file():
+        cache_folder("downloads")
+        with _watch.get()(f"downloading {url} to {archive}") as show:
+            fetch(url, archive, sha256=sha256, on_progress=show)
+    else:
+        fetch(url, archive, sha256=sha256)  # checks it
+    try:
+        return _unpacked(archive, key)
+    except DataError as error:
+        raise DataError(f"{error.message} (from {url})", f"delete {archive} to download it again") from None
+
+
+def _unpacked(archive: Path, key: str) -> Path:
+    folder = cache_dir() / "extracted" / key
+    if is_whole(folder):
+        return folder
+    cache_folder("extracted")
+    with _watch.get()(f"unpacking {archive} to {folder}") as show:
+        return extract(archive, folder, on_progress=show)
+
+
+def _address(place: str) -> tuple[str, str | None]:
+    """The address proper, and the SHA-256 that its archive must have, if it says one."""
+    url, _, fragment = place.partition("#")
+    url = quote(url, safe="!#$%&'()*+,/:;=?@[]~")  # spaces and letters of other languages
+    check_address(url)
+    if not fragment:
+        return url, None
+    kind, _, sha256 = fragment.lower().partition("=")
+    if kind != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise UsageError(f"#{fragment[:100]} is not the SHA-256 of an archive", "write #sha256= and its 64 digits")
+    return url, sha256
+
+
+def _inner(folder: Path) -> Path:
+    """Many archives hold one folder that holds everything."""
+    inside = [path for path in folder.iterdir() if path.name != COMPLETE and not hidden(path.name)]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _suffix(name: str) -> str:
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
+
+
+def _key(name: str, *parts: str) -> str:
+    """A safe name for a folder, another one for another place."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    return (
+        f"{plain or 'archive'}-{hashlib.sha256(chr(0).join(parts).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+    )

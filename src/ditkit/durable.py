@@ -1,0 +1,75 @@
+"""Writing that survives a crash: whole files or none, synced in the order that a power cut demands."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+_RENAMES = 5  # Windows refuses while a virus scanner looks at a file
+
+
+def write_synced(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a new file and force it to disk; returns its length and SHA-256, as a manifest states them."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view[:_BLOCK]) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return describe(content)
+
+
+def describe(content: bytes) -> dict[str, Any]:
+    """Length and SHA-256 of a file's content, as a manifest states them."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file whole or not at all, durably."""
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_synced(temporary, text.encode("utf-8"))
+        rename(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that their names survive a power cut."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        sync_folder(one.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename; where the system refuses for a moment, try again for half a second."""
+    for attempt in range(1, _RENAMES + 1):
+        try:
+            os.replace(old, new)  # noqa: PTH105
+            return
+        except PermissionError:
+            if attempt == _RENAMES:
+                raise
+            time.sleep(0.05 * attempt)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's names to disk; Windows neither needs nor allows it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

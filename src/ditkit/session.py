@@ -1,0 +1,325 @@
+"""One run while it trains: its nouns, how they come out of a checkpoint, and how they go into one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+from . import checkpoint, optim
+from .card import Card
+from .checkpoint import Learner, State
+from .config import RunConfig
+from .data.batches import Batches
+from .data.contract import Dataset, open_dataset
+from .device import find_dtype
+from .ema import Ema
+from .errors import DataError, MachineError, UsageError
+from .events import OnEvent, Saved, Warned
+from .metrics import MetricsFile
+from .models.dit import DiT
+from .objectives.contract import open_objective
+from .previews import ValidationSet
+from .recovery import Recovery
+from .run_folder import IMAGES, RunFolder
+from .seeding import generator
+from .steps import Worker
+from .world import World
+
+
+class Journal:
+    """The files of a run that grow: metrics, timing, incidents. Only the leading process writes them."""
+
+    def __init__(self, folder: RunFolder, state: State | None, *, writes: bool):
+        self._files: dict[str, MetricsFile] = {}
+        if writes:
+            self._files = {
+                "metrics": MetricsFile(folder.metrics_file, state.metrics_bytes if state else 0),
+                "timing": MetricsFile(folder.timing_file, state.timing_bytes if state else 0),
+                "incidents": MetricsFile(folder.incidents_file, state.incidents_bytes if state else 0),
+            }
+        self._marked: dict[str, int] = {}
+        self.shortened = [file.path for file in self._files.values() if file.shortened]
+
+    def append(self, file: str, row: Mapping[str, Any]) -> None:
+        if self._files:
+            self._files[file].append(row)
+
+    def sync(self) -> dict[str, int]:
+        """Force all to disk; their lengths as a State names them, without what came after the mark."""
+        return {f"{name}_bytes": file.sync() for name, file in self._files.items()} | self._marked
+
+    def mark(self) -> None:
+        """What comes from here on goes when the run is continued."""
+        self._marked = self.sync()
+
+    def cut(self, state: State | None) -> None:
+        """Go back to the lengths of a state; what went wrong stays on record."""
+        for name, length in (("metrics", "metrics_bytes"), ("timing", "timing_bytes")):
+            if self._files:
+                self._files[name].cut(getattr(state, length) if state else 0)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+@dataclass(kw_only=True)
+class Session:
+    """The nouns of one run while it trains."""
+
+    config: RunConfig
+    folder: RunFolder
+    world: World
+    labels: tuple[str, ...]
+    images: int
+    fingerprint: str
+    worker: Worker
+    learner: Learner
+    ema: Ema
+    batches: Batches
+    validation: ValidationSet
+    journal: Journal
+    on_event: OnEvent
+    step: int = 0  # steps done: the only progress there is
+    recovery: Recovery = field(default_factory=Recovery)
+    saved: int | None = None  # step of the newest checkpoint
+    validated: tuple[int, float] | None = None  # step and validation loss
+    bad: dict[str, None] = field(default_factory=dict)  # images that were replaced, as bad_files.txt lists them
+    committing: bool = False  # weights are changing: not a moment to save
+
+    @property
+    def device(self) -> torch.device:
+        return self.worker.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.worker.dtype
+
+
+def open_session(
+    config: RunConfig,
+    folder: RunFolder,
+    world: World,
+    on_event: OnEvent,
+    device: torch.device,
+    dtype_name: str = "auto",
+    force_change: Collection[str] = (),
+) -> Session:
+    """Open the data, build the network and put the newest checkpoint back.
+
+    Raises DataError when the images are not those that the run was started with, MachineError when the disk cannot
+    hold the checkpoints.
+    """
+    if config.train.batch_size < world.size:
+        raise UsageError(f"{world.size} processes share {config.train.batch_size} images", "raise --batch-size")
+    dataset = open_dataset(config.data, "train")
+    world.check_same(dataset.fingerprint, "images")
+    objective = open_objective(config.diffusion)
+    network = fresh_network(config, len(dataset.labels), device)
+    ema = Ema(network, config.optim.ema_decay)
+    learner = Learner(network=network, ema=ema.network, optimizer=optim.adamw(network, config.optim))
+
+    state = _restore(config, folder, world, learner, dataset, on_event, force_change)
+    session = Session(
+        config=config,
+        folder=folder,
+        world=world,
+        labels=dataset.labels,
+        images=len(dataset),
+        fingerprint=dataset.fingerprint,
+        worker=Worker(
+            config=config,
+            network=network,
+            objective=objective,
+            null_label=len(dataset.labels),
+            device=device,
+            dtype=find_dtype(dtype_name, device),
+            world=world,
+            parts=config.train.accumulate,
+        ),
+        learner=learner,
+        ema=ema,
+        batches=Batches(
+            dataset, config.train.batch_size, config.seed, config.data.flip, world.share(config.train.batch_size)
+        ),
+        validation=ValidationSet(open_dataset(config.data, "validation"), objective, config.seed),
+        journal=Journal(folder, state, writes=world.leads),
+        on_event=on_event,
+    )
+    if state:
+        _take_up(session, state)
+    _open_bad_files(session, same_images=state is not None and state.fingerprint == dataset.fingerprint)
+    return session
+
+
+def _restore(
+    config: RunConfig,
+    folder: RunFolder,
+    world: World,
+    learner: Learner,
+    dataset: Dataset,
+    on_event: OnEvent,
+    force_change: Collection[str],
+) -> State | None:
+    """Put the newest checkpoint back in all processes; the leading one alone touches the folder."""
+
+    def check(state: State) -> None:
+        if state.labels != dataset.labels:
+            raise DataError(f"the labels have changed since {folder.path} was started", "start another with --fresh")
+        if state.fingerprint != dataset.fingerprint and IMAGES not in force_change:
+            raise DataError(
+                f"the images have changed since {folder.path} was started",
+                "put them back, go on with the new ones with --force-change images, or start another run with --fresh",
+            )
+
+    def tell(path: Path) -> None:
+        text = f"{path} is damaged and set aside as .corrupt-*; using the checkpoint before it"
+        on_event(Warned(step=0, text=text))
+
+    state = checkpoint.restore_newest(folder, learner, check, tell) if world.leads else None
+    if world.leads:
+        checkpoint.sweep(folder)
+        # One more than are kept, because an old one goes only when the new one is there.
+        more = config.train.keep + 1 - min(len(folder.checkpoint_steps()), config.train.keep)
+        checkpoint.check_space(folder.path, more * checkpoint.checkpoint_bytes(learner), f"{more} checkpoints")
+    return _spread(world, learner, state)
+
+
+def fresh_network(config: RunConfig, labels: int, device: torch.device) -> DiT:
+    """A network whose weights are a function of the run's seed alone, on any device."""
+    with torch.random.fork_rng(devices=[]):
+        network = checkpoint.build_network(config, labels)
+    network.initialize(generator(config.seed, "weights"))
+    return network.to(device)
+
+
+def save(session: Session) -> None:
+    """Write the checkpoint of this step durably, then drop the oldest."""
+    if session.saved == session.step or session.step == 0:
+        return
+    session.saved = session.step
+    if not session.world.leads:
+        return
+    at_this_step = session.validated is not None and session.validated[0] == session.step
+    path = checkpoint.save(
+        session.folder,
+        card=Card(config=session.config, labels=session.labels, step=session.step),
+        state=State(
+            step=session.step,
+            **session.journal.sync(),
+            fingerprint=session.fingerprint,
+            labels=session.labels,
+            **_surroundings(session),
+            validation_loss=session.validated[1] if session.validated and at_this_step else None,
+            recovery=session.recovery,
+        ),
+        learner=session.learner,
+    )
+    session.on_event(Saved(step=session.step, path=path))
+    checkpoint.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
+
+
+def go_back(session: Session) -> None:
+    """Return to the newest checkpoint, or to the beginning, with other noise and half the learning rate."""
+    learner, fallen = session.learner, session.recovery
+    state = None
+    if session.world.leads:
+        state = checkpoint.restore_newest(session.folder, learner, lambda _state: None, lambda _path: None)
+    state = _spread(session.world, learner, state)
+    if state is None:
+        fresh = fresh_network(session.config, len(session.labels), session.device).state_dict()
+        learner.network.load_state_dict(fresh)
+        learner.ema.load_state_dict(fresh)
+        learner.optimizer.state.clear()
+    session.step = state.step if state else 0
+    session.saved = state.step if state else None
+    session.recovery = fallen.back_to(state.recovery if state else Recovery())
+    session.journal.cut(state)
+
+
+def _take_up(session: Session, state: State) -> None:
+    """Continue where a state left off, and say what is not as it was."""
+    session.step = session.saved = state.step
+    session.recovery = state.recovery
+    now, warn = _surroundings(session), lambda text: session.on_event(Warned(step=state.step, text=text))
+    split = (state.processes, state.accumulate)
+    if split == (now["processes"], now["accumulate"]):
+        session.worker.parts = state.parts  # what fitted into memory
+    else:
+        warn(
+            f"continuing with {now['processes']} × {now['accumulate']} parts of a batch instead of "
+            f"{split[0]} × {split[1]}: same images, noise and timesteps, only rounding differs"
+        )
+    for path in session.journal.shortened:
+        warn(f"{path} is shorter than it was at step {state.step}; its missing rows are lost")
+    before = {**state.versions, "device": state.device, "threads": str(state.threads)}
+    after = {**now["versions"], "device": now["device"], "threads": str(now["threads"])}
+    changed = [f"{key} {old} is now {after[key]}" for key, old in before.items() if after.get(key, old) != old]
+    if changed:
+        warn(f"{', '.join(changed)}: the run goes on, but may differ in the last bits from one that was never stopped")
+
+
+def _surroundings(session: Session) -> dict[str, Any]:
+    """What decides about the last bits, as a State has it."""
+    return {
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
+        "device": str(session.device),
+        "threads": torch.get_num_threads(),
+        "processes": session.world.size,
+        "accumulate": session.config.train.accumulate,
+        "parts": session.worker.parts,
+    }
+
+
+def _spread(world: World, learner: Learner, state: State | None) -> State | None:
+    """The leading process's state, weights and optimiser in all processes."""
+    state = world.tell(state)
+    if world.size == 1 or state is None:
+        return state
+    has_slots = world.tell(bool(learner.optimizer.state))
+    if has_slots and not world.leads:
+        checkpoint.empty_slots(learner)
+    for tensors in learner.tensors().values():
+        world.copy_from_first([tensors[name] for name in sorted(tensors)])
+    return state
+
+
+def _open_bad_files(session: Session, *, same_images: bool) -> None:
+    """What is known of unreadable images; nothing when the images are others now."""
+    place = session.folder.bad_files
+    if session.world.leads and place.exists():
+        if not same_images:
+            place.unlink()
+            return
+        lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
+        session.bad = dict.fromkeys(line for line in lines if line)
+
+
+def note_bad(session: Session, found: Mapping[int, str]) -> None:
+    """List images that could not be read, of all processes. Raises DataError when they are too many."""
+    every = (" ".join(why.split()) for some in session.world.collect(dict(found)) for why in some.values())
+    new = [why for why in dict.fromkeys(every) if why not in session.bad]
+    session.bad |= dict.fromkeys(new)
+    place = session.folder.bad_files
+    if session.world.leads and new:
+        try:
+            with place.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                file.writelines(f"{why}\n" for why in new)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise MachineError(f"cannot write {place}: {error.strerror}", "free some space, then run again") from None
+        session.on_event(Warned(step=session.step, text=f"{new[0]}: another image takes its place; see {place}"))
+    most = session.config.data.max_bad * session.images
+    if len(session.bad) > most:
+        last = list(session.bad)[-1]
+        raise DataError(
+            f"{len(session.bad)} of {session.images} images cannot be read, more than data.max_bad allows ({last})",
+            f"they are listed in {place}: mend or remove them, or allow more with --set data.max_bad=0.05",
+        )

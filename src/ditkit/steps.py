@@ -1,0 +1,136 @@
+"""The gradient of one step: a function of the weights, the images and (seed, step), whoever computes which part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import RunConfig
+from .data.batches import Batch
+from .device import autocast
+from .errors import MachineError
+from .models.dit import DiT
+from .objectives.contract import Objective
+from .seeding import generator
+from .world import World
+
+_EVERYTHING = slice(None)
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """What computes gradients in this process."""
+
+    config: RunConfig
+    network: DiT
+    objective: Objective
+    null_label: int
+    device: torch.device
+    dtype: torch.dtype
+    world: World
+    parts: int  # that this process splits its share of a batch into; doubled when memory runs out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one step saw; the gradients are in the parameters. All of it is the same in every process."""
+
+    loss_B: Tensor  # of the whole batch, float32, on the CPU
+    timestep_B: Tensor
+    flags: list[bool]  # whether any process raised them
+
+
+def compute_gradients(
+    worker: Worker, step: int, batch: Batch, stream: str, flags: Callable[[], list[bool]], on_less: Callable[[], None]
+) -> Seen:
+    """Gradients of the mean loss over the whole batch, of which `batch` is this process's share.
+
+    `flags` is asked last, and `on_less` called when memory ran out and the batch is split further. Raises
+    MachineError when not even one image at a time fits.
+    """
+    config, device, total = worker.config, worker.device, worker.config.train.batch_size
+    share = worker.world.share(total)
+    x_BCHW = batch.x_BCHW.to(device, non_blocking=True)
+    label_B = drop_labels(
+        batch.label_B, worker.null_label, config.diffusion.label_drop, config.seed, step, share, total
+    )
+    timestep_B, noise_BCHW = draw_case(worker.objective, x_BCHW, config.seed, stream, step, total)
+    tensors = (x_BCHW, label_B.to(device, non_blocking=True), timestep_B[share].to(device), noise_BCHW[share])
+    while True:
+        try:
+            own_B = _gradients_of_share(worker, tensors, total)
+            break
+        except RuntimeError as error:  # torch's own, on any device, or the CPU allocator's
+            if not _out_of_memory(error):
+                raise
+        _make_room(worker, len(x_BCHW))
+        on_less()
+    loss_B = torch.zeros(total, device=device)
+    loss_B[share] = own_B
+    raised = torch.tensor(flags(), dtype=torch.float32, device=device)
+    gradients = [parameter.grad for parameter in worker.network.parameters() if parameter.grad is not None]
+    worker.world.add_up([*gradients, loss_B, raised])
+    return Seen(loss_B=loss_B.cpu(), timestep_B=timestep_B.cpu(), flags=[bool(flag) for flag in raised.tolist()])
+
+
+def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int) -> Tensor:
+    part = max(1, -(-len(tensors[0]) // worker.parts))
+    losses: list[Tensor] = []
+    for some in zip(*(one.split(part) for one in tensors), strict=True):
+        with autocast(worker.device, worker.dtype):
+            loss_b = worker.objective.loss_at(worker.network, *some)
+        (loss_b.sum() / total).backward()
+        losses.append(loss_b.detach().float())
+    return torch.cat(losses)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _make_room(worker: Worker, images: int) -> None:
+    worker.network.zero_grad(set_to_none=True)
+    if worker.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if worker.parts >= images:
+        raise MachineError(
+            "out of memory with one image at a time",
+            "choose a smaller model or image size (--set model.preset=…, --set data.image_size=…)",
+        )
+    worker.parts *= 2
+
+
+def draw_case(
+    objective: Objective, x_BCHW: Tensor, seed: int, stream: str, step: int, total: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Timesteps (B,), on the CPU, and noise (B, C, H, W), on the images' device, for a batch of `total` images.
+
+    The timesteps are the same on any device; the images may be a part of the batch.
+    """
+    source, device = generator(seed, stream, step), x_BCHW.device
+    total = len(x_BCHW) if total is None else total
+    timestep_B = objective.draw_timesteps(total, source)
+    if device.type != "cpu":  # noise is drawn where it is needed: much faster than moving it
+        source = generator(seed, stream, step, device)
+    return timestep_B, torch.randn((total, *x_BCHW.shape[1:]), generator=source, device=device)
+
+
+def drop_labels(
+    label_B: Tensor,
+    null_label: int,
+    probability: float,
+    seed: int,
+    step: int,
+    share: slice = _EVERYTHING,
+    total: int | None = None,
+) -> Tensor:
+    """Replace labels by the null label with a probability (classifier-free guidance, Ho & Salimans 2022).
+
+    The labels are the `share` of a batch of `total`.
+    """
+    total = len(label_B) if total is None else total
+    dropped_B = torch.rand(total, generator=generator(seed, "label drop", step)) < probability
+    return label_B.masked_fill(dropped_B[share], null_label)

@@ -1,0 +1,201 @@
+"""SIGKILL at random moments, signals to whole process groups, and runs that must end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import command, ended, ending, finish, fork, litter, newest_whole, words, write_digits
+
+
+def straight(folder: Path, digits: Path, settings: dict[str, Any]) -> tuple[dict[str, str], float]:
+    """How a run ends that nothing happens to, and the seconds that its process lives."""
+    run = folder / "straight"
+    before = time.monotonic()
+    code = finish(fork(command(words(run, digits, settings)), folder / "straight.log"))
+    assert code == 0, (folder / "straight.log").read_text(encoding="utf-8")
+    seconds = time.monotonic() - before
+    if settings.get("data.workers"):  # the same images in the same order, whoever reads them
+        alone = folder / "alone"
+        assert finish(fork(command(words(alone, digits, {**settings, "data.workers": 0})), folder / "log")) == 0
+        assert ending(alone) == ending(run)
+    return ending(run), seconds
+
+
+def random_kills(
+    folder: str, kills: int, workers: int = 0, seed: int = 0, mutant: str | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Runs that are killed at moments uniform over a process's life and begun again at once, until `kills` are done.
+
+    Lost is a run whose newest whole checkpoint is older than one it had before, that refuses to continue, or whose
+    end differs from the straight run's.
+    """
+    harness.preload()
+    began, source, place = time.monotonic(), random.Random(seed), Path(folder)
+    digits = write_digits(place / "digits")
+    settings = {"data.workers": workers, **settings}
+    expected, life = straight(place, digits, settings)
+    done, lost, runs = 0, [], 0
+    while done < kills:
+        run = place / f"run-{runs}"
+        runs += 1
+        count, trouble = _kill_until_done(run, words(run, digits, settings), source, life, kills - done, mutant)
+        done += count
+        if not trouble and (ending(run) != expected or litter(run)):
+            trouble = f"it ended otherwise: {_difference(ending(run), expected)} {litter(run)}"
+        if trouble:
+            lost.append(f"{run.name} after {count} kills: {trouble}")
+        else:
+            shutil.rmtree(run)
+    return {"kills": done, "runs": runs, "lost": len(lost), "seconds": round(time.monotonic() - began, 1), "why": lost}
+
+
+def _kill_until_done(
+    run: Path, line: list[str], source: random.Random, life: float, most: int, mutant: str | None
+) -> tuple[int, str]:
+    """Kills of one run, and what went wrong if anything did."""
+    count, newest, log = 0, 0, run.with_suffix(".log")
+    while True:
+        child = fork(command(line, mutant), log)
+        code = ended(child, source.uniform(0, life) if count < most else harness.LONGEST)
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            if count == most:
+                return count, "it hangs"
+            count += 1
+        elif code:
+            return count, f"exit {code}: {log.read_text(encoding='utf-8')[-600:]}"
+        if newest_whole(run) < newest:
+            return count, f"the newest whole checkpoint was of step {newest}, now of {newest_whole(run)}"
+        newest = newest_whole(run)
+        if code == 0:
+            return count, ""
+
+
+def _difference(got: dict[str, str], expected: dict[str, str]) -> list[str]:
+    return sorted(key for key in got.keys() | expected.keys() if got.get(key) != expected.get(key))
+
+
+def plain_kills(folder: str, kills: int, seed: int = 0) -> dict[str, Any]:
+    """The same with `python -m ditkit` as it is typed: killed while it imports, begins, trains or saves."""
+    harness.preload()
+    began, source, place = time.monotonic(), random.Random(seed), Path(folder)
+    digits = write_digits(place / "digits")
+    settings = {"train.steps": 400, "train.save_every": 10}
+    expected, _ = straight(place, digits, settings)
+    run = place / "run"
+    line, newest, lost = [sys.executable, "-m", "ditkit", *words(run, digits, settings)], 0, []
+    for number in range(kills + 1):
+        before = (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").exists() else 0
+        with subprocess.Popen(line, stderr=subprocess.PIPE, encoding="utf-8") as process:
+            assert process.stderr
+            if number < kills:
+                _wait_for_rows(run, process, before)
+                time.sleep(source.uniform(0, 0.3))
+                process.kill()
+            said = process.stderr.read()
+        if process.returncode != (-9 if number < kills else 0):
+            lost.append(f"exit {process.returncode}: {said[-600:]}")
+        if newest_whole(run) < newest:
+            lost.append(f"step {newest} was whole, now step {newest_whole(run)}")
+        newest = newest_whole(run)
+    if ending(run) != expected or litter(run):
+        lost.append(f"it ended otherwise: {_difference(ending(run), expected)} {litter(run)}")
+    return {"kills": kills, "lost": len(lost), "seconds": round(time.monotonic() - began, 1), "why": lost}
+
+
+def _wait_for_rows(run: Path, process: Any, size: int, rows: int = 1) -> None:
+    """Until a run has written some rows after the first `size` bytes of its metrics, or has ended."""
+    metrics = run / "metrics.jsonl"
+    _wait_until(lambda: metrics.exists() and metrics.read_bytes()[size:].count(b"\n") >= rows, process)
+
+
+def _wait_until(is_so: Callable[[], bool], process: Any) -> None:
+    limit = time.monotonic() + harness.LONGEST
+    while time.monotonic() < limit and process.poll() is None and not is_so():
+        time.sleep(0.002)
+
+
+def group_signals(folder: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A signal to a whole process group, two workers included; then the run continues. A case is what _signalled takes.
+
+    Given for each: the exit code, the seconds until the end, the steps that were done and are in no checkpoint
+    (`lost`), and whether the continued run ends as a straight one does (`equal`).
+    """
+    harness.preload()
+    place = Path(folder)
+    digits = write_digits(place / "digits")
+    settings = {"train.steps": 300, "train.save_every": 300, "train.validate_every": 300}
+    expected, _ = straight(place, digits, settings)
+    results = []
+    for index, case in enumerate(cases):
+        run = place / f"run-{index}"
+        result = _signalled(run, digits, settings, **case)
+        code = finish(fork(command(words(run, digits, settings)), run.with_suffix(".log")))
+        result["equal"] = code == 0 and ending(run) == expected and not litter(run)
+        results.append({**result, "said": run.with_suffix(".log").read_text(encoding="utf-8")[-3000:]})
+    return results
+
+
+def _signalled(
+    run: Path,
+    digits: Path,
+    settings: dict[str, Any],
+    *,
+    number: int,
+    start: str,
+    begins: bool = False,
+    twice: bool = False,
+    mutant: str | None = None,
+) -> dict[str, Any]:
+    """The signal comes after three steps or, with `begins`, while a worker begins; with `twice`, 0.3 s later again."""
+    line, log = words(run, digits, {**settings, "data.workers": 2, "data.worker_start": start}), run.with_suffix(".log")
+    child = Child(fork(lambda: os.setsid() or command(line, mutant)(), log))
+    if begins:
+        _wait_until(lambda: child.has_children(), child)
+        time.sleep(0.3)
+    else:
+        _wait_for_rows(run, child, 0, rows=3)
+    assert child.poll() is None, log.read_text(encoding="utf-8")
+    before = time.monotonic()
+    os.killpg(child.pid, number)
+    if twice:
+        time.sleep(0.3)
+        os.killpg(child.pid, number)
+    code = finish(child.pid, 20)
+    seconds = round(time.monotonic() - before, 2)
+    return {"exit": code, "seconds": seconds, "lost": _last_step(run) - newest_whole(run)}
+
+
+def _last_step(run: Path) -> int:
+    rows = (run / "metrics.jsonl").read_bytes().splitlines() if (run / "metrics.jsonl").exists() else []
+    return max((json.loads(row)["step"] for row in rows), default=0)
+
+
+class Child:
+    """A fork with the methods of Popen that waiting needs."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            self._code = ended(self.pid, 0)
+        return self._code
+
+    def has_children(self) -> bool:
+        """Whether it has begun a process that is still there, where the system says."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return bool(children.read_text().split()) if children.exists() else True

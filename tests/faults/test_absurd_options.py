@@ -1,0 +1,237 @@
+"""Every option of every command and every setting, given nonsense: one line at once, or an answer that makes sense.
+
+Options and settings are found from the command line and from RunConfig themselves, so that a new one is tested by
+existing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from PIL import Image
+from test_cli import write_run
+
+from ditkit import recipes
+from ditkit.cli import app
+from ditkit.config import RunConfig, _flat, to_dict
+from ditkit.run_folder import RunFolder
+
+pytestmark = pytest.mark.timeout(120)
+
+ABSURD = [
+    "1e12",
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e-400",
+    "7" * 30,
+    "7" * 5000,
+    "",
+    "  ",
+    "\U0001f642",
+    "\u202eedoc",
+    "\u0663",
+    "x" * 10_000,
+    "../../etc",
+    "--",
+    "-",
+    "1_000",
+    "0x10",
+    " 5 ",
+    "a\nb",
+    "\x1b[31m",
+    "[red]",
+    "~",
+    "None",
+    "1e5/0",
+    "{}",
+]
+PLACES = {"--config", "--data-dir", "--runs-dir", "--out", "--model", "--device"}  # and every argument
+BASES = {"train": ["mnist"], "lr-find": ["mnist"], "make-gif": ["denoise"]}
+COMMAND = app.command()
+
+
+def _parameters() -> Iterator[tuple[str, str]]:
+    """(command, option or argument) of all there are; help and completion are Typer's own."""
+    for command, built in COMMAND.commands.items():
+        for parameter in built.params:
+            yield command, parameter.opts[0]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one run, three folders deep, where nothing trains and nothing is drawn."""
+    import ditkit.training
+    from ditkit.data import mnist
+    from ditkit.sampling import Sample
+
+    def draw(order: Any, device: str, **_: Any) -> list[Sample]:
+        assert len(order.labels) <= 1000, "heavy work"
+        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in order.labels]
+
+    digits = mnist.Digits(
+        labels=mnist.LABELS,
+        fingerprint="",
+        images=np.zeros((10, 28, 28), np.uint8),
+        label_ids=np.arange(10),
+        image_size=(28, 28),
+        channels=1,
+    )
+    place = tmp_path / "one/two/home"
+    run = write_run(place / "runs")
+    (run / "samples").mkdir()
+    Image.new("L", (8, 8)).save(run / "samples/step-0000100.png")
+    monkeypatch.setattr(app, "command", lambda: COMMAND)
+    monkeypatch.setattr(ditkit.training, "train", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.data.mnist.dataset", lambda config, split: digits)
+    monkeypatch.setattr("ditkit.lr_finder.find_lr", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
+    monkeypatch.setattr("ditkit.cli.lr_find._tell", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    monkeypatch.setattr("ditkit.plots.plot_losses", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.plots.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.chdir(place)
+    for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    return place
+
+
+def _tree(home: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(home.parents[2].rglob("*"))}
+
+
+def _tried(home: Path, words: list[str], capsys: pytest.CaptureFixture[str], allowed: set[int]) -> str:
+    """What a command line says on stderr, after all that must hold of it whatever it was given."""
+    before = _tree(home)
+    began = time.monotonic()
+    code = app.main(words)
+    seconds = time.monotonic() - began
+    out, err = capsys.readouterr()
+    shown = [word[:60] for word in words]
+    assert code in allowed, (shown, code, err[-2000:])
+    assert "Traceback" not in out + err and "internal error" not in err, (shown, err)
+    assert all(line.isprintable() for line in err.splitlines()), (shown, err)
+    assert seconds < 1, (shown, seconds)
+    kinds = [line.partition(":")[0] for line in err.splitlines()]
+    if code:
+        assert kinds in (["error"], ["error", "hint"]), (shown, err)
+        assert all(len(line) < 1200 for line in err.splitlines()), shown
+        assert out == "" and _tree(home) == before, (shown, set(_tree(home)) ^ set(before))
+    else:
+        assert "error" not in kinds, (shown, err)
+        for path in sorted(set(_tree(home)) - set(before), reverse=True):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    return err
+
+
+@pytest.mark.parametrize(("command", "name"), [*_parameters()])
+def test_nonsense_is_one_line_at_once_and_leaves_nothing(
+    command: str, name: str, home: Path, capsys: pytest.CaptureFixture[str]
+):
+    parameter = next(one for one in COMMAND.commands[command].params if one.opts[0] == name)
+    places = {0, 2, 3, 4, 6} if name in PLACES or parameter.param_type_name == "argument" else {0, 2}
+    for value in ABSURD:
+        values = [value] * max(1, parameter.nargs)
+        if parameter.param_type_name == "argument":
+            first = ["denoise"] if name == "which" else []
+            words = [command, *first, *values]
+        elif getattr(parameter, "is_flag", False):
+            words = [command, *BASES.get(command, []), f"{name}={value}"]
+        else:
+            words = [command, *BASES.get(command, []), name, *values]
+        _tried(home, words, capsys, places)
+
+
+def test_the_search_for_options_finds_them():
+    found = set(_parameters())
+    assert {("train", "--steps"), ("sample", "--guidance"), ("make-gif", "which"), ("list", "family")} <= found
+    assert len(found) > 70 and len(ABSURD) >= 12
+
+
+# --- settings
+
+KEYS = sorted(_flat(dataclasses.asdict(RunConfig())))
+
+
+@pytest.mark.parametrize("key", [*KEYS, "model.preset", "nonsense", "model.nonsense", "model", "train.steps.x", "."])
+def test_every_setting_refuses_nonsense_in_one_line(key: str, home: Path, capsys: pytest.CaptureFixture[str]):
+    refused = 0
+    for value in ABSURD:
+        allowed = {0, 2, 3} if key in ("data.path", "data.name") else {0, 2}
+        err = _tried(home, ["train", "mnist", "--set", f"{key}={value}"], capsys, allowed)
+        refused += bool(err.startswith("error:"))
+    assert refused > 5 or key in ("data.path", "data.label_by"), "any word may be a path or an attribute"
+
+
+NONSENSE = ["1e12", "0", "-1", "-1.5", "nan", "inf", "1e-400", "7" * 30, '""', '"  "', '"\U0001f642"', '"../../etc"']
+NONSENSE += [
+    "[]",
+    "[[1]]",
+    "{}",
+    "{ x = 1 }",
+    "true",
+    "1979-05-27",
+    '"1_000"',
+    '"0x10"',
+    '"\\u001b[31m"',
+    '"' + "x" * 9999 + '"',
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_run_whose_settings_were_edited_into_nonsense_names_file_and_key(
+    key: str, home: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = RunFolder(home / "runs/pets")
+    tree = to_dict(recipes.load("mnist"))
+    section, _, last = key.rpartition(".")
+    refused = 0
+    for value in NONSENSE:
+        edited = {one: dict(part) if isinstance(part, dict) else part for one, part in tree.items()}
+        (edited[section] if section else edited)[last] = "HERE"
+        run.config_file.write_text(tomli_w.dumps(edited).replace('"HERE"', value, 1), encoding="utf-8")
+        err = _tried(home, ["train", "pets"], capsys, {0, 2, 3} if key in ("data.path", "data.name") else {0, 2})
+        if err.startswith("error:"):
+            refused += 1
+            if key not in ("data.path", "data.name"):  # known to be wrong only when the images are opened
+                assert "config.toml" in err and (last in err or f"unknown {section} " in err), (value, err)
+    assert refused > 5 or key in ("data.path", "data.label_by")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"\x00" * 100,
+        b"[model]\nwidth = ",
+        b"[model]\nwidth = 1\nwidth = 2\n",
+        b"model = 3\n",
+        b"[[model]]\nwidth = 1\n",
+        b"[model.width]\nx = 1\n",
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"9" * 10_000,
+        "[model]\r\nwidth = 96 # \u7a7a\r\n".encode("utf-16"),
+        b"[modle]\nwidth = 96\n",
+        b"<html></html>",
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+@pytest.mark.parametrize("line", ["train pets", "show pets", "train --config runs/pets/config.toml"])
+def test_a_settings_file_that_is_none_is_named(
+    content: bytes, line: str, home: Path, capsys: pytest.CaptureFixture[str]
+):
+    (home / "runs/pets/config.toml").write_bytes(content)
+    err = _tried(home, line.split(), capsys, {0} if not content else {2})
+    assert not content or "config.toml" in err
