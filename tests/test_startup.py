@@ -76,20 +76,10 @@ def test_every_mistake_is_found_before_torch_loads(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/grid.png").write_bytes(b"")
     mistakes = {line: 2 for line, *_ in WRONG}
-    mistakes |= dict.fromkeys(
-        (
-            "train folder",
-            "train celeba",
-            "train empty",
-            "sample --model damaged.safetensors",
-            "sample --runs-dir none",
-            "sample --out taken",
-            "plot-loss --runs-dir none",
-            "make-gif --runs-dir none",
-            "make-gif denoise --runs-dir none",
-        ),
-        1,
-    )
+    words = ("sample --runs-dir none", "sample --out taken", "plot-loss --runs-dir none", "make-gif --runs-dir none")
+    mistakes |= dict.fromkeys((*words, "make-gif denoise --runs-dir none"), 2)
+    mistakes |= dict.fromkeys(("train folder", "train celeba", "train empty"), 3)
+    mistakes |= {"sample --model damaged.safetensors": 4}
     mistakes |= {"train runs/pets --seed 7": 2, "train runs/pets --set model.width=12": 2}
     done = dict(zip(mistakes, run_lines(list(mistakes), HEAVY, tmp_path), strict=True))
     assert {line: loaded for line, (_, loaded) in done.items() if loaded} == {}

@@ -113,7 +113,7 @@ def save(folder: RunFolder, *, card: Card, state: State, learner: Learner) -> Pa
     temporary = folder.checkpoints / f".tmp-{final.name}-{uuid.uuid4().hex[:8]}"
     try:
         durable.make_folder(folder.checkpoints)
-        check_space(folder.checkpoints, checkpoint_bytes(learner), f"the checkpoint of step {state.step}")
+        check_space(folder.checkpoints, checkpoint_bytes(learner), f"the checkpoint of step {state.step} needs")
         temporary.mkdir()
         files = {}
         for name, content in _contents(card, state, learner):
@@ -147,7 +147,7 @@ def check_space(place: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise MachineError(
-            f"{existing} has {free / 1e6:,.0f} MB free, but {what} needs {math.ceil(needed / 1e6):,} MB",
+            f"{existing} has {free / 1e6:,.0f} MB free, but {what} {math.ceil(needed / 1e6):,} MB",
             "free some space, then run the same command again; or choose another --runs-dir",
         )
 

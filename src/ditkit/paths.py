@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import durable
-from .errors import MachineError
+from .errors import MachineError, UsageError
 
 _LOOK_AGAIN = 0.1  # seconds
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
@@ -30,8 +31,22 @@ def cache_dir() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with `~` spelled out; left as it is where nobody knows that home."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111
+    """The path with `~` spelled out; left as it is where nobody knows that home.
+
+    It may come from settings, which are Unicode, while the system calls files by bytes (LC_ALL=C).
+    """
+    text = os.path.expanduser(path)  # noqa: PTH111
+    if sys.getfilesystemencoding() == "utf-8":
+        return Path(text)
+    return Path(os.fsdecode(os.fspath(text).encode("utf-8", "surrogateescape")))
+
+
+def spelled(path: Path) -> str:
+    """The path as settings keep it. Raises UsageError for a name that is no text."""
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"the name of {path} is not UTF-8", "rename it") from None
 
 
 def cache_folder(name: str) -> Path:

@@ -188,7 +188,7 @@ def _restore(
         checkpoint.sweep(folder)
         # One more than are kept, because an old one goes only when the new one is there.
         more = config.train.keep + 1 - min(len(folder.checkpoint_steps()), config.train.keep)
-        checkpoint.check_space(folder.path, more * checkpoint.checkpoint_bytes(learner), f"{more} checkpoints")
+        checkpoint.check_space(folder.path, more * checkpoint.checkpoint_bytes(learner), f"{more} checkpoints need")
     return _spread(world, learner, state)
 
 

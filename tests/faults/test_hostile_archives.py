@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from ditkit.config import DataConfig
 from ditkit.data import archives, celeba, members, places
 from ditkit.data.archives import COMPLETE, Limits, extract, is_whole
 from ditkit.data.contract import open_dataset
+from ditkit.data.zips import Zip
 from ditkit.errors import DataError, MachineError, UsageError
 from ditkit.paths import alone, cache_dir, cache_folder
 
@@ -336,6 +338,25 @@ def test_a_bomb_stops_at_the_usual_limits_too(tmp_path: Path, written: list[int]
     assert sum(written) <= 65 << 20
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, None])
+def test_memory_stays_small_whatever_is_unpacked(pack: Callable[[bytes], bytes] | None, tmp_path: Path) -> None:
+    content = {"a.png": bytes(32 << 20)}
+    (tmp_path / "archive").write_bytes(pack(_tar(content)) if pack else _zip(content))
+    tracemalloc.start()
+    try:
+        extract(tmp_path / "archive", tmp_path / "out", limits=Limits(ratio=10**6))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * members.BLOCK and (tmp_path / "out" / "a.png").stat().st_size == 32 << 20
+
+
+def test_a_directory_of_too_many_members_is_not_even_read() -> None:
+    with pytest.raises(members.Broken, match="has more than 11 members"):
+        Zip(io.BytesIO(GOOD_ZIP), 11)
+    assert Zip(io.BytesIO(GOOD_ZIP), 12).count == len(FEW)
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.bz2", ".tar.xz"])
 def test_no_flipped_bit_changes_what_comes_out(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # not what is tested here
@@ -474,7 +495,9 @@ def test_an_archive_is_unpacked_once_and_again_only_when_it_has_changed(tmp_path
         assert told == [f"unpacking {archive} to {folder}"] and cache in folder.parents
         archive.write_bytes(_zip({"cat/new.png": PICTURE, "dog/new.png": PICTURE}))
         other = places.local_folder(str(archive))
-    assert other != folder and set(_files(other)) == {"cat/new.png", "dog/new.png"} and len(told) == 2
+        assert other != folder and set(_files(other)) == {"cat/new.png", "dog/new.png"} and len(told) == 2
+        os.utime(archive, (1, 1))  # perhaps another one of the same length
+        assert places.local_folder(str(archive)) not in (folder, other) and len(told) == 3
 
 
 @pytest.mark.parametrize("damage", ["file gone", "file shorter", "no note", "note nonsense"])
@@ -504,8 +527,9 @@ def test_everything_is_on_disk_before_the_folder_gets_its_name(tmp_path: Path, m
         fsync(descriptor)
 
     def watched_replace(old: Path, new: Path) -> None:
-        below = {str(path) for path in old.rglob("*")} | {str(old)}
-        assert below <= set(synced) and max(map(synced.index, below)) == synced.index(str(old / COMPLETE))
+        last = {name: position for position, name in enumerate(synced)}
+        note, rest = last[str(old / COMPLETE)], {str(path) for path in old.rglob("*")} - {str(old / COMPLETE)}
+        assert all(last[name] < note for name in rest) and last[str(old)] > note
         synced.append("renamed")
         replace(old, new)
 

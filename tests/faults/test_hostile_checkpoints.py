@@ -33,7 +33,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = harness.config(digits, SETTINGS)
     steps: list[int] = []
     train(config, place / "ended", device="cpu")
-    train(config, place / "run", lambda event: steps.append(event.step), device="cpu", should_stop=lambda: max(steps) > 3)
+    train(
+        config, place / "run", lambda event: steps.append(event.step), device="cpu", should_stop=lambda: max(steps) > 3
+    )
     assert sorted(path.name for path in (place / "run/checkpoints").iterdir()) == [OLDER, NEWEST]
     assert app.main(sample(place / "run/checkpoints" / NEWEST, place / "first")) == 0  # imports what it needs
     return place
@@ -147,8 +149,12 @@ def tensors(dtype: str, value: float) -> bytes:
 def larger(before: bytes) -> bytes:
     import safetensors.torch
 
-    return safetensors.torch.save({key: one.repeat(2, *[1] * (one.dim() - 1)) if one.dim() else one
-                                   for key, one in safetensors.torch.load(before).items()})
+    return safetensors.torch.save(
+        {
+            key: one.repeat(2, *[1] * (one.dim() - 1)) if one.dim() else one
+            for key, one in safetensors.torch.load(before).items()
+        }
+    )
 
 
 def away(name: str) -> Callable[[Path], None]:

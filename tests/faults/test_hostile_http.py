@@ -297,8 +297,9 @@ class Answers(BaseHTTPRequestHandler):
         return self.answer(body, 206, length=len(whole) - first, Content_Range=place, ETag='"1"')
 
     def do_slow(self) -> None:
-        self.rest()
-        time.sleep(0.2)
+        self.answer(FILE[:HALF], length=len(FILE))
+        time.sleep(0.5)
+        self.wfile.write(FILE[HALF:])
 
     def do_proxied(self) -> None:
         self.rest()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -103,9 +101,10 @@ def command() -> TyperGroup:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Nothing escapes but what ends Python itself."""
+    if arguments is None:
+        console.open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal cannot spell must not end the command
-        sys.stdout.reconfigure(errors="backslashreplace")
+    console.spell_everything()
     try:
         code = command().main(given, prog_name="ditkit", standalone_mode=False)
         sys.stdout.flush()
@@ -113,21 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.say("interrupted")
         return 130
-    except BrokenPipeError:
-        _forget_stdout()
-        return 1
     except Exception as error:
+        if not console.stdout_works() and isinstance(error, BrokenPipeError):  # the reader has seen enough
+            return 128 + 13
         name = next((word for word in given if not word.startswith("-")), "")
         spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
         return console.report(error, command=spoken, debug=console.is_debug(given))
-
-
-def _forget_stdout() -> None:
-    """The reader has gone: keep Python from complaining when it flushes at exit."""
-    import os
-
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _ditkit(

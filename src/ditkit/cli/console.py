@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DitkitError, MachineError, UsageError
@@ -21,11 +23,74 @@ INTERNAL = 1  # exit code of a bug
 _LONGEST = 1000  # letters of an error: a mistyped word may be a whole file
 
 
+class _Lasting:
+    """stderr that may go away, with the terminal or the program it is piped into: the work goes on in silence."""
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def write(self, text: str) -> int:
+        try:
+            return self._file.write(text)
+        except (OSError, ValueError):
+            _silence(self._file)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except (OSError, ValueError):
+            _silence(self._file)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _silence(file: Any) -> None:
+    """Let a stream that nobody reads lead nowhere, so that Python does not complain when it flushes at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Open what was closed before ditkit began: its number would go to a checkpoint, and prints would land in that."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+
+
+def spell_everything() -> None:
+    """Names and labels that the terminal cannot spell must not end a command; paths stay the bytes that they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if codecs.lookup(sys.stdout.encoding).name in ("utf-8", "ascii"):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        else:
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def stdout_works() -> bool:
+    """Whether what was printed has arrived; if not, nothing more is sent."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _silence(sys.stdout)
+        return False
+    return True
+
+
 def stderr() -> Console:
     """A rich console on stderr that neither wraps plain lines nor colours numbers."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    file: Any = _Lasting(sys.stderr)
+    return Console(file=file, stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str, *, quiet: bool = False) -> None:
@@ -36,6 +101,7 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 def visible(text: str) -> str:
     """Text with what a terminal would obey or cannot show (file names may hold anything) spelled out."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")  # names where LC_ALL=C
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import recipes
 from ..config import RunConfig
 from ..errors import DataError, UsageError, unknown
-from ..paths import expanded
+from ..paths import expanded, spelled
 from ..registry import DATASETS
 from ..run_folder import RunFolder, run_names
 from . import console, words
@@ -166,7 +166,7 @@ def _place(word: str) -> str | None:
     """A folder, an archive or a web address as the settings keep it; None for a word that is none of them."""
     path = expanded(word)
     if path.is_dir():
-        return str(path.resolve())
+        return spelled(path.resolve())
     from ..data.archives import is_archive
     from ..data.places import check_place, is_address
 
@@ -175,7 +175,7 @@ def _place(word: str) -> str | None:
         return word
     if is_archive(word) and not path.exists():
         raise UsageError(f"there is no archive {word}", "check the path")
-    return str(path.resolve()) if is_archive(word) else None
+    return spelled(path.resolve()) if is_archive(word) else None
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
     """
     choices = tuple(known) or (ANY,)
     labels: list[str] = []
-    for word in words:
+    for word in (os.fsencode(typed).decode("utf-8", "surrogateescape") for typed in words):
         parts = [word] if word in choices else [part for part in word.split(",") if part.strip()]
         if not parts:
             raise UsageError(f"--labels: {word!r} names no label", _list(choices))

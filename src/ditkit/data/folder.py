@@ -20,8 +20,9 @@ def dataset(config: DataConfig, split: Split) -> ImageFiles:
     sizes = scan(root)
     if not sizes:
         raise DataError(f"no images in {root}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
-    labels = _class_names(root)
-    label_ids = _label_ids(root, list(sizes), labels)
+    folders = _class_folders(root)
+    labels = tuple(_spelled(name, root) for name in folders)
+    label_ids = _label_ids(root, list(sizes), folders)
     names = list(sizes)
     train, validation = holdout(names, label_ids, config.validation)
     chosen = train if split == "train" else validation
@@ -43,19 +44,21 @@ def _root(path: str | None) -> Path:
     return local_folder(path)
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
+def _class_folders(root: Path) -> list[str]:
     folders = [entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
-    names = tuple(sorted(folders, key=os.fsencode))
-    for name in names:
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            raise DataError(f"the name of the class folder {name!r} in {root} is not UTF-8", "rename it") from None
-    return names
+    return sorted(folders, key=os.fsencode)
 
 
-def _label_ids(root: Path, names: list[str], labels: tuple[str, ...]) -> list[int]:
-    if not labels:
+def _spelled(name: str, root: Path) -> str:
+    """A folder's name as text, whatever encoding the system has for names."""
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"the name of the class folder {name!r} in {root} is not UTF-8", "rename it") from None
+
+
+def _label_ids(root: Path, names: list[str], folders: list[str]) -> list[int]:
+    if not folders:
         return [0] * len(names)
     loose = [name for name in names if "/" not in name]
     if loose:
@@ -63,10 +66,10 @@ def _label_ids(root: Path, names: list[str], labels: tuple[str, ...]) -> list[in
             f"{root} has class folders, but also images beside them: {len(loose)}, the first is {loose[0]}",
             "move them into a class folder or out of the way",
         )
-    ids = {label: index for index, label in enumerate(labels)}
+    ids = {folder: index for index, folder in enumerate(folders)}
     label_ids = [ids[name.partition("/")[0]] for name in names]
     counts = Counter(label_ids)
-    empty = [label for label in labels if not counts[ids[label]]]
+    empty = [folder for folder in folders if not counts[ids[folder]]]
     if empty:
         raise DataError(
             f"no images in the class folder {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''} of {root}",

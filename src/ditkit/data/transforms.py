@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DataError
 
@@ -117,7 +117,7 @@ def _orientation(image: Image.Image) -> Any:
     return orientation if isinstance(orientation, int) else None
 
 
-def _mend_transparency(image: Image.Image) -> None:
+def _mend_transparency(image: ImageFile.ImageFile) -> None:
     """Pillow compares a PNG's transparent colour, as the file has it, with samples that it makes 8 bits wide."""
     transparent, bits = image.info.get("transparency"), image.tile[0][3] if image.tile else None
     if isinstance(transparent, int) and bits in ("L;2", "L;4"):

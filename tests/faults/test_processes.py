@@ -1,0 +1,54 @@
+"""Several processes train one run as one would, and together stop, die and continue."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from harness import in_fresh_process
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals")
+
+
+def test_two_gloo_processes_stop_die_and_continue_as_if_never_stopped(tmp_path) -> None:
+    found = in_fresh_process("processes:several_processes", folder=tmp_path)
+    codes, ends, said = found["codes"], found["ends"], found["said"]
+    for name in codes:
+        assert codes[name][-1] == ([0] if name in ("alone", "narrowed") else [0, 0]), said[name]
+    assert codes["killed"][0] == [-9, -9]
+    assert codes["signalled"][0] == [143, 143], said["signalled"]
+    for name in ("parts", "workers", "killed", "signalled"):
+        assert {key: ends[name].get(key) for key in ends["two"]} == ends["two"], name
+    assert "continuing with 1 × 1 parts of a batch instead of 2 × 1" in said["narrowed"]
+    assert "Traceback" not in "".join(said.values())
+    assert said["two"].count("training two") == 1  # one process speaks
+
+
+def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, monkeypatch) -> None:
+    import torch
+
+    from ditkit import steps
+    from ditkit.data.batches import Batches
+    from ditkit.data.contract import open_dataset
+    from ditkit.objectives.contract import open_objective
+    from ditkit.session import fresh_network
+    from ditkit.world import World
+
+    config, cpu = tiny(), torch.device("cpu")
+    dataset = open_dataset(config.data, "train")
+    monkeypatch.setattr(World, "add_up", lambda *_: None)  # the sum is taken here
+
+    def gradients(world: World) -> dict[str, torch.Tensor]:
+        network = fresh_network(config, 10, cpu)
+        objective = open_objective(config.diffusion)
+        nouns = {"config": config, "network": network, "objective": objective, "device": cpu, "world": world}
+        worker = steps.Worker(**nouns, null_label=10, dtype=torch.float32, parts=1)
+        batch = Batches(dataset, 16, config.seed, share=world.share(16)).batch(3)
+        seen = steps.compute_gradients(worker, 3, batch, "noise", lambda: [False], lambda: None)
+        found = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
+        return {**found, "losses": seen.loss_B}
+
+    whole, first, second = gradients(World()), gradients(World(0, 2)), gradients(World(1, 2))
+    assert whole.keys() == first.keys() == second.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(first[name] + second[name], value, rtol=1e-4, atol=1e-6)
