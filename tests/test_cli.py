@@ -24,6 +24,7 @@ FLAGS = {
     "--device --quiet --debug",
     "show": "--runs-dir --debug",
     "list": "--debug",
+    "doctor": "--runs-dir --debug",
 }
 
 
@@ -78,7 +79,16 @@ def test_the_flags_of_every_command_are_frozen() -> None:
 
 
 def test_commands_come_in_the_order_of_work() -> None:
-    assert list(app.command().commands) == ["train", "sample", "lr-find", "plot-loss", "make-gif", "show", "list"]
+    assert list(app.command().commands) == [
+        "train",
+        "sample",
+        "lr-find",
+        "plot-loss",
+        "make-gif",
+        "show",
+        "list",
+        "doctor",
+    ]
 
 
 def test_sample_takes_no_positional_argument() -> None:

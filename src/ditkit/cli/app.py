@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from . import console, lr_find, make_gif, plot_loss, sample, show, train
+from . import console, doctor, lr_find, make_gif, plot_loss, sample, show, train
 from . import list_ as listing
 from .options import OTHER, Debug
 from .words import spread
@@ -23,6 +23,7 @@ COMMANDS = {  # in the order of work
     "make-gif": make_gif,
     "show": show,
     "list": listing,
+    "doctor": doctor,
 }
 
 
@@ -105,19 +106,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     console.spell_everything()
+    stdout = sys.stdout
     try:
         code = command().main(given, prog_name="ditkit", standalone_mode=False)
-        sys.stdout.flush()
+        stdout.flush()
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         console.say("interrupted")
         return 130
-    except Exception as error:
-        if not console.stdout_works() and isinstance(error, BrokenPipeError):  # the reader has seen enough
-            return 128 + 13
-        name = next((word for word in given if not word.startswith("-")), "")
-        spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
-        return console.report(error, command=spoken, debug=console.is_debug(given))
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        error = ended.__context__  # Click ends in silence, whichever pipe broke
+    except Exception as raised:
+        error = raised
+    sys.stdout = stdout
+    if not console.is_heard(stdout) and isinstance(error, BrokenPipeError):
+        return 128 + 13  # like any program whose reader has seen enough
+    name = next((word for word in given if not word.startswith("-")), "")
+    spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
+    return console.report(error, command=spoken, debug=console.is_debug(given))
 
 
 def _ditkit(

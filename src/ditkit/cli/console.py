@@ -75,12 +75,12 @@ def spell_everything() -> None:
             sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def stdout_works() -> bool:
+def is_heard(stdout: Any) -> bool:
     """Whether what was printed has arrived; if not, nothing more is sent."""
     try:
-        sys.stdout.flush()
+        stdout.flush()
     except (OSError, ValueError):
-        _silence(sys.stdout)
+        _silence(stdout)
         return False
     return True
 
@@ -196,6 +196,11 @@ def _explain(error: BaseException, command: str) -> tuple[str, str | None, int]:
         if error.errno == errno.ENAMETOOLONG:
             return message, "use a shorter word", UsageError.exit_code
         return message, "check the path, its permissions and the free space", MachineError.exit_code
+    if "torchvision" in str(error) and isinstance(error, (RuntimeError, ImportError)):
+        hint = "`pip uninstall torchvision`, which ditkit does not need, or install the one made for this torch"
+        return "the installed torchvision does not fit the installed torch", hint, MachineError.exit_code
+    if isinstance(error, ImportError):
+        return f"cannot import {error.name}: {error}", "`ditkit doctor` says what is broken", MachineError.exit_code
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory", "lower --batch-size, or choose a smaller model", MachineError.exit_code
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,84 @@
+"""`ditkit doctor`: what is installed, what of it is broken, and what this machine has."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from pathlib import Path
+
+import typer
+
+from . import console
+from .options import Debug, RunsDir
+
+EXAMPLES = "Examples:\n\nditkit doctor"
+
+# Distribution, module that must import, and whether ditkit needs it.
+PARTS = (
+    ("torch", "torch", True),
+    ("diffusers", "diffusers.schedulers.scheduling_dpmsolver_multistep", True),
+    ("safetensors", "safetensors.torch", True),
+    ("numpy", "numpy", True),
+    ("pillow", "PIL.Image", True),
+    ("matplotlib", "matplotlib", True),
+    ("pydantic", "pydantic", True),
+    ("torchvision", "torchvision", False),
+    ("accelerate", "accelerate", False),
+)
+
+
+def run(runs_dir: RunsDir = None, debug: Debug = False) -> None:
+    """Say what is installed, what of it is broken, and what this machine has; a report for bug reports."""
+    import platform
+
+    from .. import __version__
+
+    console.data(f"ditkit {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    with console.loading_torch():
+        broken = [name for name, module, needed in PARTS if not _told(name, module, needed=needed)]
+    if "torch" not in broken:
+        _devices()
+    _places(runs_dir)
+    if broken:
+        console.data(f"broken: {', '.join(broken)}; `pip install --force-reinstall` what is needed, uninstall the rest")
+        raise typer.Exit(6)
+
+
+def _told(name: str, module: str, *, needed: bool) -> bool:
+    """Print a line about one part; whether it is as it should be."""
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        console.data(f"{name}: missing" + ("" if needed else ", and not needed"))
+        return not needed
+    try:
+        import_module(module)
+    except Exception as error:  # whatever an extension module raises
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        console.data(f"{name} {version}: cannot be imported ({why})" + ("" if needed else "; ditkit does not need it"))
+        return False
+    console.data(f"{name} {version}")
+    return True
+
+
+def _devices() -> None:
+    import torch
+
+    from ..device import find_device, find_dtype
+
+    device = find_device("auto")
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    dtype = str(find_dtype("auto", device)).removeprefix("torch.")
+    console.data(f"trains on {device}{name} in {dtype}, {torch.get_num_threads()} threads")
+
+
+def _places(runs_dir: Path | None) -> None:
+    import os
+    import shutil
+
+    from ..paths import cache_dir
+    from ..run_folder import runs_dir as runs_place
+
+    for what, place in (("runs", runs_place(runs_dir)), ("cache", cache_dir())):
+        existing = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())
+        free = f"{shutil.disk_usage(existing).free / 1e9:,.1f} GB free"
+        console.data(f"{what} in {place}: {free if os.access(existing, os.W_OK) else 'cannot be written to'}")
