@@ -1,10 +1,13 @@
-"""What the tests share: one thread, and tiny configurations that train in a second."""
+"""What the tests share: one thread, no network, and tiny configurations that train in a second."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def long_mode(request: pytest.FixtureRequest) -> bool:
     """Whether the fault tests run at full size."""
     return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Every test runs as on a machine that reaches nothing but itself."""
+    real_connect, real_look_up = socket.socket.connect, socket.getaddrinfo
+
+    def check(host: Any) -> None:
+        try:
+            local = host in (None, "", "localhost") or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            local = False
+        if not local:
+            raise OSError(f"the tests have no network, not even to {host}")
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            check(address[0])
+        real_connect(self, address)
+
+    def look_up(host: Any, *rest: Any, **options: Any) -> Any:
+        check(host.decode() if isinstance(host, bytes) else host)
+        return real_look_up(host, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect)
+        patch.setattr(socket.socket, "connect_ex", connect)
+        patch.setattr(socket, "getaddrinfo", look_up)
+        yield
 
 
 @pytest.fixture

@@ -49,9 +49,10 @@ def write_run(runs: Path, name: str = "pets", recipe: str = "mnist") -> Path:
     folder = runs / name
     write_weights(folder / "checkpoints/step-0000100/ema.safetensors", recipe=recipe)
     checkpoint = folder / "checkpoints/step-0000100"
-    files = {name: durable.describe((checkpoint / name).read_bytes()) for name in ["ema.safetensors"]}
-    others = {name: durable.describe(b"") for name in manifest.FILES}
-    (checkpoint / manifest.NAME).write_bytes(manifest.write(100, {**others, **files}))
+    for name in manifest.FILES:
+        (checkpoint / name).touch()
+    files = {name: durable.describe((checkpoint / name).read_bytes()) for name in manifest.FILES}
+    (checkpoint / manifest.NAME).write_bytes(manifest.write(100, files))
     (folder / "config.toml").write_text(recipes.dump(recipes.load(recipe)), encoding="utf-8")
     rows = [json.dumps({"step": step, "loss": 1.0 / step}) for step in range(1, 9)]
     (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,30 @@ from harness import command, ending, finish, fork, litter, newest_whole, words, 
 FAULTS = ("kill", "ENOSPC", "EIO", "short")  # short: a write that does half of its work and says so
 
 
-def crash_points(folder: str, saves: int = 1, mutant: str | None = None, **settings: Any) -> dict[str, Any]:
-    """A fault at every change of the disk from the step before a save to the step after its pruning, for each fault.
+def crash_points(
+    folder: str,
+    saves: int = 1,
+    faults: Sequence[str] = FAULTS,
+    every: int = 1,
+    mutant: str | None = None,
+) -> dict[str, Any]:
+    """Each fault at every change of the disk: as the run begins, and from before the fourth save to after its pruning.
 
-    With more `saves`, from the run's very first change on. Then the run continues, undisturbed, to its end. Lost is a
-    run that has no whole checkpoint where it had one, that refuses to continue, or that ends otherwise; `codes` counts
-    how the faults ended the process.
+    With more `saves`, at all changes of the run. Then the run continues, undisturbed, to its end. Lost is a run that
+    has no whole checkpoint where it had one, that refuses to continue, or that ends otherwise; `codes` counts how the
+    faults ended the process. `every` takes each n-th change only.
     """
-    harness.preload()
     began, place = time.monotonic(), Path(folder)
     digits = write_digits(place / "digits")
-    settings = {"train.steps": 10 if saves == 1 else 2 * saves, "train.validate_every": 2, "train.keep": 1, **settings}
+    settings = {"train.steps": 10 if saves == 1 else 2 * saves, "train.validate_every": 2, "train.keep": 1}
     calls, expected = _watched_run(place, digits, settings)
-    points = range(_at(calls, '{"step":8,'), _at(calls, '{"step":9,') + 1) if saves == 1 else range(len(calls))
+    first, last = _at(calls, '{"step":8,'), _at(calls, '{"step":9,') + 1
+    beginning = range(_at(calls, '{"step":1,')) if saves == 1 else ()
+    points = [*beginning, *range(first, last)] if saves == 1 else range(len(calls))
 
     def some(part: int, parts: int) -> list[Any]:
-        every = [(point, fault) for point in points for fault in FAULTS]
-        mine = [(point, fault) for point, fault in every if fault != "short" or calls[point]["name"] == "write"]
+        both = [(point, fault) for point in points[::every] for fault in faults]
+        mine = [(point, fault) for point, fault in both if fault != "short" or calls[point]["name"] == "write"]
         return [
             _trial(place / f"{fault}-{point}", digits, settings, point, fault, calls, expected, mutant)
             for point, fault in mine[part::parts]
@@ -51,7 +59,7 @@ def crash_points(folder: str, saves: int = 1, mutant: str | None = None, **setti
         "trials": len(trials),
         "lost": len(lost),
         "seconds": round(time.monotonic() - began, 1),
-        "kinds": dict(Counter(call["name"] for call in calls[points.start : points.stop])),
+        "kinds": dict(Counter(calls[point]["name"] for point in points)),
         "codes": dict(Counter(f"{trial['fault']} {trial['exit']}" for trial in trials)),
         "why": lost,
     }
@@ -149,7 +157,6 @@ def full_disk(folder: str, how: str, sizes: int) -> dict[str, Any]:
     Lost is a run that ends otherwise than with exit code 6 (or 0, where all fitted), leaves something behind, loses
     the first checkpoint, or does not end as a straight one once there is space.
     """
-    harness.preload()
     began, place = time.monotonic(), Path(folder)
     digits = write_digits(place / "digits")
     settings = {"train.steps": 6, "train.keep": 1}
@@ -165,7 +172,9 @@ def full_disk(folder: str, how: str, sizes: int) -> dict[str, Any]:
     try:
         lost, full = [], 0
         for number in range(sizes):
-            size = needed * number // (sizes - 1) if how == "a small file system" else 300 + needed * number // (2 * sizes)
+            size = (
+                needed * number // (sizes - 1) if how == "a small file system" else 300 + needed * number // (2 * sizes)
+            )
             code, why = _on_full_disk(disk / f"run-{number}", digits, settings, size, how, expected)
             full += code == 6
             lost += [f"{size} bytes: {why}"] if why else []

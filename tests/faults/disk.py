@@ -90,8 +90,8 @@ class Watch:
         return done
 
     def _place(self, path: Any, dir_fd: int | None = None) -> str:
-        folder = self._known[dir_fd][1] if dir_fd is not None else os.getcwd()
-        return os.path.normpath(os.path.join(folder, os.fspath(path)))
+        folder = self._known[dir_fd][1] if dir_fd is not None else Path.cwd()
+        return os.path.normpath(Path(folder) / path)
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         self._handles += 1

@@ -10,7 +10,6 @@ import resource
 import signal
 import struct
 import time
-import tomllib
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -199,6 +198,7 @@ def config(source: Random, ground: Ground) -> str:
     import tomli_w
 
     from ditkit import recipes
+    from ditkit.recipes import tomllib
 
     path = ground.run.config_file
     content = mutations.bytes_of(source, path.read_bytes())
@@ -304,7 +304,6 @@ CASES: dict[Callable[[Random, Ground], str], int] = {
 
 def fuzz(folder: str, first: int = 0, last: int = 5000, mutant: str | None = None) -> dict[str, Any]:
     """The cases `first` to `last - 1`; each is a function of its number alone."""
-    harness.preload()
     began, place = time.monotonic(), Path(folder)
 
     def some(part: int, parts: int) -> list[Any]:
@@ -316,7 +315,9 @@ def fuzz(folder: str, first: int = 0, last: int = 5000, mutant: str | None = Non
             return [_case(number, ground) for number in range(first + part, last, parts)]
 
     results = harness.side_by_side(some, place / "parts")
-    bad = [f"case {number} {kind}: {outcome}" for number, kind, outcome, _ in results if outcome.partition(":")[0] in BAD]
+    bad = [
+        f"case {number} {kind}: {outcome}" for number, kind, outcome, _ in results if outcome.partition(":")[0] in BAD
+    ]
     kinds = Counter(f"{kind} {outcome.partition(':')[0]}" for _, kind, outcome, _ in results)
     return {
         "files": len(results),

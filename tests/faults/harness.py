@@ -1,7 +1,8 @@
-"""What the proofs of durability share: a tiny run, processes to fork from, and checks that use none of ditkit's code."""
+"""What the proofs of durability share: a tiny run, processes to fork from, and checks that use no code of ditkit's."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -11,10 +12,12 @@ import os
 import pkgutil
 import random
 import re
+import select
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -120,27 +123,60 @@ def litter(run: Path) -> list[str]:
 
 
 def in_fresh_process(function: str, seconds: float = 280, **arguments: Any) -> Any:
-    """The JSON-able result of `module:function(**arguments)`, run in a new interpreter with one thread a process.
+    """The JSON-able result of `module:function(**arguments)` in a process that has imported all and computed nothing.
 
-    Only such a process can be forked from: once torch has computed anything, its threads do not survive a fork.
+    Only such a process can be forked from: once torch has computed anything, its threads do not survive a fork. One
+    with one thread is kept for all the tests, and forks for each call.
     """
-    module, _, name = function.partition(":")
-    program = (
-        f"import json, sys; sys.path[:0] = [{str(HERE)!r}]; from {module} import {name} as work; "
-        "result = work(**json.loads(sys.argv[1])); sys.stdout.write('\\n' + json.dumps(result))"
-    )
+    server = _server()
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        server.stdin.write(json.dumps([function, arguments, str(answer)], default=str) + "\n")
+        server.stdin.flush()
+        if not select.select([server.stdout], [], [], seconds)[0]:
+            server.kill()
+            _server.cache_clear()
+            raise AssertionError(f"{function} has not ended after {seconds} seconds")
+        code = server.stdout.readline().strip()
+        assert code == "0", f"{function} failed ({code}):\n{answer.with_suffix('.log').read_text('utf-8')[-6000:]}"
+        return json.loads(answer.read_text("utf-8"))
+
+
+@functools.cache
+def _server() -> Any:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     environment.pop("DITKIT_DEBUG", None)
-    done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(arguments, default=str)],
-        capture_output=True,
+    server = subprocess.Popen(
+        [sys.executable, str(HERE / "harness.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         encoding="utf-8",
         env=environment,
-        timeout=seconds,
-        check=False,
     )
-    assert done.returncode == 0, f"{function} failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    return json.loads(done.stdout.rpartition("\n")[2])
+
+    def end() -> None:
+        server.stdin.close()
+        server.wait()
+        server.stdout.close()
+
+    atexit.register(end)
+    return server
+
+
+def serve() -> None:
+    """Do what comes on stdin, each in a fork; say its exit code on stdout."""
+    preload()
+    for line in sys.stdin:
+        function, arguments, answer = json.loads(line)
+
+        def work(function: str = function, arguments: Any = arguments, answer: str = answer) -> None:
+            module, _, name = function.partition(":")
+            result = getattr(importlib.import_module(module), name)(**arguments)
+            Path(answer).write_text(json.dumps(result), encoding="utf-8")
+
+        _, status = os.waitpid(fork(work, Path(answer).with_suffix(".log")), 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
 
 
 def preload() -> None:
@@ -168,6 +204,7 @@ def fork(work: Callable[[], int | None], log: Path) -> int:
     code = 99
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
         code = work() or 0
@@ -249,3 +286,7 @@ def tell(what: str, figures: dict[str, Any]) -> None:
     """One line of figures; `pytest -rP` and `pytest -s` show it."""
     shown = ", ".join(f"{value} {name}" for name, value in figures.items() if not isinstance(value, (list, dict)))
     sys.stdout.write(f"\n{what}: {shown}\n")
+
+
+if __name__ == "__main__":
+    serve()

@@ -40,7 +40,6 @@ def random_kills(
     Lost is a run whose newest whole checkpoint is older than one it had before, that refuses to continue, or whose
     end differs from the straight run's.
     """
-    harness.preload()
     began, source, place = time.monotonic(), random.Random(seed), Path(folder)
     digits = write_digits(place / "digits")
     settings = {"data.workers": workers, **settings}
@@ -89,7 +88,6 @@ def _difference(got: dict[str, str], expected: dict[str, str]) -> list[str]:
 
 def plain_kills(folder: str, kills: int, seed: int = 0) -> dict[str, Any]:
     """The same with `python -m ditkit` as it is typed: killed while it imports, begins, trains or saves."""
-    harness.preload()
     began, source, place = time.monotonic(), random.Random(seed), Path(folder)
     digits = write_digits(place / "digits")
     settings = {"train.steps": 400, "train.save_every": 10}
@@ -133,7 +131,6 @@ def group_signals(folder: str, cases: list[dict[str, Any]]) -> list[dict[str, An
     Given for each: the exit code, the seconds until the end, the steps that were done and are in no checkpoint
     (`lost`), and whether the continued run ends as a straight one does (`equal`).
     """
-    harness.preload()
     place = Path(folder)
     digits = write_digits(place / "digits")
     settings = {"train.steps": 300, "train.save_every": 300, "train.validate_every": 300}
@@ -158,6 +155,7 @@ def _signalled(
     begins: bool = False,
     twice: bool = False,
     mutant: str | None = None,
+    patience: float = 30,
 ) -> dict[str, Any]:
     """The signal comes after three steps or, with `begins`, while a worker begins; with `twice`, 0.3 s later again."""
     line, log = words(run, digits, {**settings, "data.workers": 2, "data.worker_start": start}), run.with_suffix(".log")
@@ -173,7 +171,7 @@ def _signalled(
     if twice:
         time.sleep(0.3)
         os.killpg(child.pid, number)
-    code = finish(child.pid, 20)
+    code = finish(child.pid, patience)
     seconds = round(time.monotonic() - before, 2)
     return {"exit": code, "seconds": seconds, "lost": _last_step(run) - newest_whole(run)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shutil
 import time
@@ -65,14 +66,8 @@ def workers_heed_signals(patch: MonkeyPatch) -> None:
     """Workers end when the process group gets a signal, and the training process takes that for a fault."""
     from ditkit.data import workers
 
+    patch.setattr(workers, "_sheltered", contextlib.nullcontext)
     patch.setattr(workers, "ignore_signals", None)
-    no_excuse_for_lost_workers(patch)
-
-
-def no_excuse_for_lost_workers(patch: MonkeyPatch) -> None:
-    """A worker that ends is a fault, whoever ended it."""
-    from ditkit.data import workers
-
     patch.setattr(workers, "lost_a_worker", lambda error: False)
 
 

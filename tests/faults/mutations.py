@@ -10,7 +10,8 @@ from typing import Any
 _LENGTHS = (0, 1, 7, 8, 2**16, 2**27, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**53 + 1, 2**62, 10**30, -(10**400), 0.5, -0.0, 1e308, 1e-320, float("nan"),
-    float("inf"), "", "x", "../../x", "/etc/passwd", "\0", "\ud800", "ä" * 300, "1", "nan", [], [[]], [1, 2, 3], {}, {"a": {}},
+    float("inf"), "", "x", "../../x", "/etc/passwd", "\0", "\ud800", "ä" * 300, "1", "nan", [], [[]], [1, 2, 3], {},
+    {"a": {}},
 )  # fmt: skip
 
 
@@ -73,7 +74,9 @@ def _digit(source: Random, content: bytes) -> bytes:
     if not places:
         return _flip(source, content)
     place = source.choice(places)
-    return content[:place] + source.choice((b"0", b"9", b"-", b"e", b"99999999999999999999", b".")) + content[place + 1 :]
+    return (
+        content[:place] + source.choice((b"0", b"9", b"-", b"e", b"99999999999999999999", b".")) + content[place + 1 :]
+    )
 
 
 def _line(source: Random, content: bytes) -> bytes:

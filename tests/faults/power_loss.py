@@ -21,7 +21,7 @@ from disk import Call, Watch
 from harness import ending, finish, fork, write_digits
 
 STATES = ("nothing unsynced", "names, empty files", "names, files of zeros", "names, files of garbage", "everything")
-MIXED = 2  # states of chance, besides, at each moment
+MIXED = "chance"  # for each name and each file another of these
 
 
 @dataclass
@@ -130,14 +130,16 @@ def _content(node: Node, state: str, source: random.Random | None) -> bytes:
     return kept + filler * missing
 
 
-def power_loss(folder: str, steps: int = 8, mutant: str | None = None, without: str = "") -> dict[str, Any]:
+def power_loss(
+    folder: str, steps: int = 8, every: int = 1, mutant: str | None = None, without: str = ""
+) -> dict[str, Any]:
     """The disk after the power failed at every moment of a run of `steps / 2` saves, in several states each.
 
     The run then continues on what is left. Lost is a state in which it begins before the newest checkpoint that was
     told to be saved, or does not end as a straight run does. Stuck is a state, before any checkpoint was told to be
-    saved, in which the same command does not even begin anew. `without` leaves out the fsync of "files" or "folders".
+    saved, in which the same command does not even begin anew. `every` takes each n-th moment only, `without` leaves out
+    the fsync of "files" or "folders".
     """
-    harness.preload()
     began, place = time.monotonic(), Path(folder)
     digits = write_digits(place / "digits")
     settings = {"train.steps": steps, "train.validate_every": 2, "train.keep": 1}
@@ -148,7 +150,7 @@ def power_loss(folder: str, steps: int = 8, mutant: str | None = None, without: 
     def some(part: int, parts: int) -> list[Any]:
         run = place / f"watched-{part}" / "run"
         calls = _watched(run, mutant, without, **line)
-        return _judge(calls, run, place / f"after-{part}" / "run", part, parts, expected, **line)
+        return _judge(calls, run, place / f"after-{part}" / "run", part * every, parts * every, expected, **line)
 
     results = harness.side_by_side(some, place / "parts")
     lost = [one["why"] for one in results if one["why"] and one["saved"]]
@@ -196,9 +198,9 @@ def _judge(
     """Every state that is another than those before, at this part's share of the moments."""
     disk, saved, seen, results = Disk(str(source)), 0, {}, []
     for moment in range(len(calls) + 1):
-        for number, state in enumerate([*STATES, *["mixed"] * MIXED] if moment % parts == part else ()):
-            chance = random.Random(f"{moment} {number}") if state == "mixed" else None
-            tree = disk.after(state, chance)
+        filled = STATES[2 + moment // parts % 2]  # one of the two suffices at each moment
+        for state in (*STATES[:2], filled, STATES[4], MIXED) if moment % parts == part else ():
+            tree = disk.after(state, random.Random(moment) if state == MIXED else None)
             key = _key(tree), saved
             if key not in seen:
                 why = _continue(tree, saved, run, expected, **line)

@@ -20,6 +20,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, cast
@@ -187,6 +188,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "zip, device as a folder": (lambda: _zip({"a/aux/1.png": PICTURE}), "reserves: 'aux'"),
     "zip, long name": (lambda: _zip({"a" * 300 + ".png": PICTURE}), "a name that is too long: 304 bytes"),
     "zip, deep": (lambda: _zip({"a/" * 40 + "1.png": PICTURE}), "too long: 85 bytes, 41 parts"),
+    "zip, twice": (
+        lambda: _patched(_zip({"a.png": PICTURE, "b.png": b""}), b"b.png", b"a.png"),
+        "'a.png' is there twice",
+    ),
     "zip, only case differs": (lambda: _zip({"a/B.png": PICTURE, "a/b.png": PICTURE}), "'a/b.png' is there twice"),
     "zip, only case of folders differs": (lambda: _zip({"a/1.png": b"", "A/2.png": b""}), "in case only from 'a'"),
     "zip, only composition differs": (lambda: _zip({"\xe9.png": b"", "e\u0301.png": b""}), "is there twice"),
@@ -348,7 +353,7 @@ def test_memory_stays_small_whatever_is_unpacked(pack: Callable[[bytes], bytes] 
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8 * members.BLOCK and (tmp_path / "out" / "a.png").stat().st_size == 32 << 20
+    assert peak < 16 * members.BLOCK and (tmp_path / "out" / "a.png").stat().st_size == 32 << 20
 
 
 def test_a_directory_of_too_many_members_is_not_even_read() -> None:
@@ -457,6 +462,16 @@ def test_long_and_foreign_names_in_a_tar_arrive(form: int, tmp_path: Path) -> No
     assert _files(extract(tmp_path / "a.tar", tmp_path / "out")) == files
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs names that are bytes")
+def test_foreign_names_arrive_where_the_system_has_only_ascii(tmp_path: Path) -> None:
+    files = {"\xe9t\xe9/\u65e5\u672c.png": PICTURE}
+    (tmp_path / "a.zip").write_bytes(_zip(files))
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", UNPACK, str(tmp_path / "a.zip"), str(tmp_path / "out")]
+    subprocess.run(command, env=ascii_only, check=True, timeout=60)
+    assert _files(tmp_path / "out") == files and is_whole(tmp_path / "out")
+
+
 def test_names_of_a_zip_in_either_encoding_arrive(tmp_path: Path) -> None:
     content = _zip({"\xe9t\xe9.png": PICTURE})
     (tmp_path / "a.zip").write_bytes(content)
@@ -501,7 +516,9 @@ def test_an_archive_is_unpacked_once_and_again_only_when_it_has_changed(tmp_path
 
 
 @pytest.mark.parametrize("damage", ["file gone", "file shorter", "no note", "note nonsense"])
-def test_an_unpacked_folder_that_was_damaged_since_is_unpacked_again(damage: str, tmp_path: Path) -> None:
+def test_an_unpacked_folder_that_was_damaged_since_is_unpacked_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
     folder = places.local_folder(str(tmp_path / "photos.zip"))
     if damage == "file gone":
@@ -513,6 +530,7 @@ def test_an_unpacked_folder_that_was_damaged_since_is_unpacked_again(damage: str
     else:
         (folder / COMPLETE).write_text("[" * 100_000, encoding="utf-8")
     assert not is_whole(folder)
+    monkeypatch.setattr(places, "_ready", set())  # as in another process
     assert places.local_folder(str(tmp_path / "photos.zip")) == folder
     assert _files(folder) == FEW and [path.name for path in folder.parent.iterdir()] == [folder.name]
 
@@ -590,6 +608,16 @@ def test_litter_of_other_archives_goes_too_unless_somebody_is_at_it(tmp_path: Pa
         child.kill()
     left = {path.name for path in out.iterdir()} - {".alive.lock"}
     assert left == {"photos", ".tmp-unpack-alive-0123abcd", ".tmp-step-0000100-0123abcd"}
+
+
+def test_several_threads_unpack_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
+    opened: list[Path] = []
+    open_archive = archives._open
+    monkeypatch.setattr(archives, "_open", lambda *given: opened.append(given[0]) or open_archive(*given))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(extract, tmp_path / "photos.zip", tmp_path / "out" / "photos") for _ in range(4)]
+    assert {future.result() for future in done} == {tmp_path / "out" / "photos"} and len(opened) == 1
 
 
 def test_several_processes_unpack_it_once(tmp_path: Path) -> None:

@@ -211,7 +211,6 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "the manifest a folder": instead("manifest.json", Path.mkdir),
     "a device": instead(EMA, lambda path: os.mknod(path, 0o20666, os.makedev(1, 5))),
     "the manifest a device": instead("manifest.json", lambda path: os.mknod(path, 0o20666, os.makedev(1, 5))),
-    "a checkpoint that is a file": no_folder(lambda path: path.write_bytes(b"")),
     "a checkpoint that is a pipe": no_folder(os.mkfifo),
     "an empty folder": no_folder(Path.mkdir),
     # files that are not as the manifest says
@@ -236,6 +235,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 
 # What only continuing a run reads.
 HOSTILE_TO_CONTINUE: dict[str, Callable[[Path], None]] = {
+    "a checkpoint that is a file": no_folder(lambda path: path.write_bytes(b"")),
     "no optimiser": away(OPTIMIZER),
     "an optimiser that is a pipe": instead(OPTIMIZER, os.mkfifo),
     "the state a pipe": instead("state.json", os.mkfifo),

@@ -19,7 +19,7 @@ import time
 import urllib.request
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +32,7 @@ from test_cli import elsewhere, said
 from ditkit.data import fetch as module
 from ditkit.data import places
 from ditkit.data.fetch import Patience, fetch
+from ditkit.data.part import Part
 from ditkit.data.web import Redirects, seconds
 from ditkit.errors import DataError, MachineError, UsageError
 
@@ -44,7 +45,7 @@ SHA256 = hashlib.sha256(FILE).hexdigest()
 HALF = len(FILE) // 2
 PAGE = b"\xef\xbb\xbf\n <!DOCTYPE html><title>Quota exceeded</title>" + b" " * 2000
 HASTY = Patience(timeout=10, delays=(0.01, 0.01))
-IMPATIENT = Patience(timeout=0.3, delays=(0.01, 0.01))
+IMPATIENT = Patience(timeout=0.3, delays=(0.01,))
 
 
 class Server(ThreadingHTTPServer):
@@ -278,6 +279,9 @@ class Answers(BaseHTTPRequestHandler):
             return self.rest()
         return self.answer(FILE[:HALF], 206, Content_Range=f"bytes {HALF}-{len(FILE) - 1}/{len(FILE)}", ETag='"1"')
 
+    def do_drops_and_shrinks(self) -> None:
+        self.answer(FILE[:HALF], length=len(FILE), ETag='"0"') if not self.asked else self.answer(FILE[-1000:])
+
     def do_drops_and_refuses(self) -> None:
         if not self.asked:
             return self.answer(FILE[:HALF], length=len(FILE), ETag='"1"')
@@ -379,13 +383,14 @@ IN_THE_END = {
 @pytest.mark.parametrize("kind", [*AT_ONCE, *IN_THE_END])
 def test_a_hostile_answer_is_one_line_and_leaves_nothing(kind: str, server: Server, tmp_path: Path) -> None:
     target, url = tmp_path / "downloads" / "photos.zip", server.address(kind)
+    patience = IMPATIENT if kind in ("stalled", "silent", "trickle") else HASTY
     began = time.monotonic()
     with pytest.raises(MachineError) as caught:
-        fetch(url, target, patience=IMPATIENT if kind in ("stalled", "silent", "trickle") else HASTY)
+        fetch(url, target, patience=patience)
     _refused(caught.value, url, target, (AT_ONCE | IN_THE_END)[kind])
     assert list(target.parent.iterdir()) == []
     redirects = {"circle": 3, "spiral": 11}
-    assert len(server.requests[kind]) == (1 + len(HASTY.delays) if kind in IN_THE_END else redirects.get(kind, 1))
+    assert len(server.requests[kind]) == (1 + len(patience.delays) if kind in IN_THE_END else redirects.get(kind, 1))
     assert time.monotonic() - began < 5
 
 
@@ -494,6 +499,47 @@ def test_only_what_was_synced_of_a_part_is_believed_after_a_crash(server: Server
         part.write(bytes(100_000))  # what a power cut may leave: length without content
     assert fetch(url, target).read_bytes() == FILE
     assert server.requests["drops"][1]["Range"] == f"bytes={HALF}-"
+
+
+def test_nothing_of_a_longer_older_version_is_left(server: Server, tmp_path: Path) -> None:
+    assert fetch(server.address("drops_and_shrinks"), tmp_path / "a", patience=HASTY).read_bytes() == FILE[-1000:]
+
+
+def test_a_crash_after_another_version_has_begun_leaves_nothing_to_continue(tmp_path: Path) -> None:
+    first = Part(tmp_path / "a", "http://host/a")
+    first.begin('"0"')
+    first.append(b"older")
+    first.close()
+    second = Part(tmp_path / "a", "http://host/a")
+    assert (second.size, second.validator) == (5, '"0"')
+    second.begin('"1"')
+    second.append(b"newer and longer")
+    third = Part(tmp_path / "a", "http://host/a")  # the second one has crashed
+    assert (third.size, third.validator) == (0, "")
+    second.close()
+    third.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs to know which file a descriptor is")
+def test_a_download_is_on_disk_before_it_gets_its_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def recorded(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def recording(place: int | Path, *rest: object) -> object:
+            path = Path(f"/proc/self/fd/{place}").readlink() if isinstance(place, int) else Path(place)
+            if tmp_path in (path, path.parent) and "json" not in path.name:
+                done.append(f"{name} {path.name}")
+            return call(place, *rest)
+
+        return recording
+
+    for name in ("write", "fsync", "replace"):
+        monkeypatch.setattr(os, name, recorded(name, getattr(os, name)))
+    fetch(server.address("good"), tmp_path / "photos.zip")
+    part = "photos.zip.part"
+    assert done[-4:] == [f"write {part}", f"fsync {part}", f"replace {part}", f"fsync {tmp_path.name}"]
 
 
 FETCH = """

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ..errors import MachineError, UsageError, unknown
 from . import console, doctor, lr_find, make_gif, plot_loss, sample, show, train
 from . import list_ as listing
 from .options import OTHER, Debug
@@ -35,6 +36,14 @@ class Command(TyperCommand):
         takes_labels = any("--labels" in parameter.opts for parameter in self.params)
         return super().parse_args(ctx, spread(args) if takes_labels else args)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # not of stdout, which console.data writes to: Click would end in silence
+            raise MachineError(
+                "another process of this run has ended", "look at its messages, then run again"
+            ) from error
+
     def get_params(self, ctx: Any) -> list[Any]:
         return _tidy(super().get_params(ctx))
 
@@ -43,8 +52,6 @@ class Group(TyperGroup):
     """The `ditkit` command itself; a mistyped command gets the nearest one named."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        from ..errors import unknown
-
         if not args[0].startswith("-") and args[0] not in self.commands:
             raise unknown("command", args[0], self.commands)
         return super().resolve_command(ctx, args)
@@ -55,8 +62,6 @@ class Group(TyperGroup):
 
 def _check_words(args: Sequence[str], parameters: Sequence[Any]) -> None:
     """Refuse what Click would take for a value: an empty word (an unset variable), and the next option's name."""
-    from ..errors import UsageError
-
     names = {name for parameter in parameters for name in parameter.opts if name.startswith("-")}
     switches = {name for parameter in parameters if getattr(parameter, "is_flag", False) for name in parameter.opts}
     for before, word in zip(["", *args], args, strict=False):
@@ -115,17 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.say("interrupted")
         return 130
     except SystemExit as ended:
-        if not isinstance(ended.__context__, BrokenPipeError):
+        if not isinstance(ended.__context__, BrokenPipeError):  # Click ends so when nobody reads its help
             raise
-        error = ended.__context__  # Click ends in silence, whichever pipe broke
-    except Exception as raised:
-        error = raised
-    sys.stdout = stdout
-    if not console.is_heard(stdout) and isinstance(error, BrokenPipeError):
-        return 128 + 13  # like any program whose reader has seen enough
-    name = next((word for word in given if not word.startswith("-")), "")
-    spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
-    return console.report(error, command=spoken, debug=console.is_debug(given))
+        return console.unheard(stdout)
+    except (BrokenPipeError, console.Unheard):
+        return console.unheard(stdout)
+    except Exception as error:
+        console.flush(stdout)
+        name = next((word for word in given if not word.startswith("-")), "")
+        spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
+        return console.report(error, command=spoken, debug=console.is_debug(given))
 
 
 def _ditkit(

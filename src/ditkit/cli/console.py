@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 INTERNAL = 1  # exit code of a bug
 _LONGEST = 1000  # letters of an error: a mistyped word may be a whole file
+
+
+class Unheard(Exception):
+    """Whoever was reading stdout has left, as `head` does."""
 
 
 class _Lasting:
@@ -75,14 +80,19 @@ def spell_everything() -> None:
             sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def is_heard(stdout: Any) -> bool:
-    """Whether what was printed has arrived; if not, nothing more is sent."""
+def flush(stdout: Any) -> None:
+    """Send what was printed; if that fails, nothing more, so that Python does not try again at exit."""
     try:
         stdout.flush()
     except (OSError, ValueError):
         _silence(stdout)
-        return False
-    return True
+
+
+def unheard(stdout: Any) -> int:
+    """The exit code of any program whose reader has seen enough; nothing more is sent."""
+    sys.stdout = stdout
+    _silence(stdout)
+    return 128 + 13
 
 
 def stderr() -> Console:
@@ -107,7 +117,10 @@ def visible(text: str) -> str:
 
 def data(text: str) -> None:
     """Something that a script may want, on stdout."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    except BrokenPipeError as error:
+        raise Unheard from error
 
 
 @contextmanager
@@ -144,6 +157,11 @@ def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     keep_memory()
     with spinner("loading torch …", quiet=quiet):
         yield
+
+
+def hush_matplotlib() -> None:
+    """Before its import: that it found no home to keep its caches in changes no plot."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def report(error: BaseException, *, command: str = "ditkit", debug: bool = False) -> int:

@@ -111,6 +111,7 @@ def write(curve: LRCurve, path: Path) -> Path:
     """The plot, and the numbers beside it as .json; returns the latter's path."""
     import json
 
+    console.hush_matplotlib()
     from ..images import write_atomically
     from ..plots import plot_lr, save_figure
 

@@ -77,6 +77,7 @@ def run(
         if path.is_dir() or path.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise UsageError(f"--out: {path} is not the name of a picture", "e.g. --out loss.png")
         words.check_file(path, force=force)
+    console.hush_matplotlib()
     with console.spinner("plotting …", quiet=quiet):
         from ..plots import plot_losses, save_figure
 

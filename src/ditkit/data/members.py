@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Names:
             if folded in self._files or folded in self._folders:
                 raise Broken("is there twice (names that differ in case only are the same on some systems)")
             self._files.add(folded)
-        return parts
+        return tuple(map(_on_disk, parts))
 
     def _take_folder(self, name: str) -> None:
         folded = _folded(name)
@@ -65,6 +66,11 @@ class Names:
             raise Broken(f"differs in case only from {self._folders[folded]!r}, which is the same on some systems")
         if folded in self._files:
             raise Broken("is a folder and a file at once")
+
+
+def _on_disk(name: str) -> str:
+    """The name whose bytes are UTF-8, also where the system's are not (LC_ALL=C)."""
+    return name if sys.getfilesystemencoding() == "utf-8" else os.fsdecode(name.encode())
 
 
 def _folded(name: str) -> str:

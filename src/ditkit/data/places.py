@@ -26,6 +26,7 @@ def _unwatched(text: str) -> AbstractContextManager[Progress]:
 
 
 _watch: ContextVar[Watch] = ContextVar("watch", default=_unwatched)
+_ready: set[Path] = set()
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def local_folder(place: str) -> Path:
 def _from_address(place: str) -> Path:
     url, sha256 = _address(place)
     key = _key(stem(url), place)
-    if is_whole(cache_dir() / "extracted" / key):
+    if _is_ready(cache_dir() / "extracted" / key):
         return cache_dir() / "extracted" / key
     archive = cache_dir() / "downloads" / (key + _suffix(urlsplit(url).path))
     if not archive.is_file():
@@ -93,11 +94,20 @@ def _from_address(place: str) -> Path:
 
 def _unpacked(archive: Path, key: str) -> Path:
     folder = cache_dir() / "extracted" / key
-    if is_whole(folder):
+    if _is_ready(folder):
         return folder
     cache_folder("extracted")
     with _watch.get()(f"unpacking {archive} to {folder}") as show:
         return extract(archive, folder, on_progress=show)
+
+
+def _is_ready(folder: Path) -> bool:
+    """Whether a folder is whole, looked at closely once in a process: that takes seconds for a million files."""
+    if folder not in _ready or not (folder / COMPLETE).is_file():
+        _ready.discard(folder)
+        if is_whole(folder):
+            _ready.add(folder)
+    return folder in _ready
 
 
 def _address(place: str) -> tuple[str, str | None]:
@@ -126,6 +136,5 @@ def _suffix(name: str) -> str:
 def _key(name: str, *parts: str) -> str:
     """A safe name for a folder, another one for another place."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-    return (
-        f"{plain or 'archive'}-{hashlib.sha256(chr(0).join(parts).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
-    )
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{plain or 'archive'}-{digest[:16]}"
