@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -183,7 +184,7 @@ def _relative(root: Path, split: Split) -> list[str]:
 
 def test_class_folders_in_byte_order_are_the_labels_and_are_read_to_the_bottom(tmp_path: Path):
     for shade, name in enumerate(["b/2.png", "a/deep/er/1.PNG", "a/0.JPeG", "é 空/x.webp", "B/y.tiff"]):
-        _image(tmp_path / name, 50 * shade)
+        _image(tmp_path / os.fsdecode(name.encode()), 50 * shade)
     photos = open_dataset(_config(tmp_path), "train")
     assert photos.labels == ("B", "a", "b", "é 空")
     seen = [(int(image[0, 0, 0]), label) for image, label in (photos[index] for index in range(len(photos)))]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_training import run
 
-from ditkit import checkpoint, durable, manifest, training
+from ditkit import checkpoint, durable, manifest, tensor_files, training
 from ditkit.errors import BusyError, CheckpointError, MachineError
 from ditkit.events import Finished, Warned
 from ditkit.run_folder import RunFolder, lock
@@ -42,6 +42,63 @@ def test_a_short_write_is_finished(tmp_path, monkeypatch):
     content = os.urandom(100)
     assert durable.write_synced(tmp_path / "a", content) == durable.describe(content)
     assert (tmp_path / "a").read_bytes() == content
+
+
+def test_tensors_are_written_as_the_library_would_read_and_write_them(tmp_path):
+    import safetensors.torch
+
+    source = torch.Generator().manual_seed(0)
+    tensors = {
+        "weights": torch.randn(3, 5, generator=source),
+        "turned": torch.randn(3, 5, generator=source).T,
+        "half": torch.randn(7, generator=source).half(),
+        "brain": torch.randn(7, generator=source).bfloat16(),
+        "step": torch.tensor(3.0),
+        "nothing": torch.zeros(0, 4),
+    }
+    sums = durable.write_synced(tmp_path / "a", tensor_files.pieces(tensors, {"card": "ä"}))
+    assert sums == durable.describe((tmp_path / "a").read_bytes())
+    read = safetensors.torch.load_file(tmp_path / "a")
+    assert {name: value.dtype for name, value in read.items()} == {name: one.dtype for name, one in tensors.items()}
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+    with safetensors.safe_open(tmp_path / "a", "pt") as file:
+        assert file.metadata() == {"card": "ä"}
+    packed = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
+    for content in ((tmp_path / "a").read_bytes(), packed, safetensors.torch.save({})):
+        ours, theirs = tensor_files.parse(bytearray(content), tmp_path), safetensors.torch.load(content)
+        assert {name: value.dtype for name, value in ours.items()} == {n: value.dtype for n, value in theirs.items()}
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}},
+        {
+            "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+            "b": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        },
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 2**64]}},
+        {"a": {"dtype": "X32", "shape": [2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2]}},
+        {"a": None},
+        [],
+        "text",
+    ],
+    ids=str,
+)
+def test_a_header_that_lies_is_refused(header, tmp_path):
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + bytes(8)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        tensor_files.parse(bytearray(content), tmp_path)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        tensor_files.parse(bytearray((10**18).to_bytes(8, "little") + content[8:]), tmp_path)
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_believed(tiny, tmp_path):

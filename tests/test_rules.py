@@ -32,7 +32,7 @@ LAYERS = {
         "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
-    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "checkpoint", "guidance", "world", "recovery"),
+    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "checkpoint", "guidance", "world", "recovery", "tensor_files"),
     3: ("training", "session", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }

@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from . import durable, manifest
+from . import durable, manifest, tensor_files
 from .card import KEY, Card, read_card
 from .config import RunConfig
 from .errors import CheckpointError, MachineError
@@ -192,7 +190,7 @@ def restore_newest(
             state = _parse_state(path, manifest.read_file(path, "state.json", files))
             check(state)
             for name, place in _places(learner).items():
-                place(_parse_tensors(manifest.read_file(path, name, files), path / name), path / name)
+                place(tensor_files.parse(manifest.read_file(path, name, files), path / name), path / name)
         except manifest.NewerFormat:
             raise
         except CheckpointError as error:
@@ -221,7 +219,7 @@ def _places(learner: Learner) -> dict[str, Callable[[Mapping[str, Tensor], Path]
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, on the CPU. Raises CheckpointError if it is damaged."""
-    return _parse_tensors(manifest.read_weights(path), path)
+    return tensor_files.parse(manifest.read_weights(path), path)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -263,14 +261,7 @@ def _check_tensors(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, 
             raise CheckpointError(f"{source} holds numbers that are not finite (in {name})", "use another checkpoint")
 
 
-def _parse_tensors(content: bytes, source: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{source} is damaged ({error})", "use another checkpoint") from None
-
-
-def _parse_state(path: Path, content: bytes) -> State:
+def _parse_state(path: Path, content: bytearray) -> State:
     try:
         return _STATE.validate_json(content, strict=False)
     except ValidationError as error:
@@ -289,10 +280,9 @@ def _validation_loss(path: Path) -> float | None:
     return None
 
 
-def _contents(card: Card, state: State, learner: Learner) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file, one at a time, so that memory holds one."""
+def _contents(card: Card, state: State, learner: Learner) -> Iterator[tuple[str, bytes | Iterator[bytes | memoryview]]]:
+    """Name and content of each file, a tensor at a time."""
     for name, tensors in learner.tensors().items():
-        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         own = None if name == "optimizer.safetensors" else dataclasses.replace(card, weights=name.partition(".")[0])
-        yield name, safetensors.torch.save(plain, {KEY: own.to_json()} if own else None)
+        yield name, tensor_files.pieces(tensors, {KEY: own.to_json()} if own else None)
     yield "state.json", _STATE.dump_json(state, indent=1)

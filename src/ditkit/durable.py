@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ _BLOCK = 1 << 20
 _RENAMES = 5  # Windows refuses while a virus scanner looks at a file
 
 
-def write_synced(path: Path, content: bytes) -> dict[str, Any]:
+def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> dict[str, Any]:
     """Write a new file and force it to disk; returns its length and SHA-256, as a manifest states them."""
+    digest, length = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view[:_BLOCK]) :]
+        for piece in [content] if isinstance(content, bytes) else content:
+            digest.update(piece)
+            length += len(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(descriptor, view[:_BLOCK]) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return describe(content)
+    return {"bytes": length, "sha256": digest.hexdigest()}
 
 
-def describe(content: bytes) -> dict[str, Any]:
+def describe(content: bytes | bytearray) -> dict[str, Any]:
     """Length and SHA-256 of a file's content, as a manifest states them."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 

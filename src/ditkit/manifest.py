@@ -59,7 +59,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def read_file(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
+def read_file(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]] | None = None) -> bytearray:
     """One file of a checkpoint folder, checked. Raises CheckpointError when it is not as its manifest says."""
     expected = (files or read(folder))[name]
     content = _read_regular(folder / name, expected["bytes"])
@@ -68,7 +68,7 @@ def read_file(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]] | 
     return content
 
 
-def read_weights(path: Path) -> bytes:
+def read_weights(path: Path) -> bytearray:
     """A weights file, checked against the manifest where one lies beside it. Raises CheckpointError."""
     if path.name in FILES and (path.parent / NAME).exists():
         return read_file(path.parent, path.name)
@@ -91,7 +91,7 @@ def is_whole(folder: Path) -> bool:
     return True
 
 
-def _read_regular(path: Path, size: int | None, most: int | None = _LARGEST) -> bytes:
+def _read_regular(path: Path, size: int | None, most: int | None = _LARGEST) -> bytearray:
     """A regular file of a given size, or of at most `most` bytes. Never waits for a pipe nor follows a link."""
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
     if size is not None or most is not None:  # a file of a checkpoint; a weights file on its own may be a link
@@ -103,7 +103,9 @@ def _read_regular(path: Path, size: int | None, most: int | None = _LARGEST) -> 
                 raise CheckpointError(f"{path} is damaged (it is not a plain file)", _BEFORE)
             if status.st_size != size if size is not None else most is not None and status.st_size > most:
                 raise CheckpointError(f"{path} is damaged (it has {status.st_size} bytes)", _BEFORE)
-            return file.read()
+            content = bytearray(status.st_size)
+            del content[file.readinto(content) :]
+            return content
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", _BEFORE) from None
 

@@ -41,6 +41,11 @@ def expanded(path: str | Path) -> Path:
     return Path(os.fsdecode(os.fspath(text).encode("utf-8", "surrogateescape")))
 
 
+def as_text(word: str) -> str:
+    """A name or a typed word as Unicode; under LC_ALL=C Python gives its bytes beyond ASCII as lone surrogates."""
+    return word.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
 def spelled(path: Path) -> str:
     """The path as settings keep it. Raises UsageError for a name that is no text."""
     try:

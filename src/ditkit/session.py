@@ -30,6 +30,7 @@ from .recovery import Recovery
 from .run_folder import IMAGES, RunFolder
 from .seeding import generator
 from .steps import Worker
+from .threads import give_back_memory
 from .world import World
 
 
@@ -189,6 +190,7 @@ def _restore(
         # One more than are kept, because an old one goes only when the new one is there.
         more = config.train.keep + 1 - min(len(folder.checkpoint_steps()), config.train.keep)
         checkpoint.check_space(folder.path, more * checkpoint.checkpoint_bytes(learner), f"{more} checkpoints need")
+    give_back_memory()  # of the files read: continuing must not need more than training did
     return _spread(world, learner, state)
 
 

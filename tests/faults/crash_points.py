@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,132 +24,160 @@ from harness import command, ending, finish, fork, litter, newest_whole, words, 
 FAULTS = ("kill", "ENOSPC", "EIO", "short")  # short: a write that does half of its work and says so
 
 
-def crash_points(
-    folder: str,
-    saves: int = 1,
-    faults: Sequence[str] = FAULTS,
-    every: int = 1,
-    mutant: str | None = None,
-) -> dict[str, Any]:
-    """Each fault at every change of the disk: as the run begins, and from before the fourth save to after its pruning.
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A run, and the changes of the disk that it makes when nothing happens to it."""
 
-    With more `saves`, at all changes of the run. Then the run continues, undisturbed, to its end. Lost is a run that
-    has no whole checkpoint where it had one, that refuses to continue, or that ends otherwise; `codes` counts how the
-    faults ended the process. `every` takes each n-th change only.
+    digits: Path
+    settings: dict[str, Any]
+    template: Path | None  # what is there before it begins
+    calls: list[dict[str, str]]
+    points: Sequence[int]  # calls at which something is to happen
+
+    def begin(self, run: Path) -> list[str]:
+        """The command line of the run in a folder of its own."""
+        if self.template:
+            shutil.copytree(self.template, run)
+        return words(run, self.digits, self.settings)
+
+    def had_saved(self, point: int) -> int:
+        """The newest step whose checkpoint had its name, and that name was synced, before a change."""
+        renamed = saved = newest_whole(self.template) if self.template else 0
+        for call in self.calls[:point]:
+            step = re.search(r"\.tmp-step-(\d+)-[0-9a-f]+$", call["path"])
+            if call["name"] == "replace" and step:
+                renamed = int(step[1])
+            elif call["name"] == "fsync" and call["path"].endswith("/checkpoints"):
+                saved = renamed
+        return saved
+
+
+def crash_points(
+    folder: str, saves: int = 1, faults: Sequence[str] = FAULTS, every: int = 1, mutant: str | None = None
+) -> dict[str, Any]:
+    """Each fault at every change of the disk: as the run begins, and from before its fourth save to after its pruning.
+
+    With more `saves`, at all changes of a run that saves so often. Then the run continues, undisturbed, to its end.
+    Lost is a run that has no whole checkpoint where it had one, that refuses to continue, or that ends otherwise;
+    `codes` counts how the faults ended the process. `every` takes each n-th change only.
     """
     began, place = time.monotonic(), Path(folder)
     digits = write_digits(place / "digits")
-    settings = {"train.steps": 10 if saves == 1 else 2 * saves, "train.validate_every": 2, "train.keep": 1}
-    calls, expected = _watched_run(place, digits, settings)
-    first, last = _at(calls, '{"step":8,'), _at(calls, '{"step":9,') + 1
-    beginning = range(_at(calls, '{"step":1,')) if saves == 1 else ()
-    points = [*beginning, *range(first, last)] if saves == 1 else range(len(calls))
+    settings = {"train.steps": 9 if saves == 1 else 2 * saves, "train.validate_every": 2, "train.keep": 1}
+    whole, expected = _watched(place / "straight", digits, settings)
+    scenes = [whole]
+    if saves == 1:
+        template = place / "template"
+        assert finish(fork(lambda: _train_until(6, template, digits, settings), place / "log")) == 0
+        late, end = _watched(place / "late", digits, settings, template)
+        assert end == expected
+        fourth = range(_at(late, 8), _at(late, 9) + 1)
+        scenes = [replace(whole, points=range(_at(whole, 1))), replace(late, points=fourth)]
+    trials = [(scene, point, fault) for scene in scenes for point in scene.points[::every] for fault in faults]
+    trials = [one for one in trials if one[2] != "short" or one[0].calls[one[1]]["name"] == "write"]
 
     def some(part: int, parts: int) -> list[Any]:
-        both = [(point, fault) for point in points[::every] for fault in faults]
-        mine = [(point, fault) for point, fault in both if fault != "short" or calls[point]["name"] == "write"]
         return [
-            _trial(place / f"{fault}-{point}", digits, settings, point, fault, calls, expected, mutant)
-            for point, fault in mine[part::parts]
+            _trial(place / f"{fault}-{point}-{part}", scene, point, fault, expected, mutant)
+            for scene, point, fault in trials[part::parts]
         ]
 
-    trials = harness.side_by_side(some, place / "parts")
-    lost = [trial["why"] for trial in trials if trial["why"]]
+    results = harness.side_by_side(some, place / "parts")
+    lost = [result["why"] for result in results if result["why"]]
     return {
-        "points": len(points),
-        "trials": len(trials),
+        "points": sum(len(scene.points) for scene in scenes),
+        "trials": len(results),
         "lost": len(lost),
         "seconds": round(time.monotonic() - began, 1),
-        "kinds": dict(Counter(calls[point]["name"] for point in points)),
-        "codes": dict(Counter(f"{trial['fault']} {trial['exit']}" for trial in trials)),
+        "kinds": dict(Counter(scene.calls[point]["name"] for scene in scenes for point in scene.points)),
+        "codes": dict(Counter(f"{result['fault']} {result['exit']}" for result in results)),
         "why": lost,
     }
 
 
-def _watched_run(place: Path, digits: Path, settings: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The changes of a straight run, in order, and how it ends."""
-    run, file = place / "straight", place / "calls.json"
+def _watched(
+    run: Path, digits: Path, settings: dict[str, Any], template: Path | None = None
+) -> tuple[Scene, dict[str, str]]:
+    """A run to which nothing happens, and how it ends."""
+    file, log = run.with_suffix(".json"), run.with_suffix(".log")
+    scene = Scene(digits=digits, settings=settings, template=template, calls=[], points=())
+    line = scene.begin(run)
 
     def work() -> int:
         with Watch() as watch:
-            code = command(words(run, digits, settings))()
+            code = command(line)()
         changes = [call for call in watch.calls if call.changes]
         rows = [{"name": one.name, "path": one.path, "data": one.data[:10].decode("latin-1")} for one in changes]
         file.write_text(json.dumps(rows), encoding="utf-8")
         return code
 
-    assert finish(fork(work, place / "log")) == 0, (place / "log").read_text(encoding="utf-8")
-    return json.loads(file.read_text(encoding="utf-8")), ending(run)
+    assert finish(fork(work, log)) == 0, log.read_text(encoding="utf-8")
+    calls = json.loads(file.read_text(encoding="utf-8"))
+    return replace(scene, calls=calls, points=range(len(calls))), ending(run)
 
 
-def _at(calls: list[dict[str, Any]], row: str) -> int:
+def _train_until(step: int, run: Path, digits: Path, settings: dict[str, Any]) -> None:
+    from ditkit.events import Stepped
+    from ditkit.training import train
+
+    done = [0]
+
+    def listen(event: Any) -> None:
+        if isinstance(event, Stepped):
+            done.append(event.step)
+
+    train(harness.config(digits, settings), run, listen, device="cpu", should_stop=lambda: done[-1] >= step)
+
+
+def _at(scene: Scene, step: int) -> int:
     """Where the metrics of a step are written."""
-    return next(index for index, call in enumerate(calls) if call["data"] == row)
+    return next(index for index, call in enumerate(scene.calls) if call["data"] == f'{{"step":{step},')
 
 
 def _trial(
-    run: Path,
-    digits: Path,
-    settings: dict[str, Any],
-    point: int,
-    fault: str,
-    calls: list[dict[str, Any]],
-    expected: dict[str, str],
-    mutant: str | None,
+    run: Path, scene: Scene, point: int, fault: str, expected: dict[str, str], mutant: str | None
 ) -> dict[str, Any]:
     """One fault, then the same command again."""
-    line, log = words(run, digits, settings), run.with_suffix(".log")
-
-    def faulty() -> int:
-        watch = Watch()
-
-        def before(number: int, call: Call) -> int | None:
-            if number != point:
-                return None
-            if fault == "short":
-                return watch.tear(call)
-            if fault == "kill":
-                if call.name == "write":
-                    watch.tear(call)
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise OSError(getattr(errno, fault), os.strerror(getattr(errno, fault)), call.path)
-
-        watch.before = before
-        with watch:
-            return command(line, mutant)()
-
-    code = finish(fork(faulty, log))
-    before = newest_whole(run)
-    again = finish(fork(command(line, mutant), log)) if run.exists() or code else code
-    where = f"{fault} at change {point} ({calls[point]['name']} {Path(calls[point]['path']).name})"
+    line, log = scene.begin(run), run.with_suffix(".log")
+    code = finish(fork(lambda: _faulty(line, point, fault, mutant), log))
+    kept = newest_whole(run)
+    again = finish(fork(command(line, mutant), log))
     said = log.read_text(encoding="utf-8")
     why = ""
     if code not in {"kill": (-9,), "short": (0,)}.get(fault, (0, 6)):
         why = f"exit {code}"
     elif len(re.findall("^error: ", said, re.MULTILINE)) != (code == 6) or "Traceback" in said:
         why = "not one error line"
-    elif before < _saved_before(calls, point):
-        why = f"no checkpoint of step {_saved_before(calls, point)} or later"
+    elif kept < scene.had_saved(point):
+        why = f"no checkpoint of step {scene.had_saved(point)} or later"
     elif again:
         why = f"exit {again} when continued"
     elif ending(run) != expected or litter(run):
         why = f"ended otherwise {litter(run)}"
-    if not why:
-        shutil.rmtree(run, ignore_errors=True)
-        log.unlink()
-    return {"fault": fault, "exit": code, "why": f"{where}: {why}: {said[-400:]}" if why else ""}
+    if why:
+        what = f"{scene.calls[point]['name']} {Path(scene.calls[point]['path']).name}"
+        return {"fault": fault, "exit": code, "why": f"{fault} at change {point} ({what}): {why}: {said[-400:]}"}
+    shutil.rmtree(run)
+    log.unlink()
+    return {"fault": fault, "exit": code, "why": ""}
 
 
-def _saved_before(calls: list[dict[str, Any]], point: int) -> int:
-    """The newest step whose checkpoint was renamed to its name, and that name synced, before a change."""
-    renamed = saved = 0
-    for call in calls[:point]:
-        target = re.search(r"\.tmp-step-(\d+)-[0-9a-f]+$", call["path"])
-        if call["name"] == "replace" and target:
-            renamed = int(target[1])
-        elif call["name"] == "fsync" and call["path"].endswith("/checkpoints"):
-            saved = renamed
-    return saved
+def _faulty(line: list[str], point: int, fault: str, mutant: str | None) -> int:
+    """A command with a fault at its change number `point`."""
+
+    def before(number: int, call: Call) -> int | None:
+        if number != point:
+            return None
+        if fault == "short":
+            return watch.tear(call)
+        if fault == "kill":
+            if call.name == "write":
+                watch.tear(call)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(getattr(errno, fault), os.strerror(getattr(errno, fault)), call.path)
+
+    with Watch(before) as watch:
+        return command(line, mutant)()
 
 
 def full_disk(folder: str, how: str, sizes: int) -> dict[str, Any]:
@@ -160,7 +189,7 @@ def full_disk(folder: str, how: str, sizes: int) -> dict[str, Any]:
     began, place = time.monotonic(), Path(folder)
     digits = write_digits(place / "digits")
     settings = {"train.steps": 6, "train.keep": 1}
-    _, expected = _watched_run(place, digits, settings)
+    _, expected = _watched(place / "straight", digits, settings)
     needed = sum(path.stat().st_size for path in (place / "straight/checkpoints/step-0000006").iterdir())
     disk = place / "disk"
     disk.mkdir()

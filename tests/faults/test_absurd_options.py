@@ -7,6 +7,7 @@ existing.
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ ABSURD = [
     "\U0001f642",
     "\u202eedoc",
     "\u0663",
+    "caf\udce9",
     "x" * 10_000,
     "../../etc",
     "--",
@@ -113,13 +115,16 @@ def _tree(home: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in sorted(home.parents[2].rglob("*"))}
 
 
-def _tried(home: Path, words: list[str], capsys: pytest.CaptureFixture[str], allowed: set[int]) -> str:
+def _tried(home: Path, words: list[str], capsysbinary: pytest.CaptureFixture[bytes], allowed: set[int]) -> str:
     """What a command line says on stderr, after all that must hold of it whatever it was given."""
+    words = [
+        os.fsdecode(word.encode("utf-8", "surrogateescape")) for word in words
+    ]  # as Python gets them, also where LC_ALL=C
     before = _tree(home)
     began = time.monotonic()
     code = app.main(words)
     seconds = time.monotonic() - began
-    out, err = capsys.readouterr()
+    out, err = (part.decode("utf-8", "surrogateescape") for part in capsysbinary.readouterr())
     shown = [word[:60] for word in words]
     assert code in allowed, (shown, code, err[-2000:])
     assert "Traceback" not in out + err and "internal error" not in err, (shown, err)
@@ -140,7 +145,7 @@ def _tried(home: Path, words: list[str], capsys: pytest.CaptureFixture[str], all
 
 @pytest.mark.parametrize(("command", "name"), [*_parameters()])
 def test_nonsense_is_one_line_at_once_and_leaves_nothing(
-    command: str, name: str, home: Path, capsys: pytest.CaptureFixture[str]
+    command: str, name: str, home: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ):
     parameter = next(one for one in COMMAND.commands[command].params if one.opts[0] == name)
     places = {0, 2, 3, 4, 6} if name in PLACES or parameter.param_type_name == "argument" else {0, 2}
@@ -153,7 +158,7 @@ def test_nonsense_is_one_line_at_once_and_leaves_nothing(
             words = [command, *BASES.get(command, []), f"{name}={value}"]
         else:
             words = [command, *BASES.get(command, []), name, *values]
-        _tried(home, words, capsys, places)
+        _tried(home, words, capsysbinary, places)
 
 
 def test_the_search_for_options_finds_them():
@@ -168,11 +173,11 @@ KEYS = sorted(_flat(dataclasses.asdict(RunConfig())))
 
 
 @pytest.mark.parametrize("key", [*KEYS, "model.preset", "nonsense", "model.nonsense", "model", "train.steps.x", "."])
-def test_every_setting_refuses_nonsense_in_one_line(key: str, home: Path, capsys: pytest.CaptureFixture[str]):
+def test_every_setting_refuses_nonsense_in_one_line(key: str, home: Path, capsysbinary: pytest.CaptureFixture[bytes]):
     refused = 0
     for value in ABSURD:
         allowed = {0, 2, 3} if key in ("data.path", "data.name") else {0, 2}
-        err = _tried(home, ["train", "mnist", "--set", f"{key}={value}"], capsys, allowed)
+        err = _tried(home, ["train", "mnist", "--set", f"{key}={value}"], capsysbinary, allowed)
         refused += bool(err.startswith("error:"))
     assert refused > 5 or key in ("data.path", "data.label_by"), "any word may be a path or an attribute"
 
@@ -194,7 +199,7 @@ NONSENSE += [
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_run_whose_settings_were_edited_into_nonsense_names_file_and_key(
-    key: str, home: Path, capsys: pytest.CaptureFixture[str]
+    key: str, home: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ):
     run = RunFolder(home / "runs/pets")
     tree = to_dict(recipes.load("mnist"))
@@ -204,7 +209,7 @@ def test_a_run_whose_settings_were_edited_into_nonsense_names_file_and_key(
         edited = {one: dict(part) if isinstance(part, dict) else part for one, part in tree.items()}
         (edited[section] if section else edited)[last] = "HERE"
         run.config_file.write_text(tomli_w.dumps(edited).replace('"HERE"', value, 1), encoding="utf-8")
-        err = _tried(home, ["train", "pets"], capsys, {0, 2, 3} if key in ("data.path", "data.name") else {0, 2})
+        err = _tried(home, ["train", "pets"], capsysbinary, {0, 2, 3} if key in ("data.path", "data.name") else {0, 2})
         if err.startswith("error:"):
             refused += 1
             if key not in ("data.path", "data.name"):  # known to be wrong only when the images are opened
@@ -233,8 +238,8 @@ def test_a_run_whose_settings_were_edited_into_nonsense_names_file_and_key(
 )
 @pytest.mark.parametrize("line", ["train pets", "show pets", "train --config runs/pets/config.toml"])
 def test_a_settings_file_that_is_none_is_named(
-    content: bytes, line: str, home: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes, line: str, home: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ):
     (home / "runs/pets/config.toml").write_bytes(content)
-    err = _tried(home, line.split(), capsys, {0} if not content else {2})
+    err = _tried(home, line.split(), capsysbinary, {0} if not content else {2})
     assert not content or "config.toml" in err

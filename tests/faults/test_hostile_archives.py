@@ -29,6 +29,7 @@ import pytest
 from PIL import Image
 from test_cli import elsewhere, said
 
+from ditkit import paths
 from ditkit.config import DataConfig
 from ditkit.data import archives, celeba, members, places
 from ditkit.data.archives import COMPLETE, Limits, extract, is_whole
@@ -641,6 +642,22 @@ def test_a_lock_keeps_out_whoever_does_not_wait(tmp_path: Path) -> None:
         assert held and subprocess.check_output(command, text=True) == "False\n"
     assert subprocess.check_output(command, text=True) == "True\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_while_it_was_taken_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try_lock, tries = paths._try_lock, [0]
+
+    def too_late(descriptor: int) -> bool | None:
+        tries[0] += 1
+        if tries[0] == 1:
+            (tmp_path / ".thing.lock").unlink()  # by its last holder, on leaving
+        return try_lock(descriptor)
+
+    monkeypatch.setattr(paths, "_try_lock", too_late)
+    with alone(tmp_path / "thing") as held:
+        assert held and tries == [2] and (tmp_path / ".thing.lock").exists()
 
 
 # --- the disk

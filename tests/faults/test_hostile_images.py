@@ -356,7 +356,17 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, request: pytest.Fix
         load_image(tmp_path / "a.png", 3)
 
 
-NAMES = ["with space.png", "é 空 \U0001f642.png", "new\nline.png", "-dash.png", "\u202egnp.exe.png", "x" * 250 + ".png"]
+NAMES = [
+    os.fsdecode(name.encode())
+    for name in (
+        "with space.png",
+        "é 空 \U0001f642.png",
+        "new\nline.png",
+        "-dash.png",
+        "\u202egnp.exe.png",
+        "x" * 250 + ".png",
+    )
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)

@@ -35,7 +35,6 @@ def test_a_signal_to_the_whole_group_stops_workers_and_all_with_everything_saved
         {"number": signal.SIGTERM, "start": "fork"},
         {"number": signal.SIGINT, "start": "fork"},
         {"number": signal.SIGTERM, "start": "spawn"},
-        {"number": signal.SIGTERM, "start": "spawn", "begins": True},
         {"number": signal.SIGINT, "start": "spawn", "begins": True},
     ]
     for case, found in zip(cases, in_fresh_process("kills:group_signals", folder=tmp_path, cases=cases), strict=True):

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DitkitError, MachineError, UsageError
+from ..paths import as_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,8 +112,10 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 def visible(text: str) -> str:
     """Text with what a terminal would obey or cannot show (file names may hold anything) spelled out."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")  # names where LC_ALL=C
-    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+    plain = (
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in as_text(text)
+    )
+    return "".join(plain)
 
 
 def data(text: str) -> None:
@@ -167,7 +170,7 @@ def hush_matplotlib() -> None:
 def report(error: BaseException, *, command: str = "ditkit", debug: bool = False) -> int:
     """Print an exception as `error: …` and `hint: …`; returns the exit code. A bug's traceback goes to a file."""
     if debug:
-        traceback.print_exception(error)
+        _Lasting(sys.stderr).write(visible("".join(traceback.format_exception(error))))
     message, hint, code = _explain(error, command)
     if code == INTERNAL:
         hint = _where_to_look(error)

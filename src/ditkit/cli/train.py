@@ -25,11 +25,11 @@ RECIPES = "the recipe's"
 Target = Annotated[
     str | None,
     typer.Argument(
-        metavar="RECIPE|DATASET|FOLDER",
+        metavar="RECIPE|DATASET|FOLDER|ARCHIVE|URL",
         autocompletion=complete.training_targets,
         show_default=False,
-        help="A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, "
-        "or a run to continue.",
+        help="A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, an archive "
+        "of one or its web address, or a run to continue.",
     ),
 ]
 Steps = Annotated[
@@ -268,8 +268,10 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
 def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
+    from .targets import check_data
 
     quiet = quiet or not _leads()
+    check_data(plan.config, quiet=quiet)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
         prepared = _prepare(plan, quiet=quiet)
@@ -305,9 +307,7 @@ def _leads() -> bool:
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
     from ..run_folder import RunFolder, prepare
-    from .targets import check_data
 
-    check_data(plan.config, quiet=quiet)
     if plan.device not in ("auto", "cpu"):  # a device that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..device import find_device

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import MachineError, UsageError, unknown
+from ..paths import as_text
 
 MOST_IMAGES = 100_000
 ANY = "any"  # the only label of a model without labels
@@ -41,7 +42,7 @@ def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
     """
     choices = tuple(known) or (ANY,)
     labels: list[str] = []
-    for word in (os.fsencode(typed).decode("utf-8", "surrogateescape") for typed in words):
+    for word in (as_text(typed) for typed in words):
         parts = [word] if word in choices else [part for part in word.split(",") if part.strip()]
         if not parts:
             raise UsageError(f"--labels: {word!r} names no label", _list(choices))

@@ -12,6 +12,7 @@ import tomli_w
 from ..config import RunConfig, from_dict, to_dict
 from ..errors import UsageError, unknown
 from ..models import presets
+from ..paths import as_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -61,6 +62,9 @@ def build(*trees: Mapping[str, Any]) -> RunConfig:
 
 def parse_setting(text: str) -> dict[str, Any]:
     """`optim.lr=3e-4` as {"optim": {"lr": 0.0003}}; a value that is not TOML is taken as a string."""
+    text = as_text(text)
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(f"--set {text!r} is not UTF-8", "settings are text")
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
