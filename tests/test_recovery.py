@@ -10,7 +10,7 @@ from test_training import digest, run
 
 from ditkit import checkpoint, steps, training
 from ditkit.errors import DivergedError, MachineError
-from ditkit.events import Finished, Saved, Started, Stepped, Warned
+from ditkit.events import Finished, Saved, Started, Stepped, Validated, Warned
 from ditkit.recovery import Recovery
 from ditkit.run_folder import RunFolder
 from ditkit.training import train
@@ -218,3 +218,21 @@ def test_images_that_cannot_be_read_are_replaced_listed_and_limited(tiny, tmp_pa
     with pytest.raises(DataError, match=r"\d of 60000 images cannot be read") as caught:
         run(tiny(data={"max_bad": 0.0}), tmp_path / "none")
     assert "bad_files.txt" in str(caught.value.hint)
+
+
+def test_held_out_images_that_cannot_be_read_are_left_out_and_listed(tiny, tmp_path, monkeypatch):
+    from ditkit.data.mnist import Digits
+    from ditkit.errors import DataError
+
+    original = Digits.__getitem__
+
+    def broken(self, index):
+        if len(self) < 1000 and index in (3, 5):
+            raise DataError(f"cannot read the image {index}.png: it is damaged")
+        return original(self, index)
+
+    monkeypatch.setattr(Digits, "__getitem__", broken)
+    listener = run(tiny(), tmp_path / "r")
+    assert listener.of(Finished)[0].reason == "done" and listener.of(Validated)
+    listed = (tmp_path / "r/bad_files.txt").read_text().splitlines()
+    assert listed == [f"cannot read the image {index}.png: it is damaged" for index in (3, 5)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .config import RunConfig
 from .data.contract import Dataset
 from .device import autocast
+from .errors import DataError
 from .images import grid, save_png, side_by_side, to_uint8
 from .objectives.contract import Objective
 from .sampling import draw
@@ -22,13 +24,22 @@ class ValidationSet:
     """Held-out images with noise and timesteps that never change, so that losses can be compared between steps."""
 
     def __init__(self, dataset: Dataset, objective: Objective, seed: int):
-        images = [torch.from_numpy(dataset[index][0]) for index in range(len(dataset))]
+        self.bad: dict[int, str] = {}  # images that cannot be read, and are left out: index -> why
+        cases = [case for index in range(len(dataset)) if (case := self._read(dataset, index))]
+        images = [torch.from_numpy(image) for image, _ in cases]
         self.x_BCHW = torch.stack(images).permute(0, 3, 1, 2).float() / 127.5 - 1 if images else torch.empty(0)
-        self.label_B = torch.tensor([dataset[index][1] for index in range(len(dataset))], dtype=torch.int64)
+        self.label_B = torch.tensor([label for _, label in cases], dtype=torch.int64)
         source = generator(seed, "validation")
         self.noise_BCHW = torch.randn(self.x_BCHW.shape, generator=source)
-        self.timestep_B = objective.draw_timesteps(len(dataset), source) if images else torch.empty(0)
+        self.timestep_B = objective.draw_timesteps(len(images), source) if images else torch.empty(0)
         self._objective = objective
+
+    def _read(self, dataset: Dataset, index: int) -> tuple[np.ndarray, int] | None:
+        try:
+            return dataset[index]
+        except DataError as error:
+            self.bad[index] = error.message
+            return None
 
     def __len__(self) -> int:
         return len(self.label_B)

@@ -157,6 +157,8 @@ def open_session(
     if state:
         _take_up(session, state)
     _open_bad_files(session, same_images=state is not None and state.fingerprint == dataset.fingerprint)
+    if any(world.collect(bool(session.validation.bad))):
+        note_bad(session, session.validation.bad)
     return session
 
 

@@ -227,6 +227,11 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     ),
     "tensors that overlap": content(EMA, header(lambda tree: tree[max(tree)].update(data_offsets=[0, 64])), fits=True),
     "a shape of 2**62": content(EMA, header(lambda tree: tree[max(tree)].update(shape=[2**62])), fits=True),
+    "a shape of nothing times 2**62": content(
+        EMA,
+        header(lambda tree: tree.update(more={"dtype": "F32", "shape": [0, 2**62, 4], "data_offsets": [0, 0]})),
+        fits=True,
+    ),
     "an unknown type": content(EMA, header(lambda tree: tree[max(tree)].update(dtype="F7")), fits=True),
     "weights of another network": content(EMA, larger, fits=True),
     "weights not finite": content(EMA, lambda before: tensors("float32", float("nan")), fits=True),

@@ -28,8 +28,8 @@ Target = Annotated[
         metavar="RECIPE|DATASET|FOLDER|ARCHIVE|URL",
         autocompletion=complete.training_targets,
         show_default=False,
-        help="A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, an archive "
-        "of one or its web address, or a run to continue.",
+        help="A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, an "
+        "archive of one or its web address, or a run to continue.",
     ),
 ]
 Steps = Annotated[
