@@ -14,11 +14,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """CUDA, else MPS, else the CPU; or the one named. Raises DitkitError if that one is not there."""
+    """CUDA, else MPS, else the CPU; or the one named. Raises MachineError if that one is not there.
+
+    Of several processes that a launcher started, each takes the CUDA device of its own number.
+    """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return find_device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
     except RuntimeError:

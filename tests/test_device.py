@@ -1,0 +1,34 @@
+"""Which device is taken; the GPUs here are pretended."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ditkit.device import find_device
+from ditkit.errors import MachineError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_of_several_processes_takes_its_own_gpu(name: str, two_gpus: None, monkeypatch: pytest.MonkeyPatch):
+    assert find_device(name) == torch.device("cuda")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert find_device(name) == torch.device(f"cuda:{rank}")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(MachineError, match="there is no cuda:2: torch sees 2"):
+        find_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(MachineError, match="no cuda device"):
+        find_device("cuda")
