@@ -21,6 +21,7 @@ WRONG = [
     ("train", "train what?", "ditkit train mnist"),
     ("train mnst", "unknown recipe, dataset, run or folder 'mnst'", "'mnist'"),
     ("train ./nowhere", "there is no folder ./nowhere", "check the path"),
+    ("train ./" + "x" * 5000, "file name too long", "use a shorter word"),
     ("train mnist --stps 3", "unknown option '--stps'", "did you mean '--steps'"),
     ("train mnist --steps 0", "--steps: input should be greater than or equal to 1, not '0'", "another value"),
     ("train mnist --steps -1", "--steps: input should be greater than or equal to 1", "--steps"),
@@ -189,6 +190,7 @@ def test_ctrl_c_exits_with_130_and_no_traceback(
     [
         (FileNotFoundError(2, "No such file", "x.png"), "error: x.png: no such file\n"),
         (MemoryError(), "error: out of memory\nhint: lower --batch-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: out of memory\nhint: lower"),
     ],
 )
 def test_the_systems_own_errors_are_told_plainly(

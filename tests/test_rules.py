@@ -147,7 +147,7 @@ def test_nothing_dangerous_and_nothing_platform_dependent(file):
                 assert any(one.arg == "encoding" for one in node.keywords), f"{called} without encoding"
 
 
-_OTHER_OPENS = {"os.open", "Image.open", "gzip.open", "director.open"}
+_OTHER_OPENS = {"os.open", "Image.open", "gzip.open", "archive.open", "director.open"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

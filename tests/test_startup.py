@@ -39,7 +39,7 @@ def run_lines(lines: list[str], watched: set[str], place: Path, **environment: s
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(asked), json.dumps(sorted(watched))],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=place,
         env={name: value for name, value in os.environ.items() if not name.startswith("DITKIT")},
         check=False,
@@ -97,7 +97,11 @@ def self_times(arguments: list[str], caches: Path) -> dict[str, int]:
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(caches)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment,
+        check=True,
     )
     rows = re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", done.stderr, re.MULTILINE)
     names = [name for _, name in rows]
@@ -118,5 +122,5 @@ def test_help_imports_at_most_three_times_what_typer_does(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("words", [["-m", "ditkit", "--version"]])
 def test_python_m_ditkit_is_the_same_command(words: list[str]) -> None:
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, *words], capture_output=True, encoding="utf-8", check=True)
     assert re.fullmatch(r"ditkit \d+\.\d+\.\d+\n", done.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from . import durable
 from .errors import MachineError, UsageError
 
+NO_ROOM = "free some space there, or name another folder with the environment variable DITKIT_CACHE"
 _LOOK_AGAIN = 0.1  # seconds
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _threads = threading.RLock()  # a file's lock belongs to the process, so it does not keep threads apart
@@ -68,6 +70,15 @@ def cache_folder(name: str) -> Path:
         ) from None
 
 
+def check_room(what: object, folder: Path, needed: float) -> None:
+    """Raises MachineError if a folder in the cache has not so many bytes left."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise MachineError(
+            f"{what} needs {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free", NO_ROOM
+        )
+
+
 @contextlib.contextmanager
 def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Whoever makes `path` holds this: one thread of one process, others wait. It ends with the process.
@@ -93,7 +104,7 @@ def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
 def _open_locked(lock: Path) -> tuple[int | None, bool]:
     """A descriptor, and whether it holds the lock; none if somebody else does."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    held = _try_lock(descriptor)
+    held = try_lock(descriptor)
     with contextlib.suppress(FileNotFoundError):
         if held is None or (held and os.path.samestat(os.fstat(descriptor), lock.stat())):
             return descriptor, bool(held)
@@ -101,8 +112,8 @@ def _open_locked(lock: Path) -> tuple[int | None, bool]:
     return None, False
 
 
-def _try_lock(descriptor: int) -> bool | None:
-    """Whether the lock was got; None where the file system has none."""
+def try_lock(descriptor: int) -> bool | None:
+    """Whether the file's lock was got, which goes with the process; None where the file system has none."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -111,6 +122,7 @@ def _try_lock(descriptor: int) -> bool | None:
         else:
             import fcntl
 
+            # lockf, not flock: worker processes inherit flock's lock and outlive a killed parent
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return False if error.errno in _BUSY else None

@@ -16,7 +16,7 @@ from .config import RunConfig, differences
 from .durable import make_folder, write_atomically
 from .errors import BusyError, CheckpointError, MachineError, UsageError, unknown
 from .metrics import read_metrics
-from .paths import expanded
+from .paths import expanded, try_lock
 
 # What may differ when a run continues: it changes neither the network nor what a step computes.
 _FREE = ("train.steps", "train.log_every", "train.save_every", "train.sample_every", "train.sample_columns")
@@ -265,7 +265,7 @@ def lock(folder: RunFolder) -> Iterator[None]:
     """One process per run folder; the lock goes with the process. Raises DitkitError naming the holder."""
     file = (folder.path / "run.lock").open("a+", encoding="utf-8")
     try:
-        if not _try_lock(file.fileno()):
+        if not try_lock(file.fileno()):
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise BusyError(f"{folder.path} is in use by {holder}", "wait for it, or use another --name")
@@ -275,22 +275,6 @@ def lock(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         file.close()
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
-        else:
-            import fcntl
-
-            # lockf, not flock: worker processes inherit flock's lock and outlive a killed parent
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _age(folder: RunFolder) -> tuple[float, str]:

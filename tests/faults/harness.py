@@ -134,7 +134,7 @@ def in_fresh_process(function: str, seconds: float = 280, **arguments: Any) -> A
         server.stdin.write(json.dumps([function, arguments, str(answer)], default=str) + "\n")
         server.stdin.flush()
         if not select.select([server.stdout], [], [], seconds)[0]:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)
             _server.cache_clear()
             raise AssertionError(f"{function} has not ended after {seconds} seconds")
         code = server.stdout.readline().strip()
@@ -152,6 +152,7 @@ def _server() -> Any:
         stdout=subprocess.PIPE,
         encoding="utf-8",
         env=environment,
+        start_new_session=True,
     )
 
     def end() -> None:

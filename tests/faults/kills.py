@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -38,17 +39,17 @@ def random_kills(
     """Runs that are killed at moments uniform over a process's life and begun again at once, until `kills` are done.
 
     Lost is a run whose newest whole checkpoint is older than one it had before, that refuses to continue, or whose
-    end differs from the straight run's.
+    end differs from the straight run's. Orphans are groups with workers that outlive the killed process.
     """
     began, source, place = time.monotonic(), random.Random(seed), Path(folder)
     digits = write_digits(place / "digits")
     settings = {"data.workers": workers, **settings}
     expected, life = straight(place, digits, settings)
-    done, lost, runs = 0, [], 0
+    done, lost, runs, groups = 0, [], 0, []
     while done < kills:
         run = place / f"run-{runs}"
         runs += 1
-        count, trouble = _kill_until_done(run, words(run, digits, settings), source, life, kills - done, mutant)
+        count, trouble = _kill_until_done(run, words(run, digits, settings), source, life, kills - done, mutant, groups)
         done += count
         if not trouble and (ending(run) != expected or litter(run)):
             trouble = f"it ended otherwise: {_difference(ending(run), expected)} {litter(run)}"
@@ -56,16 +57,18 @@ def random_kills(
             lost.append(f"{run.name} after {count} kills: {trouble}")
         else:
             shutil.rmtree(run)
-    return {"kills": done, "runs": runs, "lost": len(lost), "seconds": round(time.monotonic() - began, 1), "why": lost}
+    left, seconds = outliving(groups, 8), round(time.monotonic() - began, 1)
+    return {"kills": done, "runs": runs, "lost": len(lost), "orphans": left, "seconds": seconds, "why": lost}
 
 
 def _kill_until_done(
-    run: Path, line: list[str], source: random.Random, life: float, most: int, mutant: str | None
+    run: Path, line: list[str], source: random.Random, life: float, most: int, mutant: str | None, groups: list[int]
 ) -> tuple[int, str]:
-    """Kills of one run, and what went wrong if anything did."""
+    """Kills of one run, and what went wrong if anything did; the process groups join `groups`."""
     count, newest, log = 0, 0, run.with_suffix(".log")
     while True:
-        child = fork(command(line, mutant), log)
+        child = fork(in_own_group(command(line, mutant)), log)
+        groups.append(child)
         code = ended(child, source.uniform(0, life) if count < most else harness.LONGEST)
         if code is None:
             os.kill(child, signal.SIGKILL)
@@ -80,6 +83,43 @@ def _kill_until_done(
         newest = newest_whole(run)
         if code == 0:
             return count, ""
+
+
+def in_own_group(work: Callable[[], int]) -> Callable[[], int]:
+    """The same work in a process group that is named after its process."""
+    return lambda: os.setpgid(0, 0) or work()
+
+
+def outliving(groups: list[int], seconds: float) -> int:
+    """How many process groups still have a process after so many seconds; those are ended then."""
+    limit, left = time.monotonic() + seconds, groups
+    while (left := [group for group in left if _is_there(group)]) and time.monotonic() < limit:
+        time.sleep(0.05)
+    for group in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    return len(left)
+
+
+def _is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def killed_as_workers_begin(folder: str, mutant: str = "workers_begin_slowly", seconds: float = 3) -> dict[str, Any]:
+    """A kill -9 of a training process alone while its two workers begin: are they gone after so many seconds?"""
+    place = Path(folder)
+    line = words(place / "run", write_digits(place / "digits"), {"data.workers": 2, "data.worker_start": "fork"})
+    child = Child(fork(in_own_group(command(line, mutant)), place / "log"))
+    _wait_until(child.has_children, child)
+    time.sleep(0.3)
+    assert child.poll() is None, (place / "log").read_text(encoding="utf-8")
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    return {"orphans": outliving([child.pid], seconds)}
 
 
 def _difference(got: dict[str, str], expected: dict[str, str]) -> list[str]:
@@ -159,9 +199,9 @@ def _signalled(
 ) -> dict[str, Any]:
     """The signal comes after three steps or, with `begins`, while a worker begins; with `twice`, 0.3 s later again."""
     line, log = words(run, digits, {**settings, "data.workers": 2, "data.worker_start": start}), run.with_suffix(".log")
-    child = Child(fork(lambda: os.setsid() or command(line, mutant)(), log))
+    child = Child(fork(in_own_group(command(line, mutant)), log))
     if begins:
-        _wait_until(lambda: child.has_children(), child)
+        _wait_until(child.has_children, child)
         time.sleep(0.3)
     else:
         _wait_for_rows(run, child, 0, rows=3)

@@ -52,9 +52,10 @@ def longer_metrics_stay(patch: MonkeyPatch) -> None:
 
 def litter_stays(patch: MonkeyPatch) -> None:
     """Nobody removes what a crash left behind."""
-    from ditkit import checkpoint
+    from ditkit import checkpoint, run_folder, session
 
-    patch.setattr(checkpoint, "sweep", lambda folder: None)
+    for module in (run_folder, checkpoint, session):
+        patch.setattr(module, "sweep", lambda folder: None)
 
 
 def flock(patch: MonkeyPatch) -> None:
@@ -67,8 +68,29 @@ def workers_heed_signals(patch: MonkeyPatch) -> None:
     from ditkit.data import workers
 
     patch.setattr(workers, "_sheltered", contextlib.nullcontext)
-    patch.setattr(workers, "ignore_signals", None)
+    patch.setattr(workers, "begin", None)
     patch.setattr(workers, "lost_a_worker", lambda error: False)
+
+
+def workers_begin_slowly(patch: MonkeyPatch) -> None:
+    """No protection off: a worker takes a second until it can look after itself."""
+    from ditkit.data import workers
+
+    begin = workers.begin
+
+    def begin_slowly(worker: int) -> None:
+        time.sleep(1)
+        begin(worker)
+
+    patch.setattr(workers, "begin", begin_slowly)
+
+
+def workers_outlive(patch: MonkeyPatch) -> None:
+    """Workers leave it to torch to notice that the training process has gone."""
+    from ditkit.data import workers
+
+    patch.setattr(workers, "_end_with_parent", lambda: None)
+    workers_begin_slowly(patch)
 
 
 def any_sum(patch: MonkeyPatch) -> None:

@@ -167,6 +167,48 @@ def test_the_search_for_options_finds_them():
     assert len(found) > 70 and len(ABSURD) >= 12
 
 
+@pytest.mark.parametrize("name", ["DITKIT_RUNS", "DITKIT_CACHE", "COLUMNS", "LINES", "TERM", "LANG", "RANK"])
+def test_nonsense_in_the_environment_is_one_line_or_no_matter(
+    name: str, home: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+):
+    for value in ABSURD:
+        monkeypatch.setenv(name, os.fsdecode(value.encode("utf-8", "surrogateescape")))
+        _tried(home, ["show"], capsysbinary, {0, 2})
+        _tried(home, ["plot-loss", "--terminal"], capsysbinary, {0, 2})
+
+
+@pytest.mark.parametrize("value", ["", "0", "1", "banana", "\U0001f642"])
+def test_any_word_in_ditkit_debug_is_yes(
+    value: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DITKIT_DEBUG", os.fsdecode(value.encode()))
+    assert app.main(["list", "recipes"]) == 0
+    assert app.main(["show", "nope"]) == 2
+    assert ("Traceback" in capsys.readouterr().err) == (value not in ("", "0"))
+
+
+def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import torch
+
+    from ditkit import images
+    from ditkit.sampling import Sample
+
+    def draw(order: Any, device: str, *, quiet: bool, on_noisy: Any) -> list[Sample]:
+        for step in range(10_000):
+            on_noisy(step, 10_000, torch.zeros(len(order.labels), 1, 4, 4))
+        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in order.labels]
+
+    kept: list[object] = []
+    grid = images.grid
+    monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    monkeypatch.setattr(images, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))
+    assert app.main(["make-gif", "denoise", "--steps", "10000", "--labels", "cat", "--out", "a.gif"]) == 0
+    with Image.open("a.gif") as picture:
+        assert 100 <= len(kept) <= 120 and getattr(picture, "n_frames", 1) > 1
+
+
 # --- settings
 
 KEYS = sorted(_flat(dataclasses.asdict(RunConfig())))

@@ -116,6 +116,16 @@ def test_training_goes_on_when_every_stream_is_closed(tmp_path: Path) -> None:
     assert all(json.loads(line)["step"] >= 0 for line in metrics.splitlines())  # nothing else was printed into it
 
 
+def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from ditkit.cli.streams import open_streams; open_streams();"
+        "sys.exit(os.open('new', os.O_CREAT | os.O_WRONLY) <= 2)"
+    )
+    for closed in ("<&- >&- 2>&-", ">&-", "2>&-"):
+        command = f"'{sys.executable}' -c \"{program}\" {closed}"
+        assert subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=60).returncode == 0, closed
+
+
 def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
     _images(tmp_path / "photos")
     command = [sys.executable, "-m", "ditkit", "train", "./photos", "--steps", "3", *TINY.split()]

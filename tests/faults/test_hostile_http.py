@@ -134,6 +134,9 @@ class Answers(BaseHTTPRequestHandler):
     def do_to_file(self) -> None:
         self.answer(b"", 302, Location="file:///etc/passwd")
 
+    def do_to_ftp(self) -> None:
+        self.answer(b"", 302, Location=self.server.address("photos.zip").replace("http:", "ftp:"))
+
     def do_to_nowhere(self) -> None:
         self.answer(b"", 302)
 
@@ -358,6 +361,7 @@ AT_ONCE = {
     "circle": "the server redirects in a circle",
     "spiral": "the server redirects in a circle",
     "to_file": "redirects in a circle, or to what is no web address",
+    "to_ftp": "redirects in a circle, or to what is no web address",
     "to_nowhere": "redirects in a circle, or to what is no web address",
     "empty": "is an empty file",
     "packed": "packs http://127.0.0.1:",

@@ -43,5 +43,10 @@ def test_workers_that_end_by_signals_take_the_checkpoint_with_them(tmp_path: Pat
         assert found["exit"] != 143 or found["lost"] > 0, found
 
 
+def test_workers_that_leave_it_to_torch_outlive_a_killed_run(tmp_path: Path) -> None:
+    found = in_fresh_process("kills:killed_as_workers_begin", folder=tmp_path, mutant="workers_outlive")
+    assert found["orphans"] == 1
+
+
 def test_without_sums_damaged_weights_are_loaded(tmp_path: Path) -> None:
     assert in_fresh_process("fuzz:fuzz", folder=tmp_path, last=300, mutant="any_sum")["wrong"] > 0

@@ -19,7 +19,11 @@ def test_killed_at_random_moments_and_begun_again_at_once_a_run_loses_nothing(
     kills = round((500 if long_mode else 20) * share)
     found = in_fresh_process("kills:random_kills", 3500, folder=tmp_path, kills=kills, workers=workers)
     tell(f"kill -9 at random, {workers} workers", found)
-    assert (found["lost"], found["kills"]) == (0, kills), found["why"]
+    assert (found["lost"], found["kills"], found["orphans"]) == (0, kills, 0), found["why"]
+
+
+def test_workers_that_only_begin_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
+    assert in_fresh_process("kills:killed_as_workers_begin", folder=tmp_path) == {"orphans": 0}
 
 
 @pytest.mark.timeout(3600)

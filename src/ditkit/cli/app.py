@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
-from . import console, doctor, lr_find, make_gif, plot_loss, sample, show, train
+from . import console, doctor, lr_find, make_gif, plot_loss, sample, show, streams, train
 from . import list_ as listing
 from .options import OTHER, Debug
 from .words import spread
@@ -108,9 +108,9 @@ def command() -> TyperGroup:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Nothing escapes but what ends Python itself."""
     if arguments is None:
-        console.open_streams()
+        streams.open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    console.spell_everything()
+    streams.spell_everything()
     stdout = sys.stdout
     try:
         code = command().main(given, prog_name="ditkit", standalone_mode=False)
@@ -122,11 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):  # Click ends so when nobody reads its help
             raise
-        return console.unheard(stdout)
-    except (BrokenPipeError, console.Unheard):
-        return console.unheard(stdout)
+        return streams.unheard(stdout)
+    except (BrokenPipeError, streams.Unheard):
+        return streams.unheard(stdout)
     except Exception as error:
-        console.flush(stdout)
+        streams.flush(stdout)
         name = next((word for word in given if not word.startswith("-")), "")
         spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
         return console.report(error, command=spoken, debug=console.is_debug(given))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
-import io
 import logging
 import os
 import re
@@ -12,11 +10,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DitkitError, MachineError, UsageError
 from ..paths import as_text
+from . import streams
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,82 +24,11 @@ INTERNAL = 1  # exit code of a bug
 _LONGEST = 1000  # letters of an error: a mistyped word may be a whole file
 
 
-class Unheard(Exception):
-    """Whoever was reading stdout has left, as `head` does."""
-
-
-class _Lasting:
-    """stderr that may go away, with the terminal or the program it is piped into: the work goes on in silence."""
-
-    def __init__(self, file: Any):
-        self._file = file
-
-    def write(self, text: str) -> int:
-        try:
-            return self._file.write(text)
-        except (OSError, ValueError):
-            _silence(self._file)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._file.flush()
-        except (OSError, ValueError):
-            _silence(self._file)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-def _silence(file: Any) -> None:
-    """Let a stream that nobody reads lead nowhere, so that Python does not complain when it flushes at exit."""
-    with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, file.fileno())
-        os.close(nowhere)
-
-
-def open_streams() -> None:
-    """Open what was closed before ditkit began: its number would go to a checkpoint, and prints would land in that."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-
-
-def spell_everything() -> None:
-    """Names and labels that the terminal cannot spell must not end a command; paths stay the bytes that they are."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        if codecs.lookup(sys.stdout.encoding).name in ("utf-8", "ascii"):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        else:
-            sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def flush(stdout: Any) -> None:
-    """Send what was printed; if that fails, nothing more, so that Python does not try again at exit."""
-    try:
-        stdout.flush()
-    except (OSError, ValueError):
-        _silence(stdout)
-
-
-def unheard(stdout: Any) -> int:
-    """The exit code of any program whose reader has seen enough; nothing more is sent."""
-    sys.stdout = stdout
-    _silence(stdout)
-    return 128 + 13
-
-
 def stderr() -> Console:
     """A rich console on stderr that neither wraps plain lines nor colours numbers."""
     from rich.console import Console
 
-    file: Any = _Lasting(sys.stderr)
+    file: Any = streams.Lasting(sys.stderr)
     return Console(file=file, stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -123,7 +51,7 @@ def data(text: str) -> None:
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError as error:
-        raise Unheard from error
+        raise streams.Unheard from error
 
 
 @contextmanager
@@ -170,7 +98,7 @@ def hush_matplotlib() -> None:
 def report(error: BaseException, *, command: str = "ditkit", debug: bool = False) -> int:
     """Print an exception as `error: …` and `hint: …`; returns the exit code. A bug's traceback goes to a file."""
     if debug:
-        _Lasting(sys.stderr).write(visible("".join(traceback.format_exception(error))))
+        streams.Lasting(sys.stderr).write(visible("".join(traceback.format_exception(error))))
     message, hint, code = _explain(error, command)
     if code == INTERNAL:
         hint = _where_to_look(error)
@@ -222,7 +150,8 @@ def _explain(error: BaseException, command: str) -> tuple[str, str | None, int]:
         return "the installed torchvision does not fit the installed torch", hint, MachineError.exit_code
     if isinstance(error, ImportError):
         return f"cannot import {error.name}: {error}", "`ditkit doctor` says what is broken", MachineError.exit_code
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    full = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)  # torch on GPU, on CPU
+    if full or isinstance(error, MemoryError):
         return "out of memory", "lower --batch-size, or choose a smaller model", MachineError.exit_code
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"internal error: {text}", None, INTERNAL

@@ -116,5 +116,5 @@ Sampler = Annotated[
 ]
 Debug = Annotated[
     bool,
-    typer.Option("--debug", envvar="DITKIT_DEBUG", show_envvar=True, help="Show tracebacks.", rich_help_panel=OTHER),
+    typer.Option("--debug", help="Show tracebacks, as DITKIT_DEBUG=1 does.", rich_help_panel=OTHER),
 ]

@@ -15,11 +15,10 @@ from typing import BinaryIO
 
 from .. import durable
 from ..errors import DataError, MachineError
-from ..paths import alone
-from . import tars
+from ..paths import NO_ROOM, alone, check_room
 from .files import hidden
 from .members import BLOCK, Broken, Member, Names
-from .zips import Zip
+from .readers import UNPACKERS, is_tar, open_zip, tar_members, zip_members
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 COMPLETE = "COMPLETE.json"  # in every unpacked folder: how many files and bytes there are, and where they came from
@@ -72,8 +71,7 @@ def extract(
         raise DataError(f"{archive}{member} {error.why}", hint) from None
     except OSError as error:
         why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
-        hint = "free some space there, or name another folder with the environment variable DITKIT_CACHE"
-        raise MachineError(f"cannot unpack {archive} into {target.parent}: {why}", hint) from None
+        raise MachineError(f"cannot unpack {archive} into {target.parent}: {why}", NO_ROOM) from None
     return target
 
 
@@ -139,15 +137,17 @@ def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opene
     if not size:
         raise Broken("is an empty file")
     if head.startswith((b"PK\3\4", b"PK\5\6")):
-        zipped = Zip(file, limits.members)
-        if zipped.size > limits.allowance(size):
-            raise Broken(f"would unpack from {size:,} to {zipped.size:,} bytes, which no archive of images does")
-        _check_room(archive, folder, zipped.size + zipped.count * _BLOCK_OF_DISK)
-        return _Opened(zipped.members(), lambda written: written, zipped.size)
-    packed = head.startswith(tuple(tars.PACKINGS))
-    if packed or tars.is_header(head):
-        _check_room(archive, folder, size)
-        return _Opened(tars.members(file, limits.allowance(size) if packed else size), lambda _: file.tell(), size)
+        zipped = open_zip(file, limits.members)
+        total = sum(entry.file_size for entry in zipped.infolist())
+        if total > limits.allowance(size):
+            raise Broken(f"would unpack from {size:,} to {total:,} bytes, which no archive of images does")
+        check_room(archive, folder.parent, total + len(zipped.infolist()) * _BLOCK_OF_DISK)
+        return _Opened(zip_members(zipped), lambda written: written, total)
+    unpack = next((unpack for first, unpack in UNPACKERS.items() if head.startswith(first)), None)
+    if unpack or is_tar(head):
+        check_room(archive, folder.parent, size)
+        members = tar_members(unpack(file), limits.allowance(size)) if unpack else tar_members(file, size)
+        return _Opened(members, lambda _: file.tell(), size)
     other = next((kind for first, kind in _OTHERS.items() if head.startswith(first)), "")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         other = "a web page, probably a quota or login page"
@@ -215,15 +215,6 @@ def _sync(folder: Path) -> None:
             finally:
                 os.close(descriptor)
         durable.sync_folder(Path(place))
-
-
-def _check_room(archive: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise MachineError(
-            f"{archive} needs {needed / 1e6:,.0f} MB in {folder.parent}, where {free / 1e6:,.0f} MB are free",
-            "free some space there, or name another folder with the environment variable DITKIT_CACHE",
-        )
 
 
 def _remove_litter(target: Path) -> None:

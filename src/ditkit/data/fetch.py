@@ -7,7 +7,6 @@ import errno
 import hashlib
 import http.client
 import os
-import shutil
 import socket
 import ssl
 import time
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 
 from .. import durable
 from ..errors import MachineError
-from ..paths import alone
+from ..paths import NO_ROOM, alone, check_room
 from .part import Part
 from .web import REDIRECTS, ask, check_address, seconds, words
 
@@ -79,19 +78,16 @@ def fetch(
                 _download(url, part, sha256, on_progress, patience, by_hand)
                 part.finish(target)
     except OSError as error:  # of the disk: those of the network are told apart where they happen
-        raise MachineError(
-            f"cannot write to {target.parent}: {error.strerror or error}",
-            "free some space there, or name another folder with the environment variable DITKIT_CACHE",
-        ) from None
+        raise MachineError(f"cannot write to {target.parent}: {error.strerror or error}", NO_ROOM) from None
     return target
 
 
 def _offline() -> str | None:
     """The environment variable that forbids downloads."""
-    names = ("DITKIT_OFFLINE", "HF_HUB_OFFLINE")
-    return next(
-        (name for name in names if os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off")), None
-    )
+    for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE"):
+        if os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off"):
+            return name
+    return None
 
 
 def _checked(path: Path, sha256: str | None) -> Path:
@@ -149,7 +145,7 @@ def _try(url: str, part: Part, on_progress: Progress, patience: Patience, by_han
                     part.discard()
                     raise _page(url, by_hand)
             if part.size // _LOOK_AT_DISK != (part.size + len(block)) // _LOOK_AT_DISK:
-                _check_room(url, part, _LOOK_AT_DISK)
+                check_room(url, part.path.parent, _LOOK_AT_DISK + _SPARE)
             part.append(block)
             on_progress(part.size, total)
     if total is not None and part.size != total:
@@ -204,7 +200,7 @@ def _expected(response: Any, part: Part, by_hand: str) -> int | None:
         total = _continued(headers, part, validator)
     else:
         part.begin(validator)
-    _check_room(url, part, (total or 0) - part.size)
+    check_room(url, part.path.parent, max(0, (total or 0) - part.size) + _SPARE)
     return total
 
 
@@ -246,13 +242,3 @@ def _blocks(response: Any, patience: Patience) -> Iterator[bytes]:
 
 def _page(url: str, by_hand: str) -> MachineError:
     return MachineError(f"{url} is not the file: the server sent a web page, probably a quota or login page", by_hand)
-
-
-def _check_room(url: str, part: Part, needed: int) -> None:
-    folder = part.path.parent
-    free, needed = shutil.disk_usage(folder).free, max(needed, 0) + _SPARE
-    if needed > free:
-        raise MachineError(
-            f"{url} needs {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free",
-            "free some space there, or name another folder with the environment variable DITKIT_CACHE",
-        )

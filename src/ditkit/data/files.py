@@ -62,11 +62,9 @@ def scan(root: Path) -> dict[str, int]:
 
 
 def _size(entry: os.DirEntry[str]) -> int | None:
-    """Bytes of a file, 0 of what is none or cannot be reached, None of a folder."""
+    """Bytes of a file, 0 of a pipe and of what cannot be reached, None of a folder."""
     try:
-        if entry.is_dir():
-            return None
-        return entry.stat().st_size if entry.is_file() else 0
+        return None if entry.is_dir() else entry.stat().st_size
     except OSError:
         return 0
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from ..config import DataConfig
 from ..errors import DataError
-from ..paths import expanded
 from .contract import Split
+from .places import local_folder
 from .transforms import fit
 
 LABELS = tuple("0123456789")
@@ -54,8 +54,11 @@ class Digits:
 
 
 def dataset(config: DataConfig, split: Split) -> Digits:
-    """MNIST as shipped, or IDX files of the same layout from `config.path`; validation is the start of the t10k set."""
-    images, label_ids, md5s = _read(split, None if config.path is None else expanded(config.path))
+    """MNIST as shipped, or IDX files of the same layout from `config.path`, a folder or an archive.
+
+    Validation is the start of the t10k set.
+    """
+    images, label_ids, md5s = _read(split, None if config.path is None else local_folder(config.path))
     count = len(images) if split == "train" else min(config.validation, len(images))
     return Digits(
         labels=LABELS,

@@ -45,24 +45,16 @@ class Redirects(urllib.request.HTTPRedirectHandler):
                 f"{req.full_url} redirects to {newurl[:200]!r}, which is not encrypted",
                 "give the address where the file itself is",
             )
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            return None  # an error of its own kind
         if code == 308:
             code = 307
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def ask(request: urllib.request.Request, timeout: float) -> Any:
-    """The answer, from web addresses only, not files or FTP; through the proxy that the environment names."""
-    director = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        Redirects(),
-    ):
-        director.add_handler(handler)
+    """The answer, through the proxy that the environment names; `request` is for a checked address."""
+    director = urllib.request.build_opener(Redirects)
     return director.open(request, timeout=timeout)
 
 
