@@ -32,7 +32,8 @@ LAYERS = {
         "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
-    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "checkpoint", "guidance", "world", "recovery", "tensor_files"),
+    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "guidance")
+    + ("checkpoint", "tensor_files", "recovery", "world"),
     3: ("training", "session", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }

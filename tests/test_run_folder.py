@@ -69,6 +69,13 @@ def test_a_folder_that_is_no_run_is_never_written_to(tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
+def test_a_folder_in_which_a_start_was_killed_is_begun_again(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / ".config.toml.0123abcd.tmp").write_text("[da")
+    assert prepare(recipes.load("mnist"), tmp_path / "m").step == 0
+    assert RunFolder(tmp_path / "m").is_run()
+
+
 def test_the_newest_run_is_the_one_worked_on_last(tmp_path):
     for index, name in enumerate(("b", "c", "a")):
         folder = a_run(tmp_path / name)

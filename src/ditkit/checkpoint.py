@@ -172,6 +172,10 @@ def sweep(folder: RunFolder) -> None:
     for pattern in (".tmp-*", ".trash-*"):
         for path in folder.checkpoints.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+    for path in (*folder.path.glob(".*.tmp"), *folder.samples.glob(".*.tmp")):
+        if durable.is_litter(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def restore_newest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -47,6 +48,11 @@ def write_atomically(path: Path, text: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a name is that of a file that was being written when its writer died."""
+    return re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name, re.DOTALL) is not None
 
 
 def make_folder(path: Path) -> None:

@@ -28,7 +28,9 @@ class MetricsFile:
         """Write one line. Raises DitkitError when the disk does not take it."""
         line = json.dumps(dict(row), allow_nan=False, separators=(",", ":")) + "\n"
         try:
-            os.write(self._descriptor, line.encode("utf-8"))
+            rest = line.encode("utf-8")
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
             raise self._refused(error) from None
 

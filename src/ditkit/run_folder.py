@@ -13,7 +13,7 @@ from typing import Any
 
 from . import manifest, recipes
 from .config import RunConfig, differences
-from .durable import make_folder, write_atomically
+from .durable import is_litter, make_folder, write_atomically
 from .errors import BusyError, CheckpointError, MachineError, UsageError, unknown
 from .metrics import read_metrics
 from .paths import expanded, try_lock
@@ -124,9 +124,8 @@ class RunFolder:
 
     def sample_grids(self) -> list[tuple[int, Path]]:
         """(step, PNG) of every sample grid, ascending."""
-        found = (re.fullmatch(r"step-(\d+)", path.stem) for path in self.samples.glob("step-*.png"))
-        steps = sorted(int(match[1]) for match in found if match)
-        return [(step, self.samples / f"step-{step:07d}.png") for step in steps]
+        named = ((re.fullmatch(r"step-(\d{7,12})", path.stem), path) for path in self.samples.glob("step-*.png"))
+        return sorted((int(match[1]), path) for match, path in named if match)
 
     def metrics(self) -> list[dict[str, Any]]:
         return read_metrics(self.metrics_file, self.timing_file)
@@ -222,7 +221,7 @@ def prepare(config: RunConfig, path: Path, *, fresh: bool = False, force_change:
     if folder.is_run():
         return _continue(config, folder, force_change)
     where = folder.path
-    if where.exists() and (not where.is_dir() or any(where.iterdir())):
+    if where.exists() and (not where.is_dir() or not all(is_litter(path) for path in where.iterdir())):
         raise UsageError(f"{where} exists and is not a run of ditkit", "choose another place with --name or --runs-dir")
     try:
         make_folder(folder.path)

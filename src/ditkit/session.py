@@ -308,13 +308,13 @@ def _open_bad_files(session: Session, *, same_images: bool) -> None:
 
 def note_bad(session: Session, found: Mapping[int, str]) -> None:
     """List images that could not be read, of all processes. Raises DataError when they are too many."""
-    every = (" ".join(why.split()) for some in session.world.collect(dict(found)) for why in some.values())
+    every = (_line(why) for some in session.world.collect(dict(found)) for why in some.values())
     new = [why for why in dict.fromkeys(every) if why not in session.bad]
     session.bad |= dict.fromkeys(new)
     place = session.folder.bad_files
     if session.world.leads and new:
         try:
-            with place.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            with place.open("a", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{why}\n" for why in new)
                 os.fsync(file.fileno())
         except OSError as error:
@@ -327,3 +327,8 @@ def note_bad(session: Session, found: Mapping[int, str]) -> None:
             f"{len(session.bad)} of {session.images} images cannot be read, more than data.max_bad allows ({last})",
             f"they are listed in {place}: mend or remove them, or allow more with --set data.max_bad=0.05",
         )
+
+
+def _line(text: str) -> str:
+    """A text as one line of a UTF-8 file, the same when it is read back; names of files can be any bytes."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())

@@ -254,7 +254,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "tar, endless name": (lambda: _header(size=b"77777777777\0", kind=b"L") + END, "is cut short or damaged"),
     "tar, header of digits": (lambda: _pax(b"1" * 16000) + END, "a header that is too long, or damaged"),
     "tar, header of records within records": (
-        lambda: _pax(b"2 " * 8000 + b"=") + END,
+        lambda: _pax(b"2 " * 6000 + b"=") + _header() + END,
         "a header that is too long, or damaged",
     ),
     # damage
@@ -391,6 +391,18 @@ def test_a_directory_of_too_many_members_or_bytes_is_refused(tmp_path: Path, mon
             open_zip(file, 12)
 
 
+def test_memory_stays_small_however_many_members_a_tar_has(tmp_path: Path) -> None:
+    hidden = b"".join(_header(name=b".%05d" % index) for index in range(100))
+    (tmp_path / "a.tar").write_bytes(_tar({"a.png": PICTURE})[:1024] + hidden * 200 + END)
+    tracemalloc.start()
+    try:
+        extract(tmp_path / "a.tar", tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * members.BLOCK and set(_files(tmp_path / "out")) == {"a.png"}
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.bz2", ".tar.xz"])
 def test_no_flipped_bit_changes_what_comes_out(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # not what is tested here
@@ -495,9 +507,11 @@ def test_long_and_foreign_names_in_a_tar_arrive(form: int, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs names that are bytes")
-def test_foreign_names_arrive_where_the_system_has_only_ascii(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pack", [_zip, _tar])
+def test_foreign_names_arrive_where_the_system_has_only_ascii(pack: Callable[..., bytes], tmp_path: Path) -> None:
     files = {"\xe9t\xe9/\u65e5\u672c.png": PICTURE}
-    (tmp_path / "a.zip").write_bytes(_zip(files))
+    settings = {"form": tarfile.USTAR_FORMAT, "encoding": "utf-8"} if pack is _tar else {}
+    (tmp_path / "a.zip").write_bytes(pack(files, **settings))
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", UNPACK, str(tmp_path / "a.zip"), str(tmp_path / "out")]
     subprocess.run(command, env=ascii_only, check=True, timeout=60)

@@ -102,7 +102,7 @@ def read_order(
 
 
 def _tell_of_damage(path: Path) -> None:
-    console.say(f"warning: {path} is damaged; using the checkpoint before it")
+    console.say(f"warning: {path} is damaged; looking for the checkpoint before it")
 
 
 def _model_name(weights: Path) -> str:

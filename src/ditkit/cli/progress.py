@@ -61,7 +61,7 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """A line between the others."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(console.visible(text), markup=False)
 
     def _start(self, event: Started) -> None:
         self._first, self._steps, self.labels = event.step, event.steps, event.labels
@@ -118,7 +118,7 @@ class TrainingProgress:
                 rows = max(10, self.console.height - 6)
                 columns = min(self.console.width, 100, 2 * rows * picture.width // picture.height)
                 drawn = half_blocks(picture, max(columns, 10))
-            self.console.print(f"step {event.step}: {event.path}", markup=False)
+            self.note(f"step {event.step}: {event.path}")
             self.console.print(drawn)
         else:
             self.note(f"step {event.step}: samples in {event.path}")
