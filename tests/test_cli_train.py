@@ -164,7 +164,8 @@ def test_sigterm_saves_says_how_to_continue_and_exits_with_143(home: Path) -> No
     command = [sys.executable, "-m", "ditkit", *f"train mnist --name ended --steps 100000 {TINY}".split()]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=home) as process:
         deadline = time.monotonic() + 60
-        while not (home / "runs/ended/metrics.jsonl").exists() and time.monotonic() < deadline:
+        metrics = home / "runs/ended/metrics.jsonl"
+        while not (metrics.exists() and metrics.read_bytes()) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)

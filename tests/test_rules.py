@@ -32,8 +32,7 @@ LAYERS = {
         "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
-    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "guidance")
-    + ("checkpoint", "tensor_files", "recovery", "world"),
+    2: tuple("ema optim seeding device images plots gifs guidance checkpoint tensor_files recovery world".split()),
     3: ("training", "session", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }
