@@ -237,7 +237,7 @@ def test_a_worker_that_hangs_is_reported_after_the_time_limit(impatient: None):
                 time.sleep(3600)
             return super().__getitem__(index)
 
-    iterator = processes.iterate(Batches(Hanging(20), 4, seed=0), 0, DataConfig(workers=1, worker_timeout=1))
+    iterator = processes.iterate(Batches(Hanging(20), 4, seed=0), 0, DataConfig(workers=1, worker_timeout=3))
     with pytest.raises(RuntimeError) as caught:
         next(iterator)
     assert processes.lost_a_worker(caught.value) and not processes.lost_a_worker(RuntimeError("other"))

@@ -14,6 +14,7 @@ MODULES = {
 }
 
 # A module imports from its own layer or below; families (layer 1) never import each other.
+_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "world")
 LAYERS = {
     0: (
         "errors",
@@ -32,7 +33,7 @@ LAYERS = {
         "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
-    2: tuple("ema optim seeding device images plots gifs guidance checkpoint tensor_files recovery world".split()),
+    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "guidance", *_CHECKPOINTS),
     3: ("training", "session", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config import RunConfig, from_dict, to_dict
-from .errors import CheckpointError
+from .errors import CheckpointError, DitkitError
 
 KEY = "ditkit"
 FORMAT = 1
@@ -54,21 +55,25 @@ class Card:
                 step=int(tree["step"]),
                 weights=str(tree["weights"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{source}: its ditkit card is damaged ({error})", "use another checkpoint") from None
+        except CheckpointError:
+            raise
+        except (DitkitError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            why = str(error)[:300]
+            raise CheckpointError(f"{source}: its ditkit card is damaged ({why})", "use another checkpoint") from None
 
 
 def read_card(path: Path) -> Card:
     """The card of a .safetensors file, from its header alone. Raises DitkitError if it has none."""
     try:
-        with path.open("rb") as file:
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # never wait for a pipe
+        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
             (length,) = struct.unpack("<Q", file.read(8))
             header = file.read(length) if length <= _LARGEST_HEADER else b""
         metadata = json.loads(header.decode("utf-8"))["__metadata__"]
         text = metadata[KEY]
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(
             f"{path} is not a weights file of ditkit, or it is damaged", "use another checkpoint"
         ) from None

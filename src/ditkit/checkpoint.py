@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from . import durable, manifest, tensor_files
@@ -26,7 +26,9 @@ from .config import RunConfig
 from .errors import CheckpointError, MachineError
 from .models.dit import DiT
 from .recovery import Recovery
-from .run_folder import RunFolder, find_weights, runs_dir
+from .run_folder import RunFolder, find_weights, runs_dir, sweep
+
+Length = Annotated[int, Field(ge=0, lt=2**63)]  # of a file, in bytes
 
 _SLOTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, for each parameter
 
@@ -36,9 +38,9 @@ class State:
     """What a checkpoint knows besides weights and optimiser."""
 
     step: int
-    metrics_bytes: int
-    timing_bytes: int
-    incidents_bytes: int = 0
+    metrics_bytes: Length
+    timing_bytes: Length
+    incidents_bytes: Length = 0
     fingerprint: str
     labels: tuple[str, ...]
     versions: dict[str, str]  # of torch, numpy and Pillow
@@ -47,7 +49,7 @@ class State:
     processes: int = 1
     accumulate: int = 1  # parts that a process was asked to split its share of a batch into
     parts: int = 1  # parts that it did split it into, for want of memory
-    validation_loss: float | None = None  # measured at this very step
+    validation_loss: FiniteFloat | None = None  # measured at this very step
     recovery: Recovery = field(default_factory=Recovery)
 
 
@@ -97,8 +99,11 @@ def load(source: str | Path | None = None, *, ema: bool = True, device: str | to
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
     card = read_card(path)
+    tensors = read_tensors(path)
+    with torch.device("meta"):  # a card may ask for more memory than there is
+        _check_shapes(build_network(card.config, len(card.labels)), tensors, path)
     network = build_network(card.config, len(card.labels))
-    fill(network, read_tensors(path), path)
+    fill(network, tensors, path)
     return Trained(card=card, network=network.to(device).eval().requires_grad_(False), source=path)
 
 
@@ -167,17 +172,6 @@ def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
     sweep(folder)
 
 
-def sweep(folder: RunFolder) -> None:
-    """Remove what a crash or `prune` left behind; failing to is harmless."""
-    for pattern in (".tmp-*", ".trash-*"):
-        for path in folder.checkpoints.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-    for path in (*folder.path.glob(".*.tmp"), *folder.samples.glob(".*.tmp")):
-        if durable.is_litter(path):
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
 def restore_newest(
     folder: RunFolder, learner: Learner, check: Callable[[State], None], on_damage: Callable[[Path], None]
 ) -> State | None:
@@ -192,6 +186,8 @@ def restore_newest(
         try:
             files = manifest.read(path)
             state = _parse_state(path, manifest.read_file(path, "state.json", files))
+            if state.step != step:
+                raise CheckpointError(f"{path / 'state.json'} is of step {state.step}", "use the checkpoint before it")
             check(state)
             for name, place in _places(learner).items():
                 place(tensor_files.parse(manifest.read_file(path, name, files), path / name), path / name)
@@ -228,9 +224,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Load tensors into a network of exactly these names and shapes. Raises CheckpointError otherwise."""
+    _check_shapes(network, tensors, source)
+    network.load_state_dict(dict(tensors))
+
+
+def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     _check_tensors(wanted, tensors, source)
-    network.load_state_dict(dict(tensors))
 
 
 def _fill_optimizer(learner: Learner, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -278,9 +278,8 @@ def _parse_state(path: Path, content: bytearray) -> State:
 
 def _validation_loss(path: Path) -> float | None:
     """The validation loss in a checkpoint's state, None where there is none or it cannot be read."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
-        loss = json.loads((path / "state.json").read_bytes()).get("validation_loss")
-        return float(loss) if loss is not None and math.isfinite(loss) else None
+    with contextlib.suppress(CheckpointError):
+        return _parse_state(path, manifest.read_file(path, "state.json")).validation_loss
     return None
 
 

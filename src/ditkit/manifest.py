@@ -70,7 +70,7 @@ def read_file(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]] | 
 
 def read_weights(path: Path) -> bytearray:
     """A weights file, checked against the manifest where one lies beside it. Raises CheckpointError."""
-    if path.name in FILES and (path.parent / NAME).exists():
+    if path.name in FILES and ((path.parent / NAME).exists() or is_checkpoint(path.parent)):
         return read_file(path.parent, path.name)
     return _read_regular(path, None, most=None)
 
@@ -89,6 +89,11 @@ def is_whole(folder: Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether something that is there has a checkpoint's name; it may be damaged."""
+    return re.fullmatch(r"step-\d{7,12}", folder.name) is not None and folder.exists()
 
 
 def _read_regular(path: Path, size: int | None, most: int | None = _LARGEST) -> bytearray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def find_weights(
             raise UsageError(f"{path} is not a .safetensors file", "give a run, a checkpoint folder or a weights file")
         sibling = path.with_name(name)
         return sibling if not ema and path.name == "ema.safetensors" and sibling.is_file() else path
-    if path and (path / name).is_file():
+    if path and ((path / name).is_file() or manifest.is_checkpoint(path)):
         return path / name
     run = find_run(word, runs)
     newest = run.newest_whole(name, on_damage)
@@ -257,6 +258,17 @@ def check_force_change(keys: Collection[str]) -> None:
                 f"--force-change: {key} cannot change in the middle of a run",
                 f"what can: {IMAGES}, {', '.join(f'{one}…' if one.endswith(('.', '_')) else one for one in _FORCED)}",
             )
+
+
+def sweep(folder: RunFolder) -> None:
+    """Remove what a crash or pruning left behind; failing to is harmless."""
+    for pattern in (".tmp-*", ".trash-*"):
+        for path in folder.checkpoints.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (*folder.path.glob(".*.tmp"), *folder.samples.glob(".*.tmp")):
+        if is_litter(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @contextlib.contextmanager

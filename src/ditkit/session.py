@@ -27,7 +27,7 @@ from .models.dit import DiT
 from .objectives.contract import open_objective
 from .previews import ValidationSet
 from .recovery import Recovery
-from .run_folder import IMAGES, RunFolder
+from .run_folder import IMAGES, RunFolder, sweep
 from .seeding import generator
 from .steps import Worker
 from .threads import give_back_memory
@@ -188,7 +188,7 @@ def _restore(
 
     state = checkpoint.restore_newest(folder, learner, check, tell) if world.leads else None
     if world.leads:
-        checkpoint.sweep(folder)
+        sweep(folder)
         # One more than are kept, because an old one goes only when the new one is there.
         more = config.train.keep + 1 - min(len(folder.checkpoint_steps()), config.train.keep)
         checkpoint.check_space(folder.path, more * checkpoint.checkpoint_bytes(learner), f"{more} checkpoints need")

@@ -56,7 +56,7 @@ def parse(content: bytearray, source: Path) -> dict[str, Tensor]:
     """
     try:
         return dict(_tensors(content))
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{source} is damaged ({error})", "use another checkpoint") from None
 
 

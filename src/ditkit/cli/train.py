@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -306,7 +307,8 @@ def _leads() -> bool:
 
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
-    from ..run_folder import RunFolder, prepare
+    from ..errors import BusyError
+    from ..run_folder import RunFolder, lock, prepare, sweep
 
     if plan.device not in ("auto", "cpu"):  # a device that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
@@ -320,6 +322,8 @@ def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     prepared = prepare(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
     folder, config = prepared.folder.path, prepared.config
     if prepared.finished:
+        with contextlib.suppress(BusyError), lock(prepared.folder):
+            sweep(prepared.folder)  # it may have been killed as it ended
         console.say(f"{folder} is finished: {prepared.step} steps", quiet=quiet)
         console.say(
             f"train on with `ditkit train {folder} --steps {2 * prepared.step}`, or anew with --fresh", quiet=quiet

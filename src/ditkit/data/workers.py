@@ -6,9 +6,13 @@ decides, finishes its step and ends them.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import signal
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -20,6 +24,7 @@ from ..errors import DataError
 from .batches import Batch, Batches
 
 _ENDLESS = 2**40  # steps
+_LOOK = 2.0  # seconds between looks whether the workers are alive
 
 
 def iterate(batches: Batches, start_step: int, config: DataConfig) -> Generator[Batch, None, None]:
@@ -38,18 +43,16 @@ def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Ge
         batch_size=None,
         sampler=range(start_step, _ENDLESS),
         num_workers=config.workers,
-        worker_init_fn=ignore_signals,
-        timeout=config.worker_timeout,
+        worker_init_fn=begin,
+        timeout=_LOOK,
         multiprocessing_context=None if config.worker_start == "auto" else config.worker_start,
         generator=torch.Generator(),  # else it would draw from the global one
     )
     others = set(multiprocessing.active_children())
-    ready: Any = iter(loader)
+    with _sheltered():
+        ready: Any = iter(loader)
     try:
-        for batch in ready:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        yield from _taken(ready, config.worker_timeout)
     finally:
         # What torch does when the iterator is gone, which a traceback may keep alive. Workers that hang ignore the
         # signal that it sends at last.
@@ -59,6 +62,23 @@ def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Ge
             if worker.is_alive():
                 worker.kill()
                 worker.join()
+
+
+def _taken(ready: Iterator[Batch | DataError], patience: float) -> Iterator[Batch]:
+    """The batches as they come. torch looks after its workers only when a wait is over: so the waits are short."""
+    waited = 0.0
+    while True:
+        try:
+            batch = next(ready)
+        except RuntimeError as error:
+            waited += _LOOK
+            if "timed out" not in str(error) or waited >= patience:
+                raise
+            continue
+        waited = 0.0
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
 
 
 class _Steps(TorchDataset):
@@ -74,8 +94,38 @@ class _Steps(TorchDataset):
             return error
 
 
-def ignore_signals(worker: int) -> None:
-    """Leave signals to the training process."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+@contextlib.contextmanager
+def _sheltered() -> Iterator[None]:
+    """Signals wait, here and in the processes begun inside, which inherit that.
+
+    A new process that still imports would end by them, and its parent go on writing to it for ever.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # else it begins inside, and lets the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin(worker: int) -> None:
+    """In a new worker: leave signals to the training process, and end when it ends."""
+    for number in _signals():
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """torch's own watch takes the parent it finds for the right one: killed before, it would be watched for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _signals() -> list[signal.Signals]:
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
