@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,31 @@ def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> d
     digest, length = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        for piece in [content] if isinstance(content, bytes) else content:
-            digest.update(piece)
-            length += len(piece)
-            view = memoryview(piece)
+        for block in _blocks([content] if isinstance(content, bytes) else content):
+            digest.update(block)
+            length += len(block)
+            view = memoryview(block)
             while view:
                 view = view[os.write(descriptor, view[:_BLOCK]) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return {"bytes": length, "sha256": digest.hexdigest()}
+
+
+def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | bytearray | memoryview]:
+    """The same bytes, small pieces gathered into blocks."""
+    gathered = bytearray()
+    for piece in pieces:
+        if len(gathered) + len(piece) > _BLOCK and gathered:
+            yield gathered
+            gathered = bytearray()
+        if len(piece) >= _BLOCK:
+            yield piece
+        else:
+            gathered += piece
+    if gathered:
+        yield gathered
 
 
 def describe(content: bytes | bytearray) -> dict[str, Any]:

@@ -69,12 +69,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=_integer)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def _integer(text: str) -> int:
+    if len(text) > 18:
+        raise ValueError("larger than any number in a row, and perhaps than a float can be")
+    return int(text)
 
 
 def read_metrics(metrics: Path, timing: Path | None = None) -> list[dict[str, Any]]:

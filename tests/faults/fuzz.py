@@ -347,7 +347,7 @@ def _case(number: int, ground: Ground) -> tuple[int, str, str, float]:
     try:
         outcome = case(source, ground)
     except DitkitError as error:
-        plain = type(error) is not DitkitError and 0 < len(error.message) < 1000 and error.hint
+        plain = type(error) is not DitkitError and 0 < len(error.message) < 4000 and error.hint
         outcome = f"refused: {error.message}" if plain else f"wrong: says {error.message[:300]!r}, {error.hint!r}"
     except TakesTooLong:
         outcome = f"hang: {''.join(traceback.format_exc())[-900:]}"

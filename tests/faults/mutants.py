@@ -59,7 +59,10 @@ def litter_stays(patch: MonkeyPatch) -> None:
 
 
 def flock(patch: MonkeyPatch) -> None:
-    """The lock is one that workers inherit."""
+    """The lock is one that workers inherit, and these do not end with the training process."""
+    from ditkit.data import workers
+
+    patch.setattr(workers, "_end_with_parent", lambda: None)
     patch.setattr(fcntl, "lockf", fcntl.flock)
 
 
