@@ -167,6 +167,7 @@ def _server() -> Any:
 def serve() -> None:
     """Do what comes on stdin, each in a fork; say its exit code on stdout."""
     preload()
+    asks = os.getppid()
     for line in sys.stdin:
         function, arguments, answer = json.loads(line)
 
@@ -175,8 +176,12 @@ def serve() -> None:
             result = getattr(importlib.import_module(module), name)(**arguments)
             Path(answer).write_text(json.dumps(result), encoding="utf-8")
 
-        _, status = os.waitpid(fork(work, Path(answer).with_suffix(".log")), 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        child = fork(work, Path(answer).with_suffix(".log"))
+        while not (done := os.waitpid(child, os.WNOHANG))[0]:
+            time.sleep(0.01)
+            if os.getppid() != asks:  # nobody waits for the answer any more
+                os.killpg(0, signal.SIGKILL)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(done[1])}\n")
         sys.stdout.flush()
 
 

@@ -130,7 +130,7 @@ def plain_kills(folder: str, kills: int, seed: int = 0) -> dict[str, Any]:
     """The same with `python -m ditkit` as it is typed: killed while it imports, begins, trains or saves."""
     began, source, place = time.monotonic(), random.Random(seed), Path(folder)
     digits = write_digits(place / "digits")
-    settings = {"train.steps": 400, "train.save_every": 10}
+    settings = {"train.steps": 200 * kills, "train.save_every": 10}  # more than it gets to
     expected, _ = straight(place, digits, settings)
     run = place / "run"
     line, newest, lost = [sys.executable, "-m", "ditkit", *words(run, digits, settings)], 0, []

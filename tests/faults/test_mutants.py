@@ -25,7 +25,7 @@ def test_a_power_cut_shows_what_is_missing(switched_off: dict[str, Any], tmp_pat
 
 @pytest.mark.parametrize("mutant", ["prune_first", "in_place", "longer_metrics_stay", "litter_stays"])
 def test_a_kill_while_saving_shows_what_is_missing(mutant: str, tmp_path: Path) -> None:
-    found = in_fresh_process("crash_points:crash_points", folder=tmp_path, mutant=mutant, faults=["kill"], every=6)
+    found = in_fresh_process("crash_points:crash_points", folder=tmp_path, mutant=mutant, faults=["kill"], every=9)
     assert found["lost"] > 0
 
 
