@@ -252,8 +252,8 @@ def faces(source: Random, ground: Ground) -> str:
     content = mutations.bytes_of(source, path.read_bytes())
     with written(path, content):
         data = celeba.dataset(DataConfig(name="celeba", path=str(ground.faces), validation=5), "train")
-        rows = [row.split() for row in (ground.faces / "list_attr_celeba.txt").read_bytes().splitlines()]
-        said = {(row[0].decode("utf-8", "replace"), row[1] == b"1") for row in rows if len(row) == 3}
+        text = (ground.faces / "list_attr_celeba.txt").read_text(encoding="utf-8-sig", errors="replace")
+        said = {(row[0], row[1] == "1") for row in map(str.split, text.splitlines()) if len(row) == 3}
         wrong = [name for name, label in zip(data.names, data.label_ids, strict=True) if (name, label == 1) not in said]
         return f"wrong: {wrong[:3]}" if wrong else "same"
 

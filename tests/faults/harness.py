@@ -166,8 +166,8 @@ def _server() -> Any:
 
 def serve() -> None:
     """Do what comes on stdin, each in a fork; say its exit code on stdout."""
-    preload()
     asks = os.getppid()
+    preload()
     for line in sys.stdin:
         function, arguments, answer = json.loads(line)
 
