@@ -45,20 +45,21 @@ def random_kills(
     digits = write_digits(place / "digits")
     settings = {"data.workers": workers, **settings}
     expected, life = straight(place, digits, settings)
-    done, lost, runs, groups = 0, [], 0, []
+    done, lost, runs, orphans = 0, [], 0, 0
     while done < kills:
-        run = place / f"run-{runs}"
+        run, groups = place / f"run-{runs}", []
         runs += 1
         count, trouble = _kill_until_done(run, words(run, digits, settings), source, life, kills - done, mutant, groups)
         done += count
+        orphans += outliving(groups, 8)
         if not trouble and (ending(run) != expected or litter(run)):
             trouble = f"it ended otherwise: {_difference(ending(run), expected)} {litter(run)}"
         if trouble:
             lost.append(f"{run.name} after {count} kills: {trouble}")
         else:
             shutil.rmtree(run)
-    left, seconds = outliving(groups, 8), round(time.monotonic() - began, 1)
-    return {"kills": done, "runs": runs, "lost": len(lost), "orphans": left, "seconds": seconds, "why": lost}
+    seconds = round(time.monotonic() - began, 1)
+    return {"kills": done, "runs": runs, "lost": len(lost), "orphans": orphans, "seconds": seconds, "why": lost}
 
 
 def _kill_until_done(
