@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -200,6 +201,7 @@ def preload() -> None:
         importlib.import_module(f"diffusers.schedulers.scheduling_{name}")
     for family in ("DATASETS", "OBJECTIVES", "SAMPLERS", "AUTOENCODERS"):
         getattr(sys.modules["ditkit.registry"], family).names()
+    gc.freeze()  # else collecting garbage in a fork would copy most of the memory
 
 
 def fork(work: Callable[[], int | None], log: Path) -> int:

@@ -34,16 +34,16 @@ def straight(folder: Path, digits: Path, settings: dict[str, Any]) -> tuple[dict
 
 
 def random_kills(
-    folder: str, kills: int, workers: int = 0, seed: int = 0, mutant: str | None = None, **settings: Any
+    folder: str, kills: int, workers: int = 0, seed: int = 0, patience: float = 8, mutant: str | None = None
 ) -> dict[str, Any]:
     """Runs that are killed at moments uniform over a process's life and begun again at once, until `kills` are done.
 
     Lost is a run whose newest whole checkpoint is older than one it had before, that refuses to continue, or whose
-    end differs from the straight run's. Orphans are groups with workers that outlive the killed process.
+    end differs from the straight run's. Orphans are processes whose workers outlive them by `patience` seconds.
     """
     began, source, place = time.monotonic(), random.Random(seed), Path(folder)
     digits = write_digits(place / "digits")
-    settings = {"data.workers": workers, **settings}
+    settings = {"data.workers": workers}
     expected, life = straight(place, digits, settings)
     done, lost, runs, orphans = 0, [], 0, 0
     while done < kills:
@@ -51,7 +51,7 @@ def random_kills(
         runs += 1
         count, trouble = _kill_until_done(run, words(run, digits, settings), source, life, kills - done, mutant, groups)
         done += count
-        orphans += outliving(groups, 8)
+        orphans += outliving(groups, patience)
         if not trouble and (ending(run) != expected or litter(run)):
             trouble = f"it ended otherwise: {_difference(ending(run), expected)} {litter(run)}"
         if trouble:
@@ -174,7 +174,7 @@ def group_signals(folder: str, cases: list[dict[str, Any]]) -> list[dict[str, An
     """
     place = Path(folder)
     digits = write_digits(place / "digits")
-    settings = {"train.steps": 300, "train.save_every": 300, "train.validate_every": 300}
+    settings = {"train.steps": 150, "train.save_every": 150, "train.validate_every": 150}
     expected, _ = straight(place, digits, settings)
     results = []
     for index, case in enumerate(cases):
@@ -196,7 +196,6 @@ def _signalled(
     begins: bool = False,
     twice: bool = False,
     mutant: str | None = None,
-    patience: float = 30,
 ) -> dict[str, Any]:
     """The signal comes after three steps or, with `begins`, while a worker begins; with `twice`, 0.3 s later again."""
     line, log = words(run, digits, {**settings, "data.workers": 2, "data.worker_start": start}), run.with_suffix(".log")
@@ -212,7 +211,7 @@ def _signalled(
     if twice:
         time.sleep(0.3)
         os.killpg(child.pid, number)
-    code = finish(child.pid, patience)
+    code = finish(child.pid, 30)
     seconds = round(time.monotonic() - before, 2)
     return {"exit": code, "seconds": seconds, "lost": _last_step(run) - newest_whole(run)}
 
