@@ -13,7 +13,8 @@ from ditkit.card import KEY, Card
 from ditkit.cli import app
 
 FLAGS = {
-    "train": "--steps --max-time --batch-size --lr --seed --data-dir --config --set --name --runs-dir --fresh "
+    "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
+    "--config --set --name --runs-dir --fresh "
     "--sample-every --keep-every --force-change --preempt-signal --dry-run --quiet --device --dtype --debug",
     "sample": "--labels --steps --guidance --guidance-interval --sampler --seed --model --no-ema --out --force --json "
     "--runs-dir --device --batch-size --quiet --debug",

@@ -171,3 +171,18 @@ def test_fit_averages_instead_of_skipping_pixels():
 
 def test_fit_gives_pixels_that_may_be_written_to():
     fit(Image.new("RGB", (4, 4)), 4, 4)[0] = 1
+
+
+def test_every_crop_gives_the_size_and_shows_what_it_says():
+    tall = np.zeros((40, 20, 3), np.uint8)
+    tall[:10], tall[10:30], tall[30:] = 10, 100, 200
+    image = Image.fromarray(tall)
+    assert all(
+        fit(image, 20, 20, crop=crop).shape == (20, 20, 3) for crop in ("center", "top", "pad", "stretch")
+    )
+    assert (fit(image, 20, 20, crop="center") == 100).all()
+    assert set(np.unique(fit(image, 20, 20, Image.Resampling.NEAREST, "top"))) == {10, 100}
+    stretched = fit(image, 20, 20, Image.Resampling.NEAREST, "stretch")
+    assert stretched[0, 0, 0] == 10 and stretched[-1, 0, 0] == 200
+    padded = fit(image, 20, 20, Image.Resampling.NEAREST, "pad")
+    assert (padded[:, :5] == 255).all() and (padded[:, 15:] == 255).all() and padded[0, 10, 0] == 10

@@ -39,10 +39,14 @@ class DataConfig:
     """Which images, and what is done to them before the network sees them."""
 
     name: str = "mnist"
-    path: str | None = None  # folder on disk, for the datasets that need one
+    path: str | None = None  # where the images are: a folder, an archive, an address; each dataset says what it reads
+    revision: str | None = None  # commit of a hub repository; the dataset's own, or the newest, when not given
     image_size: ImageSize = (28, 28)  # height, width in pixels
     channels: Literal[1, 3] = 1
-    label_by: str | None = None  # attribute that gives the labels (celeba)
+    label_by: str | None = None  # attributes (celeba) or the column (tables) that give the labels
+    label_file: str | None = None  # a CSV or JSON-lines table of file names and labels
+    image_column: str | None = None  # of a table of images
+    crop: Literal["center", "top", "pad", "stretch"] = "center"  # how an image gets the wanted aspect ratio
     flip: bool = False  # mirror half of the training images
     validation: CountOrZero = 500  # images held out for the validation loss
     workers: Annotated[int, Field(ge=0, le=64)] = 0  # processes that decode; 0: a thread beside the training
@@ -115,9 +119,18 @@ class AutoencoderConfig:
     """How images become what the transformer sees; `pixel` is the identity."""
 
     name: str = "pixel"
+    source: str | None = None  # its weights: a folder in diffusers' layout, or a repository on the hub
+    revision: str | None = None  # commit of the hub repository
+    channels: Annotated[int, Field(ge=1, le=1024)] | None = None  # of a latent; None: those of the image
+    shrink: Annotated[int, Field(ge=1, le=256)] = 1  # an image of height H has a latent of height H / shrink
 
     def __post_init__(self) -> None:
         AUTOENCODERS.check(self.name)
+        if self.name == "pixel" and (self.shrink != 1 or self.channels is not None or self.source is not None):
+            raise UsageError(
+                "the autoencoder pixel is the identity: it has no source, channels or shrink",
+                "choose one with --autoencoder",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -191,14 +204,24 @@ class RunConfig:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def __post_init__(self) -> None:
-        if any(side % self.model.patch for side in self.data.image_size):
+        shrink = self.autoencoder.shrink
+        if any(side % (self.model.patch * shrink) for side in self.data.image_size):
             height, width = self.data.image_size
+            by = f"by the patch size {self.model.patch}"
+            if shrink > 1:
+                by = f"by {self.model.patch * shrink}: the patch size {self.model.patch} × the autoencoder's {shrink}"
             raise UsageError(
-                f"image size {height}x{width} is not divisible by the patch size {self.model.patch}",
-                "change --set data.image_size or --set model.patch",
+                f"image size {height}x{width} is not divisible {by}", "change --image-size or --set model.patch"
             )
         if self.model.learned_sigma != (self.diffusion.objective == "learned-sigma"):
             raise UsageError("model.learned_sigma and the objective learned-sigma go together", "set both, or neither")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What the network models, of one image: (channels, height, width) of its latent, or of its pixels."""
+        height, width = self.data.image_size
+        shrink = self.autoencoder.shrink
+        return self.autoencoder.channels or self.data.channels, height // shrink, width // shrink
 
 
 _ADAPTER = TypeAdapter(RunConfig)

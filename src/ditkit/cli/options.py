@@ -41,6 +41,35 @@ DataDir = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+LabelBy = Annotated[
+    str | None,
+    typer.Option(
+        "--label-by",
+        metavar="NAME[,NAME]",
+        show_default="the data's own",
+        help="What gives the labels: attributes of CelebA (Male, or Male,Smiling), or the column of a table.",
+        rich_help_panel=DATA,
+    ),
+]
+LabelFile = Annotated[
+    str | None,
+    typer.Option(
+        "--label-file",
+        metavar="FILE",
+        help="A .csv or .jsonl with the images' file names and labels, instead of one subfolder per label.",
+        rich_help_panel=DATA,
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="N|HxW",
+        show_default="the recipe's",
+        help="Pixels of the images to learn, 64 or height x width: 96x64.",
+        rich_help_panel=DATA,
+    ),
+]
 RunsDir = Annotated[
     Path | None,
     typer.Option(

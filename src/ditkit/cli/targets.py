@@ -25,6 +25,9 @@ FLAGS = {  # flag -> setting
     "--lr": "optim.lr",
     "--seed": "seed",
     "--data-dir": "data.path",
+    "--label-by": "data.label_by",
+    "--label-file": "data.label_file",
+    "--image-size": "data.image_size",
     "--sample-every": "train.sample_every",
     "--keep-every": "train.keep_every",
 }
@@ -73,7 +76,8 @@ def build(target: Target | None, *, file: Path | None, settings: Sequence[str], 
     trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
     for flag, value in flags.items():
         if value is not None:
-            trees.append(nested(FLAGS[flag], _folder(value) if flag == "--data-dir" else value))
+            read = {"--data-dir": _folder, "--label-file": _file}.get(flag, lambda word: word)
+            trees.append(nested(FLAGS[flag], read(value)))
     try:
         config = recipes.build(*trees, recipes.merge_settings(settings))
     except UsageError as error:
@@ -160,6 +164,13 @@ def _folder(word: str) -> str:
     if place is None:
         raise UsageError(f"--data-dir: {word} is not a folder, nor a .zip or .tar archive", "check the path")
     return place
+
+
+def _file(word: str) -> str:
+    path = expanded(word)
+    if not path.is_file():
+        raise UsageError(f"--label-file: there is no file {word}", "check the path")
+    return spelled(path.resolve())
 
 
 def _place(word: str) -> str | None:

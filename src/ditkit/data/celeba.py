@@ -10,7 +10,8 @@ from ..config import DataConfig
 from ..errors import DataError, unknown
 from ..paths import expanded
 from .contract import Split, holdout
-from .files import ImageFiles, fingerprint, scan
+from .files import FileSource, scan
+from .pictures import Pictures, chosen_pictures
 from .places import is_address, local_folder
 
 IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
@@ -18,7 +19,7 @@ PACKED = f"{IMAGES}.zip"  # does as well as the folder
 SITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
-def dataset(config: DataConfig, split: Split) -> ImageFiles:
+def dataset(config: DataConfig, split: Split) -> Pictures:
     """The images that are there, of the official split. Raises DitkitError when files are missing or malformed."""
     root = _find_root(config.path)
     images = root / IMAGES if (root / IMAGES).is_dir() else local_folder(str(root / PACKED))
@@ -28,19 +29,13 @@ def dataset(config: DataConfig, split: Split) -> ImageFiles:
     attribute, positive = _read_attribute(root / ATTRIBUTES, config.label_by or "Male")
     labels = ("female", "male") if attribute == "Male" else (f"not_{attribute.lower()}", attribute.lower())
     _check_known(sizes, positive, root / ATTRIBUTES)
-    names = _names_of(split, list(sizes), positive, root / PARTITION, config.validation)
-    label_ids = [positive[name] for name in names]
+    source = FileSource(images, tuple(sizes))
+    names = set(_names_of(split, list(sizes), positive, root / PARTITION, config.validation))
+    rows = [row for row, name in enumerate(sizes) if name in names]
+    label_ids = [positive[name] for name in sizes]
     if split == "train":
-        _check_classes(label_ids, labels, root, len(sizes))
-    return ImageFiles(
-        labels=labels,
-        fingerprint=fingerprint(names, [sizes[name] for name in names], label_ids),
-        root=images,
-        names=names,
-        label_ids=label_ids,
-        image_size=config.image_size,
-        channels=config.channels,
-    )
+        _check_classes([label_ids[row] for row in rows], labels, root, len(sizes))
+    return chosen_pictures(config, source, rows, tuple(sizes.values()), labels, label_ids)
 
 
 def _find_root(path: str | None) -> Path:

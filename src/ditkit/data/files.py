@@ -1,37 +1,35 @@
-"""Image files on disk as a dataset: what `folder` and `celeba` have in common."""
+"""Image files below a folder: finding them and opening them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import IO
 
 from ..errors import DataError
-from .transforms import EXTENSIONS, fit, load_image
+from .transforms import EXTENSIONS, open_file
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageFiles:
-    """Images below a folder, decoded when they are asked for (a Dataset)."""
+@dataclass(frozen=True)
+class FileSource:
+    """Image files below a folder (a Source)."""
 
-    labels: tuple[str, ...]
-    fingerprint: str
     root: Path
-    names: Sequence[str]
-    label_ids: Sequence[int]
-    image_size: tuple[int, int]
-    channels: int
+    names: Sequence[str]  # relative to the root, with slashes
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        image = load_image(self.root / self.names[index], self.channels, smallest=self.image_size)
-        return fit(image, *self.image_size), self.label_ids[index]
+    def name(self, row: int) -> str:
+        return self.names[row]
+
+    def place(self, row: int) -> str:
+        return str(self.root / self.names[row])
+
+    def opened(self, row: int) -> IO[bytes]:
+        return open_file(self.root / self.names[row])
 
 
 def scan(root: Path) -> dict[str, int]:
@@ -72,11 +70,3 @@ def _size(entry: os.DirEntry[str]) -> int | None:
 def hidden(name: str) -> bool:
     """Whether a file or folder belongs to the system and not to the data."""
     return name.startswith(".") or name == "__MACOSX"
-
-
-def fingerprint(names: Sequence[str], sizes: Sequence[int], label_ids: Sequence[int]) -> str:
-    """A hash of names, sizes and labels in their order: the same files give the same, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, size, label in zip(names, sizes, label_ids, strict=True):
-        digest.update(os.fsencode(name) + f"\0{size}\0{label}\n".encode())
-    return digest.hexdigest()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from ..config import DataConfig
 from ..errors import DataError
-from .contract import Split, holdout
-from .files import ImageFiles, fingerprint, hidden, scan
+from .contract import Split
+from .files import FileSource, hidden, scan
+from .pictures import Pictures, pictures
 from .places import local_folder
 from .transforms import EXTENSIONS
 
 
-def dataset(config: DataConfig, split: Split) -> ImageFiles:
+def dataset(config: DataConfig, split: Split) -> Pictures:
     """The images below `config.path`. Raises DitkitError when there are none, or none in a class."""
     root = _root(config.path)
     sizes = scan(root)
@@ -23,19 +24,7 @@ def dataset(config: DataConfig, split: Split) -> ImageFiles:
     folders = _class_folders(root)
     labels = tuple(_spelled(name, root) for name in folders)
     label_ids = _label_ids(root, list(sizes), folders)
-    names = list(sizes)
-    train, validation = holdout(names, label_ids, config.validation)
-    chosen = train if split == "train" else validation
-    kept, kept_ids = [names[index] for index in chosen], [label_ids[index] for index in chosen]
-    return ImageFiles(
-        labels=labels,
-        fingerprint=fingerprint(kept, [sizes[name] for name in kept], kept_ids),
-        root=root,
-        names=kept,
-        label_ids=kept_ids,
-        image_size=config.image_size,
-        channels=config.channels,
-    )
+    return pictures(config, split, FileSource(root, tuple(sizes)), tuple(sizes.values()), labels, label_ids)
 
 
 def _root(path: str | None) -> Path:

@@ -7,6 +7,7 @@ import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,10 +57,17 @@ def load_image(path: Path, channels: int, smallest: tuple[int, int] | None = Non
     Transparency is laid on white, 16-bit and float images are scaled to their range. A JPEG may be decoded at a
     fraction of its size that is still twice `smallest` (height, width). Raises DitkitError naming the file.
     """
+    return decode(lambda: open_file(path), str(path), channels, smallest)
+
+
+def decode(
+    opened: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
+) -> Image.Image:
+    """The same for any image that can be opened as a seekable file; `name` is what errors call it."""
     _hush_pillow()
     try:
-        with _open(path) as file, Image.open(file, formats=FORMATS) as image:
-            _check_size(path, image.size)
+        with opened() as file, Image.open(file, formats=FORMATS) as image:
+            _check_size(name, image.size)
             if smallest is not None:
                 side = 2 * max(smallest)  # of both sides: the image may be lying on one
                 image.draft(image.mode, (side, side))
@@ -69,31 +77,52 @@ def load_image(path: Path, channels: int, smallest: tuple[int, int] | None = Non
             plain = _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
             return plain.transpose(turn) if turn is not None else plain
     except _DECODING_ERRORS as error:
-        raise DataError(f"cannot read the image {path}: {_why(error)}", "replace it or take it away") from None
+        raise DataError(f"cannot read the image {name}: {_why(error)}", "replace it or take it away") from None
 
 
 def fit(
-    image: Image.Image, height: int, width: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+    image: Image.Image,
+    height: int,
+    width: int,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+    crop: str = "center",
 ) -> np.ndarray:
-    """The centre of an image at the target's aspect ratio, resized with antialiasing: uint8 (height, width, C)."""
-    scale = min(image.width / width, image.height / height)
-    crop_width, crop_height = max(1, round(scale * width)), max(1, round(scale * height))
-    left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
-    cropped = image.crop((left, top, left + crop_width, top + crop_height))
-    pixels = np.array(cropped.resize((width, height), resample, reducing_gap=3.0))
+    """An image at the target's size, resized with antialiasing: uint8 (height, width, C).
+
+    The target's aspect ratio comes from cutting off what is too much, on both sides ("center") or at the bottom and
+    on both sides ("top"), from white margins ("pad"), or from distortion ("stretch").
+    """
+    if crop == "pad":
+        scale = max(image.width / width, image.height / height)
+        inner = max(1, round(image.width / scale)), max(1, round(image.height / scale))
+        resized = image.resize(inner, resample, reducing_gap=3.0)
+        canvas = Image.new(image.mode, (width, height), "white")
+        canvas.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    else:
+        box = (0, 0, image.width, image.height) if crop == "stretch" else _crop_box(image.size, height, width, crop)
+        canvas = image.crop(box).resize((width, height), resample, reducing_gap=3.0)
+    pixels = np.array(canvas)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def _crop_box(size: tuple[int, int], height: int, width: int, crop: str) -> tuple[int, int, int, int]:
+    """The largest part of the target's aspect ratio: left, top, right, bottom."""
+    scale = min(size[0] / width, size[1] / height)
+    crop_width, crop_height = max(1, round(scale * width)), max(1, round(scale * height))
+    left, top = (size[0] - crop_width) // 2, 0 if crop == "top" else (size[1] - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def _check_size(name: str, size: tuple[int, int]) -> None:
     width, height = size
     if not (1 <= width <= LONGEST_SIDE and 1 <= height <= LONGEST_SIDE and width * height <= MOST_PIXELS):
         raise DataError(
-            f"the image {path} is too large: {width}x{height} pixels",
+            f"the image {name} is too large: {width}x{height} pixels",
             f"shrink it to at most {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} million in all",
         )
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes]:
     """A regular file and nothing else: opening a pipe would wait for somebody to write into it."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     status = os.fstat(descriptor)

@@ -1,0 +1,118 @@
+"""Options of `ditkit train` alone. Numbers stay words here: RunConfig reads them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import complete
+from .options import MACHINE, OPTIMISER, OUTPUT
+
+RECIPES = "the recipe's"
+
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE|DATASET|FOLDER|ARCHIVE|URL",
+        autocompletion=complete.training_targets,
+        show_default=False,
+        help="A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, an "
+        "archive of one or its web address, or a run to continue.",
+    ),
+]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        "--steps", metavar="N", show_default=RECIPES, help="Train until this step.", rich_help_panel=OPTIMISER
+    ),
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option(
+        "--max-time",
+        metavar="TIME",
+        show_default="no limit",
+        help="Stop and save after 90s, 10m or 1h30m; the same command continues.",
+        rich_help_panel=OPTIMISER,
+    ),
+]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size", metavar="N", show_default=RECIPES, help="Images in a step.", rich_help_panel=OPTIMISER
+    ),
+]
+Lr = Annotated[
+    str | None,
+    typer.Option(
+        "--lr",
+        metavar="RATE|auto",
+        show_default=RECIPES,
+        help="Peak learning rate of AdamW; auto measures one first, as `ditkit lr-find` does.",
+        rich_help_panel=OPTIMISER,
+    ),
+]
+SampleEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--sample-every", metavar="N", show_default=RECIPES, help="Steps between sample grids.", rich_help_panel=OUTPUT
+    ),
+]
+Seed = Annotated[
+    str | None,
+    typer.Option(
+        "--seed", metavar="N", show_default=RECIPES, help="All randomness comes from it.", rich_help_panel=OPTIMISER
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", metavar="NAME", show_default="the target's", help="Name of the run.", rich_help_panel=OUTPUT
+    ),
+]
+KeepEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-every",
+        metavar="N",
+        show_default="no others",
+        help="Keep the checkpoints of every N-th step, beside the last two and the best.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+PreemptSignal = Annotated[
+    str | None,
+    typer.Option(
+        "--preempt-signal",
+        metavar="NAME",
+        help="A signal beside TERM on which to save and end, such as USR1 from a job scheduler.",
+        rich_help_panel=MACHINE,
+    ),
+]
+ForceChange = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--force-change",
+        metavar="KEY",
+        show_default=False,
+        help="Continue a run although this setting is another now: optim.lr, train.batch_size …; images for the files.",
+        rich_help_panel=OPTIMISER,
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Begin a new run (mnist-2) where there is one already.", rich_help_panel=OUTPUT),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the settings and the cost, and train nothing.", rich_help_panel=OUTPUT)
+]
