@@ -177,9 +177,7 @@ def test_every_crop_gives_the_size_and_shows_what_it_says():
     tall = np.zeros((40, 20, 3), np.uint8)
     tall[:10], tall[10:30], tall[30:] = 10, 100, 200
     image = Image.fromarray(tall)
-    assert all(
-        fit(image, 20, 20, crop=crop).shape == (20, 20, 3) for crop in ("center", "top", "pad", "stretch")
-    )
+    assert all(fit(image, 20, 20, crop=crop).shape == (20, 20, 3) for crop in ("center", "top", "pad", "stretch"))
     assert (fit(image, 20, 20, crop="center") == 100).all()
     assert set(np.unique(fit(image, 20, 20, Image.Resampling.NEAREST, "top"))) == {10, 100}
     stretched = fit(image, 20, 20, Image.Resampling.NEAREST, "stretch")
