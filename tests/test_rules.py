@@ -14,7 +14,7 @@ MODULES = {
 }
 
 # A module imports from its own layer or below; families (layer 1) never import each other.
-_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "world")
+_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "world", "latents", "latent_cache")
 LAYERS = {
     0: (
         "errors",
@@ -28,13 +28,14 @@ LAYERS = {
         "paths",
         "run_folder",
         "threads",
+        "autoencoders.presets",
         "recipes",
         "models.presets",
         "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
     2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "guidance", *_CHECKPOINTS),
-    3: ("training", "session", "steps", "reports", "sampling", "previews", "lr_finder"),
+    3: ("training", "session", "material", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }
 FAMILIES = LAYERS[1]

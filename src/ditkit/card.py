@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .config import RunConfig, from_dict, to_dict
 from .errors import CheckpointError, DitkitError
@@ -17,6 +20,27 @@ _LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentStats:
+    """What latents are made of unit variance with, measured on the training images, and whose latents they are."""
+
+    mean: tuple[float, ...]  # of each channel
+    std: tuple[float, ...]
+    autoencoder: str  # fingerprint of its weights
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> LatentStats:
+        """Raises ValueError, TypeError or KeyError for what is none."""
+        mean, std = (tuple(float(value) for value in tree[key]) for key in ("mean", "std"))
+        if (
+            len(mean) != len(std)
+            or not all(math.isfinite(value) for value in mean)
+            or not all(0 < v < 1e9 for v in std)
+        ):
+            raise ValueError("latent statistics that are none")
+        return cls(mean=mean, std=std, autoencoder=str(tree["autoencoder"]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """A weights file's own description."""
 
@@ -24,6 +48,7 @@ class Card:
     labels: tuple[str, ...]
     step: int
     weights: str = "ema"  # "ema" or "model"
+    latents: LatentStats | None = None  # None: the network models pixels
 
     def to_json(self) -> str:
         """One JSON object; goes into the metadata of a safetensors file."""
@@ -34,6 +59,7 @@ class Card:
                 "labels": list(self.labels),
                 "step": self.step,
                 "weights": self.weights,
+                **({"latents": asdict(self.latents)} if self.latents else {}),
             },
             sort_keys=True,
             allow_nan=False,
@@ -49,8 +75,12 @@ class Card:
                     f"{source}: format {tree['format']} is newer than this ditkit understands ({FORMAT})",
                     "upgrade with `pip install -U ditkit`",
                 )
+            config, latents = from_dict(tree["config"]), tree.get("latents")
+            if (latents is None) != (config.autoencoder.name == "pixel"):
+                raise ValueError("an autoencoder and latent statistics go together")
             return cls(
-                config=from_dict(tree["config"]),
+                config=config,
+                latents=LatentStats.from_tree(latents) if latents is not None else None,
                 labels=tuple(str(label) for label in tree["labels"]),
                 step=int(tree["step"]),
                 weights=str(tree["weights"]),

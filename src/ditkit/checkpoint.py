@@ -21,9 +21,11 @@ from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from . import durable, manifest, tensor_files
-from .card import KEY, Card, read_card
+from .autoencoders.contract import Autoencoder, open_autoencoder
+from .card import KEY, Card, LatentStats, read_card
 from .config import RunConfig
-from .errors import CheckpointError, MachineError
+from .errors import CheckpointError, DataError, MachineError
+from .latents import Codec
 from .models.dit import DiT
 from .recovery import Recovery
 from .run_folder import RunFolder, find_weights, runs_dir, sweep
@@ -50,6 +52,7 @@ class State:
     accumulate: int = 1  # parts that a process was asked to split its share of a batch into
     parts: int = 1  # parts that it did split it into, for want of memory
     validation_loss: FiniteFloat | None = None  # measured at this very step
+    latents: LatentStats | None = None
     recovery: Recovery = field(default_factory=Recovery)
 
 
@@ -59,6 +62,7 @@ class Trained:
 
     card: Card
     network: DiT
+    codec: Codec
     source: Path
 
 
@@ -89,22 +93,50 @@ _STATE = TypeAdapter(State)
 
 def build_network(config: RunConfig, labels: int) -> DiT:
     """The network of a config, with fresh weights drawn from torch's global generator."""
-    return DiT(config.model, channels=config.data.channels, size=config.data.image_size, classes=labels)
+    channels, *size = config.shape
+    return DiT(config.model, channels=channels, size=(size[0], size[1]), classes=labels)
 
 
-def load(source: str | Path | None = None, *, ema: bool = True, device: str | torch.device = "cpu") -> Trained:
+def load(
+    source: str | Path | None = None,
+    *,
+    ema: bool = True,
+    device: str | torch.device = "cpu",
+    autoencoder: str | Path | None = None,
+) -> Trained:
     """The network of a run (by name or path, newest if None), a checkpoint folder or a weights file.
 
-    Raises CheckpointError when there is none or it is damaged.
+    `autoencoder` is a folder with that of the run, should it have moved. Raises CheckpointError when there is no
+    checkpoint or it is damaged, DataError when the autoencoder is not to be had or another one.
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
     card = read_card(path)
+    codec = open_codec(card, device, autoencoder)
     tensors = read_tensors(path)
     with torch.device("meta"):  # a card may ask for more memory than there is
         _check_shapes(build_network(card.config, len(card.labels)), tensors, path)
     network = build_network(card.config, len(card.labels))
     fill(network, tensors, path)
-    return Trained(card=card, network=network.to(device).eval().requires_grad_(False), source=path)
+    return Trained(card=card, network=network.to(device).eval().requires_grad_(False), codec=codec, source=path)
+
+
+def open_codec(card: Card, device: str | torch.device, place: str | Path | None = None) -> Codec:
+    """What decodes the latents of a card's network. Raises DataError if its autoencoder is gone or another one."""
+    config = card.config
+    if place is not None:
+        moved = dataclasses.replace(config.autoencoder, source=str(place), revision=None)
+        config = dataclasses.replace(config, autoencoder=moved)
+    autoencoder = open_autoencoder(config, device)
+    check_same_autoencoder(autoencoder, card.latents)
+    return Codec(autoencoder, card.latents)
+
+
+def check_same_autoencoder(autoencoder: Autoencoder, stats: LatentStats | None) -> None:
+    """Raise DataError if the latents were made by other weights."""
+    if stats and autoencoder.fingerprint != stats.autoencoder:
+        raise DataError(
+            "the autoencoder's weights are not those that the network was trained with", "put those files back"
+        )
 
 
 def save(folder: RunFolder, *, card: Card, state: State, learner: Learner) -> Path:

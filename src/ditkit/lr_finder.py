@@ -14,12 +14,13 @@ import numpy as np
 
 from . import optim
 from .config import RunConfig
-from .data.batches import Batches
-from .data.contract import open_dataset
+from .data.batches import Batches, Reader
+from .data.contract import Dataset, open_dataset
 from .device import autocast, find_device, find_dtype
 from .errors import DivergedError
+from .material import open_material
 from .objectives.contract import open_objective
-from .previews import ValidationSet
+from .previews import Cases, ValidationSet, pixel_cases
 from .session import fresh_network
 from .steps import draw_case, drop_labels
 
@@ -60,8 +61,9 @@ def find_lr(
     objective = open_objective(config.diffusion)
     network = fresh_network(config, len(dataset.labels), where)
     optimizer = optim.adamw(network, config.optim)
-    scored = ValidationSet(_Head(dataset, config.train.batch_size), objective, config.seed)
-    batches = Batches(dataset, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
+    material = open_material(config, dataset, where)
+    scored = ValidationSet(_cases(material.train, config.train.batch_size), objective, config.seed)
+    batches = Batches(material.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
     rates, losses = [], []
     best = math.inf
     for step in range(-warmup, steps):
@@ -123,16 +125,10 @@ def smooth(position: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.exp((weight * np.log(losses)[None, :]).sum(axis=1) / weight.sum(axis=1))
 
 
-class _Head:
-    """The first images of a dataset, spread over it."""
-
-    def __init__(self, dataset, count: int):
-        self.labels, self.fingerprint = dataset.labels, dataset.fingerprint
-        self._dataset = dataset
-        self._indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int):
-        return self._dataset[int(self._indices[index])]
+def _cases(images: Dataset | Reader, count: int) -> Cases:
+    """Some training images, spread over the set."""
+    indices = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    if not isinstance(images, Reader):
+        return pixel_cases(images, indices.tolist())
+    batch = images.read(indices, np.zeros(len(indices), dtype=bool), indices)
+    return batch.x_BCHW, batch.label_B, batch.bad

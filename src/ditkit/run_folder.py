@@ -22,7 +22,8 @@ from .paths import expanded, try_lock
 # What may differ when a run continues: it changes neither the network nor what a step computes.
 _FREE = ("train.steps", "train.log_every", "train.save_every", "train.sample_every", "train.sample_columns")
 _FREE += ("train.validate_every", "train.keep", "train.accumulate", "train.spike", "train.max_skips")
-_FREE += ("train.rollbacks", "data.worker", "data.max_bad", "data.path", "sample.")
+_FREE += ("train.rollbacks", "data.worker", "data.max_bad", "data.path", "data.label_file", "sample.")
+_FREE += ("autoencoder.source",)
 
 # What may differ only when the user insists: the run goes on, but is no longer one that settings alone repeat.
 _FORCED = ("optim.", "train.batch_size", "data.flip", "data.validation", "diffusion.label_drop", "diffusion.weighting")

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .autoencoders.contract import open_autoencoder
 from .card import Card
 from .config import DiffusionConfig, SampleConfig, from_dict, to_dict
 from .errors import UsageError, unknown
 from .guidance import Guidance, guided
 from .images import to_uint8
+from .latents import Codec
 from .objectives.contract import (
     Network,
     Process,
@@ -40,6 +40,9 @@ class TrainedModel(Protocol):
 
     @property
     def network(self) -> nn.Module: ...
+
+    @property
+    def codec(self) -> Codec: ...
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,12 @@ def sample(
         asked["guidance_from"], asked["guidance_to"] = guidance_interval
     given = {name: value for name, value in asked.items() if value is not None}
     settings = from_dict({**to_dict(config), "sample": {**asdict(config.sample), **given}}).sample
-    autoencoder = open_autoencoder(config)
-    height, width = (side // autoencoder.shrink for side in config.data.image_size)
     device = next(trained.network.parameters()).device
     seeds = [seed + index for index in range(len(words))]
     latent_NCHW = draw(
         trained.network,
         config.diffusion,
-        shape=(autoencoder.channels, height, width),
+        shape=config.shape,
         labels=[0 if word is None else trained.card.labels.index(word) for word in words],
         null_label=len(trained.card.labels),
         seeds=seeds,
@@ -92,8 +93,7 @@ def sample(
         batch_size=batch_size,
         on_step=on_step,
     )
-    with torch.inference_mode():
-        images = [to_uint8(autoencoder.decode(latent[None].to(device)))[0] for latent in latent_NCHW]
+    images = [to_uint8(trained.codec.to_images(latent[None].to(device)))[0] for latent in latent_NCHW]
     return [Sample(image, word, each) for image, word, each in zip(images, words, seeds, strict=True)]
 
 

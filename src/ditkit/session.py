@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from .device import find_dtype
 from .ema import Ema
 from .errors import DataError, MachineError, UsageError
 from .events import OnEvent, Saved, Warned
+from .latents import Codec
+from .material import open_material
 from .metrics import MetricsFile
 from .models.dit import DiT
 from .objectives.contract import open_objective
@@ -86,6 +88,7 @@ class Session:
     ema: Ema
     batches: Batches
     validation: ValidationSet
+    codec: Codec
     journal: Journal
     on_event: OnEvent
     step: int = 0  # steps done: the only progress there is
@@ -112,11 +115,12 @@ def open_session(
     device: torch.device,
     dtype_name: str = "auto",
     force_change: Collection[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Session:
     """Open the data, build the network and put the newest checkpoint back.
 
     Raises DataError when the images are not those that the run was started with, MachineError when the disk cannot
-    hold the checkpoints.
+    hold the checkpoints, latent_cache.Interrupted when `should_stop` says so while latents are made.
     """
     if config.train.batch_size < world.size:
         raise UsageError(f"{world.size} processes share {config.train.batch_size} images", "raise --batch-size")
@@ -128,6 +132,8 @@ def open_session(
     learner = Learner(network=network, ema=ema.network, optimizer=optim.adamw(network, config.optim))
 
     state = _restore(config, folder, world, learner, dataset, on_event, force_change)
+    known = state.latents if state else None
+    material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
     session = Session(
         config=config,
         folder=folder,
@@ -148,9 +154,14 @@ def open_session(
         learner=learner,
         ema=ema,
         batches=Batches(
-            dataset, config.train.batch_size, config.seed, config.data.flip, world.share(config.train.batch_size)
+            material.train,
+            config.train.batch_size,
+            config.seed,
+            config.data.flip,
+            world.share(config.train.batch_size),
         ),
-        validation=ValidationSet(open_dataset(config.data, "validation"), objective, config.seed),
+        validation=ValidationSet(material.validation, objective, config.seed),
+        codec=material.codec,
         journal=Journal(folder, state, writes=world.leads),
         on_event=on_event,
     )
@@ -214,7 +225,7 @@ def save(session: Session) -> None:
     at_this_step = session.validated is not None and session.validated[0] == session.step
     path = checkpoint.save(
         session.folder,
-        card=Card(config=session.config, labels=session.labels, step=session.step),
+        card=Card(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats),
         state=State(
             step=session.step,
             **session.journal.sync(),
@@ -223,6 +234,7 @@ def save(session: Session) -> None:
             **_surroundings(session),
             validation_loss=session.validated[1] if session.validated and at_this_step else None,
             recovery=session.recovery,
+            latents=session.codec.stats,
         ),
         learner=session.learner,
     )

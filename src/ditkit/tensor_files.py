@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ _TYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+_ARRAYS = {"F16": np.float16, "F32": np.float32, "I64": np.int64}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _LARGEST_HEADER = 100_000_000
 
@@ -58,6 +60,25 @@ def parse(content: bytearray, source: Path) -> dict[str, Tensor]:
         return dict(_tensors(content))
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{source} is damaged ({error})", "use another checkpoint") from None
+
+
+def mapped(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a .safetensors file as read-only arrays that are read from disk where they are looked at.
+
+    Raises CheckpointError if its header is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, _LARGEST_HEADER)))
+        header.pop("__metadata__", None)
+        arrays = {}
+        for name, entry in header.items():
+            dtype, offset = _ARRAYS[entry["dtype"]], 8 + length + entry["data_offsets"][0]
+            arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(entry["shape"]))
+        return arrays
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})", "delete it: it is made again") from None
 
 
 def _tensors(content: bytearray) -> Iterator[tuple[str, Tensor]]:

@@ -18,6 +18,7 @@ from .data.batches import Batch
 from .device import find_device, memory_mb
 from .errors import DataError, DivergedError, MachineError
 from .events import Event, Finished, OnEvent, Sampled, Started, Stepped, Validated, Warned
+from .latent_cache import Interrupted
 from .previews import draw_grid
 from .reports import report_divergence
 from .run_folder import RunFolder
@@ -56,7 +57,11 @@ def train(
     """
     where = find_device(device)
     with join(where) as world, _claimed(world, config, Path(folder), force_change) as (settings, run):
-        session = open_session(settings, run, world, on_event, where, dtype, force_change)
+        try:
+            session = open_session(settings, run, world, on_event, where, dtype, force_change, should_stop)
+        except Interrupted:
+            on_event(Finished(step=0, steps=settings.train.steps, seconds=0.0, reason="stopped", folder=run.path))
+            return run.path
         try:
             _train(session, max_seconds if max_seconds is not None else math.inf, should_stop)
         finally:
@@ -279,7 +284,7 @@ def show(session: Session) -> None:
         return
     path = session.folder.samples / f"step-{session.step:07d}.png"
     networks: tuple[nn.Module, nn.Module] = (session.learner.network.eval(), session.learner.ema)
-    draw_grid(session.config, session.labels, *networks, path, session.step, session.device)
+    draw_grid(session.config, session.labels, *networks, path, session.step, session.device, session.codec)
     session.learner.network.train()
     session.on_event(Sampled(step=session.step, path=path))
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..config import RunConfig
 from ..registry import AUTOENCODERS
 
+_PIXELS_AT_ONCE = 1 << 20  # of all images of a part
+
+
+class Posterior(NamedTuple):
+    """What an image may be encoded as: a Gaussian for each latent value, or a single value (std None)."""
+
+    mean_BCHW: Tensor
+    std_BCHW: Tensor | None = None
+
 
 class Autoencoder(Protocol):
-    """Turns images into what the network models, and back; scaled both ways inside."""
+    """Turns images into what the network models, and back; scaled and shifted both ways as its own config says."""
 
     channels: int  # of a latent
     shrink: int  # an image of height H has a latent of height H / shrink
+    fingerprint: str  # changes with its weights
 
-    def encode(self, image_BCHW: Tensor) -> Tensor:
-        """Latents (B, channels, H/shrink, W/shrink), of about unit variance, of images in [-1, 1]."""
+    def encode(self, image_BCHW: Tensor) -> Posterior:
+        """Latents (B, channels, H/shrink, W/shrink) of images in [-1, 1]."""
         ...
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
@@ -25,6 +36,18 @@ class Autoencoder(Protocol):
         ...
 
 
-def open_autoencoder(config: RunConfig) -> Autoencoder:
-    """The autoencoder that a config names. Raises UsageError if nobody knows it."""
-    return AUTOENCODERS.load(config.autoencoder.name)(config)
+def open_autoencoder(config: RunConfig, device: torch.device | str = "cpu") -> Autoencoder:
+    """The autoencoder that a config names. Raises UsageError if nobody knows it, DataError if it is not to be had."""
+    return AUTOENCODERS.load(config.autoencoder.name)(config, device)
+
+
+def at_once(height: int, width: int) -> int:
+    """How many images of so many pixels an autoencoder is given at a time, so that memory stays bounded."""
+    return max(1, _PIXELS_AT_ONCE // (height * width))
+
+
+def decode_in_parts(autoencoder: Autoencoder, latent_BCHW: Tensor) -> Tensor:
+    """Images of any number of latents, a few at a time."""
+    height, width = latent_BCHW.shape[-2:]
+    part = at_once(height * autoencoder.shrink, width * autoencoder.shrink)
+    return torch.cat([autoencoder.decode(some) for some in latent_BCHW.split(part)])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from .contract import Autoencoder
+from .contract import Autoencoder, Posterior
 
 
-def autoencoder(config: RunConfig) -> Autoencoder:
+def autoencoder(config: RunConfig, device: torch.device | str = "cpu") -> Autoencoder:
     """The identity on images of the config's channels."""
     return Pixel(config.data.channels)
 
@@ -17,12 +18,13 @@ class Pixel:
     """The identity."""
 
     shrink = 1
+    fingerprint = "pixel"
 
     def __init__(self, channels: int):
         self.channels = channels
 
-    def encode(self, image_BCHW: Tensor) -> Tensor:
-        return image_BCHW
+    def encode(self, image_BCHW: Tensor) -> Posterior:
+        return Posterior(image_BCHW)
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         return latent_BCHW

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("datasets", "recipes", "models", "objectives", "samplers")
+FAMILIES = ("datasets", "recipes", "models", "objectives", "samplers", "autoencoders")
 Names = list[tuple[str, str]]
 
 
@@ -51,6 +51,12 @@ def samplers(incomplete: str) -> Names:
     from ..registry import SAMPLERS
 
     return [pair for pair in SAMPLERS.descriptions().items() if pair[0].startswith(incomplete)]
+
+
+def autoencoders(incomplete: str) -> Names:
+    from ..autoencoders.presets import descriptions
+
+    return [pair for pair in descriptions().items() if pair[0].startswith(incomplete)] + _folders(incomplete)
 
 
 def families(incomplete: str) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERNAL = 1  # exit code of a bug
+_BETWEEN_LINES = 15.0  # seconds
 _LONGEST = 1000  # letters of an error: a mistyped word may be a whole file
 
 
@@ -70,13 +72,26 @@ def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float | 
     """A bar on stderr where that is a terminal; gives a function that takes (done, of how much)."""
     console = stderr()
     if quiet or not console.is_terminal:
-        yield lambda done, total: None
+        yield (lambda done, total: None) if quiet else _lines(text)
         return
     from rich.progress import Progress
 
     with Progress(console=console, refresh_per_second=4, transient=True) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(text: str) -> Callable[[float, float | None], None]:
+    """What a bar does where stderr is no terminal: a line now and then, if it takes long."""
+    last = time.monotonic()
+
+    def show(done: float, total: float | None) -> None:
+        nonlocal last
+        if total and time.monotonic() - last >= _BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{text}: {done / total:.0%}")
+
+    return show
 
 
 @contextmanager

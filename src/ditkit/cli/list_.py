@@ -23,7 +23,7 @@ Family = Annotated[
 
 
 def run(family: Family = None, debug: Debug = False) -> None:
-    """List the datasets, recipes, models, objectives and samplers by name."""
+    """List the datasets, recipes, models, objectives, samplers and autoencoders by name."""
     from ..errors import unknown
 
     if family is not None and family not in complete.FAMILIES:
@@ -47,5 +47,9 @@ def _describe(family: str) -> dict[str, str]:
     if family == "models":
         sizes = {name: presets.settings(name) for name in presets.names()}
         return {name: ", ".join(f"{key} {value}" for key, value in size.items()) for name, size in sizes.items()}
+    if family == "autoencoders":
+        from ..autoencoders.presets import descriptions
+
+        return descriptions()
     families = {"datasets": registry.DATASETS, "objectives": registry.OBJECTIVES, "samplers": registry.SAMPLERS}
     return families[family].descriptions()

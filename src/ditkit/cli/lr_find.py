@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,10 +103,19 @@ def run(
 
 def measure(config: RunConfig, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
     """The range test with a sign of life."""
+    from .targets import watching
+
     with console.loading_torch(quiet=quiet):
         from ..lr_finder import find_lr
-    with console.bar("trying learning rates", quiet=quiet) as show:
-        return find_lr(config, device=device, steps=steps, on_step=lambda step, steps, *_: show(step, steps))
+    shown: list[Callable[[float, float | None], None]] = []
+    with watching(quiet=quiet), ExitStack() as opened:
+
+        def on_step(step: int, steps: int, *_: float) -> None:
+            if not shown:  # not before: latents may be made first, with a bar of their own
+                shown.append(opened.enter_context(console.bar("trying learning rates", quiet=quiet)))
+            shown[0](step, steps)
+
+        return find_lr(config, device=device, steps=steps, on_step=on_step)
 
 
 def write(curve: LRCurve, path: Path) -> Path:

@@ -70,6 +70,18 @@ ImageSize = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Autoencoder = Annotated[
+    str | None,
+    typer.Option(
+        "--autoencoder",
+        metavar="NAME|FOLDER|HUB-ID",
+        autocompletion=complete.autoencoders,
+        show_default="the recipe's",
+        help="Learn the latents of this autoencoder instead of pixels: taesd3, sd-vae-ft-mse …, a folder in diffusers' "
+        "layout, a hub repository (user/name), or pixel for none.",
+        rich_help_panel=MODEL,
+    ),
+]
 RunsDir = Annotated[
     Path | None,
     typer.Option(

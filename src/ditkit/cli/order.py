@@ -44,6 +44,7 @@ class Order:
     steps: int
     guidance: float
     interval: tuple[float, float]
+    autoencoder: Path | None = None  # where that of the run lies now
 
     @property
     def file_names(self) -> list[str]:
@@ -133,13 +134,14 @@ def draw(
         from ..device import find_device
         from ..sampling import sample
 
-        trained = load(order.weights, device=find_device(device))
+        with targets.watching(quiet=quiet):
+            trained = load(order.weights, device=find_device(device), autoencoder=order.autoencoder)
     with console.bar("drawing", quiet=quiet) as show:
 
         def on_step(step: int, steps: int, _clean_BCHW: Any, noisy_BCHW: Any) -> None:
             show(first + (step + 1) / steps * len(noisy_BCHW), len(order.labels))
             if on_noisy:
-                on_noisy(step, steps, noisy_BCHW)
+                on_noisy(step, steps, trained.codec.to_images(noisy_BCHW))
 
         for first in range(0, len(order.labels), order.batch_size):
             labels = order.labels[first : first + order.batch_size]

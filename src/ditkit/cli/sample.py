@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from . import console
 from .options import (
     DIFFUSION,
     MACHINE,
+    MODEL,
     OUTPUT,
     Debug,
     Device,
@@ -51,6 +53,16 @@ Interval = Annotated[
 Seed = Annotated[
     str, typer.Option("--seed", metavar="N", help="Image i is drawn from seed N + i.", rich_help_panel=DIFFUSION)
 ]
+MovedAutoencoder = Annotated[
+    Path | None,
+    typer.Option(
+        "--autoencoder",
+        metavar="FOLDER",
+        show_default="where it was in training",
+        help="Where the autoencoder of a model of latents lies now, should it have moved.",
+        rich_help_panel=MODEL,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -71,6 +83,7 @@ def run(
     sampler: Sampler = None,
     seed: Seed = "0",
     model: Model = None,
+    autoencoder: MovedAutoencoder = None,
     no_ema: RawWeights = False,
     out: Out = None,
     force: Force = False,
@@ -103,6 +116,7 @@ def run(
         runs_dir=runs_dir,
         ema=not no_ema,
     )
+    order = replace(order, autoencoder=words.autoencoder_folder(autoencoder))
     words.device(device)
     folder = expanded(out) if out else words.free_name(Path("samples") / order.name)
     names = order.file_names

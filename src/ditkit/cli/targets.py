@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import recipes
+from ..autoencoders.presets import settings as autoencoder_settings
 from ..config import RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..paths import expanded, spelled
@@ -28,6 +29,7 @@ FLAGS = {  # flag -> setting
     "--label-by": "data.label_by",
     "--label-file": "data.label_file",
     "--image-size": "data.image_size",
+    "--autoencoder": "autoencoder",
     "--sample-every": "train.sample_every",
     "--keep-every": "train.keep_every",
 }
@@ -76,8 +78,7 @@ def build(target: Target | None, *, file: Path | None, settings: Sequence[str], 
     trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
     for flag, value in flags.items():
         if value is not None:
-            read = {"--data-dir": _folder, "--label-file": _file}.get(flag, lambda word: word)
-            trees.append(nested(FLAGS[flag], read(value)))
+            trees.append(nested(FLAGS[flag], _READ[flag](value) if flag in _READ else value))
     try:
         config = recipes.build(*trees, recipes.merge_settings(settings))
     except UsageError as error:
@@ -131,9 +132,8 @@ def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
 def open_images(config: RunConfig, *, quiet: bool = False) -> Dataset:
     """The images to train on; says what is downloaded or unpacked for them."""
     from ..data.contract import open_dataset
-    from ..data.places import watched
 
-    with watched(lambda text: _told(text, quiet=quiet)):
+    with watching(quiet=quiet):
         return open_dataset(config.data, "train")
 
 
@@ -187,6 +187,22 @@ def _place(word: str) -> str | None:
     if is_archive(word) and not path.exists():
         raise UsageError(f"there is no archive {word}", "check the path")
     return spelled(path.resolve()) if is_archive(word) else None
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "--data-dir": _folder,
+    "--label-file": _file,
+    "--autoencoder": autoencoder_settings,
+}
+
+
+@contextmanager
+def watching(*, quiet: bool) -> Iterator[None]:
+    """Within it, what is downloaded, unpacked or encoded is told, with its progress."""
+    from ..data.places import watched
+
+    with watched(lambda text: _told(text, quiet=quiet)):
+        yield
 
 
 @contextmanager

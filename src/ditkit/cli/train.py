@@ -13,6 +13,7 @@ import typer
 
 from . import console
 from .options import (
+    Autoencoder,
     Config,
     DataDir,
     Debug,
@@ -61,6 +62,7 @@ def run(
     label_by: LabelBy = None,
     label_file: LabelFile = None,
     image_size: ImageSize = None,
+    autoencoder: Autoencoder = None,
     config: Config = None,
     settings: Settings = None,
     name: Name = None,
@@ -89,6 +91,7 @@ def run(
         "--label-by": label_by,
         "--label-file": label_file,
         "--image-size": image_size,
+        "--autoencoder": autoencoder,
         "--sample-every": sample_every,
         "--keep-every": keep_every,
     }
@@ -176,7 +179,8 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
         import torch
 
         from ..models.dit import DiT, flops
-    size, channels = config.data.image_size, config.data.channels
+    channels, *sides = config.shape
+    size = (sides[0], sides[1])
     with torch.device("meta"):
         network = DiT(config.model, channels=channels, size=size, classes=len(images.labels))
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -195,7 +199,7 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
 def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
-    from .targets import check_data
+    from .targets import check_data, watching
 
     quiet = quiet or not _leads()
     check_data(plan.config, quiet=quiet)
@@ -208,7 +212,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
         with console.loading_torch(quiet=quiet):
             from ..training import train
         progress = TrainingProgress(folder.name, quiet=quiet)
-        with progress:
+        with progress, watching(quiet=quiet):
             train(
                 config,
                 folder,

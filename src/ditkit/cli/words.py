@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import MachineError, UsageError, unknown
-from ..paths import as_text
+from ..paths import as_text, expanded
 
 MOST_IMAGES = 100_000
 ANY = "any"  # the only label of a model without labels
@@ -142,6 +142,17 @@ def free_name(path: Path, ending: str = "") -> Path:
         candidate = path.with_name(f"{path.name}-{number}{ending}")
         number += 1
     return candidate
+
+
+def autoencoder_folder(given: Path | None) -> Path | None:
+    """The folder of an autoencoder. Raises UsageError or DataError if there is none."""
+    if given is None:
+        return None
+    from ..autoencoders import presets
+
+    if not expanded(given).is_dir():
+        raise UsageError(f"--autoencoder: there is no folder {given}", "check the path")
+    return presets.autoencoder_folder(expanded(given))
 
 
 def check_writable(folder: Path) -> None:

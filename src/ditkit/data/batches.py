@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,17 +31,32 @@ class Batch:
     bad: dict[int, str]  # images that could not be read and were replaced, new with this batch: index -> why
 
 
+@runtime_checkable
+class Reader(Protocol):
+    """What gives many images of a dataset at once, ready for the network."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
+        """Images, of which some are mirrored, for these positions of the stream. Raises DataError."""
+        ...
+
+    def without_cache(self) -> Reader:
+        """The same, keeping nothing in memory: for processes, each of which would keep it all."""
+        ...
+
+
 class Batches:
     """An endless stream of shuffled batches: position p = step * batch_size + i shows image order(p // n)[p % n].
 
     The stream crosses epochs, so that every batch is full even when the set is smaller than one. `share` is the part
     of each batch that is made here. An image that cannot be read is replaced by another one that depends on the seed
-    and the image alone. Decoded images are kept in memory when the whole set fits into `cache_bytes`.
+    and the image alone. Decoded images of a dataset are kept in memory when the whole set fits into `cache_bytes`.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Reader,
         batch_size: int,
         seed: int,
         flip: bool = False,
@@ -49,33 +65,19 @@ class Batches:
     ):
         if len(dataset) == 0:
             raise DataError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
-        self._dataset, self._batch_size, self._seed, self._flip = dataset, batch_size, seed, flip
-        self._share = share
-        self._bad: dict[int, str] = {}
-        self._shape: tuple[int, ...] | None = None
-        self._shape = self._decode(0)[0].shape
-        self._known = np.zeros(len(dataset), dtype=bool)
-        self._labels = np.zeros(len(dataset), dtype=np.int64)
-        fits = len(dataset) * int(np.prod(self._shape)) <= cache_bytes
-        self._cache = np.empty((len(dataset), *self._shape), dtype=np.uint8) if fits else None
+        self._reader = dataset if isinstance(dataset, Reader) else Decoded(dataset, seed, cache_bytes)
+        self._batch_size, self._seed, self._flip, self._share = batch_size, seed, flip, share
 
     def batch(self, step: int) -> Batch:
         """The batch of a step. Raises DataError when too many images in a row cannot be read."""
         positions = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)[self._share]
-        epochs, places = np.divmod(positions, len(self._dataset))
+        epochs, places = np.divmod(positions, len(self._reader))
         indices = np.empty_like(positions)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            indices[chosen] = order(self._seed, int(epoch), len(self._dataset))[places[chosen]]
-        images_BHWC, label_B = self._read(indices)
-        if self._flip:
-            mirrored = flips(self._seed, positions)
-            images_BHWC[mirrored] = images_BHWC[mirrored, :, ::-1]
-        # In numpy, because torch would start a second team of threads when called outside the main thread.
-        x_BCHW = np.divide(images_BHWC.transpose(0, 3, 1, 2), np.float32(127.5), dtype=np.float32, order="C")
-        x_BCHW -= 1
-        bad, self._bad = self._bad, {}
-        return Batch(torch.from_numpy(x_BCHW), torch.from_numpy(label_B), bad)
+            indices[chosen] = order(self._seed, int(epoch), len(self._reader))[places[chosen]]
+        mirrored = flips(self._seed, positions) if self._flip else np.zeros(len(positions), dtype=bool)
+        return self._reader.read(indices, mirrored, positions)
 
     def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of start_step, start_step + 1, …, prepared ahead by a thread that ends with the iterator.
@@ -96,7 +98,36 @@ class Batches:
 
     def without_cache(self) -> Batches:
         """The same stream, keeping nothing in memory: for processes, each of which would keep it all."""
-        return Batches(self._dataset, self._batch_size, self._seed, self._flip, self._share, cache_bytes=0)
+        return Batches(self._reader.without_cache(), self._batch_size, self._seed, self._flip, self._share)
+
+
+class Decoded:
+    """The pixels of a dataset's images, scaled to [-1, 1] (a Reader)."""
+
+    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int):
+        self._dataset, self._seed = dataset, seed
+        self._bad: dict[int, str] = {}
+        self._shape: tuple[int, ...] | None = None
+        self._shape = self._decode(0)[0].shape
+        self._known = np.zeros(len(dataset), dtype=bool)
+        self._labels = np.zeros(len(dataset), dtype=np.int64)
+        fits = len(dataset) * int(np.prod(self._shape)) <= cache_bytes
+        self._cache = np.empty((len(dataset), *self._shape), dtype=np.uint8) if fits else None
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
+        images_BHWC, label_B = self._read(indices)
+        images_BHWC[mirrored] = images_BHWC[mirrored, :, ::-1]
+        # In numpy, because torch would start a second team of threads when called outside the main thread.
+        x_BCHW = np.divide(images_BHWC.transpose(0, 3, 1, 2), np.float32(127.5), dtype=np.float32, order="C")
+        x_BCHW -= 1
+        bad, self._bad = self._bad, {}
+        return Batch(torch.from_numpy(x_BCHW), torch.from_numpy(label_B), bad)
+
+    def without_cache(self) -> Decoded:
+        return Decoded(self._dataset, self._seed, cache_bytes=0)
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images, uint8 (B, H, W, C), that may be written to, and labels of some indices."""

@@ -39,6 +39,11 @@ def watched(watch: Watch) -> Iterator[None]:
         _watch.reset(token)
 
 
+def telling(text: str) -> AbstractContextManager[Progress]:
+    """Say that something long begins; gives a function that takes the progress."""
+    return _watch.get()(text)
+
+
 def is_address(place: str) -> bool:
     """Whether it is written like an address of the web, not like a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None

@@ -22,7 +22,7 @@ def parameters(config: RunConfig, labels: int) -> int:
     """Exactly how many the network of a config has, with `labels` classes and the null label."""
     model, D = config.model, config.model.width
     adaptive = model.conditioning.startswith("adaln")
-    features = config.data.channels * model.patch**2
+    features = config.shape[0] * model.patch**2
     norm = 0 if adaptive else (2 * D if model.norm == "layer" else D)
     embeddings = _linear(features, D) + _linear(model.frequency_size, D) + _linear(D, D) + (labels + 1) * D
     modulation = _linear(D, 2 * D) if adaptive else 0
@@ -52,12 +52,12 @@ def checkpoint_bytes(config: RunConfig, labels: int) -> int:
 
 def training_bytes(config: RunConfig, labels: int) -> int:
     """The least memory that training takes: weights, moments, gradients, a batch and what backward needs of it."""
-    model, data, train = config.model, config.data, config.train
-    height, width = data.image_size
+    model, train = config.model, config.train
+    channels, height, width = config.shape
     tokens = (height // model.patch) * (width // model.patch)
     kept = model.depth * (6 * model.width + 2 * hidden_width(model.mlp, model.width, model.mlp_ratio))  # of a token
     activations = 2 * (train.batch_size // train.accumulate) * tokens * kept  # 2 bytes each, as in bfloat16
-    batch = _FLOAT * train.batch_size * data.channels * height * width
+    batch = _FLOAT * train.batch_size * channels * height * width
     return 5 * _FLOAT * parameters(config, labels) + batch + activations
 
 

@@ -1,0 +1,105 @@
+"""Between images and what the network models: latents of unit variance, read from the cache and decoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .autoencoders.contract import Autoencoder, decode_in_parts
+from .card import LatentStats
+from .data.batches import Batch, replacements
+from .errors import DataError
+from .latent_cache import SHARD, Latents
+from .seeding import generator
+
+
+class Codec:
+    """What turns the network's world into images: the identity for pixels."""
+
+    def __init__(self, autoencoder: Autoencoder, stats: LatentStats | None):
+        self.autoencoder, self.stats = autoencoder, stats
+
+    @torch.inference_mode()
+    def to_images(self, x_BCHW: Tensor) -> Tensor:
+        """Images in about [-1, 1] of what a sampler drew."""
+        if self.stats is None:
+            return x_BCHW
+        mean_C, std_C = (torch.tensor(one, dtype=x_BCHW.dtype, device=x_BCHW.device) for one in _numbers(self.stats))
+        return decode_in_parts(self.autoencoder, x_BCHW * std_C[:, None, None] + mean_C[:, None, None])
+
+
+class LatentReader:
+    """Latents of a data set, made of unit variance channel by channel (a Reader).
+
+    Where the autoencoder has a posterior, each showing of an image is another draw from it, a function of the seed
+    and the position.
+    """
+
+    def __init__(self, latents: Latents, stats: LatentStats, seed: int):
+        self._latents, self._seed = latents, seed
+        self._mean_C, self._std_C = (np.array(one, dtype=np.float32) for one in _numbers(stats))
+        self._shards: dict[int, dict[str, np.ndarray]] = {}
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        return {**self.__dict__, "_shards": {}}  # a pickled map would be a copy of the file
+
+    def __len__(self) -> int:
+        return self._latents.images
+
+    def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
+        bad: dict[int, str] = {}
+        chosen = [self._readable(int(index), bad) for index in indices]
+        versions = mirrored.astype(int).tolist()
+        pairs = list(zip(chosen, versions, strict=True))
+        x_BCHW = np.stack([self._at("mean", *pair) for pair in pairs]).astype(np.float32)
+        if "std" in self._shard(0):
+            std_BCHW = np.stack([self._at("std", *pair) for pair in pairs]).astype(np.float32)
+            noise = (
+                torch.randn(std_BCHW.shape[1:], generator=generator(self._seed, "posterior", int(position))).numpy()
+                for position in positions
+            )
+            x_BCHW += std_BCHW * np.stack(list(noise))
+        x_BCHW -= self._mean_C[:, None, None]
+        x_BCHW /= self._std_C[:, None, None]
+        labels = torch.from_numpy(self._latents.label_ids[chosen])
+        return Batch(torch.from_numpy(x_BCHW), labels, bad)
+
+    def without_cache(self) -> LatentReader:
+        return self
+
+    def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:
+        """Every readable image's latent, unmirrored, without a draw: float32 (N, C, H, W); labels; the others."""
+        bad = self._latents.bad
+        good = [index for index in range(len(self)) if index not in bad]
+        if not good:
+            return torch.empty(0), torch.empty(0, dtype=torch.int64), bad
+        x_BCHW = np.stack([self._at("mean", index, 0) for index in good]).astype(np.float32)
+        x_BCHW = (x_BCHW - self._mean_C[:, None, None]) / self._std_C[:, None, None]
+        return torch.from_numpy(x_BCHW), torch.from_numpy(self._latents.label_ids[good]), bad
+
+    def _readable(self, index: int, bad: dict[int, str]) -> int:
+        """The index, or that of the image that takes its place."""
+        if index not in self._latents.bad:
+            return index
+        bad[index] = self._latents.bad[index]
+        for other in replacements(self._seed, index, len(self)):
+            if other not in self._latents.bad:
+                return other
+            bad[other] = self._latents.bad[other]
+        raise DataError(f"hardly any image can be read: {bad[index]}", "check that the files are whole")
+
+    def _at(self, name: str, index: int, version: int) -> np.ndarray:
+        return self._shard(index // SHARD)[name][index % SHARD, version]
+
+    def _shard(self, number: int) -> dict[str, np.ndarray]:
+        if number not in self._shards:
+            self._shards[number] = self._latents.shard(number)
+        return self._shards[number]
+
+
+def _numbers(stats: LatentStats) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return stats.mean, stats.std
