@@ -131,7 +131,7 @@ def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
 def open_images(config: RunConfig, *, quiet: bool = False) -> Dataset:
     """The images to train on; says what is downloaded or unpacked for them."""
     from ..data.contract import open_dataset
-    from ..data.places import watched
+    from ..downloads.watch import watched
 
     with watched(lambda text: _told(text, quiet=quiet)):
         return open_dataset(config.data, "train")
