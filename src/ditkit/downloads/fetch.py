@@ -167,7 +167,7 @@ def _try(source: _Source, part: Part, on_progress: Progress, patience: Patience)
         part.discard()
     with _ask(urllib.request.Request(url, headers=headers), patience, part, by_hand) as response:
         if not source.page and response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise _page(url, by_hand)
+            raise _page(response.url, by_hand)
         total = _expected(response, part, by_hand)
         head = b""
         for block in _blocks(response, patience):

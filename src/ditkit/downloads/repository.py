@@ -136,11 +136,11 @@ class Repository:
             )
         if code is not None:
             return Unreachable(f"cannot look up {place}: {endpoint} answers {code}", self.by_hand)
+        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):
+            return Unreachable(f"cannot look up {place}: {endpoint} does not answer as the hub does", self.by_hand)
         if type(error).__module__.startswith(_CLIENTS) or isinstance(error, OSError):
             why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
             return Unreachable(f"cannot reach {endpoint} for {place}: {why}", self.by_hand)
-        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):
-            return Unreachable(f"cannot look up {place}: {endpoint} does not answer as the hub does", self.by_hand)
         return error
 
 
