@@ -26,6 +26,7 @@ LAYERS = {
         "events",
         "metrics",
         "paths",
+        "downloads",
         "run_folder",
         "threads",
         "autoencoders.presets",

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from .autoencoders.contract import Autoencoder, at_once
 from .card import LatentStats
 from .config import RunConfig
 from .data.contract import Dataset, Split
-from .data.places import stem, telling
+from .data.places import stem
+from .downloads.watch import Progress, watching
 from .errors import DataError, MachineError
 from .paths import NO_ROOM, alone, cache_folder, check_room
 
 FORMAT = 1
-SHARD = 512  # images
+SHARD = 512  # images in a file
 _LONG_TO_CHECK = 256 << 20  # bytes
 _checked: set[Path] = set()
 
@@ -50,7 +52,8 @@ class Recipe:
     config: RunConfig
     autoencoder: Autoencoder
     device: torch.device
-    should_stop: Callable[[], bool]
+    should_stop: Callable[[], bool] = lambda: False
+    shard_images: int = SHARD
 
     @property
     def flips(self) -> int:
@@ -60,8 +63,8 @@ class Recipe:
     @property
     def folder_name(self) -> str:
         data = self.config.data
-        parts = [FORMAT, self.dataset.fingerprint, data.image_size, data.channels, data.crop, self.flips]
-        digest = hashlib.sha256(json.dumps([*parts, self.autoencoder.fingerprint]).encode()).hexdigest()
+        inputs = [self.dataset.fingerprint, data.image_size, data.channels, data.crop, self.autoencoder.fingerprint]
+        digest = hashlib.sha256(json.dumps([FORMAT, self.shard_images, self.flips, *inputs]).encode()).hexdigest()
         name = stem(data.path) if data.name == "folder" and data.path else data.name
         plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)[:40]
         return f"{plain or 'images'}-{self.split}-{digest[:16]}"
@@ -80,7 +83,7 @@ class Latents:
     shards: list[dict[str, Any]]
     bad: dict[int, str]  # images that could not be read -> why; their latents are zero
     label_ids: np.ndarray  # int64
-    flips: int
+    shard_images: int
 
     def statistics(self, autoencoder: str) -> LatentStats:
         """Mean and standard deviation of each channel over all latents, posterior spread included."""
@@ -106,7 +109,8 @@ def open_latents(recipe: Recipe) -> Latents:
         durable.make_folder(folder)
         with alone(folder):
             shards = _good_shards(folder, len(recipe.dataset))
-            missing = [number for number in range(_count(len(recipe.dataset))) if number not in shards]
+            numbers = range(-(-len(recipe.dataset) // recipe.shard_images))
+            missing = [number for number in numbers if number not in shards]
             if missing:
                 _make(recipe, folder, shards, missing)
             os.utime(folder)  # when it was last used
@@ -120,12 +124,8 @@ def open_latents(recipe: Recipe) -> Latents:
         shards=ordered,
         bad={int(index): why for shard in ordered for index, why in shard["bad"].items()},
         label_ids=np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64),
-        flips=recipe.flips,
+        shard_images=recipe.shard_images,
     )
-
-
-def _count(images: int) -> int:
-    return -(-images // SHARD)
 
 
 def _good_shards(folder: Path, images: int) -> dict[int, dict[str, Any]]:
@@ -140,17 +140,21 @@ def _good_shards(folder: Path, images: int) -> dict[int, dict[str, Any]]:
         return {}
     if folder in _checked and all((folder / shard["file"]).is_file() for shard in found.values()):
         return found
-    slow = size > _LONG_TO_CHECK
-    with telling(f"checking {size / 1e6:,.0f} MB of latents in {folder}") if slow else contextlib.nullcontext() as show:
-        good, done = {}, 0
+    good, done = {}, 0
+    with _watched(size, folder) as show:
         for number, shard in found.items():
             if _matches(folder / shard["file"], shard):
                 good[number] = shard
             done += int(shard["bytes"])
-            if show:
-                show(done, size)
+            show(done, size)
     _checked.add(folder)
     return good
+
+
+def _watched(size: int, folder: Path) -> AbstractContextManager[Progress]:
+    if size < _LONG_TO_CHECK:
+        return contextlib.nullcontext(lambda done, total: None)
+    return watching(f"checking {size / 1e6:,.0f} MB of latents in {folder}")
 
 
 def _matches(path: Path, shard: dict[str, Any]) -> bool:
@@ -163,37 +167,38 @@ def _matches(path: Path, shard: dict[str, Any]) -> bool:
 
 
 def _make(recipe: Recipe, folder: Path, shards: dict[int, dict[str, Any]], missing: list[int]) -> None:
-    total = len(recipe.dataset)
-    check_room("the cache of latents", folder, len(missing) * SHARD * recipe.image_bytes + (1 << 20))
+    total, size = len(recipe.dataset), recipe.shard_images
+    check_room("the cache of latents", folder, len(missing) * size * recipe.image_bytes + (1 << 20))
     source = recipe.config.autoencoder.source or recipe.config.autoencoder.name
     about = {"source": f"latents of {total:,} images ({recipe.config.data.name}, {recipe.split}) by {source}"}
     durable.write_atomically(folder / "about.json", json.dumps(about))
-    text = f"encoding {total:,} images ({recipe.split}) into latents, once for all runs on them, in {folder}"
-    with telling(text) as show:
-        for number in missing:
-            first, last = number * SHARD, min(total, (number + 1) * SHARD)
-            done = total - sum(min(SHARD, total - one * SHARD) for one in missing if one >= number)
+    ranges = {number: range(number * size, min(total, (number + 1) * size)) for number in missing}
+    done = total - sum(len(indices) for indices in ranges.values())
+    text = f"encoding {total - done:,} images ({recipe.split}) into latents, once for all runs on them, in {folder}"
+    with watching(text) as show:
+        for number, indices in ranges.items():
+            before = done
 
-            def on_image(count: int, done: int = done) -> None:
-                show(done + count, total)
+            def on_image(count: int, before: int = before) -> None:
+                show(before + count, total)
 
-            shards[number] = _write(recipe, folder, number, _encode(recipe, range(first, last), on_image))
+            shards[number] = _write(folder, number, indices, *_encode(recipe, indices, on_image))
             index = {"format": FORMAT, "images": total, "shards": shards}
             durable.write_atomically(folder / "index.json", json.dumps(index, allow_nan=False))
+            done += len(indices)
 
 
 def _write(
-    recipe: Recipe, folder: Path, number: int, encoded: tuple[dict[str, Tensor], dict[int, str]]
+    folder: Path, number: int, indices: range, tensors: dict[str, Tensor], bad: dict[int, str]
 ) -> dict[str, Any]:
     """Write one shard, whole or not at all; returns what the index says of it."""
-    tensors, bad = encoded
     name = f"shard-{number:05d}.safetensors"
     temporary = folder / f".{name}.tmp"
     temporary.unlink(missing_ok=True)
     described = durable.write_synced(temporary, tensor_files.pieces(tensors))
     durable.rename(temporary, folder / name)
     durable.sync_folder(folder)
-    good = [row for row in range(len(tensors["mean"])) if number * SHARD + row not in bad]
+    good = [row for row, index in enumerate(indices) if index not in bad]
     mean = tensors["mean"][good].double()
     square = mean.square()
     if "std" in tensors:

@@ -13,7 +13,7 @@ from .autoencoders.contract import Autoencoder, decode_in_parts
 from .card import LatentStats
 from .data.batches import Batch, replacements
 from .errors import DataError
-from .latent_cache import SHARD, Latents
+from .latent_cache import Latents
 from .seeding import generator
 
 
@@ -93,7 +93,8 @@ class LatentReader:
         raise DataError(f"hardly any image can be read: {bad[index]}", "check that the files are whole")
 
     def _at(self, name: str, index: int, version: int) -> np.ndarray:
-        return self._shard(index // SHARD)[name][index % SHARD, version]
+        number, row = divmod(index, self._latents.shard_images)
+        return self._shard(number)[name][row, version]
 
     def _shard(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._shards:

@@ -134,6 +134,7 @@ def open_session(
     state = _restore(config, folder, world, learner, dataset, on_event, force_change)
     known = state.latents if state else None
     material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
+    share = world.share(config.train.batch_size)
     session = Session(
         config=config,
         folder=folder,
@@ -153,13 +154,7 @@ def open_session(
         ),
         learner=learner,
         ema=ema,
-        batches=Batches(
-            material.train,
-            config.train.batch_size,
-            config.seed,
-            config.data.flip,
-            world.share(config.train.batch_size),
-        ),
+        batches=Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share),
         validation=ValidationSet(material.validation, objective, config.seed),
         codec=material.codec,
         journal=Journal(folder, state, writes=world.leads),

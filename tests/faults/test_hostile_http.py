@@ -29,11 +29,11 @@ import pytest
 from PIL import Image
 from test_cli import elsewhere, said
 
-from ditkit.data import fetch as module
 from ditkit.data import places
-from ditkit.data.fetch import Patience, fetch
-from ditkit.data.part import Part
-from ditkit.data.web import Redirects, seconds
+from ditkit.downloads import fetch as module
+from ditkit.downloads.fetch import Patience, fetch
+from ditkit.downloads.part import Part
+from ditkit.downloads.web import Redirects, seconds
 from ditkit.errors import DataError, MachineError, UsageError
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
@@ -549,7 +549,7 @@ def test_a_download_is_on_disk_before_it_gets_its_name(
 FETCH = """
 import sys
 from pathlib import Path
-from ditkit.data.fetch import fetch
+from ditkit.downloads.fetch import fetch
 fetch(sys.argv[1], Path(sys.argv[2]))
 """
 

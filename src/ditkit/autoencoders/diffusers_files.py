@@ -28,7 +28,7 @@ def find_files(config: RunConfig) -> Path:
     if path.is_dir():
         folder = autoencoder_folder(path)
     elif is_repository(source):
-        from ..hub import snapshot
+        from ..downloads.hub import snapshot
 
         wanted = (CONFIG, WEIGHTS)
         folder = snapshot(

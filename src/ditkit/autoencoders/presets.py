@@ -46,7 +46,7 @@ def settings(word: str) -> dict[str, Any]:
         folder = autoencoder_folder(path)
         return {**nothing, **described(read_config(folder)), "source": spelled(folder.resolve())}
     if is_repository(word):
-        from ..hub import snapshot
+        from ..downloads.hub import snapshot
 
         folder = snapshot(word, kind="model", revision=None, wanted=lambda name: name == CONFIG)
         return {**nothing, **described(read_config(folder)), "source": word}

@@ -199,7 +199,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 @contextmanager
 def watching(*, quiet: bool) -> Iterator[None]:
     """Within it, what is downloaded, unpacked or encoded is told, with its progress."""
-    from ..data.places import watched
+    from ..downloads.watch import watched
 
     with watched(lambda text: _told(text, quiet=quiet)):
         yield

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from ..downloads.fetch import fetch
+from ..downloads.watch import watching
+from ..downloads.web import check_address
 from ..errors import DataError, UsageError
 from ..paths import cache_dir, cache_folder, expanded
 from .archives import COMPLETE, SUFFIXES, extract, is_whole
-from .fetch import fetch
 from .files import hidden
-from .web import check_address
 
-Progress = Callable[[float, float | None], None]  # bytes done, of how many where that is known
-Watch = Callable[[str], AbstractContextManager[Progress]]
-
-
-def _unwatched(text: str) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, total: None)
-
-
-_watch: ContextVar[Watch] = ContextVar("watch", default=_unwatched)
 _ready: set[Path] = set()
-
-
-@contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Within it, `watch` is told in words what is being downloaded or unpacked, and given the progress."""
-    token = _watch.set(watch)
-    try:
-        yield
-    finally:
-        _watch.reset(token)
-
-
-def telling(text: str) -> AbstractContextManager[Progress]:
-    """Say that something long begins; gives a function that takes the progress."""
-    return _watch.get()(text)
 
 
 def is_address(place: str) -> bool:
@@ -87,7 +61,7 @@ def _from_address(place: str) -> Path:
     archive = cache_dir() / "downloads" / (key + _suffix(urlsplit(url).path))
     if not archive.is_file():
         cache_folder("downloads")
-        with _watch.get()(f"downloading {url} to {archive}") as show:
+        with watching(f"downloading {url} to {archive}") as show:
             fetch(url, archive, sha256=sha256, on_progress=show)
     else:
         fetch(url, archive, sha256=sha256)  # checks it
@@ -102,7 +76,7 @@ def _unpacked(archive: Path, key: str) -> Path:
     if _is_ready(folder):
         return folder
     cache_folder("extracted")
-    with _watch.get()(f"unpacking {archive} to {folder}") as show:
+    with watching(f"unpacking {archive} to {folder}") as show:
         return extract(archive, folder, on_progress=show)
 
 

@@ -33,7 +33,10 @@ def check_address(url: str) -> None:
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirects that neither leave the web nor give up encryption, and not many of them."""
+    """Redirects that neither leave the web nor give up encryption, and not many of them.
+
+    What the first server was told in confidence, no other is.
+    """
 
     max_redirections, max_repeats = 10, 2
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # missing in Python 3.10
@@ -49,7 +52,10 @@ class Redirects(urllib.request.HTTPRedirectHandler):
             return None  # an error of its own kind
         if code == 308:
             code = 307
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+            request.headers.pop("Authorization", None)
+        return request
 
 
 def ask(request: urllib.request.Request, timeout: float) -> Any:

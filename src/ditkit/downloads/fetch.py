@@ -12,7 +12,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .. import durable
 from ..errors import MachineError
 from ..paths import NO_ROOM, alone, check_room
 from .part import Part
+from .watch import Progress
 from .web import REDIRECTS, ask, check_address, seconds, words
 
 _BLOCK = 1 << 16
@@ -29,9 +30,8 @@ _PROGRESS = 1 << 20  # more bytes than ever before: what the server is given ano
 _LOOK_AT_DISK = 64 << 20  # bytes
 _SPARE = 64 << 20  # bytes of the disk that stay free
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
+_TEXTS = (".md", ".html", ".xml", ".svg")  # files that may well begin so
 _AWAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED)
-
-Progress = Callable[[float, float | None], None]  # bytes done, of how many where that is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,90 +56,122 @@ def fetch(
     target: Path,
     *,
     sha256: str | None = None,
+    git: str | None = None,
+    headers: Mapping[str, str] = {},
+    by_hand: str | None = None,
     on_progress: Progress = lambda done, total: None,
     patience: Patience = Patience(),
 ) -> Path:
     """Download `url` to the file `target`, whole or not at all; what is there already is only checked. Returns it.
 
-    What a broken connection has left goes on where it stopped. Raises MachineError saying how to do it by hand.
+    Its content must have the SHA-256, or the name that git gives it, where one is known. `headers` are sent with the
+    request, `Authorization` to no other host. What a broken connection has left goes on where it stopped. Raises
+    MachineError saying how to do it by hand.
     """
     check_address(url)
-    by_hand = f"get it by hand from {url} and put it at {target}"
+    by_hand = by_hand or f"get it by hand from {url} and put it at {target}"
+    page = bool(sha256 or git) and target.suffix.lower() in _TEXTS
+    wanted = _Sum("git name", git) if git and not sha256 else _Sum("sha256", sha256)
     if target.is_file():
-        return _checked(target, sha256)
-    if name := _offline():
+        return _checked(target, wanted)
+    if name := offline():
         raise MachineError(f"{url} is not downloaded, because {name} is set", by_hand)
     try:
         durable.make_folder(target.parent)
         with alone(target) as held:
             if target.is_file():
-                return _checked(target, sha256)
+                return _checked(target, wanted)
             with contextlib.closing(Part(target, url, shared=not held)) as part:
-                _download(url, part, sha256, on_progress, patience, by_hand)
+                _download(_Source(url, headers, by_hand, page), part, wanted, on_progress, patience)
                 part.finish(target)
     except OSError as error:  # of the disk: those of the network are told apart where they happen
         raise MachineError(f"cannot write to {target.parent}: {error.strerror or error}", NO_ROOM) from None
     return target
 
 
-def _offline() -> str | None:
-    """The environment variable that forbids downloads."""
+def offline() -> str | None:
+    """The environment variable that forbids downloads, if one does."""
     for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off"):
             return name
     return None
 
 
-def _checked(path: Path, sha256: str | None) -> Path:
-    if sha256 and (actual := _sha256(path)) != sha256:
-        raise MachineError(f"{path} has the sha256 {actual}, not {sha256}", f"delete {path} to download it again")
+@dataclass(frozen=True)
+class _Source:
+    """Where a file comes from, what is said to the server, and what to do if it does not come."""
+
+    url: str
+    headers: Mapping[str, str]
+    by_hand: str
+    page: bool  # whether it may be a web page
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """What a file's content must hash to."""
+
+    kind: str
+    value: str | None
+
+    def wrong(self, path: Path) -> str | None:
+        """What a file has instead; None if it is right."""
+        actual = self._of(path) if self.value else None
+        return f"has the {self.kind} {actual}, not {self.value}" if actual != self.value else None
+
+    def _of(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        if self.kind != "sha256":
+            digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+def _checked(path: Path, wanted: _Sum) -> Path:
+    if wrong := wanted.wrong(path):
+        raise MachineError(f"{path} {wrong}", f"delete {path} to download it again")
     return path
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _download(
-    url: str, part: Part, sha256: str | None, on_progress: Progress, patience: Patience, by_hand: str
-) -> None:
+def _download(source: _Source, part: Part, wanted: _Sum, on_progress: Progress, patience: Patience) -> None:
     """Fill the part, in as many tries as it takes while they get somewhere."""
-    tries = most = wrong = 0
+    tries = most = bad = 0
     while True:
         try:
-            _try(url, part, on_progress, patience, by_hand)
-            actual = _sha256(part.path) if sha256 else None
-            if actual == sha256:
+            _try(source, part, on_progress, patience)
+            wrong = wanted.wrong(part.path)
+            if not wrong:
                 return
             part.discard()
-            wrong += 1
-            if wrong == 2:
-                raise MachineError(f"{url} has the sha256 {actual}, not {sha256}", by_hand)
+            bad += 1
+            if bad == 2:
+                raise MachineError(f"{source.url} {wrong}", source.by_hand)
         except _Again as failure:
             if part.size >= most + _PROGRESS:
                 tries, most = 0, part.size
             if tries == len(patience.delays) or failure.wait > patience.longest:
-                raise MachineError(f"cannot download {url}: {failure.why}", by_hand) from None
+                raise MachineError(f"cannot download {source.url}: {failure.why}", source.by_hand) from None
             time.sleep(max(patience.delays[tries], failure.wait))
             tries += 1
 
 
-def _try(url: str, part: Part, on_progress: Progress, patience: Patience, by_hand: str) -> None:
+def _try(source: _Source, part: Part, on_progress: Progress, patience: Patience) -> None:
     """One request, from where the part ends."""
-    headers = {"User-Agent": "ditkit", "Accept": "*/*", "Accept-Encoding": "identity"}
+    url, by_hand = source.url, source.by_hand
+    headers = {"User-Agent": "ditkit", "Accept": "*/*", "Accept-Encoding": "identity", **source.headers}
     if part.size and part.validator:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.validator}
     else:
         part.discard()
     with _ask(urllib.request.Request(url, headers=headers), patience, part, by_hand) as response:
+        if not source.page and response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+            raise _page(response.url, by_hand)
         total = _expected(response, part, by_hand)
         head = b""
         for block in _blocks(response, patience):
-            if part.size - len(head) == 0 and len(head) < 64:
+            if not source.page and part.size == len(head) < 64:
                 head += block[:64]
                 if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):
                     part.discard()
@@ -184,8 +216,6 @@ def _expected(response: Any, part: Part, by_hand: str) -> int | None:
     url, headers = response.url, response.headers
     if response.status not in (200, 206):
         raise MachineError(f"cannot download {url}: the server answers {response.status}", by_hand)
-    if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-        raise _page(url, by_hand)
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     gzipped = encoding in ("gzip", "x-gzip") and urlsplit(url).path.lower().endswith((".gz", ".tgz"))
     if encoding not in ("", "identity") and not gzipped:  # of a .tar.gz some servers say so

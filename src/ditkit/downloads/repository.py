@@ -1,0 +1,169 @@
+"""A repository on the Hugging Face hub: its commits, its files, and one file of it.
+
+huggingface_hub knows the addresses, the commits, the files and who may read them. The bytes come by `fetch`, because
+`hf_hub_download` neither continues what an earlier process has begun nor checks what it got.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .. import durable
+from ..errors import MachineError, UsageError
+from .fetch import Patience, fetch, offline
+from .watch import Progress
+from .web import seconds
+
+Kind = Literal["dataset", "model"]
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_ANSWER = TypeVar("_ANSWER")
+_CLIENTS = ("httpx", "httpcore", "requests", "urllib3")  # huggingface_hub has used several
+_LOGIN = "for what is not public set HF_TOKEN to a token of yours, or `hf auth login`"
+
+
+class Unreachable(MachineError):
+    """The hub cannot be asked: no network, an outage, or the user forbids it."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file of a repository: its size in bytes, and the SHA-256 (of large ones) or the name that git has for it."""
+
+    size: int
+    sha256: str | None
+    git: str | None
+
+
+class Repository:
+    """One on the hub that HF_ENDPOINT names, or on that of Hugging Face; `by_hand` is what to do if that fails."""
+
+    def __init__(self, repo: str, kind: Kind, by_hand: str, patience: Patience):
+        self.repo, self.kind, self.by_hand, self.patience = repo, kind, by_hand, patience
+
+    def commit(self, revision: str) -> str:
+        """The hash of the commit that a branch, a tag or a part of a hash means."""
+        info = self._asked(lambda api: api.repo_info(self.repo, repo_type=self.kind, revision=revision, timeout=30))
+        if not COMMIT.fullmatch(str(info.sha)):
+            raise Unreachable("the hub's answer makes no sense: it names no commit", self.by_hand)
+        return info.sha
+
+    def files(self, commit: str) -> dict[str, Remote]:
+        """All files of a commit."""
+
+        def read(api: Any) -> dict[str, Remote]:
+            tree = api.list_repo_tree(self.repo, repo_type=self.kind, revision=commit, recursive=True)
+            return {
+                one.path: Remote(int(one.size), one.lfs.sha256 if one.lfs else None, None if one.lfs else one.blob_id)
+                for one in tree
+                if hasattr(one, "blob_id")  # folders have none
+            }
+
+        return self._asked(read)
+
+    def check_access(self) -> None:
+        """Raises UsageError where the files are kept from the user: everybody may list those of a gated repository."""
+
+        def check(api: Any) -> None:
+            try:
+                api.auth_check(self.repo, repo_type=self.kind)
+            except Exception as error:
+                if getattr(getattr(error, "response", None), "status_code", 404) != 404:  # mirrors cannot say
+                    raise
+
+        self._asked(check)
+
+    def get(self, path: str, remote: Remote, commit: str, folder: Path, on_progress: Progress) -> None:
+        """One file, unless it is there."""
+        target = folder / path
+        if remote.size == 0:
+            durable.make_folder(target.parent)
+            target.touch()
+            return
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
+
+        url = hf_hub_url(self.repo, path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
+        token = {name: value for name, value in build_hf_headers().items() if name.lower() == "authorization"}
+        fetch(
+            url,
+            target,
+            sha256=remote.sha256,
+            git=remote.git,
+            headers=token,
+            by_hand=self.by_hand or None,
+            on_progress=on_progress,
+            patience=self.patience,
+        )
+
+    def _asked(self, ask: Callable[[Any], _ANSWER]) -> _ANSWER:
+        """What the hub answers, asked again while that may help. Raises Unreachable, or UsageError for what is not."""
+        if name := offline():
+            raise Unreachable(f"{address(self.repo)} is not looked up, because {name} is set", self.by_hand)
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # or it asks the hub first who else may be using it
+        from huggingface_hub import HfApi
+
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        api = HfApi(endpoint=_endpoint(), library_name="ditkit")
+        for delay in (*self.patience.delays, None):
+            try:
+                return ask(api)
+            except Exception as error:
+                wait = _wait(error)
+                if delay is None or wait is None or wait > self.patience.longest:
+                    raise self._explained(error) from None
+                time.sleep(max(delay, wait))
+        raise AssertionError
+
+    def _explained(self, error: Exception) -> Exception:
+        """An error of huggingface_hub, or of what it asks with, in ditkit's words; others as they are."""
+        place, endpoint = address(self.repo), _endpoint() or "https://huggingface.co"
+        page = f"{endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+        name, code = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
+        if name == "RevisionNotFoundError":
+            return UsageError(f"{place} has no such revision", f"{page}/commits lists them")
+        if name == "GatedRepoError" or code == 403:
+            return UsageError(f"{place} may be read only by those let in", f"accept its terms at {page}; {_LOGIN}")
+        if code in (401, 404):
+            return UsageError(
+                f"there is no {self.kind} {self.repo} on the hub, or it is private", f"check it; {_LOGIN}"
+            )
+        if code is not None:
+            return Unreachable(f"cannot look up {place}: {endpoint} answers {code}", self.by_hand)
+        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):
+            return Unreachable(f"cannot look up {place}: {endpoint} does not answer as the hub does", self.by_hand)
+        if type(error).__module__.startswith(_CLIENTS) or isinstance(error, OSError):
+            why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
+            return Unreachable(f"cannot reach {endpoint} for {place}: {why}", self.by_hand)
+        return error
+
+
+def address(repo: str, revision: str | None = None) -> str:
+    """How a repository is written: hf://user/name, or hf://user/name@revision."""
+    return f"hf://{repo}" + (f"@{revision[:12] if COMMIT.fullmatch(revision) else revision}" if revision else "")
+
+
+def check_repository(repo: str) -> None:
+    """Raises UsageError for what cannot be the name of a repository."""
+    if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", repo, re.ASCII) or ".." in repo or "--" in repo:
+        raise UsageError(f"{repo[:200]!r} is not the name of a repository on the hub", "it looks like user/name")
+
+
+def _wait(error: Exception) -> float | None:
+    """Seconds to wait before another try; None if another would be as bad."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return 0.0 if re.search("Timeout|Protocol", type(error).__name__) else None
+    code = response.status_code
+    return seconds(response.headers.get("Retry-After")) if code in (408, 425, 429) or code >= 500 else None
+
+
+def _endpoint() -> str | None:
+    """The hub's address from the environment, read now and not when huggingface_hub was imported."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None

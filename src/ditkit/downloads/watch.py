@@ -1,0 +1,47 @@
+"""How long work tells whoever watches that it is under way, and asks before it downloads a lot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+
+from ..errors import UsageError
+
+Progress = Callable[[float, float | None], None]  # bytes done, of how many where that is known
+Watch = Callable[[str], AbstractContextManager[Progress]]
+Ask = Callable[[str], bool]
+
+
+def _unwatched(text: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total: None)
+
+
+def _unasked(text: str) -> bool:
+    return True
+
+
+_watch: ContextVar[Watch] = ContextVar("watch", default=_unwatched)
+_ask: ContextVar[Ask] = ContextVar("ask", default=_unasked)
+
+
+@contextmanager
+def watched(watch: Watch, ask: Ask = _unasked) -> Iterator[None]:
+    """Within it, `watch` is told in words what is being done, and given the progress; `ask` says yes or no first."""
+    watch_token, ask_token = _watch.set(watch), _ask.set(ask)
+    try:
+        yield
+    finally:
+        _watch.reset(watch_token)
+        _ask.reset(ask_token)
+
+
+def watching(text: str) -> AbstractContextManager[Progress]:
+    """Around work that takes long: says `text`, and gives what is to be told the progress."""
+    return _watch.get()(text)
+
+
+def agree(text: str, by_hand: str) -> None:
+    """Ask whether to go on ("download 3 files …"). Raises UsageError when the answer is no."""
+    if not _ask.get()(text):
+        raise UsageError(f"not done: {text}", f"say yes, or give --yes; or {by_hand}")
