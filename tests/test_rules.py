@@ -30,6 +30,7 @@ LAYERS = {
         "run_folder",
         "threads",
         "autoencoders.presets",
+        "autoencoders.files",
         "recipes",
         "models.presets",
         "models.size",

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import recipes
+from ..autoencoders.files import find_files
+from ..autoencoders.presets import PIXEL
 from ..autoencoders.presets import settings as autoencoder_settings
 from ..config import RunConfig
 from ..errors import DataError, UsageError, unknown
@@ -149,6 +151,9 @@ def check_data(config: RunConfig, *, quiet: bool = False) -> None:
     if not len(images):
         raise DataError("the data set has no images to train on", "check its folder, or lower --set data.validation")
     open_dataset(config.data, "validation")
+    if config.autoencoder.name != PIXEL:
+        with watching(quiet=quiet):
+            find_files(config)
     check_size(config, len(images.labels))
     if len(images.labels) == 1:
         console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
