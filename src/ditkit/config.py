@@ -213,6 +213,8 @@ class RunConfig:
             raise UsageError(
                 f"image size {height}x{width} is not divisible {by}", "change --image-size or --set model.patch"
             )
+        if self.sample.clamp and self.autoencoder.name != "pixel":
+            raise UsageError("sample.clamp is for pixels: latents are not in [-1, 1]", "use --set sample.clamp=false")
         if self.model.learned_sigma != (self.diffusion.objective == "learned-sigma"):
             raise UsageError("model.learned_sigma and the objective learned-sigma go together", "set both, or neither")
 

@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 _FOLDER = Path(__file__).parent
+_ON_GPU = "on_gpu"  # key of a recipe's file
 
 
 def descriptions() -> dict[str, str]:
@@ -35,6 +36,15 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
 
 def tree(name: str) -> dict[str, Any]:
     """The settings of a recipe as nested dicts, unchecked."""
+    return {key: value for key, value in _read(name).items() if key != _ON_GPU}
+
+
+def on_gpu(name: str) -> str | None:
+    """The recipe that stands in for this one on a GPU, if there is one."""
+    return _read(name).get(_ON_GPU)
+
+
+def _read(name: str) -> dict[str, Any]:
     if name not in descriptions():
         raise unknown("recipe", name, descriptions())
     return parse(_FOLDER / f"{name}.toml")
