@@ -26,6 +26,7 @@ LAYERS = {
         "events",
         "metrics",
         "paths",
+        "cache",
         "run_folder",
         "threads",
         "recipes",
@@ -33,7 +34,7 @@ LAYERS = {
         "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
-    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "guidance", *_CHECKPOINTS),
+    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "sheets", "guidance", *_CHECKPOINTS),
     3: ("training", "session", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }

@@ -46,12 +46,28 @@ def visible(text: str) -> str:
     return "".join(plain)
 
 
+def flat(text: str) -> str:
+    """The same on one line: a name within a table."""
+    return visible(text).replace("\n", "\\n")
+
+
 def data(text: str) -> None:
     """Something that a script may want, on stdout."""
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError as error:
         raise streams.Unheard from error
+
+
+def agreed(question: str, *, yes: bool) -> bool:
+    """Whether the user says yes, here or beforehand with --yes. Raises UsageError where there is nobody to ask."""
+    if yes:
+        return True
+    console = stderr()
+    if not (console.is_terminal and sys.stdin.isatty()):
+        raise UsageError(f"there is no terminal to ask at: {question}", "say yes with --yes")
+    console.print(visible(f"{question} [y/N] "), end="", markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager
