@@ -81,11 +81,11 @@ def _remove(chosen: Sequence[Entry], *, as_json: bool, quiet: bool) -> None:
                 errors.append(error)
     if as_json:
         console.data(json.dumps({"removed": removed, "bytes": freed}))
-    elif removed or not chosen:
+    elif removed:
         what = console.flat(removed[0]) if len(removed) == 1 else f"{len(removed)} entries"
-        console.say(
-            f"removed {what}: {words.spoken_size(freed)}" if removed else "there is nothing to remove", quiet=quiet
-        )
+        console.say(f"removed {what}: {words.spoken_size(freed)} are free again", quiet=quiet)
+    elif not chosen:
+        console.say("there is nothing to remove", quiet=quiet)
     if errors:
         raise errors[0]
 
@@ -110,19 +110,14 @@ def _find(word: str, entries: Sequence[Entry]) -> Entry:
     from ..registry import DATASETS
 
     word = as_text(word)
-    spelled = {entry: {as_text(one) for one in (entry.name, entry.path.name)} for entry in entries}
-    for entry, own in spelled.items():
-        own |= {console.flat(one) for one in own}
+    spelled = {entry: _spellings(entry) for entry in entries}
     same = [entry for entry, own in spelled.items() if word in own]
     found = same or [entry for entry, own in spelled.items() if any(one.startswith(word) for one in own)]
     if len(found) == 1:
         return found[0]
     if found:
-        more = " …" if len(found) > 5 else ""
-        raise UsageError(
-            f"{word!r} may be any of {len(found)} entries",
-            f"say which: {', '.join(one.name for one in found[:5])}{more}",
-        )
+        some = ", ".join(one.name for one in found[:5]) + (" …" if len(found) > 5 else "")
+        raise UsageError(f"{word!r} may be any of {len(found)} entries", f"say which: {some}")
     inside = [entry.name for entry in entries if word.lower() in entry.name.lower()]
     if inside:
         raise UsageError(f"unknown entry of the cache {word!r}", f"did you mean {' or '.join(map(repr, inside[:3]))}?")
@@ -131,3 +126,11 @@ def _find(word: str, entries: Sequence[Entry]) -> Entry:
     if word in DATASETS.names():
         raise UsageError(f"nothing of {word!r} is in the cache", "`ditkit data list` shows what is there")
     raise unknown("entry of the cache", word, [entry.name for entry in entries])
+
+
+def _spellings(entry: Entry) -> set[str]:
+    """With its kind and without, as it is and as `data list` shows it."""
+    from ..paths import as_text
+
+    plain = {as_text(entry.name), as_text(entry.path.name)}
+    return plain | {console.flat(one) for one in plain}

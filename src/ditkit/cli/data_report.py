@@ -43,9 +43,12 @@ def lines(survey: Survey, config: RunConfig, name: str) -> Iterator[str]:
 
 def remedy(survey: Survey, config: RunConfig) -> str:
     """What to do about unreadable images."""
-    part = survey.unreadable / survey.examined
-    then = "training replaces them by others" if part <= config.data.max_bad else "training would stop"
-    return f"replace the unreadable images or take them away: {then} (data.max_bad is {config.data.max_bad:g})"
+    allowed = survey.unreadable <= config.data.max_bad * survey.examined
+    then = "training would replace them by others" if allowed else "training would stop"
+    count = _count(survey.unreadable, "image")
+    return (
+        f"warning: {count} cannot be read: {then}; mend them or take them away (data.max_bad={config.data.max_bad:g})"
+    )
 
 
 def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) -> dict[str, Any]:
@@ -106,21 +109,32 @@ def _sizes(survey: Survey, config: RunConfig) -> Iterator[str]:
         yield from _bars([(f"{size[0]}x{size[1]}", number) for size, number in survey.sizes.most_common()])
     else:
         yield from _bars(_by_shorter_side(survey))
-        yield f"  {len(survey.sizes):,} different ones; the most common: " + ", ".join(
-            f"{size[0]}x{size[1]} ({number:,})" for size, number in survey.sizes.most_common(3)
-        )
+        common = ", ".join(f"{size[0]}x{size[1]} ({number:,})" for size, number in survey.sizes.most_common(3))
+        yield f"  {_spread(survey)}"
+        yield f"  most common of {len(survey.sizes):,}: {common}"
     if survey.enlarged:
         part = 100 * survey.enlarged / sum(survey.sizes.values())
         yield f"  {_count(survey.enlarged, 'image')} ({part:.1f} %) smaller than {width}x{height}: enlarged, so blurred"
 
 
 def _by_shorter_side(survey: Survey) -> list[tuple[str, int]]:
-    """How many images have a shorter side of 64 to 127 pixels, 128 to 255, and so on; and smallest, median, largest."""
-    sides = sorted((min(size), number) for size, number in survey.sizes.items())
+    """How many images have a shorter side of 64 to 127 pixels, 128 to 255, and so on."""
     bins: dict[int, int] = {}
-    for side, number in sides:
-        bins[side.bit_length()] = bins.get(side.bit_length(), 0) + number
-    return [(f"shorter side {1 << (bits - 1)} to {(1 << bits) - 1}", number) for bits, number in bins.items()]
+    for size, number in survey.sizes.items():
+        bits = min(size).bit_length()
+        bins[bits] = bins.get(bits, 0) + number
+    return [(f"shorter side {1 << (bits - 1)} to {(1 << bits) - 1}", bins[bits]) for bits in sorted(bins)]
+
+
+def _spread(survey: Survey) -> str:
+    """The smallest, median and largest shorter side."""
+    sides = sorted((min(size), number) for size, number in survey.sizes.items())
+    until, half = 0, sum(number for _, number in sides) / 2
+    for median, number in sides:
+        until += number
+        if until >= half:
+            return f"shorter side: {sides[0][0]} to {sides[-1][0]} pixels, median {median}"
+    return ""
 
 
 def _bars(rows: Sequence[tuple[str, int]]) -> Iterator[str]:
@@ -134,12 +148,16 @@ def _duplicates(survey: Survey) -> Iterator[str]:
     if not survey.duplicate_groups:
         yield "duplicates: none"
         return
-    yield (
-        f"duplicates: {_count(survey.duplicate_images, 'image')} in {_count(survey.duplicate_groups, 'group')}"
-        + (f", {survey.across_splits:,} of them across train and validation" if survey.across_splits else "")
-        + (f", {survey.across_labels:,} with different labels" if survey.across_labels else "")
-    )
-    # TODO
+    of_them = [
+        f"{number:,} {what}"
+        for number, what in (
+            (survey.across_splits, "across train and validation"),
+            (survey.across_labels, "with different labels"),
+        )
+        if number
+    ]
+    groups = ", ".join([_count(survey.duplicate_groups, "group"), *of_them])
+    yield f"duplicates: {_count(survey.duplicate_images, 'image')} in {groups}"
     for group in survey.duplicates_listed[:_MOST_LISTED]:
         yield "  " + " = ".join(_copy(copy) for copy in group[:_MOST_COPIES]) + _more(len(group) - _MOST_COPIES)
     if survey.duplicate_groups > _MOST_LISTED:

@@ -139,9 +139,10 @@ def _draw(survey: Survey, config: RunConfig, name: str, path: Path) -> bool:
     from ..sheets import sheet
 
     height, width = config.data.image_size
-    title = f"{name}: what the network sees, {width}x{height}"
+    seen = "what is cut off, and on the right what the network sees" if survey.encoded else "what the network sees"
+    title = f"{name}: {seen}, {width}x{height}"
     if config.data.flip:
-        title += ", half of them mirrored"
+        title += ", half of it mirrored"
     picture = sheet(survey.shown, survey.labels, title=title, mirror=config.data.flip)
     if picture is not None:
         save_png(picture, path, {"dataset": name, "software": "ditkit"})
