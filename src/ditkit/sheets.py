@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .data.looks import Shown
-from .images import BACKGROUND, grid, to_picture
+from .images import BACKGROUND, FAINT_INK, grid, to_picture
 
 _FRAME = (230, 50, 50)
 _PAGE = 1700  # pixels for the images themselves, of the 2000 that a grid may have
@@ -26,9 +26,9 @@ def sheet(shown: Sequence[Shown], labels: Sequence[str], *, title: str, mirror: 
     if not shown:
         return None
     width, height = _cell(shown[0].seen)
-    wide = width * (2 if shown[0].original is not None else 1)
+    blank = np.full_like(_pair(shown[0], width, height, mirror=False), BACKGROUND)
     rows = [list(row) for _, row in groupby(shown, key=lambda one: one.label_id)][: _fitting(height)]
-    columns = min(max(map(len, rows)), max(1, _PAGE // (wide + _GAP)))
+    columns = min(max(map(len, rows)), max(1, _PAGE // (blank.shape[1] + _GAP)))
     pictures, captions = [], []
     for row in rows:
         for place in range(columns):
@@ -36,15 +36,10 @@ def sheet(shown: Sequence[Shown], labels: Sequence[str], *, title: str, mirror: 
                 pictures.append(_pair(row[place], width, height, mirror=mirror and place % 2 == 1))
                 captions.append(_caption(row[place]))
             else:
-                pictures.append(np.full((height, wide, 3), BACKGROUND, dtype=np.uint8))
+                pictures.append(blank)
                 captions.append("")
     names = [labels[row[0].label_id] for row in rows] if labels else None
     return grid(pictures, columns, captions=captions, row_names=names, title=title, scale=1)
-
-
-def rows_on_page(shown: Sequence[Shown]) -> int:
-    """How many classes a sheet has room for."""
-    return _fitting(_cell(shown[0].seen)[1]) if shown else 0
 
 
 def _fitting(height: int) -> int:
@@ -62,10 +57,11 @@ def _pair(one: Shown, width: int, height: int, *, mirror: bool) -> np.ndarray:
     seen = to_picture(one.seen[:, ::-1] if mirror else one.seen).resize((width, height), Image.Resampling.NEAREST)
     if one.original is None or one.box is None:
         return np.asarray(seen)
-    pair = Image.new("RGB", (2 * width, height), BACKGROUND)
+    pair = Image.new("RGB", (2 * width + 2, height + 2), BACKGROUND)
     original = _marked(to_picture(one.original), one.box, width - 4, height)
-    pair.paste(original, (width - 4 - original.width, (height - original.height) // 2))
-    pair.paste(seen, (width, 0))
+    pair.paste(original, (width - 4 - original.width, 1 + (height - original.height) // 2))
+    ImageDraw.Draw(pair).rectangle((width, 0, 2 * width + 1, height + 1), outline=FAINT_INK)  # margins are white
+    pair.paste(seen, (width + 1, 1))
     return np.asarray(pair)
 
 

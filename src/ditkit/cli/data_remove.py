@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import complete, console
-from .options import OUTPUT, Debug, Json, Quiet, Yes
+from .options import DATA, Debug, Json, Quiet, Yes
 
 if TYPE_CHECKING:
     from ..cache import Entry
@@ -21,16 +21,16 @@ EXAMPLES = (
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[NAME]...",
+        metavar="NAME",
         autocompletion=complete.cached,
         show_default=False,
         help="As `ditkit data list` shows them, or their beginnings.",
     ),
 ]
-All = Annotated[bool, typer.Option("--all", help="Everything in the cache.", rich_help_panel=OUTPUT)]
+All = Annotated[bool, typer.Option("--all", help="Everything in the cache.", rich_help_panel=DATA)]
 Unfinished = Annotated[
     bool,
-    typer.Option("--unfinished", help="What downloads and other work have left unfinished.", rich_help_panel=OUTPUT),
+    typer.Option("--unfinished", help="What downloads and other work have left unfinished.", rich_help_panel=DATA),
 ]
 
 
@@ -55,10 +55,8 @@ def run(
         with console.spinner("measuring …", quiet=quiet):
             size = words.spoken_size(sum(entry.size for entry in chosen))
         what = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} entries of the cache"
-        if not yes:
-            for entry in chosen if len(chosen) > 1 else []:
-                console.say(f"  {console.flat(entry.name)}")
-        if not console.agreed(f"remove {console.flat(what)}, {size}?", yes=yes):
+        about = [f"  {console.flat(entry.name)}" for entry in chosen] if len(chosen) > 1 else []
+        if not console.agreed(f"remove {console.flat(what)}, {size}?", yes=yes, about=about):
             console.say("nothing is removed", quiet=quiet)
             return
     _remove(chosen, as_json=as_json, quiet=quiet)

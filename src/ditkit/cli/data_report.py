@@ -44,11 +44,8 @@ def lines(survey: Survey, config: RunConfig, name: str) -> Iterator[str]:
 def remedy(survey: Survey, config: RunConfig) -> str:
     """What to do about unreadable images."""
     allowed = survey.unreadable <= config.data.max_bad * survey.examined
-    then = "training would replace them by others" if allowed else "training would stop"
-    count = _count(survey.unreadable, "image")
-    return (
-        f"warning: {count} cannot be read: {then}; mend them or take them away (data.max_bad={config.data.max_bad:g})"
-    )
+    then = "training would replace them by others" if allowed else "training would stop (data.max_bad)"
+    return f"warning: {_count(survey.unreadable, 'image')} cannot be read, and {then}: mend them or take them away"
 
 
 def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) -> dict[str, Any]:

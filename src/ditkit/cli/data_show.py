@@ -140,9 +140,9 @@ def _draw(survey: Survey, config: RunConfig, name: str, path: Path) -> bool:
 
     height, width = config.data.image_size
     seen = "what is cut off, and on the right what the network sees" if survey.encoded else "what the network sees"
-    title = f"{name}: {seen}, {width}x{height}"
+    title = f"{name}: {seen}, {width} wide, {height} high"
     if config.data.flip:
-        title += ", half of it mirrored"
+        title += ", every second one mirrored"
     picture = sheet(survey.shown, survey.labels, title=title, mirror=config.data.flip)
     if picture is not None:
         save_png(picture, path, {"dataset": name, "software": "ditkit"})
