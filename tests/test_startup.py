@@ -81,7 +81,9 @@ def test_every_mistake_is_found_before_torch_loads(tmp_path: Path) -> None:
     mistakes |= dict.fromkeys(("train folder", "train celeba", "train empty", "data show celeba"), 3)
     mistakes |= {"sample --model damaged.safetensors": 4}
     mistakes |= {"train runs/pets --seed 7": 2, "train runs/pets --set model.width=12": 2}
-    done = dict(zip(mistakes, run_lines(list(mistakes), HEAVY, tmp_path), strict=True))
+    done = dict(
+        zip(mistakes, run_lines(list(mistakes), HEAVY, tmp_path, DITKIT_CACHE=str(tmp_path / "cache")), strict=True)
+    )
     assert {line: loaded for line, (_, loaded) in done.items() if loaded} == {}
     assert {line: code for line, (code, _) in done.items()} == mistakes
 

@@ -146,6 +146,8 @@ def test_a_limit_takes_images_of_every_class_and_says_how_many(pets: Path):
 def test_the_same_images_are_shown_each_time_and_more_only_add_to_them(pets: Path):
     names = [(one.label_id, one.name) for one in examined(pets, per_class=3).shown]
     assert [label for label, _ in names] == [0, 0, 0, 1, 1, 1]
+    cats = sorted((f"cat/{number}.png" for number in range(12)), key=surveying._rank)
+    assert [name for _, name in names][:3] == cats[:3]
     assert names == [(one.label_id, one.name) for one in examined(pets, per_class=3).shown]
     assert set(names) <= {(one.label_id, one.name) for one in examined(pets, per_class=5).shown}
 
