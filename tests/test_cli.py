@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,11 @@ FLAGS = {
     "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
     "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force --runs-dir "
     "--device --quiet --debug",
+    "data": "--debug",
+    "data show": "--data-dir --label-by --label-file --image-size --limit --config --set --runs-dir --out --force "
+    "--json --quiet --debug",
+    "data list": "--json --debug",
+    "data remove": "--all --unfinished --yes --json --quiet --debug",
     "show": "--runs-dir --debug",
     "list": "--debug",
     "doctor": "--runs-dir --debug",
@@ -34,6 +41,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
 
 
 def write_weights(path: Path, *, labels: tuple[str, ...] = ("cat", "dog"), recipe: str = "mnist") -> Path:
@@ -67,13 +75,20 @@ def said(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
+def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its words, and those of groups after their group."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        yield from walk(command, f"{prefix}{name} ") if hasattr(command, "commands") else ()
+
+
 # --- flags, help, version, completion
 
 
 def test_the_flags_of_every_command_are_frozen() -> None:
     found = {
         name: [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
-        for name, command in app.command().commands.items()
+        for name, command in walk(app.command())
     }
     assert {name: sorted(options) for name, options in found.items()} == {
         name: sorted(line.split()) for name, line in FLAGS.items()
@@ -87,10 +102,12 @@ def test_commands_come_in_the_order_of_work() -> None:
         "lr-find",
         "plot-loss",
         "make-gif",
+        "data",
         "show",
         "list",
         "doctor",
     ]
+    assert list(app.command().commands["data"].commands)[:3] == ["show", "list", "remove"]
 
 
 def test_sample_takes_no_positional_argument() -> None:
@@ -121,6 +138,13 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "plot-loss" in out
 
 
+def test_a_group_without_a_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "data")
+    assert (code, err) == (0, "")
+    assert out.strip() == said(capsys, "data --help")[1].strip()
+    assert "Usage: ditkit data [OPTIONS] COMMAND" in out and "remove" in out
+
+
 def test_version_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     from ditkit import __version__
 
@@ -140,6 +164,10 @@ def test_version_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> No
         ("ditkit make-gif d", ["denoise"]),
         ("ditkit show ce", ["celeba"]),
         ("ditkit train --max", ["--max-time"]),
+        ("ditkit data r", ["remove"]),
+        ("ditkit data show mn", ["mnist"]),
+        ("ditkit data remove d", ["downloads/dogs.zip"]),
+        ("ditkit data remove --unf", ["--unfinished"]),
         ("ditkit train ./da", ["./data"]),
     ],
 )
@@ -148,6 +176,8 @@ def test_completion_knows_the_names(
 ) -> None:
     write_run(tmp_path / "runs")
     (tmp_path / "data").mkdir()
+    (tmp_path / "cache/downloads").mkdir(parents=True)
+    (tmp_path / "cache/downloads/dogs.zip").touch()
     monkeypatch.setenv("_DITKIT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))

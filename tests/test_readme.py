@@ -37,6 +37,7 @@ def here(tmp_path, monkeypatch) -> Path:
     """An empty folder with a small `celeba` and `photos` of made-up images in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DITKIT_RUNS", raising=False)
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     draw = np.random.default_rng(0)
     names = [f"{number:06d}.jpg" for number in range(1, 41)]
     (tmp_path / "celeba" / "img_align_celeba").mkdir(parents=True)

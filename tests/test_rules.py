@@ -27,6 +27,7 @@ LAYERS = {
         "metrics",
         "paths",
         "downloads",
+        "cache",
         "run_folder",
         "threads",
         "autoencoders.presets",
@@ -36,7 +37,7 @@ LAYERS = {
         "models.size",
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
-    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "guidance", *_CHECKPOINTS),
+    2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "sheets", "guidance", *_CHECKPOINTS),
     3: ("training", "session", "material", "steps", "reports", "sampling", "previews", "lr_finder"),
     4: ("cli", "__main__"),
 }

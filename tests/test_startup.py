@@ -78,18 +78,21 @@ def test_every_mistake_is_found_before_torch_loads(tmp_path: Path) -> None:
     mistakes = {line: 2 for line, *_ in WRONG}
     words = ("sample --runs-dir none", "sample --out taken", "plot-loss --runs-dir none", "make-gif --runs-dir none")
     mistakes |= dict.fromkeys((*words, "make-gif denoise --runs-dir none"), 2)
-    mistakes |= dict.fromkeys(("train folder", "train celeba", "train empty"), 3)
+    mistakes |= dict.fromkeys(("train folder", "train celeba", "train empty", "data show celeba"), 3)
     mistakes |= {"sample --model damaged.safetensors": 4}
     mistakes |= {"train runs/pets --seed 7": 2, "train runs/pets --set model.width=12": 2}
-    done = dict(zip(mistakes, run_lines(list(mistakes), HEAVY, tmp_path), strict=True))
+    done = dict(
+        zip(mistakes, run_lines(list(mistakes), HEAVY, tmp_path, DITKIT_CACHE=str(tmp_path / "cache")), strict=True)
+    )
     assert {line: loaded for line, (_, loaded) in done.items() if loaded} == {}
     assert {line: code for line, (code, _) in done.items()} == mistakes
 
 
 def test_what_needs_no_network_runs_without_torch(tmp_path: Path) -> None:
     write_run(tmp_path / "runs")
-    lines = ["list", "show mnist", "show", "plot-loss --terminal"]
-    assert run_lines(lines, HEAVY, tmp_path) == [(0, [])] * len(lines)
+    lines = ["list", "show mnist", "show", "plot-loss --terminal", "data show mnist --limit 20"]
+    lines += ["data list", "data remove --all --yes"]
+    assert run_lines(lines, HEAVY, tmp_path, DITKIT_CACHE=str(tmp_path / "cache")) == [(0, [])] * len(lines)
 
 
 def self_times(arguments: list[str], caches: Path) -> dict[str, int]:

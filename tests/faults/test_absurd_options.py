@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tomli_w
 from PIL import Image
-from test_cli import write_run
+from test_cli import walk, write_run
 
 from ditkit import recipes
 from ditkit.cli import app
@@ -59,13 +59,14 @@ ABSURD = [
     "{}",
 ]
 PLACES = {"--config", "--data-dir", "--runs-dir", "--out", "--model", "--device"}  # and every argument
-BASES = {"train": ["mnist"], "lr-find": ["mnist"], "make-gif": ["denoise"]}
+BASES = {"train": ["mnist"], "lr-find": ["mnist"], "make-gif": ["denoise"], "data show": ["mnist"]}
 COMMAND = app.command()
+COMMANDS = dict(walk(COMMAND))
 
 
 def _parameters() -> Iterator[tuple[str, str]]:
     """(command, option or argument) of all there are; help and completion are Typer's own."""
-    for command, built in COMMAND.commands.items():
+    for command, built in COMMANDS.items():
         for parameter in built.params:
             yield command, parameter.opts[0]
 
@@ -147,23 +148,30 @@ def _tried(home: Path, words: list[str], capsysbinary: pytest.CaptureFixture[byt
 def test_nonsense_is_one_line_at_once_and_leaves_nothing(
     command: str, name: str, home: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ):
-    parameter = next(one for one in COMMAND.commands[command].params if one.opts[0] == name)
+    parameter = next(one for one in COMMANDS[command].params if one.opts[0] == name)
     places = {0, 2, 3, 4, 6} if name in PLACES or parameter.param_type_name == "argument" else {0, 2}
     for value in ABSURD:
         values = [value] * max(1, parameter.nargs)
         if parameter.param_type_name == "argument":
             first = ["denoise"] if name == "which" else []
-            words = [command, *first, *values]
+            words = [*command.split(), *first, *values]
         elif getattr(parameter, "is_flag", False):
-            words = [command, *BASES.get(command, []), f"{name}={value}"]
+            words = [*command.split(), *BASES.get(command, []), f"{name}={value}"]
         else:
-            words = [command, *BASES.get(command, []), name, *values]
+            words = [*command.split(), *BASES.get(command, []), name, *values]
         _tried(home, words, capsysbinary, places)
 
 
 def test_the_search_for_options_finds_them():
     found = set(_parameters())
-    assert {("train", "--steps"), ("sample", "--guidance"), ("make-gif", "which"), ("list", "family")} <= found
+    assert {
+        ("train", "--steps"),
+        ("sample", "--guidance"),
+        ("make-gif", "which"),
+        ("list", "family"),
+        ("data show", "--limit"),
+        ("data remove", "names"),
+    } <= found
     assert len(found) > 70 and len(ABSURD) >= 12
 
 
@@ -175,6 +183,7 @@ def test_nonsense_in_the_environment_is_one_line_or_no_matter(
         monkeypatch.setenv(name, os.fsdecode(value.encode("utf-8", "surrogateescape")))
         _tried(home, ["show"], capsysbinary, {0, 2})
         _tried(home, ["plot-loss", "--terminal"], capsysbinary, {0, 2})
+        _tried(home, ["data", "list"], capsysbinary, {0, 6})
 
 
 @pytest.mark.parametrize("value", ["", "0", "1", "banana", "\U0001f642"])

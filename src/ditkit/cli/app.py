@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
-from . import console, doctor, lr_find, make_gif, plot_loss, sample, show, streams, train
+from . import console, data, doctor, lr_find, make_gif, plot_loss, sample, show, streams, train
 from . import list_ as listing
 from .options import OTHER, Debug
 from .words import spread
 
-COMMANDS = {  # in the order of work
+COMMANDS = {  # in the order of work; one with COMMANDS of its own is a group of them
     "train": train,
     "sample": sample,
     "lr-find": lr_find,
     "plot-loss": plot_loss,
     "make-gif": make_gif,
+    "data": data,
     "show": show,
     "list": listing,
     "doctor": doctor,
@@ -49,7 +51,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The `ditkit` command itself; a mistyped command gets the nearest one named."""
+    """`ditkit` itself, and a command that has commands; a mistyped one gets the nearest named."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not args[0].startswith("-") and args[0] not in self.commands:
@@ -98,11 +100,32 @@ def command() -> TyperGroup:
     app.callback(
         invoke_without_command=True, epilog="Begin with [bold]ditkit train mnist[/], then [bold]ditkit sample[/]."
     )(_ditkit)
-    for name, module in COMMANDS.items():
-        app.command(name, cls=Command, help=_unwrapped(module.run.__doc__), epilog=module.EXAMPLES)(module.run)
+    _add(app, COMMANDS)
     built = typer.main.get_command(app)
     assert isinstance(built, TyperGroup)
-    return built
+    return _ordered(built, COMMANDS)
+
+
+def _add(app: typer.Typer, modules: Mapping[str, ModuleType]) -> None:
+    """Each module as a command, or as a group of the commands that it has."""
+    for name, module in modules.items():
+        if nested := getattr(module, "COMMANDS", None):
+            group = typer.Typer(cls=Group, invoke_without_command=True, callback=_group)
+            _add(group, nested)
+            app.add_typer(group, name=name, help=_unwrapped(module.__doc__), epilog=module.EXAMPLES)
+        else:
+            app.command(name, cls=Command, help=_unwrapped(module.run.__doc__), epilog=module.EXAMPLES)(module.run)
+
+
+def _ordered(group: TyperGroup, modules: Mapping[str, ModuleType]) -> TyperGroup:
+    """Typer puts groups last; people look for them where they belong."""
+    group.commands = {name: group.commands[name] for name in modules}
+    return group
+
+
+def _group(ctx: typer.Context, debug: Debug = False) -> None:
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,9 +150,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return streams.unheard(stdout)
     except Exception as error:
         streams.flush(stdout)
-        name = next((word for word in given if not word.startswith("-")), "")
-        spoken = f"ditkit {name}" if name in COMMANDS else "ditkit"
-        return console.report(error, command=spoken, debug=console.is_debug(given))
+        return console.report(error, command=_spoken(given), debug=console.is_debug(given))
+
+
+def _spoken(given: Sequence[str]) -> str:
+    """The command that was meant, with the group that it is in."""
+    spoken, known = ["ditkit"], COMMANDS
+    for word in (word for word in given if not word.startswith("-")):
+        if word not in known:
+            break
+        spoken.append(word)
+        known = getattr(known[word], "COMMANDS", {})
+    return " ".join(spoken)
 
 
 def _ditkit(

@@ -59,6 +59,13 @@ def autoencoders(incomplete: str) -> Names:
     return [pair for pair in descriptions().items() if pair[0].startswith(incomplete)] + _folders(incomplete)
 
 
+def cached(incomplete: str) -> Names:
+    """What `data remove` takes; the sizes would take too long."""
+    from ..cache import entries
+
+    return [(entry.name, entry.source or "") for entry in entries() if entry.name.startswith(incomplete)]
+
+
 def families(incomplete: str) -> list[str]:
     return [name for name in FAMILIES if name.startswith(incomplete)]
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,12 @@ def stderr() -> Console:
     from rich.console import Console
 
     file: Any = streams.Lasting(sys.stderr)
-    return Console(file=file, stderr=True, highlight=False, soft_wrap=True)
+    sized = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("COLUMNS", "LINES") or (value.isascii() and value.isdigit() and len(value) < 6)
+    }
+    return Console(file=file, stderr=True, highlight=False, soft_wrap=True, _environ=sized)
 
 
 def say(text: str, *, quiet: bool = False) -> None:
@@ -48,12 +53,33 @@ def visible(text: str) -> str:
     return "".join(plain)
 
 
+def flat(text: str) -> str:
+    """The same on one line: a name within a table."""
+    return visible(text).replace("\n", "\\n")
+
+
 def data(text: str) -> None:
     """Something that a script may want, on stdout."""
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError as error:
         raise streams.Unheard from error
+
+
+def agreed(question: str, *, yes: bool, about: Sequence[str] = ()) -> bool:
+    """Whether the user says yes, here or beforehand with --yes. Raises UsageError where there is nobody to ask.
+
+    The lines `about` it are shown before the question.
+    """
+    if yes:
+        return True
+    console = stderr()
+    if not (console.is_terminal and sys.stdin.isatty()):
+        raise UsageError(f"there is no terminal to ask at: {question}", "say yes with --yes")
+    for line in about:
+        console.print(visible(line), markup=False)
+    console.print(visible(f"{question} [y/N] "), end="", markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager

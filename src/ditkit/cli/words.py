@@ -100,6 +100,23 @@ def spoken_duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def spoken_size(size: float) -> str:
+    """`0 B`, `831 kB`, `12.3 MB`, `1.4 GB`."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_each:
+            return f"{size / bytes_each:,.1f} {unit}" if unit != "kB" else f"{size / bytes_each:.0f} kB"
+    return f"{size:.0f} B"
+
+
+def spoken_age(seconds: float) -> str:
+    """`42 s`, `9 min`, `5 h`, `12 days`: one number is enough to tell old from new."""
+    seconds = max(0.0, seconds)
+    for unit, each, most in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 48)):
+        if seconds < each * most:
+            return f"{seconds / each:.0f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
+
+
 def device(word: str) -> str:
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; whether the machine has it is known only once torch is there."""
     if re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", word, re.ASCII):

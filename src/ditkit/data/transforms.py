@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +49,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])  # width and height change places
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
@@ -64,10 +66,27 @@ def decode(
     opened: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
 ) -> Image.Image:
     """The same for any image that can be opened as a seekable file; `name` is what errors call it."""
+    return examine(opened, name, channels, smallest)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What an image file says about itself."""
+
+    size: tuple[int, int]  # width, height, of the whole image upright
+    format: str
+    mode: str
+
+
+def examine(
+    opened: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
+) -> tuple[Image.Image, Header]:
+    """The decoded image, and what it was before."""
     _hush_pillow()
     try:
         with opened() as file, Image.open(file, formats=FORMATS) as image:
-            _check_size(name, image.size)
+            size, mode = image.size, image.mode
+            _check_size(name, size)
             if smallest is not None:
                 side = 2 * max(smallest)  # of both sides: the image may be lying on one
                 image.draft(image.mode, (side, side))
@@ -75,7 +94,8 @@ def decode(
             image.load()
             turn = _TURNS.get(_orientation(image))
             plain = _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
-            return plain.transpose(turn) if turn is not None else plain
+            header = Header(size=size[::-1] if turn in _LYING else size, format=image.format or "", mode=mode)
+            return plain.transpose(turn) if turn is not None else plain, header
     except _DECODING_ERRORS as error:
         raise DataError(f"cannot read the image {name}: {_why(error)}", "replace it or take it away") from None
 
@@ -99,14 +119,20 @@ def fit(
         canvas = Image.new(image.mode, (width, height), "white")
         canvas.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
     else:
-        box = (0, 0, image.width, image.height) if crop == "stretch" else _crop_box(image.size, height, width, crop)
-        canvas = image.crop(box).resize((width, height), resample, reducing_gap=3.0)
+        canvas = image.crop(crop_box(image.size, height, width, crop)).resize(
+            (width, height), resample, reducing_gap=3.0
+        )
     pixels = np.array(canvas)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _crop_box(size: tuple[int, int], height: int, width: int, crop: str) -> tuple[int, int, int, int]:
-    """The largest part of the target's aspect ratio: left, top, right, bottom."""
+def crop_box(size: tuple[int, int], height: int, width: int, crop: str) -> tuple[int, int, int, int]:
+    """What `fit` keeps of an image of that size (width, height): left, top, right, bottom.
+
+    All of it, or the largest part of the target's aspect ratio.
+    """
+    if crop in ("pad", "stretch"):
+        return 0, 0, *size
     scale = min(size[0] / width, size[1] / height)
     crop_width, crop_height = max(1, round(scale * width)), max(1, round(scale * height))
     left, top = (size[0] - crop_width) // 2, 0 if crop == "top" else (size[1] - crop_height) // 2

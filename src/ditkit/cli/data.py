@@ -1,0 +1,12 @@
+"""Look at images before training on them, and at what ditkit keeps of them on disk."""
+
+from __future__ import annotations
+
+from . import data_list, data_remove, data_show
+
+COMMANDS = {
+    "show": data_show,
+    "list": data_list,
+    "remove": data_remove,
+}
+EXAMPLES = "Examples:\n\nditkit data show ./photos\nditkit data list\nditkit data remove --unfinished"
