@@ -386,7 +386,7 @@ def test_a_directory_of_too_many_members_or_bytes_is_refused(tmp_path: Path, mon
         with pytest.raises(members.Broken, match="has more than 11 members"):
             open_zip(file, 11)
         assert len(open_zip(file, 12).infolist()) == len(FEW)
-        monkeypatch.setattr(readers, "_LONGEST_DIRECTORY", 500)
+        monkeypatch.setattr(readers, "LONGEST_DIRECTORY", 500)
         with pytest.raises(members.Broken, match="has a directory that is too long"):
             open_zip(file, 12)
 
