@@ -65,6 +65,11 @@ class Names:
                 self._take_file(folded("/".join(parts)))
         return tuple(map(_on_disk, parts))
 
+    @property
+    def folders(self) -> list[str]:
+        """All folders met, as spelled."""
+        return list(self._folders.values())
+
     def _take_file(self, same: str) -> None:
         if same in self._files or same in self._folders:
             raise Broken(TWICE)
