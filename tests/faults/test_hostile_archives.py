@@ -762,7 +762,7 @@ def test_what_is_in_a_cache_that_cannot_be_written_is_still_read(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
-    (tmp_path / "other.zip").write_bytes(GOOD_ZIP)
+    (tmp_path / "other.tar.gz").write_bytes(gzip.compress(GOOD_TAR))
     folder = places.local_folder(str(tmp_path / "photos.zip"))
 
     def read_only(path: str, flags: int, *rest: int, **more: int) -> int:
@@ -773,7 +773,7 @@ def test_what_is_in_a_cache_that_cannot_be_written_is_still_read(
     opened = os.open
     monkeypatch.setattr(os, "open", read_only)
     assert places.local_folder(str(tmp_path / "photos.zip")) == folder
-    code, _, err = said(capsys, "train ./other.zip")
+    code, _, err = said(capsys, "train ./other.tar.gz")
     assert code == 6 and f"error: cannot write to the cache {cache / 'extracted'}: Read-only file system" in err
     assert "DITKIT_CACHE" in err
 

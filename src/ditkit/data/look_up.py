@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -67,15 +68,15 @@ class _Walk:
 
     def names(self, file: BinaryIO) -> Iterator[bytes]:
         """The names that are asked for; where their contents lie is appended to `spots`."""
-        for count, (name, folder, at, packed, size, crc, method) in enumerate(_members(file, self._archive), start=1):
+        for count, (name, size, spot) in enumerate(_members(file, self._archive), start=1):
             if count > self._limits.members:
                 raise Broken(f"has more than {self._limits.members:,} members")
-            parts = self._parts(Member(name, size, None if folder else iter(())))
-            if folder or not parts or "/".join(parts).lower() == COMPLETE.lower():
+            parts = self._parts(Member(name, size, None if spot is None else iter(())))
+            if spot is None or not parts or "/".join(parts).lower() == COMPLETE.lower():
                 continue
             self._count(name, size, parts)
             if os.path.splitext(parts[-1])[1].lower() in self._extensions:  # noqa: PTH122
-                self.spots += SPOT_ROW.pack(at, min(packed, LARGEST), min(size, LARGEST), crc, self._shard, method)
+                self.spots += SPOT_ROW.pack(*spot, self._shard)
                 yield os.fsencode("/".join(parts))
 
     def _parts(self, member: Member) -> tuple[str, ...]:
@@ -92,16 +93,22 @@ class _Walk:
             raise Broken(f"would unpack to more than {self._total:,} bytes, which no archive of images does")
 
 
-def _members(file: BinaryIO, archive: Archive) -> Iterator[tuple[str, bool, int, int, int, int, int]]:
-    """Name, whether it is a folder, place, bytes in the archive, bytes, checksum, method."""
+def _members(file: BinaryIO, archive: Archive) -> Iterator[tuple[str, int, tuple[int, ...] | None]]:
+    """Name, bytes, and all of a spot but the shard; None for a folder."""
     if file.read(2) == b"PK":
         for entry in entries(file):
+            packed, size, name = min(entry.packed, LARGEST), min(entry.size, LARGEST), zlib.crc32(entry.raw)
             folder = entry.name.endswith("/")
-            yield entry.name, folder, entry.header, entry.packed, entry.size, entry.crc, entry.method
+            yield (
+                entry.name,
+                entry.size,
+                None if folder else (entry.method, entry.header, packed, size, entry.crc, name),
+            )
     else:
         file.seek(0)
         for name, at, size in tar_places(file, archive.size):
-            yield name, at is None, at or 0, size, size, 0, PLAIN
+            in_short = min(size, LARGEST)
+            yield name, size, None if at is None else (PLAIN, at, in_short, in_short, 0, 0)
 
 
 def _walked(file: BinaryIO, archive: Archive, shard: int, extensions: Collection[str]) -> _Part:

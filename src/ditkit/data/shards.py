@@ -23,9 +23,14 @@ MOST_BYTES = 512 << 20  # of one image, which is in memory while it is decoded
 _MOST_DESCRIPTORS = 200  # archives kept open; others are opened for each image
 _DEFLATED, PLAIN = 8, 255  # methods; PLAIN: no header of a zip is before it
 _HEADER = struct.Struct("<4s5H3I2H")
-_SPARE = 256  # bytes of a zip's header that are read along with the content
-SPOT = np.dtype([("at", "<i8"), ("packed", "<u4"), ("size", "<u4"), ("crc", "<u4"), ("shard", "<u4"), ("method", "u1")])
-SPOT_ROW = struct.Struct("<q4IB")  # the same, for writing
+_SPARE = 1024  # bytes of a zip's header that are read along with the content
+SPOT = np.dtype(
+    {
+        "names": ["method", "at", "packed", "size", "crc", "name", "shard"],
+        "formats": ["u1", "<i8", "<u4", "<u4", "<u4", "<u4", "<u4"],  # crc of the content, and of the name in a zip
+    }
+)
+SPOT_ROW = struct.Struct("<Bq5I")  # the same, for writing
 LARGEST = 2**32 - 1  # stands for all that is larger, and is not read
 
 
@@ -71,7 +76,7 @@ class MemberSource:
         return f"{self.names[row]} in {self._archive(row).path}"
 
     def opened(self, row: int) -> IO[bytes]:
-        at, packed, size, crc, shard, method = self.spots[row].item()
+        method, at, packed, size, crc, name, shard = self.spots[row].item()
         if not size:
             raise ValueError("the file is empty")
         if max(size, packed) > MOST_BYTES:
@@ -80,7 +85,7 @@ class MemberSource:
             if method == PLAIN:
                 content = _read(descriptor, at, size)
             else:
-                content = _unpacked(_packed(descriptor, at, packed), size, method)
+                content = _unpacked(_packed(descriptor, at, packed, name), size, method)
         if method != PLAIN and zlib.crc32(content) != crc:
             raise ValueError("it is damaged: its checksum is another one")
         return io.BytesIO(content)
@@ -156,12 +161,15 @@ def _read(descriptor: int, at: int, length: int) -> bytes:
     return block
 
 
-def _packed(descriptor: int, at: int, length: int) -> bytes:
+def _packed(descriptor: int, at: int, length: int, name: int) -> bytes:
     """The content of a zip's member as it is in the archive, behind the member's own header."""
     block = _pread(descriptor, _HEADER.size + _SPARE + length, at)
     if len(block) < _HEADER.size or not block.startswith(b"PK\3\4"):
         raise ValueError("its header is not where the directory says")
-    begin = _HEADER.size + sum(_HEADER.unpack_from(block)[9:])
+    named, extra = _HEADER.unpack_from(block)[9:]
+    begin = _HEADER.size + named + extra
+    if zlib.crc32(block[_HEADER.size : _HEADER.size + named]) != name:
+        raise ValueError("the directory has another name for it")
     content = block[begin : begin + length]
     return content if len(content) == length else _read(descriptor, at + begin, length)
 

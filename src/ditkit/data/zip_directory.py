@@ -29,6 +29,7 @@ class Entry:
     """What the directory says of a member; nothing of it is to be trusted."""
 
     name: str
+    raw: bytes  # the name, as it must be in the member's header too
     header: int  # where its own header begins
     packed: int  # bytes in the archive
     size: int  # bytes
@@ -73,7 +74,7 @@ def _entry(fields: tuple[int, ...], raw: bytes, extra: bytes) -> Entry:
         name = raw.decode("cp437")
     check_zip_entry(name, flags, mode, method)
     size, packed, header = _widened((fields[9], fields[8], fields[16]), extra)
-    return Entry(name, header, packed, size, crc, method)
+    return Entry(name, raw, header, packed, size, crc, method)
 
 
 def _widened(numbers: tuple[int, ...], extra: bytes) -> list[int]:
