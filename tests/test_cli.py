@@ -162,7 +162,7 @@ def test_version_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> No
         ("ditkit sample --model p", ["pets"]),
         ("ditkit plot-loss pets p", ["pets"]),
         ("ditkit make-gif d", ["denoise"]),
-        ("ditkit show ce", ["celeba"]),
+        ("ditkit show ce", ["celeba", "celeba-gpu", "celeba-latent"]),
         ("ditkit train --max", ["--max-time"]),
         ("ditkit data r", ["remove"]),
         ("ditkit data show mn", ["mnist"]),

@@ -263,11 +263,11 @@ def test_a_read_only_cache_is_told_with_the_way_out(
 
     Path("photos/a").mkdir(parents=True)
     Image.new("RGB", (16, 16)).save("photos/a/1.png")
-    shutil.make_archive("photos", "zip", "photos")
+    shutil.make_archive("photos", "gztar", "photos")
     (tmp_path / "cache").mkdir()
     monkeypatch.setenv("DITKIT_CACHE", "cache")
     with _read_only(tmp_path / "cache"):
-        code, out, err = said(capsys, f"train photos.zip --steps 1 {TINY}")
+        code, out, err = said(capsys, f"train photos.tar.gz --steps 1 {TINY}")
     assert (code, out, err.count("error:")) == (6, "", 1)
     assert "cannot write to the cache" in err and "DITKIT_CACHE" in err
     assert not (tmp_path / "runs").exists() and not _litter(tmp_path)

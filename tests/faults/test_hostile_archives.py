@@ -388,7 +388,7 @@ def test_a_directory_of_too_many_members_or_bytes_is_refused(tmp_path: Path, mon
         with pytest.raises(members.Broken, match="has more than 11 members"):
             open_zip(file, 11)
         assert len(open_zip(file, 12).infolist()) == len(FEW)
-        monkeypatch.setattr(readers, "_LONGEST_DIRECTORY", 500)
+        monkeypatch.setattr(readers, "LONGEST_DIRECTORY", 500)
         with pytest.raises(members.Broken, match="has a directory that is too long"):
             open_zip(file, 12)
 
@@ -764,7 +764,7 @@ def test_what_is_in_a_cache_that_cannot_be_written_is_still_read(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
-    (tmp_path / "other.zip").write_bytes(GOOD_ZIP)
+    (tmp_path / "other.tar.gz").write_bytes(gzip.compress(GOOD_TAR))
     folder = places.local_folder(str(tmp_path / "photos.zip"))
 
     def read_only(path: str, flags: int, *rest: int, **more: int) -> int:
@@ -775,7 +775,7 @@ def test_what_is_in_a_cache_that_cannot_be_written_is_still_read(
     opened = os.open
     monkeypatch.setattr(os, "open", read_only)
     assert places.local_folder(str(tmp_path / "photos.zip")) == folder
-    code, _, err = said(capsys, "train ./other.zip")
+    code, _, err = said(capsys, "train ./other.tar.gz")
     assert code == 6 and f"error: cannot write to the cache {cache / 'extracted'}: Read-only file system" in err
     assert "DITKIT_CACHE" in err
 

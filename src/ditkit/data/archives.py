@@ -66,13 +66,18 @@ def extract(
                 _remove_litter(target)
                 _extract(archive, target, limits, on_progress)
     except Broken as error:
-        member = f": {_shown(error.member)}" if error.member else ""
-        hint = "get the archive again, or unpack it yourself and give the folder"
-        raise DataError(f"{archive}{member} {error.why}", hint) from None
+        raise blamed(archive, error) from None
     except OSError as error:
         why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
         raise MachineError(f"cannot unpack {archive} into {target.parent}: {why}", NO_ROOM) from None
     return target
+
+
+def blamed(archive: Path, error: Broken) -> DataError:
+    """What is wrong with an archive, and what to do."""
+    member = f": {_shown(error.member)}" if error.member else ""
+    hint = "get the archive again, or unpack it yourself and give the folder"
+    return DataError(f"{archive}{member} {error.why}", hint)
 
 
 def is_whole(folder: Path) -> bool:
@@ -88,7 +93,7 @@ def _extract(archive: Path, target: Path, limits: Limits, on_progress: Progress)
     unfinished = target.with_name(f"{_UNFINISHED}{target.name}-{secrets.token_hex(4)}")
     try:
         durable.make_folder(unfinished)
-        with _readable(archive) as file:
+        with readable(archive) as file:
             before = os.fstat(file.fileno())
             files, written = _write_members(_open(archive, file, unfinished, limits), unfinished, limits, on_progress)
         if not files:
@@ -111,7 +116,8 @@ def _extract(archive: Path, target: Path, limits: Limits, on_progress: Progress)
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _readable(archive: Path) -> BinaryIO:
+def readable(archive: Path) -> BinaryIO:
+    """The archive's file. Raises DataError if it cannot be had."""
     if not archive.is_file():
         raise DataError(f"there is no archive {archive}", "check the path")
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import DataError
 from .contract import Dataset
 
-MOST_CACHE_BYTES = 2 << 30
+MOST_CACHE_BYTES = 256 << 20
 _REPLACEMENTS = 20  # tried for an image that cannot be read
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..registry import DATASETS
+from .names import hashes
 
 Split = Literal["train", "validation"]
 
@@ -42,20 +41,27 @@ def open_dataset(config: DataConfig, split: Split) -> Dataset:
 
 
 def holdout(names: Sequence[str], label_ids: Sequence[int], count: int) -> tuple[list[int], list[int]]:
-    """Indices to train on and indices held out for validation, both ascending.
+    """Indices to train on and indices held out for validation, both ascending; see `held_out`."""
+    held = held_out(hashes(map(os.fsencode, names)), np.asarray(label_ids, dtype=np.int64), count)
+    return np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()
+
+
+def held_out(name_hashes: np.ndarray, label_ids: np.ndarray, count: int) -> np.ndarray:
+    """Which images are held out for validation, as booleans.
 
     At most `count` images and a tenth of all are held out, equally many of each class as far as a class can spare
     them (a tenth of it, at least one of two). The choice depends on the names alone, by hash: it is the same on every
     machine, and hardly changes when images are added.
     """
-    hashes = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
-    sizes, seen, candidates = Counter(label_ids), Counter[int](), []
-    for index in sorted(range(len(names)), key=hashes.__getitem__):
-        label = label_ids[index]
-        spare = max(sizes[label] // 10, min(sizes[label] - 1, 1))
-        if seen[label] < spare:
-            candidates.append((seen[label], hashes[index], index))
-        seen[label] += 1
-    held = sorted(index for _, _, index in sorted(candidates)[: min(count, len(names) // 10)])
-    taken = set(held)
-    return [index for index in range(len(names)) if index not in taken], held
+    held = np.zeros(len(label_ids), dtype=bool)
+    if not len(held):
+        return held
+    by_class = np.lexsort((name_hashes, label_ids))
+    sizes = np.bincount(label_ids)
+    places = np.arange(len(held)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the class
+    spare = np.maximum(sizes // 10, np.minimum(sizes - 1, 1))
+    candidates = places < spare[label_ids[by_class]]
+    chosen, places = by_class[candidates], places[candidates]
+    first = np.lexsort((chosen, name_hashes[chosen], places))[: min(count, len(held) // 10)]
+    held[chosen[first]] = True
+    return held

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from ..errors import DataError
+from .names import Names
 from .transforms import EXTENSIONS, open_file
 
 
@@ -17,7 +21,7 @@ class FileSource:
     """Image files below a folder (a Source)."""
 
     root: Path
-    names: Sequence[str]  # relative to the root, with slashes
+    names: Names | Sequence[str]  # relative to the root, with slashes
 
     def __len__(self) -> int:
         return len(self.names)
@@ -31,38 +35,70 @@ class FileSource:
     def opened(self, row: int) -> IO[bytes]:
         return open_file(self.root / self.names[row])
 
+    def take(self, rows: np.ndarray) -> FileSource:
+        """Some of the files."""
+        return replace(self, names=Names(os.fsencode(self.names[int(row)]) for row in rows))
+
 
 def scan(root: Path) -> dict[str, int]:
-    """Image files below a folder: name relative to it, with slashes, to size in bytes; in byte order of the names.
+    """Image files below a folder: name relative to it, with slashes, to size in bytes; in byte order of the names."""
+    names, sizes = find(root)
+    return dict(zip(names, sizes.tolist(), strict=True))
+
+
+def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[Names, np.ndarray]:
+    """Names, relative to the folder and in byte order, and sizes (int64) of the files that have such extensions.
 
     Hidden files are left out. Linked folders are followed at the first level only, so that no circle can be walked.
     Broken links and pipes are in it, with size 0: reading them is an error that names them, leaving them out would be
     silent.
     """
-    found: dict[str, int] = {}
-    waiting = [""]
-    try:
+    sizes = array("q")
+
+    def found() -> Iterator[bytes]:
+        waiting = [iter(_entries(root, "", extensions))]
         while waiting:
-            prefix = waiting.pop()
-            with os.scandir(root / prefix) as entries:
-                for entry in entries:
-                    if hidden(entry.name):
-                        continue
-                    size = _size(entry)
-                    if size is None:
-                        if not prefix or not entry.is_symlink():
-                            waiting.append(f"{prefix}{entry.name}/")
-                    elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
-                        found[prefix + entry.name] = size
+            for name in waiting[-1]:
+                if name.endswith(b"/"):
+                    waiting.append(iter(_entries(root, os.fsdecode(name), extensions)))
+                    break
+                sizes.append(_size(root / os.fsdecode(name)))
+                yield name
+            else:
+                waiting.pop()
+
+    try:
+        return Names(found()), np.array(sizes, dtype=np.int64)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}", "check its permissions") from None
-    return {name: found[name] for name in sorted(found, key=os.fsencode)}
 
 
-def _size(entry: os.DirEntry[str]) -> int | None:
-    """Bytes of a file, 0 of a pipe and of what cannot be reached, None of a folder."""
+def _entries(root: Path, prefix: str, extensions: Collection[str]) -> list[bytes]:
+    """Files, and folders with a slash at their end, of one folder: sorted so, they come in byte order of all names."""
+    names: list[bytes] = []
+    with os.scandir(root / prefix) as entries:
+        for entry in entries:
+            if hidden(entry.name):
+                continue
+            if _is_folder(entry):
+                if not prefix or not entry.is_symlink():
+                    names.append(os.fsencode(f"{prefix}{entry.name}/"))
+            elif os.path.splitext(entry.name)[1].lower() in extensions:  # noqa: PTH122
+                names.append(os.fsencode(prefix + entry.name))
+    return sorted(names)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return None if entry.is_dir() else entry.stat().st_size
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 of a pipe and of what cannot be reached."""
+    try:
+        return path.stat().st_size
     except OSError:
         return 0
 

@@ -1,67 +1,103 @@
-"""Your own images: one subfolder per class, or no subfolders."""
+"""Your own images: a folder or archive with one subfolder per class, a table of labels, or no labels at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from ..config import DataConfig
 from ..errors import DataError
+from ..paths import expanded, spelled
 from .contract import Split
-from .files import FileSource, hidden, scan
+from .files import FileSource, find, hidden
+from .labels import ALL_EXTENSIONS, TABLES, Labelled, Listing, labelled
+from .look_up import look_up
 from .pictures import Pictures, pictures
-from .places import local_folder
+from .places import from_where, local_images
+from .shards import Archive
 from .transforms import EXTENSIONS
 
 
 def dataset(config: DataConfig, split: Split) -> Pictures:
-    """The images below `config.path`. Raises DitkitError when there are none, or none in a class."""
-    root = _root(config.path)
-    sizes = scan(root)
-    if not sizes:
-        raise DataError(f"no images in {root}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
-    folders = _class_folders(root)
-    labels = tuple(_spelled(name, root) for name in folders)
-    label_ids = _label_ids(root, list(sizes), folders)
-    return pictures(config, split, FileSource(root, tuple(sizes)), tuple(sizes.values()), labels, label_ids)
+    """The images at `config.path`: a folder, a .zip or .tar archive, or a folder of such archives.
 
-
-def _root(path: str | None) -> Path:
-    if path is None:
+    Raises DitkitError when there are none, or when it is not clear which label each has.
+    """
+    if config.path is None:
         raise DataError("the dataset 'folder' needs a folder of images", "give it with --data-dir FOLDER")
-    return local_folder(path)
+    place = local_images(config.path)
+    listing = None if place.is_file() else _on_disk(place)
+    archives = [place] if listing is None else _shards(listing, place)
+    if listing is not None and not archives:
+        images, labels = _images(listing, config)
+    else:
+        if config.label_file is None and (table := _table_beside(place)) is not None:
+            config = replace(config, label_file=spelled(table))
+        try:
+            images, labels = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
+        except DataError as error:
+            raise from_where(error, config.path or "") from None
+    return pictures(config, split, images.source, images.sizes, *labels)
 
 
-def _class_folders(root: Path) -> list[str]:
-    folders = [entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
-    return sorted(folders, key=os.fsencode)
+def _images(listing: Listing, config: DataConfig) -> tuple[Listing, Labelled]:
+    """The images of a listing, and their labels. Raises DataError when there are none."""
+    images = listing.take(listing.rows(EXTENSIONS))
+    if not len(images.names):
+        raise DataError(f"no images in {listing.where}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
+    return images, labelled(listing, images, config)
 
 
-def _spelled(name: str, root: Path) -> str:
-    """A folder's name as text, whatever encoding the system has for names."""
-    try:
-        return os.fsencode(name).decode("utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"the name of the class folder {name!r} in {root} is not UTF-8", "rename it") from None
+def _on_disk(root: Path) -> Listing:
+    names, sizes = find(root, ALL_EXTENSIONS)
+    folders = [os.fsencode(entry.name) for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
+    return Listing(
+        where=str(root),
+        source=FileSource(root, names),
+        names=names,
+        sizes=sizes,
+        shards=np.zeros(len(names), dtype=np.uint8),
+        folders=sorted(folders),
+    )
 
 
-def _label_ids(root: Path, names: list[str], folders: list[str]) -> list[int]:
-    if not folders:
-        return [0] * len(names)
-    loose = [name for name in names if "/" not in name]
-    if loose:
-        raise DataError(
-            f"{root} has class folders, but also images beside them: {len(loose)}, the first is {loose[0]}",
-            "move them into a class folder or out of the way",
-        )
-    ids = {folder: index for index, folder in enumerate(folders)}
-    label_ids = [ids[name.partition("/")[0]] for name in names]
-    counts = Counter(label_ids)
-    empty = [folder for folder in folders if not counts[ids[folder]]]
-    if empty:
-        raise DataError(
-            f"no images in the class folder {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''} of {root}",
-            f"fill it or remove it; ditkit reads {' '.join(sorted(EXTENSIONS))}",
-        )
-    return label_ids
+def _shards(listing: Listing, folder: Path) -> list[Path]:
+    """The archives of a folder that holds no images itself, in byte order of their names."""
+    if len(listing.rows(EXTENSIONS)):
+        return []
+    found = (path for path in folder.iterdir() if path.suffix.lower() in (".zip", ".tar") and path.is_file())
+    return sorted((path for path in found if not hidden(path.name)), key=os.fsencode)
+
+
+def _table_beside(place: Path) -> Path | None:
+    """The table in a folder of archives."""
+    return next((place / name for name in TABLES if (place / name).is_file()), None)
+
+
+@lru_cache(maxsize=1)  # for training and for validation, before torch has loaded and after
+def _in_archives(
+    place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig
+) -> tuple[Listing, Labelled]:
+    source, folders = look_up(archives, ALL_EXTENSIONS)
+    sizes = source.spots["size"].astype(np.int64)
+    listing = Listing(
+        where=str(place),
+        source=source,
+        names=source.names,
+        sizes=sizes,
+        shards=source.spots["shard"],
+        folders=folders,
+    )
+    return _images(listing, config)
+
+
+def _stamp(path: str | None) -> object:
+    """Another value once the file has been changed."""
+    with contextlib.suppress(OSError):
+        status = expanded(path).stat() if path is not None else None
+        return status and (status.st_size, status.st_mtime_ns)

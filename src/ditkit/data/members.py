@@ -17,6 +17,9 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]|[. ]$')
 
 
+TWICE = "is there twice (names that differ in case only are the same on some systems)"
+
+
 class Broken(Exception):
     """Why an archive is not unpacked, and the member's name where there is one to blame."""
 
@@ -35,9 +38,13 @@ class Member:
 
 
 class Names:
-    """The names taken so far, so that no member overwrites another, not even where case is ignored."""
+    """The names taken so far, so that no member overwrites another, not even where case is ignored.
 
-    def __init__(self) -> None:
+    Without `files`, files of the same name are somebody else's care: a million names take a lot of memory.
+    """
+
+    def __init__(self, *, files: bool = True) -> None:
+        self._keeps_files = files
         self._folders: dict[str, str] = {}  # folded -> as spelled
         self._files: set[str] = set()
 
@@ -52,19 +59,27 @@ class Names:
         for depth in range(1, folders + 1):
             self._take_folder("/".join(parts[:depth]))
         if member.blocks is not None:
-            folded = _folded("/".join(parts))
             if not parts:
                 raise Broken("is a file without a name")
-            if folded in self._files or folded in self._folders:
-                raise Broken("is there twice (names that differ in case only are the same on some systems)")
-            self._files.add(folded)
+            if self._keeps_files:
+                self._take_file(folded("/".join(parts)))
         return tuple(map(_on_disk, parts))
 
+    @property
+    def folders(self) -> list[str]:
+        """All folders met, as spelled."""
+        return list(self._folders.values())
+
+    def _take_file(self, same: str) -> None:
+        if same in self._files or same in self._folders:
+            raise Broken(TWICE)
+        self._files.add(same)
+
     def _take_folder(self, name: str) -> None:
-        folded = _folded(name)
-        if self._folders.setdefault(folded, name) != name:
-            raise Broken(f"differs in case only from {self._folders[folded]!r}, which is the same on some systems")
-        if folded in self._files:
+        same = folded(name)
+        if self._folders.setdefault(same, name) != name:
+            raise Broken(f"differs in case only from {self._folders[same]!r}, which is the same on some systems")
+        if same in self._files:
             raise Broken("is a folder and a file at once")
 
 
@@ -73,7 +88,8 @@ def _on_disk(name: str) -> str:
     return name if sys.getfilesystemencoding() == "utf-8" else os.fsdecode(name.encode())
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """The name as systems see it that ignore case."""
     return name if name.isascii() and name.islower() else unicodedata.normalize("NFC", name).casefold()
 
 

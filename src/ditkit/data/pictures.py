@@ -11,7 +11,8 @@ from typing import IO, Protocol
 import numpy as np
 
 from ..config import DataConfig
-from .contract import Split, holdout
+from .contract import Split, held_out
+from .names import hashes
 from .transforms import decode, fit
 
 
@@ -75,9 +76,10 @@ def pictures(
     label_ids: Sequence[int] | np.ndarray,
 ) -> Pictures:
     """All images of a source, `sizes` bytes each, of which some are held out for validation."""
-    names = [source.name(row) for row in range(len(source))]
-    kept, held = holdout(names, [int(one) for one in label_ids], config.validation)
-    return chosen_pictures(config, source, kept if split == "train" else held, sizes, labels, label_ids)
+    name_hashes = hashes(os.fsencode(source.name(row)) for row in range(len(source)))
+    held = held_out(name_hashes, np.asarray(label_ids, dtype=np.int64), config.validation)
+    rows = np.flatnonzero(held if split == "validation" else ~held)
+    return chosen_pictures(config, source, rows, sizes, labels, label_ids)
 
 
 def chosen_pictures(
@@ -94,7 +96,7 @@ def chosen_pictures(
     names = (source.name(int(row)) for row in chosen)
     return Pictures(
         labels=labels,
-        fingerprint=fingerprint(names, (int(sizes[int(row)]) for row in chosen), ids.tolist()),
+        fingerprint=fingerprint(names, (int(sizes[int(row)]) for row in chosen), map(int, ids)),
         source=source,
         rows=chosen,
         label_ids=ids,

@@ -14,6 +14,7 @@ from ..errors import DataError, UsageError
 from ..paths import cache_dir, cache_folder, expanded
 from .archives import COMPLETE, SUFFIXES, extract, is_whole
 from .files import hidden
+from .shards import is_readable_in_place
 
 _ready: set[Path] = set()
 
@@ -53,22 +54,60 @@ def local_folder(place: str) -> Path:
     return _inner(folder)
 
 
+def local_images(place: str) -> Path:
+    """The same, but an archive whose members can be read where they lie stays one: .zip, and .tar not compressed."""
+    if is_address(place):
+        if _is_ready(_target(place)):
+            return local_folder(place)
+        archive = _downloaded(place)
+    elif (archive := expanded(place)).is_file():
+        archive = archive.resolve()
+    else:
+        return local_folder(place)
+    return archive if is_readable_in_place(archive) else local_folder(place)
+
+
+def from_where(error: DataError, place: str) -> DataError:
+    """An error of an archive, with the address that the archive was downloaded from."""
+    if not is_address(place):
+        return error
+    url, _ = _address(place)
+    hint = f"delete {_download(place)} to download it again"
+    return DataError(f"{error.message} (from {url})", hint)
+
+
 def _from_address(place: str) -> Path:
+    if _is_ready(_target(place)):
+        return _target(place)
+    archive = _downloaded(place)
+    try:
+        return _unpacked(archive, _target(place).name)
+    except DataError as error:
+        raise from_where(error, place) from None
+
+
+def _target(place: str) -> Path:
+    """Where the archive of an address is unpacked to."""
+    return cache_dir() / "extracted" / _key(stem(_address(place)[0]), place)
+
+
+def _download(place: str) -> Path:
+    """Where the archive of an address is kept."""
+    url, _ = _address(place)
+    return cache_dir() / "downloads" / (_target(place).name + _suffix(urlsplit(url).path))
+
+
+def _downloaded(place: str) -> Path:
     url, sha256 = _address(place)
-    key = _key(stem(url), place)
-    if _is_ready(cache_dir() / "extracted" / key):
-        return cache_dir() / "extracted" / key
-    archive = cache_dir() / "downloads" / (key + _suffix(urlsplit(url).path))
+    archive = _download(place)
     if not archive.is_file():
         cache_folder("downloads")
         with watching(f"downloading {url} to {archive}") as show:
             fetch(url, archive, sha256=sha256, on_progress=show)
-    else:
+    elif archive not in _ready:
         fetch(url, archive, sha256=sha256)  # checks it
-    try:
-        return _unpacked(archive, key)
-    except DataError as error:
-        raise DataError(f"{error.message} (from {url})", f"delete {archive} to download it again") from None
+    _ready.add(archive)
+    return archive
 
 
 def _unpacked(archive: Path, key: str) -> Path:

@@ -15,13 +15,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Literal
 
 from .members import BLOCK, Broken, Member
 
-_LONGEST_DIRECTORY = 256 << 20  # bytes: two million names of 80 letters
-_SHORTEST_HEADER = 30  # bytes between one member's content and the next one's
-_ENCRYPTED, _UTF_8 = 0x1 | 0x40 | 0x2000, 0x800
+LONGEST_DIRECTORY = 256 << 20  # bytes: two million names of 80 letters
+SHORTEST_HEADER = 30  # bytes between one member's content and the next one's
+_ENCRYPTED, UTF_8 = 0x1 | 0x40 | 0x2000, 0x800
 _XZ_MEMORY = 256 << 20
 _ROW = 512
 _LONGEST_HEADERS = 16 << 10  # bytes of all that is said about one member of a tar
@@ -58,7 +58,7 @@ class _Zip(io.BufferedReader):
         self.entries, self._most = 0, most
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size and size > _LONGEST_DIRECTORY:
+        if size and size > LONGEST_DIRECTORY:
             raise Broken("has a directory that is too long")
         block = super().read(size)
         self.entries = block.count(b"PK\1\2")  # once `zipfile` has opened it, of the directory
@@ -74,26 +74,31 @@ def open_zip(file: BinaryIO, most: int) -> zipfile.ZipFile:
     end, sound = 0, len(archive.infolist()) == whole.entries
     for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
         sound = sound and entry.header_offset >= end
-        end = entry.header_offset + _SHORTEST_HEADER + entry.compress_size
+        end = entry.header_offset + SHORTEST_HEADER + entry.compress_size
     if not sound or end > archive.start_dir:
         raise Broken("has a damaged directory, or members that lie on top of each other")
     return archive
+
+
+def check_zip_entry(name: str, flags: int, mode: int, method: int) -> None:
+    """Raises Broken for a member that is neither folder nor file, or cannot be unpacked."""
+    if flags & _ENCRYPTED:
+        raise Broken("is encrypted", name)
+    if stat.S_IFMT(mode) not in (0, stat.S_IFDIR if name.endswith("/") else stat.S_IFREG):
+        raise Broken("is a link or a device, not a file", name)
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # `zipfile` bounds no other
+        raise Broken(f"is packed in a way that ditkit does not unpack (method {method})", name)
 
 
 def zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
     """Members in the order of the directory. Raises Broken."""
     for entry in archive.infolist():
         name = entry.orig_filename
-        if not entry.flag_bits & _UTF_8:
+        if not entry.flag_bits & UTF_8:
             with contextlib.suppress(UnicodeError):
                 name = name.encode("cp437").decode("utf-8")  # macOS does not say that it is
         folder = name.endswith("/")
-        if entry.flag_bits & _ENCRYPTED:
-            raise Broken("is encrypted", name)
-        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFDIR if folder else stat.S_IFREG):
-            raise Broken("is a link or a device, not a file", name)
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # `zipfile` bounds no other
-            raise Broken(f"is packed in a way that ditkit does not unpack (method {entry.compress_type})", name)
+        check_zip_entry(name, entry.flag_bits, entry.external_attr >> 16, entry.compress_type)
         with _saying("is damaged: the header of one of its members is not where the directory says"):
             file = archive.open(entry)
         with file:
@@ -135,7 +140,15 @@ class _Tar(io.BufferedIOBase):
         self.last = b""
         self.header_left: int | None = _LONGEST_HEADERS  # None while content comes
 
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
     def read(self, size: int | None = -1, /) -> bytes:
+        if self.header_left is not None and size is not None and size > self.header_left:
+            raise Broken("has a header that is too long, or damaged")
         self.last = block = self._file.read(size)
         self._left -= len(block)
         if self._left < 0:
@@ -156,19 +169,36 @@ def is_tar(row: bytes) -> bool:
 
 
 def tar_members(file: BinaryIO, most: int) -> Iterator[Member]:
-    """Members in their order. Raises Broken, also past `most` bytes in all."""
+    """Members in their order, from a file that need not be seekable. Raises Broken, also past `most` bytes in all."""
+    for archive, member in _tar_headers(file, most, "r|"):
+        content = archive.extractfile(member) if member.isreg() else None
+        blocks = content and _content(content, member.size)
+        yield Member(member.name, member.size, blocks)
+        for _ in blocks or ():  # what was not asked for
+            pass
+
+
+def tar_places(file: BinaryIO, size: int) -> Iterator[tuple[str, int | None, int]]:
+    """Name, place of the content in the file (None for a folder) and size of each member, in their order."""
+    for _, member in _tar_headers(file, size, "r:"):
+        if member.offset_data + member.size > size:
+            raise Broken("is cut short or damaged: it cannot be unpacked", member.name)
+        yield member.name, member.offset_data if member.isreg() else None, member.size
+
+
+def _tar_headers(
+    file: BinaryIO, most: int, mode: Literal["r|", "r:"]
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     tar = _Tar(file, most)
     with _saying("is cut short or damaged, or it is no .tar archive"):
         archive = tarfile.open(  # noqa: SIM115
-            fileobj=tar, mode="r|", bufsize=_ROW, encoding="utf-8", errors="surrogateescape"
+            fileobj=tar, mode=mode, bufsize=_ROW, encoding="utf-8", errors="surrogateescape"
         )
         while (member := archive.next()) is not None:
             archive.members, archive.pax_headers = [], {}  # pyright: ignore[reportAttributeAccessIssue]; they grow
             tar.header_left = None
-            content = _tar_content(archive, member)
-            yield Member(member.name, member.size, content)
-            for _ in content or ():  # what was not asked for
-                pass
+            _check_tar_member(member)
+            yield archive, member
             tar.header_left = _LONGEST_HEADERS
         if tar.last != bytes(_ROW):
             raise tarfile.ReadError
@@ -178,13 +208,11 @@ def tar_members(file: BinaryIO, most: int) -> Iterator[Member]:
                 raise Broken("is damaged: it goes on behind its end")
 
 
-def _tar_content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes] | None:
-    """None for a folder. Raises Broken for what is neither folder nor file."""
+def _check_tar_member(member: tarfile.TarInfo) -> None:
+    """Raises Broken for what is neither folder nor file."""
     if member.size < 0 or not member.pax_headers.get("size", "0").isdigit():
         raise Broken("is damaged: its size is no number", member.name)
     if member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
         raise Broken("is a sparse file, which ditkit does not unpack", member.name)
-    file = archive.extractfile(member) if member.isreg() else None
-    if file is None and not member.isdir():
+    if not (member.isreg() or member.isdir()):
         raise Broken("is a link or a device, not a file", member.name)
-    return file and _content(file, member.size)

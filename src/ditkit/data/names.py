@@ -1,0 +1,55 @@
+"""Many names in little memory: one block of bytes, and where each name ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+
+class Names:
+    """Names in the bytes of the file system: four more than their letters each, where a str takes fifty."""
+
+    def __init__(self, spelled: Iterable[bytes]):
+        block, ends = bytearray(), array("q")
+        for name in spelled:
+            block += name
+            ends.append(len(block))
+        self._block = bytes(block)
+        self._ends = np.array(ends, dtype=np.uint32 if len(block) < 2**32 else np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, row: int) -> str:
+        return os.fsdecode(self.raw(row))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+    def raw(self, row: int) -> bytes:
+        """A name's bytes."""
+        return self._block[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])]
+
+    def order(self) -> np.ndarray:
+        """The rows by their names' bytes. Most archives are in that order: then it takes no memory to speak of."""
+        rows = range(len(self))
+        sorted_already = all(self.raw(row) <= self.raw(row + 1) for row in rows[:-1])
+        return np.array(rows if sorted_already else sorted(rows, key=self.raw), dtype=np.int64)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Names:
+        """Some of the names, in the order of `rows`."""
+        return Names(self.raw(int(row)) for row in rows)
+
+
+def hashed(name: bytes) -> bytes:
+    """Eight bytes that are the same on every machine."""
+    return hashlib.blake2b(name, digest_size=8).digest()
+
+
+def hashes(names: Iterable[bytes]) -> np.ndarray:
+    """The names' hashes, uint64, in the order of their bytes."""
+    return np.frombuffer(b"".join(map(hashed, names)), dtype=">u8").astype(np.uint64)
