@@ -28,6 +28,8 @@ FLAGS = {
     "data": "--debug",
     "data show": "--data-dir --label-by --label-file --image-size --limit --config --set --runs-dir --out --force "
     "--json --quiet --debug",
+    "data reconstruct": "--data-dir --label-file --image-size --autoencoder --count --config --set --runs-dir --out "
+    "--force --device --json --quiet --debug",
     "data list": "--json --debug",
     "data remove": "--all --unfinished --yes --json --quiet --debug",
     "show": "--runs-dir --debug",
@@ -107,7 +109,7 @@ def test_commands_come_in_the_order_of_work() -> None:
         "list",
         "doctor",
     ]
-    assert list(app.command().commands["data"].commands)[:3] == ["show", "list", "remove"]
+    assert list(app.command().commands["data"].commands) == ["show", "reconstruct", "list", "remove"]
 
 
 def test_sample_takes_no_positional_argument() -> None:
@@ -164,7 +166,7 @@ def test_version_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> No
         ("ditkit make-gif d", ["denoise"]),
         ("ditkit show ce", ["celeba", "celeba-gpu", "celeba-latent"]),
         ("ditkit train --max", ["--max-time"]),
-        ("ditkit data r", ["remove"]),
+        ("ditkit data rem", ["remove"]),
         ("ditkit data show mn", ["mnist"]),
         ("ditkit data remove d", ["downloads/dogs.zip"]),
         ("ditkit data remove --unf", ["--unfinished"]),

@@ -38,7 +38,7 @@ LAYERS = {
     ),
     1: ("models", "data", "objectives", "samplers", "autoencoders"),
     2: ("ema", "optim", "seeding", "device", "images", "plots", "gifs", "sheets", "guidance", *_CHECKPOINTS),
-    3: ("training", "session", "material", "steps", "reports", "sampling", "previews", "lr_finder"),
+    3: ("training", "session", "material", "steps", "reports", "sampling", "previews", "lr_finder", "reconstruction"),
     4: ("cli", "__main__"),
 }
 FAMILIES = LAYERS[1]

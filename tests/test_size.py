@@ -98,7 +98,7 @@ def test_the_estimate_is_below_what_training_really_takes(tmp_path: Path):
 
 def test_a_model_larger_than_the_machine_is_refused_with_the_estimate(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(size, "_GPU_DEVICES", ())
+    monkeypatch.setattr(size, "GPU_DEVICES", ())
     config = recipes.load("mnist", {"model": {"width": 8192, "depth": 128, "heads": 64}})
     with pytest.raises(UsageError) as caught:
         size.check_size(config, 10)
@@ -112,7 +112,7 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_estimate(monkeypatc
 
 def test_a_batch_larger_than_the_machine_is_refused_with_another_hint(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(size, "_GPU_DEVICES", ())
+    monkeypatch.setattr(size, "GPU_DEVICES", ())
     config = recipes.load("mnist", {"train": {"batch_size": 1_000_000}})
     with pytest.raises(UsageError, match=r"4\.18 M parameters and needs about \d+ GB to train") as caught:
         size.check_size(config, 10)
@@ -121,7 +121,7 @@ def test_a_batch_larger_than_the_machine_is_refused_with_another_hint(monkeypatc
 
 def test_where_there_is_a_gpu_only_what_no_gpu_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(size, "machine_memory", lambda: 10**6)
-    monkeypatch.setattr(size, "_GPU_DEVICES", (str(tmp_path),))
+    monkeypatch.setattr(size, "GPU_DEVICES", (str(tmp_path),))
     size.check_size(recipes.load("paper"), 10)
     with pytest.raises(UsageError, match=r"no GPU has more than 288 GB"):
         size.check_size(recipes.load("mnist", {"model": {"width": 8192, "depth": 128, "heads": 64}}), 10)
@@ -130,7 +130,7 @@ def test_where_there_is_a_gpu_only_what_no_gpu_can_hold_is_refused(monkeypatch: 
 @pytest.mark.parametrize("name", recipes.descriptions())
 def test_every_recipe_fits_a_small_machine(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(size, "_GPU_DEVICES", ())
+    monkeypatch.setattr(size, "GPU_DEVICES", ())
     size.check_size(recipes.load(name), 1000)
 
 

@@ -13,7 +13,7 @@ Names = list[tuple[str, str]]
 def recipes() -> Names:
     """Recipe names with their first lines, without the machinery that checks settings."""
     folder = Path(__file__).parent.parent / "recipes"
-    files = sorted(folder.glob("*.toml"))
+    files = sorted(folder.glob("*.toml"), key=lambda file: file.stem)
     return [(file.stem, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")) for file in files]
 
 

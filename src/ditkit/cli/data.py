@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from . import data_list, data_remove, data_show
+from . import data_list, data_reconstruct, data_remove, data_show
 
 COMMANDS = {
     "show": data_show,
+    "reconstruct": data_reconstruct,
     "list": data_list,
     "remove": data_remove,
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ class Target:
     tree: Mapping[str, Any]
     name: str
     folder: Path | None = None
+    on_gpu: str | None = None  # recipe that stands in for this one on a GPU
 
 
 def find_target(word: str, runs: Path) -> Target:
@@ -51,7 +53,7 @@ def find_target(word: str, runs: Path) -> Target:
     if not word:
         raise UsageError("an empty word names nothing to train on", "e.g. `ditkit train mnist`")
     if word in recipes.descriptions():
-        return Target(tree=recipes.tree(word), name=word)
+        return Target(tree=recipes.tree(word), name=word, on_gpu=recipes.on_gpu(word))
     if word in DATASETS.names():
         return Target(tree=_on_folder_recipe({"data": {"name": word}}), name=word)
     path = expanded(word)
@@ -75,6 +77,33 @@ def find_target(word: str, runs: Path) -> Target:
     raise unknown("recipe, dataset, run or folder", word, known)
 
 
+def for_device(found: Target, device: str, run: RunFolder | None) -> Target:
+    """The same, or the recipe that stands in for it on a GPU; a run that is there goes on with the one it has."""
+    if found.on_gpu is None:
+        return found
+    other = replace(found, tree=recipes.tree(found.on_gpu), on_gpu=None)
+    if run is not None and run.is_run():
+        has = run.read_config().autoencoder.name
+        return other if has == recipes.build(other.tree).autoencoder.name else found
+    if not gpu_is_there(device):
+        return found
+    console.say(f"there is a GPU: taking the recipe {found.on_gpu}; --device cpu takes the small one")
+    return other
+
+
+def gpu_is_there(device: str) -> bool:
+    """Whether training would run on a GPU; asks torch, which takes seconds to load, only where there may be one."""
+    if device != "auto":
+        return device != "cpu"
+    from ..models.size import GPU_DEVICES
+
+    if sys.platform == "linux" and not any(Path(one).exists() for one in (*GPU_DEVICES, "/dev/dxg")):
+        return False
+    with console.loading_torch():
+        from ..device import find_device
+    return find_device("auto").type != "cpu"
+
+
 def build(target: Target | None, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any]) -> RunConfig:
     """Target, then --config, then flags ({"--steps": 10}), then --set on top. Raises UsageError for what is wrong."""
     trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
@@ -82,11 +111,25 @@ def build(target: Target | None, *, file: Path | None, settings: Sequence[str], 
         if value is not None:
             trees.append(nested(FLAGS[flag], _READ[flag](value) if flag in _READ else value))
     try:
-        config = recipes.build(*trees, recipes.merge_settings(settings))
+        given = recipes.merge_settings(settings)
+        if flags.get("--autoencoder"):
+            trees.append(_as_many_tokens(trees, given))
+        config = recipes.build(*trees, given)
     except UsageError as error:
         raise in_flags(_in_file(error, file, trees[:2]), flags) from None
     check_sampler(config, "--set sample.sampler=")
     return config
+
+
+def _as_many_tokens(trees: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The patch that covers as many pixels of an image in the new latents, if no patch is asked for."""
+    asked = [tree.get("model", {}) for tree in (trees[1], given)]
+    if any(isinstance(model, Mapping) and {"patch", "preset"} & set(model) for model in asked):
+        return {}
+    before = recipes.build(trees[0])
+    pixels = before.model.patch * before.autoencoder.shrink
+    shrink = next(tree["autoencoder"]["shrink"] for tree in trees[2:] if "autoencoder" in tree)
+    return {"model": {"patch": max(1, pixels // shrink)}}
 
 
 def _in_file(error: UsageError, file: Path | None, trees: Sequence[Mapping[str, Any]]) -> UsageError:

@@ -95,7 +95,7 @@ def run(
         "--sample-every": sample_every,
         "--keep-every": keep_every,
     }
-    plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh)
+    plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
     plan.check_words(max_time, device, dtype, preempt_signal, force_change)
     if dry_run:
         _print_plan(plan, quiet=quiet)
@@ -140,6 +140,7 @@ def _plan(
     name: str | None,
     runs_dir: Path | None,
     fresh: bool,
+    device: str,
 ) -> Plan:
     from ..errors import UsageError
     from ..run_folder import RunFolder
@@ -150,14 +151,16 @@ def _plan(
         raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
     runs = runs_place(runs_dir)
     found = targets.find_target(target, runs) if target is not None else None
-    find_lr = lr is not None and lr.strip().lower() == "auto"
-    config = targets.build(found, file=file, settings=settings, flags={**flags, "--lr": None if find_lr else lr})
     if found and found.folder and name is None:
         folder = found.folder
     else:
         default = found.name if found else words.slug(file.stem if file else "run")
         folder = runs / (words.run_name(name) if name is not None else default)
     existing = RunFolder(folder)
+    if found:
+        found = targets.for_device(found, words.device(device), None if fresh else existing)
+    find_lr = lr is not None and lr.strip().lower() == "auto"
+    config = targets.build(found, file=file, settings=settings, flags={**flags, "--lr": None if find_lr else lr})
     if find_lr and existing.is_run() and not fresh:
         config = _with_lr(config, existing.read_config().optim.lr)  # measured when the run began
         find_lr = existing.last_step() == 0

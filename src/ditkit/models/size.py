@@ -10,7 +10,7 @@ from ..errors import UsageError
 
 _FLOAT = 4  # bytes
 _LARGEST_GPU = 288 * 10**9  # bytes; how much a GPU really has is known only once torch is there
-_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128")
 
 
 def hidden_width(kind: str, width: int, ratio: float) -> int:
@@ -107,7 +107,7 @@ def check_size(config: RunConfig, labels: int) -> None:
     if memory is None or needed <= memory:
         return
     there = f"this machine has {_spoken(memory)}B"
-    if any(Path(device).exists() for device in _GPU_DEVICES):
+    if any(Path(device).exists() for device in GPU_DEVICES):
         if needed <= _LARGEST_GPU:
             return
         there += f", and no GPU has more than {_spoken(_LARGEST_GPU)}B"

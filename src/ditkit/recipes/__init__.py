@@ -25,7 +25,7 @@ _ON_GPU = "on_gpu"  # key of a recipe's file
 
 def descriptions() -> dict[str, str]:
     """Every recipe with its first line, which is a comment."""
-    files = sorted(_FOLDER.glob("*.toml"))
+    files = sorted(_FOLDER.glob("*.toml"), key=lambda file: file.stem)
     return {file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files}
 
 
