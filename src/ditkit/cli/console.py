@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,22 @@ def data(text: str) -> None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError as error:
         raise streams.Unheard from error
+
+
+def agreed(question: str, *, yes: bool, about: Sequence[str] = ()) -> bool:
+    """Whether the user says yes, here or beforehand with --yes. Raises UsageError where there is nobody to ask.
+
+    The lines `about` it are shown before the question.
+    """
+    if yes:
+        return True
+    console = stderr()
+    if not (console.is_terminal and sys.stdin.isatty()):
+        raise UsageError(f"there is no terminal to ask at: {question}", "say yes with --yes")
+    for line in about:
+        console.print(visible(line), markup=False)
+    console.print(visible(f"{question} [y/N] "), end="", markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager

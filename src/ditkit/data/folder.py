@@ -7,18 +7,25 @@ from collections import Counter
 from pathlib import Path
 
 from ..config import DataConfig
+from ..downloads.place import is_hub
 from ..errors import DataError
 from .contract import Split
 from .files import FileSource, hidden, scan
+from .hub import dataset as of_repository
 from .pictures import Pictures, pictures
 from .places import local_folder
+from .tables import folder_of_tables, tables_below
 from .transforms import EXTENSIONS
 
 
 def dataset(config: DataConfig, split: Split) -> Pictures:
     """The images below `config.path`. Raises DitkitError when there are none, or none in a class."""
+    if is_hub(config.path):
+        return of_repository(config, split)
     root = _root(config.path)
     sizes = scan(root)
+    if not sizes and tables_below(root):
+        return folder_of_tables(config, split, root)
     if not sizes:
         raise DataError(f"no images in {root}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
     folders = _class_folders(root)

@@ -49,13 +49,13 @@ def local_folder(place: str) -> Path:
     if not path.exists():
         raise DataError(f"the folder {path} does not exist", "check the path given with --data-dir")
     path, status = path.resolve(), path.stat()
-    folder = _unpacked(path, _key(stem(path.name), str(path), str(status.st_size), str(status.st_mtime_ns)))
+    folder = _unpacked(path, entry_name(stem(path.name), str(path), str(status.st_size), str(status.st_mtime_ns)))
     return _inner(folder)
 
 
 def _from_address(place: str) -> Path:
     url, sha256 = _address(place)
-    key = _key(stem(url), place)
+    key = entry_name(stem(url), place)
     if _is_ready(cache_dir() / "extracted" / key):
         return cache_dir() / "extracted" / key
     archive = cache_dir() / "downloads" / (key + _suffix(urlsplit(url).path))
@@ -112,7 +112,7 @@ def _suffix(name: str) -> str:
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
 
 
-def _key(name: str, *parts: str) -> str:
+def entry_name(name: str, *parts: str) -> str:
     """A safe name for a folder, another one for another place."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
