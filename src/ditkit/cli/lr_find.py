@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import complete, console
-from .options import DATA, OPTIMISER, OUTPUT, Config, DataDir, Debug, Device, Force, Json, Quiet, RunsDir, Settings
+from .options import DATA, OPTIMISER, OUTPUT, Config, DataDir, Debug, Device, Force, Json, Quiet, RunsDir, Settings, Yes
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -67,6 +67,7 @@ def run(
     force: Force = False,
     runs_dir: RunsDir = None,
     as_json: Json = False,
+    yes: Yes = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -96,7 +97,7 @@ def run(
     for file in (path, path.with_suffix(".json")):
         words.check_file(file, force=force)
     words.device(device)
-    targets.check_data(resolved, quiet=quiet)
+    targets.check_data(resolved, quiet=quiet, yes=yes)
     curve = measure(resolved, device, steps=steps, quiet=quiet)
     _tell(curve, path, write(curve, path), as_json=as_json, quiet=quiet)
 

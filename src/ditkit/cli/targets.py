@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ..autoencoders.files import find_files
 from ..autoencoders.presets import PIXEL
 from ..autoencoders.presets import settings as autoencoder_settings
 from ..config import RunConfig
+from ..downloads.place import is_hub, parse
 from ..errors import DataError, UsageError, unknown
 from ..paths import expanded, spelled
 from ..registry import DATASETS
@@ -66,8 +68,9 @@ def find_target(word: str, runs: Path) -> Target:
     if (place := _place(word)) is not None:
         from ..data.places import stem
 
-        tree = _on_folder_recipe({"data": {"name": "folder", "path": place}})
-        return Target(tree=tree, name=words.slug(Path(place).name if path.is_dir() else stem(place), "folder"))
+        tree = _on_folder_recipe({"data": {"name": "hub" if is_hub(place) else "folder", "path": place}})
+        name = parse(place).repo.rpartition("/")[2] if is_hub(place) else stem(place)
+        return Target(tree=tree, name=words.slug(Path(place).name if path.is_dir() else name, "folder"))
     if path.is_file():
         hint = "give a folder of images, or a .zip or .tar archive of one; a file of settings follows --config"
         raise UsageError(f"{word} is a file", hint)
@@ -174,15 +177,15 @@ def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
         )
 
 
-def open_images(config: RunConfig, *, quiet: bool = False) -> Dataset:
-    """The images to train on; says what is downloaded or unpacked for them."""
+def open_images(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> Dataset:
+    """The images to train on; says what is downloaded or unpacked for them, and asks before it is much."""
     from ..data.contract import open_dataset
 
-    with watching(quiet=quiet):
+    with watching(quiet=quiet, yes=yes):
         return open_dataset(config.data, "train")
 
 
-def check_data(config: RunConfig, *, quiet: bool = False) -> None:
+def check_data(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> None:
     """Open the dataset once, before torch loads, so that a missing or malformed one is reported at once.
 
     Raises UsageError for a model that is larger than the machine: only the data knows how many labels there are.
@@ -190,7 +193,7 @@ def check_data(config: RunConfig, *, quiet: bool = False) -> None:
     from ..data.contract import open_dataset
     from ..models.size import check_size
 
-    images = open_images(config, quiet=quiet)
+    images = open_images(config, quiet=quiet, yes=yes)
     if not len(images):
         raise DataError("the data set has no images to train on", "check its folder, or lower --set data.validation")
     open_dataset(config.data, "validation")
@@ -222,10 +225,13 @@ def _file(word: str) -> str:
 
 
 def _place(word: str) -> str | None:
-    """A folder, an archive or a web address as the settings keep it; None for a word that is none of them."""
+    """A folder, an archive, a web address or a hub repository as settings keep it; None for what is none of them."""
     path = expanded(word)
     if path.is_dir():
         return spelled(path.resolve())
+    if is_hub(word):
+        parse(word)
+        return word
     from ..data.archives import is_archive
     from ..data.places import check_place, is_address
 
@@ -245,16 +251,22 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 
 @contextmanager
-def watching(*, quiet: bool) -> Iterator[None]:
-    """Within it, what is downloaded, unpacked or encoded is told, with its progress."""
+def watching(*, quiet: bool, yes: bool = False) -> Iterator[None]:
+    """Within it, what is downloaded, unpacked or encoded is told, with its progress, and asked for if it is much."""
     from ..downloads.watch import watched
 
-    with watched(lambda text: _told(text, quiet=quiet)):
+    with watched(None if quiet else _told, lambda text: _agreed(text, yes=yes)):
         yield
 
 
 @contextmanager
-def _told(text: str, *, quiet: bool) -> Iterator[Callable[[float, float | None], None]]:
-    console.say(text, quiet=quiet)
-    with console.bar(text.partition(" ")[0], quiet=quiet) as show:
+def _told(text: str) -> Iterator[Callable[[float, float | None], None]]:
+    console.say(text)
+    with console.bar(text.partition(" ")[0]) as show:
         yield show
+
+
+def _agreed(text: str, *, yes: bool) -> bool:
+    """The user's answer; yes where nobody can be asked, or several processes would ask at once."""
+    asks = sys.stdin is not None and sys.stdin.isatty() and console.stderr().is_terminal and "RANK" not in os.environ
+    return console.agreed(f"{text}?", yes=yes or not asks)

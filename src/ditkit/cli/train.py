@@ -24,6 +24,7 @@ from .options import (
     Quiet,
     RunsDir,
     Settings,
+    Yes,
 )
 from .train_options import (
     BatchSize,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "Examples:\n\nditkit train mnist\nditkit train celeba --data-dir ~/celeba --max-time 1h\n"
-    "ditkit train ./photos --set model.preset=dit-tiny/8 --lr auto"
+    "ditkit train ./photos --set model.preset=dit-tiny/8 --lr auto\n\nditkit train hf://user/dataset"
 )
 
 
@@ -72,6 +73,7 @@ def run(
     fresh: Fresh = False,
     force_change: ForceChange = None,
     dry_run: DryRun = False,
+    yes: Yes = False,
     quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -96,6 +98,7 @@ def run(
         "--keep-every": keep_every,
     }
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
+    plan.yes = yes
     plan.check_words(max_time, device, dtype, preempt_signal, force_change)
     if dry_run:
         _print_plan(plan, quiet=quiet)
@@ -111,6 +114,7 @@ class Plan:
     folder: Path
     find_lr: bool
     fresh: bool
+    yes: bool = False
     seconds: float | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -177,7 +181,7 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
     from .targets import open_images
 
     config = plan.config
-    images = open_images(config, quiet=quiet)
+    images = open_images(config, quiet=quiet, yes=plan.yes)
     with console.loading_torch(quiet=quiet):
         import torch
 
@@ -205,7 +209,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     from .targets import check_data, watching
 
     quiet = quiet or not _leads()
-    check_data(plan.config, quiet=quiet)
+    check_data(plan.config, quiet=quiet, yes=plan.yes)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
         prepared = _prepare(plan, quiet=quiet)
@@ -215,7 +219,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
         with console.loading_torch(quiet=quiet):
             from ..training import train
         progress = TrainingProgress(folder.name, quiet=quiet)
-        with progress, watching(quiet=quiet):
+        with progress, watching(quiet=quiet, yes=plan.yes):
             train(
                 config,
                 folder,

@@ -14,11 +14,11 @@ RECIPES = "the recipe's"
 Target = Annotated[
     str | None,
     typer.Argument(
-        metavar="RECIPE|DATASET|FOLDER|ARCHIVE|URL",
+        metavar="RECIPE|DATASET|FOLDER|ARCHIVE|URL|hf://…",
         autocompletion=complete.training_targets,
         show_default=False,
         help="A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, an "
-        "archive of one or its web address, or a run to continue.",
+        "archive of one or its web address, hf://user/dataset, or a run to continue.",
     ),
 ]
 Steps = Annotated[

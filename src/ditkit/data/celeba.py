@@ -1,150 +1,70 @@
-"""CelebA faces from a folder on disk, labelled by any of their 40 attributes (female and male by default)."""
+"""CelebA faces, downloaded or from your disk, labelled by any of their 40 attributes: female and male by default."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from pathlib import Path
+import contextlib
+from dataclasses import replace
 
+from .. import durable
 from ..config import DataConfig
-from ..errors import DataError, unknown
-from ..paths import expanded
-from .contract import Split, holdout
-from .files import FileSource, scan
-from .pictures import Pictures, chosen_pictures
+from ..downloads.hub import files_of, snapshot
+from ..downloads.place import address
+from ..downloads.watch import tell
+from ..errors import DataError
+from ..paths import cache_dir, expanded
+from .celeba_files import ATTRIBUTES, IMAGES, MALE, PARTITION, SITE, find_root, published
+from .contract import Split
+from .pictures import Pictures
 from .places import is_address, local_folder
+from .splits import by_split
+from .tables import SUFFIX, table_pictures, tables_below
 
-IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
-PACKED = f"{IMAGES}.zip"  # does as well as the folder
-SITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+REPO, COMMIT = "flwrlabs/celeba", "2d738f56e0e7f925ea36ae7c808ea925264aacec"
+LICENCE = f"CelebA is for non-commercial research only: {SITE}"
+_WANTED = (
+    f"put {IMAGES}/ (the .jpg files), {ATTRIBUTES} and, for the official split, {PARTITION} into one folder and give it "
+    f"with --data-dir FOLDER; they come from {SITE}. A folder with train-*{SUFFIX} and valid-*{SUFFIX} of "
+    f"{address(REPO)} will do as well"
+)
 
 
 def dataset(config: DataConfig, split: Split) -> Pictures:
-    """The images that are there, of the official split. Raises DitkitError when files are missing or malformed."""
-    root = _find_root(config.path)
-    images = root / IMAGES if (root / IMAGES).is_dir() else local_folder(str(root / PACKED))
-    sizes = scan(images)
-    if not sizes:
-        raise DataError(f"no images in {images}", f"unpack img_align_celeba.zip there, from {SITE}")
-    attribute, positive = _read_attribute(root / ATTRIBUTES, config.label_by or "Male")
-    labels = ("female", "male") if attribute == "Male" else (f"not_{attribute.lower()}", attribute.lower())
-    _check_known(sizes, positive, root / ATTRIBUTES)
-    source = FileSource(images, tuple(sizes))
-    names = set(_names_of(split, list(sizes), positive, root / PARTITION, config.validation))
-    rows = [row for row, name in enumerate(sizes) if name in names]
-    label_ids = [positive[name] for name in sizes]
-    if split == "train":
-        _check_classes([label_ids[row] for row in rows], labels, root, len(sizes))
-    return chosen_pictures(config, source, rows, tuple(sizes.values()), labels, label_ids)
+    """The faces of the official split: of `config.path`, or fetched from the hub. Raises DitkitError without them."""
+    found = _fetched(config, split) if config.path is None else _on_disk(config, split, config.path)
+    _tell_licence()
+    return found
 
 
-def _find_root(path: str | None) -> Path:
-    """The folder that holds `img_align_celeba`: the given one, the one above, or a folder inside."""
-    wanted = (
-        f"put {IMAGES}/ (the .jpg files), {ATTRIBUTES} and, for the official split, {PARTITION} "
-        f"into one folder and give it with --data-dir FOLDER; they come from {SITE}"
-    )
-    if path is None:
-        raise DataError("celeba needs the images on disk", wanted)
+def _fetched(config: DataConfig, split: Split) -> Pictures:
+    revision = config.revision or COMMIT
+    listed = files_of(REPO, revision=revision, by_hand=_WANTED)
+    tables = [path for path in listed if path.endswith(SUFFIX)]
+    files = by_split(tables, None, place=address(REPO, revision))
+    wanted = {*files["train"], *files["validation"]}
+    root = snapshot(REPO, revision=revision, wanted=wanted.__contains__, by_hand=_WANTED)
+    return table_pictures(_labelled(config), split, root, files, kind="attribute")
+
+
+def _on_disk(config: DataConfig, split: Split, path: str) -> Pictures:
     if not is_address(path) and not expanded(path).exists():
-        raise DataError(f"the folder {expanded(path)} does not exist", wanted)
+        raise DataError(f"the folder {expanded(path)} does not exist", _WANTED)
     given = local_folder(path)
-    inside = sorted(folder for folder in given.iterdir() if folder.is_dir())
-    for root in (given, given / "celeba", *inside):
-        if (root / IMAGES).is_dir() or (root / PACKED).is_file():
-            return root
-    if given.name == IMAGES:
-        return given.parent
-    raise DataError(f"there is no folder {IMAGES} in {given}", wanted)
+    if (root := find_root(given)) is not None:
+        return published(config, split, root)
+    if tables := tables_below(given):
+        files = by_split(tables, None, place=str(given))
+        return table_pictures(_labelled(config), split, given, files, kind="attribute")
+    raise DataError(f"there is no folder {IMAGES} in {given}", _WANTED)
 
 
-def _read_attribute(path: Path, wanted: str) -> tuple[str, dict[str, int]]:
-    """The attribute's name as in the file, and for each image whether it has it (1) or not (0)."""
-    lines = _read_lines(path)
-    broken = f"get {path.name} again from {SITE} and put it at {path}"
-    if len(lines) < 2 or not re.fullmatch(r"\s*[0-9]{1,9}\s*", lines[0]):
-        raise DataError(f"{path} does not begin with the number of images and the attributes' names", broken)
-    count, names, rows = int(lines[0]), lines[1].split(), lines[2:]
-    if len(rows) != count:
-        raise DataError(f"{path} says that it has {count} rows, but has {len(rows)}", broken)
-    spelled = {name.lower(): name for name in names}
-    if wanted.lower() not in spelled:
-        raise unknown("attribute", wanted, names)
-    column = names.index(spelled[wanted.lower()]) + 1
-    values = {"1": 1, "-1": 0}
-    positive: dict[str, int] = {}
-    for number, row in enumerate(rows, start=3):
-        fields = row.split()
-        if len(fields) != len(names) + 1 or fields[column] not in values:
-            raise DataError(f"{path}, line {number}: not a file name and {len(names)} times 1 or -1", broken)
-        if fields[0] in positive:
-            raise DataError(f"{path}, line {number}: a second row for {fields[0]}", broken)
-        positive[fields[0]] = values[fields[column]]
-    return names[column - 1], positive
+def _labelled(config: DataConfig) -> DataConfig:
+    return replace(config, label_by=config.label_by or MALE)
 
 
-def _read_partition(path: Path) -> dict[str, str]:
-    """For each image its split: "0" train, "1" validation, "2" test."""
-    partition: dict[str, str] = {}
-    broken = f"get {path.name} again from {SITE}, or remove it to split without it"
-    for number, row in enumerate(_read_lines(path), start=1):
-        fields = row.split()
-        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-            raise DataError(f"{path}, line {number}: not a file name and 0, 1 or 2", broken)
-        if fields[0] in partition:
-            raise DataError(f"{path}, line {number}: a second row for {fields[0]}", broken)
-        partition[fields[0]] = fields[1]
-    return partition
-
-
-def _read_lines(path: Path) -> list[str]:
-    """Lines of a text file without blank ones at its end. Raises DitkitError if it is missing or a web page."""
-    hint = f"get {path.name} by hand from {SITE} and put it at {path}"
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a file", hint)
-    try:
-        text = path.read_text(encoding="utf-8-sig").rstrip()
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing", hint) from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text file", hint) from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", hint) from None
-    if text.lstrip().startswith("<"):
-        raise DataError(f"{path} is a web page, probably a quota or login page instead of the file", hint)
-    return text.splitlines()
-
-
-def _names_of(split: Split, names: list[str], positive: dict[str, int], path: Path, count: int) -> Sequence[str]:
-    """The images of a split: the official one, or held-out ones where the official one leaves no validation image."""
-    official = _read_partition(path) if path.exists() else dict.fromkeys(names, "0")
-    _check_known(names, official, path)
-    train = [name for name in names if official[name] == "0"]
-    validation = [name for name in names if official[name] == "1"][:count]
-    if any(official[name] == "1" for name in names):
-        return train if split == "train" else validation
-    kept, held = holdout(train, [positive[name] for name in train], count)
-    return [train[index] for index in (kept if split == "train" else held)]
-
-
-def _check_known(names: Sequence[str] | dict[str, int], rows: dict[str, int] | dict[str, str], path: Path) -> None:
-    missing = [name for name in names if name not in rows]
-    if missing:
-        raise DataError(
-            f"{path} has no row for {len(missing)} of {len(names)} images: "
-            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
-            "use the file that belongs to these images, or take these images away",
-        )
-
-
-def _check_classes(label_ids: Sequence[int], labels: tuple[str, ...], root: Path, images: int) -> None:
-    if not label_ids:
-        raise DataError(
-            f"none of the {images} images in {root / IMAGES} is in the official train split",
-            f"add images, or remove {root / PARTITION} to split without it",
-        )
-    for label_id, label in enumerate(labels):
-        if label_id not in label_ids:
-            raise DataError(
-                f"no training image in {root / IMAGES} is {label!r}", "add images, or choose another data.label_by"
-            )
+def _tell_licence() -> None:
+    """Once."""
+    shown = cache_dir() / "celeba-licence-shown"
+    if not shown.exists() and tell(LICENCE):
+        with contextlib.suppress(OSError):
+            durable.make_folder(shown.parent)
+            shown.touch()

@@ -11,28 +11,35 @@ from pathlib import Path
 import numpy as np
 
 from ..config import DataConfig
+from ..downloads.place import is_hub
 from ..errors import DataError
 from ..paths import expanded, spelled
 from .contract import Split
 from .files import FileSource, find, hidden
+from .hub import dataset as of_repository
 from .labels import ALL_EXTENSIONS, TABLES, Labelled, Listing, labelled
 from .look_up import look_up
 from .pictures import Pictures, pictures
 from .places import from_where, local_images
 from .shards import Archive
+from .tables import folder_of_tables, tables_below
 from .transforms import EXTENSIONS
 
 
 def dataset(config: DataConfig, split: Split) -> Pictures:
-    """The images at `config.path`: a folder, a .zip or .tar archive, or a folder of such archives.
+    """The images at `config.path`: a folder, an archive, a folder of archives or of tables, a hub repository.
 
     Raises DitkitError when there are none, or when it is not clear which label each has.
     """
     if config.path is None:
         raise DataError("the dataset 'folder' needs a folder of images", "give it with --data-dir FOLDER")
+    if is_hub(config.path):
+        return of_repository(config, split)
     place = local_images(config.path)
     listing = None if place.is_file() else _on_disk(place)
     archives = [place] if listing is None else _shards(listing, place)
+    if listing is not None and not archives and not len(listing.rows(EXTENSIONS)) and tables_below(place):
+        return folder_of_tables(config, split, place)
     if listing is not None and not archives:
         images, labels = _images(listing, config)
     else:

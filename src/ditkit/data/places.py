@@ -50,7 +50,7 @@ def local_folder(place: str) -> Path:
     if not path.exists():
         raise DataError(f"the folder {path} does not exist", "check the path given with --data-dir")
     path, status = path.resolve(), path.stat()
-    folder = _unpacked(path, _key(stem(path.name), str(path), str(status.st_size), str(status.st_mtime_ns)))
+    folder = _unpacked(path, entry_name(stem(path.name), str(path), str(status.st_size), str(status.st_mtime_ns)))
     return _inner(folder)
 
 
@@ -88,7 +88,7 @@ def _from_address(place: str) -> Path:
 
 def _target(place: str) -> Path:
     """Where the archive of an address is unpacked to."""
-    return cache_dir() / "extracted" / _key(stem(_address(place)[0]), place)
+    return cache_dir() / "extracted" / entry_name(stem(_address(place)[0]), place)
 
 
 def _download(place: str) -> Path:
@@ -151,7 +151,7 @@ def _suffix(name: str) -> str:
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
 
 
-def _key(name: str, *parts: str) -> str:
+def entry_name(name: str, *parts: str) -> str:
     """A safe name for a folder, another one for another place."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -13,10 +13,11 @@ from .. import durable
 from ..errors import DataError, UsageError
 from ..paths import cache_dir, cache_folder, check_room
 from .fetch import Patience, offline
-from .repository import COMMIT, Kind, Remote, Repository, Unreachable, address, check_repository
+from .place import COMMIT, address, check_repository
+from .repository import Kind, Remote, Repository, Unreachable
 from .watch import agree, watching
 
-NOTE = "SNAPSHOT.json"  # in every snapshot's folder: where it comes from, and which files the repository has
+NOTE = "about.json"  # in every snapshot's folder: where it comes from, and which files the repository has
 ASK_FROM = 50e6  # bytes
 _SPARE = 64 << 20
 _MOST_FILES = 20_000  # in one snapshot
@@ -76,14 +77,19 @@ class _Note:
 
     def write(self, folder: Path) -> None:
         durable.make_folder(folder)
-        tree = {"format": 1, **vars(self), "files": {path: vars(remote) for path, remote in self.files.items()}}
+        tree = {
+            "format": 1,
+            "source": address(self.repo, self.commit),
+            **vars(self),
+            "files": {path: vars(remote) for path, remote in self.files.items()},
+        }
         durable.write_atomically(folder / NOTE, json.dumps(tree, indent=1))
 
 
 def _read_note(folder: Path) -> _Note | None:
     try:
         tree = json.loads((folder / NOTE).read_bytes())
-        if tree.pop("format") != 1:
+        if tree.pop("format") != 1 or not tree.pop("source"):
             return None
         return _Note(**{**tree, "files": {path: Remote(**remote) for path, remote in tree["files"].items()}})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -137,7 +143,9 @@ def _last_seen(repo: str, kind: Kind, name: str) -> tuple[Path, _Note] | None:
 def _is_plain(path: str) -> bool:
     """Whether a path stays inside the folder and means the same on every system."""
     parts = path.split("/")
-    return not any(part in ("", ".", "..") or re.search(r'[<>:"|?*\\\x00-\x1f]', part) for part in parts)
+    return path != NOTE and not any(
+        part in ("", ".", "..") or re.search(r'[<>:"|?*\\\x00-\x1f]', part) for part in parts
+    )
 
 
 def _size(path: Path) -> int | None:

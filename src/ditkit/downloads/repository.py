@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeVar
 from .. import durable
 from ..errors import MachineError, UsageError
 from .fetch import Patience, fetch, offline
+from .place import COMMIT, address
 from .watch import Progress
 from .web import seconds
 
 Kind = Literal["dataset", "model"]
-COMMIT = re.compile(r"[0-9a-f]{40}")
 _ANSWER = TypeVar("_ANSWER")
 _CLIENTS = ("httpx", "httpcore", "requests", "urllib3")  # huggingface_hub has used several
 _LOGIN = "for what is not public set HF_TOKEN to a token of yours, or `hf auth login`"
@@ -142,17 +142,6 @@ class Repository:
             why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
             return Unreachable(f"cannot reach {endpoint} for {place}: {why}", self.by_hand)
         return error
-
-
-def address(repo: str, revision: str | None = None) -> str:
-    """How a repository is written: hf://user/name, or hf://user/name@revision."""
-    return f"hf://{repo}" + (f"@{revision[:12] if COMMIT.fullmatch(revision) else revision}" if revision else "")
-
-
-def check_repository(repo: str) -> None:
-    """Raises UsageError for what cannot be the name of a repository."""
-    if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", repo, re.ASCII) or ".." in repo or "--" in repo:
-        raise UsageError(f"{repo[:200]!r} is not the name of a repository on the hub", "it looks like user/name")
 
 
 def _wait(error: Exception) -> float | None:

@@ -26,9 +26,9 @@ _ask: ContextVar[Ask] = ContextVar("ask", default=_unasked)
 
 
 @contextmanager
-def watched(watch: Watch, ask: Ask = _unasked) -> Iterator[None]:
+def watched(watch: Watch | None, ask: Ask = _unasked) -> Iterator[None]:
     """Within it, `watch` is told in words what is being done, and given the progress; `ask` says yes or no first."""
-    watch_token, ask_token = _watch.set(watch), _ask.set(ask)
+    watch_token, ask_token = _watch.set(watch or _unwatched), _ask.set(ask)
     try:
         yield
     finally:
@@ -39,6 +39,12 @@ def watched(watch: Watch, ask: Ask = _unasked) -> Iterator[None]:
 def watching(text: str) -> AbstractContextManager[Progress]:
     """Around work that takes long: says `text`, and gives what is to be told the progress."""
     return _watch.get()(text)
+
+
+def tell(text: str) -> bool:
+    """Something worth knowing; whether there was anybody to hear it."""
+    with watching(text):
+        return _watch.get() is not _unwatched
 
 
 def agree(text: str, by_hand: str) -> None:

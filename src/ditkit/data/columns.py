@@ -1,0 +1,170 @@
+"""The columns of parquet tables: which hold images, which hold labels, and what is in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, UsageError, unknown
+
+IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "png")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "cls")
+MOST_CLASSES = 10_000
+_ROWS = 256  # read at a time
+_BUFFER = 1 << 20  # bytes
+_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_POINTER = b"version https://git-lfs"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever pyarrow says of a file becomes one line that names it."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+        raise DataError(f"{path} {_why(path, error)}", "get it again, and delete this one") from None
+
+
+def _why(path: Path, error: BaseException) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as of_disk:
+        return f"cannot be read: {of_disk.strerror}"
+    if head.startswith(_POINTER):
+        return "is a pointer of Git LFS, not the file itself (`git lfs pull` fetches it)"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page, probably a quota or login page instead of the file"
+    if not head.startswith(b"PAR1"):
+        return "is no parquet file"
+    return f"is damaged: {(str(error).splitlines() or ['it cannot be read'])[0][:200]}"
+
+
+def schema_of(table: Path) -> Any:
+    """The pyarrow schema of a table."""
+    import pyarrow.parquet as parquet
+
+    with _reading(table):
+        return parquet.read_schema(table)
+
+
+def rows_of(table: Path) -> int:
+    """The number of rows of a table."""
+    import pyarrow.parquet as parquet
+
+    with _reading(table):
+        return parquet.read_metadata(table).num_rows
+
+
+def features_of(schema: Any) -> dict[str, dict[str, Any]]:
+    """What the hub's libraries note of each column, such as {"_type": "ClassLabel", "names": […]}."""
+    try:
+        noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in noted.items() if isinstance(feature, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def image_column(table: Path, schema: Any, wanted: str | None) -> str:
+    """The column that holds the encoded images: the wanted one, or the only one there is."""
+    columns = [field.name for field in schema if _holds_bytes(field.type)]
+    if wanted is not None:
+        if wanted not in schema.names:
+            raise unknown("column", wanted, schema.names)
+        if wanted not in columns:
+            raise UsageError(f"the column {wanted} of {table.name} holds no images", _list(columns or schema.names))
+        return wanted
+    noted = [name for name, feature in features_of(schema).items() if feature.get("_type") == "Image"]
+    found = [name for name in columns if name in noted] or [name for name in columns if _is_image(table, name)]
+    if not found:
+        raise DataError(f"no column of {table} holds images: {', '.join(schema.names[:12])}", "give another dataset")
+    best = [name for word in IMAGE_NAMES for name in found if name.lower() == word]
+    if len(found) > 1 and not best:
+        raise UsageError(f"several columns of {table.name} hold images: {', '.join(found)}", "set data.image_column")
+    return (best or found)[0]
+
+
+def label_column(table: Path, schema: Any, image: str, wanted: str | None) -> str | None:
+    """The column that gives the labels: the wanted one, the one made for that, one of a usual name, or None."""
+    columns = [field.name for field in schema if field.name != image and _holds_labels(field.type)]
+    if wanted is not None:
+        spelled = {name.lower(): name for name in columns}
+        if wanted not in columns and wanted.lower() not in spelled:
+            if wanted in schema.names:
+                raise UsageError(f"the column {wanted} of {table.name} holds no labels", _list(columns))
+            raise unknown("column", wanted, columns)
+        return wanted if wanted in columns else spelled[wanted.lower()]
+    noted = features_of(schema)
+    classes = [name for name in columns if noted.get(name, {}).get("_type") == "ClassLabel"]
+    usual = [name for word in LABEL_NAMES for name in columns if name.lower() == word]
+    best = [name for name in usual if name in classes] or classes or usual
+    if len(best) > 1 and not set(best) & set(usual):
+        raise UsageError(f"several columns of {table.name} may be the labels: {', '.join(best)}", "use --label-by")
+    return best[0] if best else None
+
+
+def image_blocks(table: Path, column: str) -> Iterator[tuple[memoryview, np.ndarray]]:
+    """The encoded images of a table, some rows at a time: their bytes, one after the other, and the size of each."""
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.parquet as parquet
+
+    compute: Any = pyarrow.compute  # its functions are made when it is imported
+    with _reading(table), parquet.ParquetFile(table, buffer_size=_BUFFER) as file:
+        for batch in file.iter_batches(_ROWS, columns=[column], use_threads=False):
+            images = batch.column(0)
+            if pyarrow.types.is_struct(images.type):
+                images = compute.struct_field(images, "bytes")
+            images = compute.fill_null(images.cast(pyarrow.large_binary()), b"")
+            _, offsets, content = images.buffers()
+            ends = np.frombuffer(offsets, np.int64)[images.offset : images.offset + len(images) + 1]
+            block = memoryview(content)[ends[0] : ends[-1]] if content is not None else memoryview(b"")
+            yield block, np.diff(ends)
+
+
+def read_column(tables: Sequence[Path], column: str) -> Any:
+    """One column of some tables, which must have it: a pyarrow.ChunkedArray."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    chunks: list[Any] = []
+    for table in tables:
+        with _reading(table):
+            read = parquet.read_table(table, columns=[column], use_threads=False).column(column)
+            chunks += (read if not chunks or read.type == chunks[0].type else read.cast(chunks[0].type)).chunks
+    return pyarrow.chunked_array(chunks)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+
+
+def _holds_labels(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_integer(kind) or types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind)
+
+
+def _is_image(table: Path, column: str) -> bool:
+    """Whether the first bytes that a column has are those of an image."""
+    for block, sizes in image_blocks(table, column):
+        if sizes.any():
+            return bytes(block[:4]).startswith(_MAGICS)
+    return False
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"others: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}" if names else "there is no other"

@@ -1,0 +1,67 @@
+"""Images from the Hugging Face hub, hf://user/dataset: parquet tables, or folders and archives of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import DataConfig
+from ..downloads.hub import files_of, snapshot
+from ..downloads.place import Place, address, is_hub, parse
+from ..errors import DataError, UsageError
+from .archives import SUFFIXES
+from .contract import Split
+from .pictures import Pictures
+from .splits import CARD, by_split
+from .tables import SUFFIX, table_pictures
+from .transforms import EXTENSIONS
+
+_LISTS = ("metadata.jsonl", "metadata.csv")  # of file names and what belongs to them
+_BY_HAND = "or download its files by hand and give their folder with --data-dir"
+
+
+def dataset(config: DataConfig, split: Split) -> Pictures:
+    """The images of a repository, downloaded into the cache once. Raises DitkitError where that cannot be."""
+    if not is_hub(config.path):
+        raise UsageError("the dataset 'hub' needs a repository", "give one: `ditkit train hf://user/dataset`")
+    place = parse(str(config.path))
+    revision = config.revision or place.revision
+    listed = files_of(place.repo, revision=revision, by_hand=f"check the network, {_BY_HAND}")
+    tables = [path for path in listed if path.endswith(SUFFIX)]
+    images = [path for path in listed if path.lower().endswith((*EXTENSIONS, *SUFFIXES))]
+    if not tables and not images:
+        raise DataError(
+            f"{address(place.repo, revision)} has no parquet tables, images or archives among its {len(listed)} files",
+            f"try {address(place.repo, 'refs/convert/parquet')}, where the hub keeps many datasets as parquet",
+        )
+    card = None
+    if CARD in listed:
+        card = snapshot(place.repo, revision=revision, wanted=lambda path: path == CARD) / CARD
+    files = by_split(tables or images, card, place.subset, place=address(place.repo, revision))
+    if tables:
+        wanted = {*files["train"], *files["validation"]}
+        root = snapshot(place.repo, revision=revision, wanted=wanted.__contains__, by_hand=_by_hand(place, wanted))
+        return table_pictures(config, split, root, files)
+    return _loose(config, split, place, revision, files["train"])
+
+
+def _loose(config: DataConfig, split: Split, place: Place, revision: str | None, images: Sequence[str]) -> Pictures:
+    """Images or archives of them: the folder that holds those for training is as good as one on disk."""
+    from .folder import dataset as folder
+
+    above = os.path.commonpath([os.path.dirname(path) for path in images])  # noqa: PTH120
+    wanted = set(images)
+
+    def needed(path: str) -> bool:
+        return path in wanted or (path.startswith(above) and path.rpartition("/")[2] in _LISTS)
+
+    root = snapshot(place.repo, revision=revision, wanted=needed, by_hand=_by_hand(place, wanted))
+    inside = Path(images[0]) if len(images) == 1 and images[0].lower().endswith(SUFFIXES) else Path(above)
+    return folder(replace(config, name="folder", path=str(root / inside), revision=None), split)
+
+
+def _by_hand(place: Place, files: set[str]) -> str:
+    some = ", ".join(sorted(files)[:3]) + (" …" if len(files) > 3 else "")
+    return f"download {some} of {address(place.repo, place.revision)} by hand and give their folder"
