@@ -53,6 +53,15 @@ def no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test finds or leaves anything in the user's own caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DITKIT_CACHE", "HF_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("caches") / name))
+        yield
+
+
 @pytest.fixture
 def tiny() -> Callable[..., object]:
     """`tiny(**sections)`: MNIST with a network of two narrow blocks, twelve steps of sixteen images."""

@@ -114,11 +114,14 @@ def test_opening_it_decodes_nothing(tmp_path: Path):
         faces[1]
 
 
-def test_without_a_folder_it_says_which_files_to_put_where():
+def test_offline_without_a_folder_it_says_which_files_to_put_where(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DITKIT_OFFLINE", "1")
     with pytest.raises(DitkitError) as caught:
         dataset(DataConfig(name="celeba"), "train")
-    assert caught.value.message == "celeba needs the images on disk" and caught.value.exit_code == 3
-    for word in ("img_align_celeba/", "list_attr_celeba.txt", "list_eval_partition.txt", "--data-dir"):
+    assert caught.value.message == "hf://flwrlabs/celeba is not looked up, because DITKIT_OFFLINE is set"
+    assert caught.value.exit_code == 6
+    names = "img_align_celeba/ list_attr_celeba.txt list_eval_partition.txt --data-dir train-*.parquet valid-*.parquet"
+    for word in names.split():
         assert word in str(caught.value.hint)
 
 

@@ -218,8 +218,8 @@ def test_a_missing_part_of_celeba_is_named(
     _refused(capsys, "train celeba --data-dir celeba", 3, *words)
 
 
-def test_celeba_without_a_folder_says_what_to_put_where(capsys: pytest.CaptureFixture[str]):
-    _refused(capsys, "train celeba", 3, "celeba needs the images on disk", "--data-dir")
+def test_celeba_without_a_network_says_what_to_put_where(capsys: pytest.CaptureFixture[str]):
+    _refused(capsys, "train celeba", 6, "cannot reach https://huggingface.co", "img_align_celeba/", "--data-dir")
 
 
 # --- IDX files

@@ -22,8 +22,8 @@ from .tables import SUFFIX, table_pictures, tables_below
 REPO, COMMIT = "flwrlabs/celeba", "2d738f56e0e7f925ea36ae7c808ea925264aacec"
 LICENCE = f"CelebA is for non-commercial research only: {SITE}"
 _WANTED = (
-    f"put {IMAGES}/ (the .jpg files), {ATTRIBUTES} and, for the official split, {PARTITION} into one folder and give it "
-    f"with --data-dir FOLDER; they come from {SITE}. A folder with train-*{SUFFIX} and valid-*{SUFFIX} of "
+    f"put {IMAGES}/ (the .jpg files), {ATTRIBUTES} and, for the official split, {PARTITION} into one folder and give "
+    f"it with --data-dir FOLDER; they come from {SITE}. A folder with train-*{SUFFIX} and valid-*{SUFFIX} of "
     f"{address(REPO)} will do as well"
 )
 
