@@ -28,7 +28,7 @@ def _sides(value: Any) -> Any:
     if isinstance(value, str):
         value = [part.strip() for part in value.lower().split("x")]
         value = value * 2 if len(value) == 1 else value
-    return (value, value) if isinstance(value, int) else value
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 ImageSize = Annotated[tuple[Side, Side], BeforeValidator(_sides)]
@@ -211,7 +211,8 @@ class RunConfig:
             if shrink > 1:
                 by = f"by {self.model.patch * shrink}: the patch size {self.model.patch} × the autoencoder's {shrink}"
             raise UsageError(
-                f"image size {height}x{width} is not divisible {by}", "change --image-size or --set model.patch"
+                f"image size {height}x{width} is not divisible {by}",
+                "change data.image_size (--image-size) or --set model.patch",
             )
         if self.sample.clamp and self.autoencoder.name != "pixel":
             raise UsageError("sample.clamp is for pixels: latents are not in [-1, 1]", "use --set sample.clamp=false")

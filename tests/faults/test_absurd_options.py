@@ -58,7 +58,16 @@ ABSURD = [
     "1e5/0",
     "{}",
 ]
-PLACES = {"--config", "--data-dir", "--runs-dir", "--out", "--model", "--device"}  # and every argument
+PLACES = {
+    "--config",
+    "--data-dir",
+    "--autoencoder",
+    "--label-file",
+    "--runs-dir",
+    "--out",
+    "--model",
+    "--device",
+}  # and every argument
 BASES = {"train": ["mnist"], "lr-find": ["mnist"], "make-gif": ["denoise"], "data show": ["mnist"]}
 COMMAND = app.command()
 COMMANDS = dict(walk(COMMAND))

@@ -17,7 +17,7 @@ from ..autoencoders.presets import settings as autoencoder_settings
 from ..config import RunConfig
 from ..downloads.place import is_hub, parse
 from ..errors import DataError, UsageError, unknown
-from ..paths import expanded, spelled
+from ..paths import as_text, expanded, spelled
 from ..registry import DATASETS
 from ..run_folder import RunFolder, run_names
 from . import console, words
@@ -243,8 +243,16 @@ def _place(word: str) -> str | None:
     return spelled(path.resolve()) if is_archive(word) else None
 
 
+def _text(word: str) -> str:
+    text = as_text(word)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(f"--label-by: {word!r} is not UTF-8", "names are text")
+    return text
+
+
 _READ: dict[str, Callable[[str], Any]] = {
     "--data-dir": _folder,
+    "--label-by": _text,
     "--label-file": _file,
     "--autoencoder": autoencoder_settings,
 }
