@@ -18,7 +18,7 @@ def write_tiny(folder: Path, *, seed: int = 0, channels: int = 5, **changes: Any
         torch.manual_seed(seed)
         sizes = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
         blocks = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
-        network = AutoencoderTiny(latent_channels=channels, **sizes, **blocks, **changes)
+        network = AutoencoderTiny(latent_channels=channels, **{**sizes, **blocks, **changes})
     network.save_pretrained(folder, safe_serialization=True)
     return folder
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from autoencoders import write_tiny
+from hub_server import commit_of, hub
+from made_tables import faces
 from PIL import Image
 
 TOP = Path(__file__).parents[1]
@@ -33,7 +38,7 @@ def is_benchmark(command: str) -> bool:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
+def here(tmp_path, monkeypatch) -> Iterator[Path]:
     """An empty folder with a small `celeba` and `photos` of made-up images in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DITKIT_RUNS", raising=False)
@@ -47,9 +52,39 @@ def here(tmp_path, monkeypatch) -> Path:
         kind = tmp_path / "photos" / ("cats", "dogs")[number % 2]
         kind.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(kind / name)
-    rows = [f"{name} {'-1' if number % 2 else ' 1'}" for number, name in enumerate(names)]
-    (tmp_path / "celeba" / "list_attr_celeba.txt").write_text("40\nMale\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    return tmp_path
+    rows = [
+        f"{name} {'-1' if number % 2 else ' 1'} {'-1' if number % 4 < 2 else ' 1'}" for number, name in enumerate(names)
+    ]
+    table = "\n".join(["40", "Male Smiling", *rows, ""])
+    (tmp_path / "celeba" / "list_attr_celeba.txt").write_text(table, encoding="utf-8")
+    _more_images(tmp_path)
+    with hub(_repositories(tmp_path / "autoencoder")) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setattr("ditkit.data.celeba.COMMIT", commit_of(server.repositories["dataset", "flwrlabs/celeba"]))
+        yield tmp_path
+
+
+def _more_images(place: Path) -> None:
+    """A flat folder with a table of labels, and an archive."""
+    shutil.copytree(place / "celeba" / "img_align_celeba", place / "flat")
+    names = sorted(path.name for path in (place / "flat").iterdir())
+    rows = "".join(f"{name},{'cat' if number % 2 else 'dog'}\n" for number, name in enumerate(names))
+    (place / "labels.csv").write_text(f"file,label\n{rows}", encoding="utf-8")
+    shutil.make_archive(str(place / "shots"), "zip", place / "photos")
+
+
+def _repositories(autoencoder: Path) -> dict[tuple[str, str], dict[str, bytes]]:
+    """What the README's commands fetch, small: faces, pictures, and an autoencoder of the shape of taesd3."""
+    sizes = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4}
+    blocks = {"num_encoder_blocks": (1,) * 4, "num_decoder_blocks": (1,) * 4}
+    write_tiny(autoencoder, channels=16, **sizes, **blocks)
+    folder = "img_align+identity+attr"
+    celeba = {f"{folder}/train-00000-of-00001.parquet": faces(40), f"{folder}/valid-00000-of-00001.parquet": faces(20)}
+    return {
+        ("dataset", "flwrlabs/celeba"): celeba,
+        ("dataset", "someone/pictures"): {"data/train-00000-of-00001.parquet": faces(40)},
+        ("model", "madebyollin/taesd3"): {path.name: path.read_bytes() for path in autoencoder.iterdir()},
+    }
 
 
 def test_the_readme_has_its_commands():
