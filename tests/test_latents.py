@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from autoencoders import MAKERS, SHRINK, write_tiny
 from PIL import Image
 from test_training import digest, run
 
-from ditkit import checkpoint, latent_cache
+from ditkit import checkpoint, durable, latent_cache
 from ditkit.autoencoders.contract import open_autoencoder
 from ditkit.autoencoders.presets import settings
 from ditkit.card import LatentStats, read_card
@@ -22,7 +23,7 @@ from ditkit.config import RunConfig
 from ditkit.data.batches import Batches
 from ditkit.data.contract import open_dataset
 from ditkit.data.workers import iterate
-from ditkit.errors import DataError
+from ditkit.errors import DataError, MachineError
 from ditkit.events import Finished
 from ditkit.latent_cache import Interrupted, Latents, Recipe, open_latents
 from ditkit.latents import Codec, LatentReader
@@ -196,6 +197,61 @@ def test_an_index_that_is_none_is_made_again(content: str, latent_run):
         np.array_equal(one, other)
         for one, other in zip(whole, everything(open_latents(recipe_of(config))), strict=True)
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_change_of_the_disk_the_rest_is_made_and_nothing_else_differs(latent_run, cache: Path):
+    config = latent_run()
+    straight = everything(open_latents(recipe_of(config)))
+    for moment in range(100):
+        shutil.rmtree(cache)
+        child = os.fork()
+        if not child:
+            _die_at(moment)
+            open_latents(recipe_of(config))
+            os._exit(0)
+        died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        found = everything(open_latents(recipe_of(config)))
+        assert all(np.array_equal(one, other) for one, other in zip(straight, found, strict=True)), moment
+        if not died:
+            break
+    assert 20 < moment < 99, "every change was tried"
+
+
+def _die_at(moment: int) -> None:
+    """End this process, as kill -9 does, at one of the changes of the disk."""
+    left = [moment]
+
+    def dying(real):
+        def change(*arguments, **options):
+            if not left[0]:
+                os._exit(9)
+            left[0] -= 1
+            return real(*arguments, **options)
+
+        return change
+
+    for name in ("write_synced", "rename", "sync_folder", "make_folder"):
+        setattr(durable, name, dying(getattr(durable, name)))
+
+
+def test_a_full_disk_is_told_and_what_was_made_is_kept(latent_run, monkeypatch: pytest.MonkeyPatch):
+    config, real, written = latent_run(), durable.write_synced, []
+
+    def write(path: Path, content):
+        if path.name.startswith(".shard-00002"):
+            raise OSError(28, "No space left on device")
+        written.append(path.name)
+        return real(path, content)
+
+    monkeypatch.setattr(durable, "write_synced", write)
+    with pytest.raises(MachineError, match="cannot keep latents in"):
+        open_latents(recipe_of(config))
+    monkeypatch.setattr(durable, "write_synced", real)
+    recipe = recipe_of(config)
+    calls = counted(recipe, monkeypatch)
+    open_latents(recipe)
+    assert sum(calls) == 2 * (len(recipe.dataset) - 2 * 8)
 
 
 def test_everything_that_latents_depend_on_gives_them_another_place(latent_run, photos: Path, tmp_path: Path):

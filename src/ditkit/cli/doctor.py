@@ -17,6 +17,8 @@ PARTS = (
     ("torch", "torch", True),
     ("diffusers", "diffusers.schedulers.scheduling_dpmsolver_multistep", True),
     ("safetensors", "safetensors.torch", True),
+    ("huggingface_hub", "huggingface_hub", True),
+    ("pyarrow", "pyarrow.parquet", True),
     ("numpy", "numpy", True),
     ("pillow", "PIL.Image", True),
     ("matplotlib", "matplotlib", True),
