@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ditkit.config import DataConfig
 from ditkit.data import mnist
@@ -265,3 +265,35 @@ def test_a_folder_that_cannot_be_trained_on_says_why(
     with pytest.raises(DitkitError, match=message) as caught:
         folder(replace(_config(tmp_path), path=None if given is None else str(tmp_path / given)), "train")
     assert hint in str(caught.value.hint)
+
+
+def _turned(path: Path, crop_marks: np.ndarray, orientation: int) -> None:
+    """A picture as a camera saves it that was held so: its pixels lie, and a note says how."""
+    turn = {3: 2, 6: 1, 8: 3}[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rot90(crop_marks, turn)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 8), (8, 12)], ids=["square", "upright", "lying"])
+@pytest.mark.parametrize("crop", ["center", "top", "pad", "stretch"])
+def test_every_crop_is_of_the_upright_picture(tmp_path: Path, crop: str, size: tuple[int, int]):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    for orientation in (3, 6, 8):
+        _turned(tmp_path / f"{orientation}.png", pixels, orientation)
+    photos = folder(_config(tmp_path, image_size=size, crop=crop), "train")
+    upright, *others = (photos[index][0] for index in range(4))
+    assert upright.shape == (*size, 3) and all(np.array_equal(upright, other) for other in others)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_large_turned_jpeg_is_cropped_at_its_own_top(tmp_path: Path, orientation: int):
+    """The decoder may shrink it before it is turned, which must not change what is seen."""
+    pixels = np.full((1200, 400, 3), 200, dtype=np.uint8)
+    pixels[:100] = (250, 0, 0)
+    _turned(tmp_path / "a.jpg", pixels, orientation)
+    image, _ = folder(_config(tmp_path, image_size=(16, 16), crop="top"), "train")[0]
+    assert (np.abs(image[:3].astype(int) - (250, 0, 0)) < 12).all()
+    assert (np.abs(image[6:].astype(int) - 200) < 12).all()

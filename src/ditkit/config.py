@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from .errors import UsageError, unknown
 from .registry import AUTOENCODERS, OBJECTIVES, SAMPLERS
@@ -26,8 +27,10 @@ Side = Annotated[int, Field(ge=1, le=16384)]
 def _sides(value: Any) -> Any:
     """64, "64", "96x64" (height x width) and (96, 64) all name an image size."""
     if isinstance(value, str):
-        value = [part.strip() for part in value.lower().split("x")]
-        value = value * 2 if len(value) == 1 else value
+        parts = [part.strip() for part in value.lower().split("x")]
+        if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts):
+            raise PydanticCustomError("image_size", "should be a number of pixels, or height x width as in 96x64")
+        value = (parts * 2)[:2]
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

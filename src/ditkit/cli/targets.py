@@ -156,8 +156,8 @@ def in_flags(error: UsageError, flags: Mapping[str, Any], settings: Mapping[str,
     """The same error in the words that were typed: `--steps: …` for `train.steps: …`."""
     for flag, value in flags.items():
         key = settings.get(flag)
-        if key and value is not None and error.message.startswith(f"{key}: "):
-            return UsageError(flag + error.message[len(key) :], f"give {flag} another value")
+        if key and value is not None and error.message.startswith((f"{key}: ", f"{key}.")):
+            return UsageError(f"{flag}: {error.message.partition(': ')[2]}", f"give {flag} another value")
     return error
 
 

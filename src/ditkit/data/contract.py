@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
 from ..config import DataConfig
 from ..registry import DATASETS
-from .names import hashes
+from .names import hashed
 
 Split = Literal["train", "validation"]
 
@@ -42,11 +43,11 @@ def open_dataset(config: DataConfig, split: Split) -> Dataset:
 
 def holdout(names: Sequence[str], label_ids: Sequence[int], count: int) -> tuple[list[int], list[int]]:
     """Indices to train on and indices held out for validation, both ascending; see `held_out`."""
-    held = held_out(hashes(map(os.fsencode, names)), np.asarray(label_ids, dtype=np.int64), count)
+    held = held_out(map(hashed, map(os.fsencode, names)), np.asarray(label_ids, dtype=np.int64), count)
     return np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()
 
 
-def held_out(name_hashes: np.ndarray, label_ids: np.ndarray, count: int) -> np.ndarray:
+def held_out(name_hashes: Iterable[int], label_ids: np.ndarray, count: int) -> np.ndarray:
     """Which images are held out for validation, as booleans.
 
     At most `count` images and a tenth of all are held out, equally many of each class as far as a class can spare
@@ -54,14 +55,22 @@ def held_out(name_hashes: np.ndarray, label_ids: np.ndarray, count: int) -> np.n
     machine, and hardly changes when images are added.
     """
     held = np.zeros(len(label_ids), dtype=bool)
-    if not len(held):
-        return held
-    by_class = np.lexsort((name_hashes, label_ids))
-    sizes = np.bincount(label_ids)
-    places = np.arange(len(held)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the class
-    spare = np.maximum(sizes // 10, np.minimum(sizes - 1, 1))
-    candidates = places < spare[label_ids[by_class]]
-    chosen, places = by_class[candidates], places[candidates]
-    first = np.lexsort((chosen, name_hashes[chosen], places))[: min(count, len(held) // 10)]
-    held[chosen[first]] = True
+    sizes, count = np.bincount(label_ids), min(count, len(held) // 10)
+    spare, most = np.maximum(sizes // 10, np.minimum(sizes - 1, 1)), 1  # most: of a class, at least
+    while np.minimum(spare, most).sum() < count and most < spare.max():
+        most *= 2
+    spared = np.minimum(spare, most).tolist()
+    smallest: list[list[tuple[int, int]]] = [[] for _ in sizes]  # of each class, as heaps, negative: no more are held
+    for index, (name_hash, label) in enumerate(zip(name_hashes, label_ids, strict=True)):
+        heap, one = smallest[label], (-name_hash, -index)
+        if len(heap) < spared[label]:
+            heapq.heappush(heap, one)
+        elif heap and one > heap[0]:
+            heapq.heapreplace(heap, one)
+    candidates = (
+        (place, -minus_hash, -minus_index)
+        for heap in smallest
+        for place, (minus_hash, minus_index) in enumerate(sorted(heap, reverse=True))
+    )
+    held[[index for _, _, index in heapq.nsmallest(count, candidates)]] = True
     return held

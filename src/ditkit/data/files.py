@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -62,15 +63,27 @@ def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[Names, n
                 if name.endswith(b"/"):
                     waiting.append(iter(_entries(root, os.fsdecode(name), extensions)))
                     break
-                sizes.append(_size(root / os.fsdecode(name)))
+                sizes.append(_size(os.path.join(root, os.fsdecode(name))))  # noqa: PTH118
                 yield name
             else:
                 waiting.pop()
 
     try:
-        return Names(found()), np.array(sizes, dtype=np.int64)
+        return _shared(root, Names(found())), np.array(sizes, dtype=np.int64)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}", "check its permissions") from None
+
+
+_seen: WeakValueDictionary[Path, Names] = WeakValueDictionary()
+
+
+def _shared(root: Path, names: Names) -> Names:
+    """The names that are held already, if they are still the same: training and validation share them."""
+    known = _seen.get(root)
+    if known is not None and known.equals(names):
+        return known
+    _seen[root] = names
+    return names
 
 
 def _entries(root: Path, prefix: str, extensions: Collection[str]) -> list[bytes]:
@@ -95,10 +108,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, 0 of a pipe and of what cannot be reached."""
+def _size(path: str) -> int:
+    """Bytes of a file, 0 of a pipe and of what cannot be reached. A Path would keep its parts for good."""
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size  # noqa: PTH116
     except OSError:
         return 0
 

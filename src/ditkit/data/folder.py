@@ -91,12 +91,11 @@ def _in_archives(
     place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig
 ) -> tuple[Listing, Labelled]:
     source, folders = look_up(archives, ALL_EXTENSIONS)
-    sizes = source.spots["size"].astype(np.int64)
     listing = Listing(
         where=str(place),
         source=source,
         names=source.names,
-        sizes=sizes,
+        sizes=source.spots["size"],
         shards=source.spots["shard"],
         folders=folders,
     )

@@ -14,7 +14,7 @@ from ..errors import DataError
 from .archives import COMPLETE, Limits, blamed, readable
 from .members import TWICE, Broken, Member, folded
 from .members import Names as Taken
-from .names import Names, hashes
+from .names import Names, hashes, is_all
 from .readers import tar_places
 from .shards import LARGEST, PLAIN, SPOT, SPOT_ROW, Archive, MemberSource
 from .zip_directory import entries
@@ -29,9 +29,12 @@ def look_up(archives: tuple[Archive, ...], extensions: Collection[str]) -> tuple
     outer = {part.outer for part in parts}
     skipped = outer.pop() if len(outer) == 1 else ""
     begin = len(skipped.encode())
-    names = Names(part.names.raw(row)[begin:] for part in parts for row in range(len(part.names)))
+    names = parts[0].names
+    if len(parts) > 1 or skipped:
+        names = Names(part.names.raw(row)[begin:] for part in parts for row in range(len(part.names)))
     folders = {name[len(skipped) :] for part in parts for name in part.folders if name != skipped[:-1]}
-    source = MemberSource(archives, names, np.concatenate([part.spots for part in parts]))
+    spots = np.concatenate([part.spots for part in parts]) if len(parts) > 1 else parts[0].spots
+    source = MemberSource(archives, names, spots)
     return source, sorted({name.partition("/")[0].encode() for name in folders})
 
 
@@ -122,7 +125,7 @@ def _walked(file: BinaryIO, archive: Archive, shard: int, extensions: Collection
     folders = walk.taken.folders
     tops = {name.partition("/")[0] for name in folders}
     outer = f"{tops.pop()}/" if len(tops) == 1 and not walk.loose else ""
-    return _Part(names.take(order), spots[order], folders, outer)
+    return _Part(names.take(order), spots if is_all(order, len(names)) else spots[order], folders, outer)
 
 
 def _check_names(names: Names) -> None:

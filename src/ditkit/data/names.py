@@ -18,7 +18,7 @@ class Names:
         for name in spelled:
             block += name
             ends.append(len(block))
-        self._block = bytes(block)
+        self._block = block
         self._ends = np.array(ends, dtype=np.uint32 if len(block) < 2**32 else np.uint64)
 
     def __len__(self) -> int:
@@ -32,7 +32,11 @@ class Names:
 
     def raw(self, row: int) -> bytes:
         """A name's bytes."""
-        return self._block[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])]
+        return bytes(self._block[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])])
+
+    def equals(self, other: Names) -> bool:
+        """Whether they are the same names in the same order."""
+        return self._block == other._block and np.array_equal(self._ends, other._ends)
 
     def order(self) -> np.ndarray:
         """The rows by their names' bytes. Most archives are in that order: then it takes no memory to speak of."""
@@ -42,14 +46,21 @@ class Names:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Names:
         """Some of the names, in the order of `rows`."""
+        if is_all(rows, len(self)):
+            return self
         return Names(self.raw(int(row)) for row in rows)
 
 
-def hashed(name: bytes) -> bytes:
-    """Eight bytes that are the same on every machine."""
-    return hashlib.blake2b(name, digest_size=8).digest()
+def hashed(name: bytes) -> int:
+    """A name's hash of 64 bits, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
 
 
 def hashes(names: Iterable[bytes]) -> np.ndarray:
-    """The names' hashes, uint64, in the order of their bytes."""
-    return np.frombuffer(b"".join(map(hashed, names)), dtype=">u8").astype(np.uint64)
+    """The names' hashes, uint64."""
+    return np.fromiter(map(hashed, names), dtype=np.uint64)
+
+
+def is_all(rows: Sequence[int] | np.ndarray, length: int) -> bool:
+    """Whether rows are 0, 1, 2 … to the last."""
+    return len(rows) == length and bool(np.array_equal(rows, np.arange(length)))

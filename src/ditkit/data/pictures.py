@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import DataConfig
 from .contract import Split, held_out
-from .names import hashes
+from .names import hashed
 from .transforms import decode, fit
 
 
@@ -76,7 +76,7 @@ def pictures(
     label_ids: Sequence[int] | np.ndarray,
 ) -> Pictures:
     """All images of a source, `sizes` bytes each, of which some are held out for validation."""
-    name_hashes = hashes(os.fsencode(source.name(row)) for row in range(len(source)))
+    name_hashes = (hashed(os.fsencode(source.name(row))) for row in range(len(source)))
     held = held_out(name_hashes, np.asarray(label_ids, dtype=np.int64), config.validation)
     rows = np.flatnonzero(held if split == "validation" else ~held)
     return chosen_pictures(config, source, rows, sizes, labels, label_ids)

@@ -41,7 +41,7 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
     """The members in the order of the directory. Raises Broken, at the end for members that overlap."""
     at, end = _place(file)
     start = at
-    headers, packed = array("Q"), array("Q")
+    headers, packed = array("q"), array("q")
     file.seek(at)
     while at < end:
         row = file.read(_ENTRY.size)
@@ -57,10 +57,10 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
         headers.append(entry.header)
         packed.append(entry.packed)
         yield entry
-    order = np.argsort(np.array(headers, dtype=np.uint64), kind="stable")
-    begins = np.append(np.array(headers, dtype=np.uint64)[order], np.uint64(start))
-    ends = begins[:-1] + np.uint64(SHORTEST_HEADER) + np.array(packed, dtype=np.uint64)[order]
-    if (ends > begins[1:]).any() or (ends < begins[:-1]).any():
+    begins, lengths = np.frombuffer(headers, dtype=np.int64), np.frombuffer(packed, dtype=np.int64)
+    order = np.argsort(begins, kind="stable")
+    begins, ends = begins[order], begins[order] + lengths[order] + SHORTEST_HEADER
+    if (ends[:-1] > begins[1:]).any() or (ends[-1:] > start).any():
         raise Broken(_DAMAGED)
 
 
@@ -92,7 +92,7 @@ def _widened(numbers: tuple[int, ...], extra: bytes) -> list[int]:
                 raise Broken(_DAMAGED)
             number, wide = int.from_bytes(wide[:8], "little"), wide[8:]
         found.append(number)
-    if max(found) >= 2**62:
+    if max(found) >= 2**60:
         raise Broken(_DAMAGED)
     return found
 

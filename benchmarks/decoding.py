@@ -1,0 +1,130 @@
+"""Images a second: ditkit's batches against a bare `torch.utils.data` loop over Pillow, same images, same workers.
+
+    python benchmarks/decoding.py                                  # JPEGs that it makes: 178x218 and 1024x768
+    python benchmarks/decoding.py --data-dir celeba/img_align_celeba
+
+The loop is what one writes by hand: open, convert to RGB, cut out the centre, resize with the same filter, to a float
+tensor in [-1, 1]. Both are timed by turns, and the best of each counts, because other programs only ever slow one down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ditkit.config import DataConfig
+from ditkit.data import workers
+from ditkit.data.batches import Batches
+from ditkit.data.folder import dataset
+from ditkit.data.transforms import EXTENSIONS
+from ditkit.threads import calm_threads
+
+SIZES = {"178x218": (178, 218), "1024x768": (1024, 768)}
+
+
+class Bare(Dataset):
+    """The loop one writes by hand."""
+
+    def __init__(self, files: list[Path], size: int):
+        self.files, self.size = files, size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = Image.open(self.files[index]).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize(
+            (self.size, self.size), Image.Resampling.LANCZOS
+        )
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1), 0
+
+
+def bare(files: list[Path], arguments: argparse.Namespace, count: int) -> Iterator[int]:
+    """The images in each batch, as they come."""
+    loader = DataLoader(Bare(files, arguments.size), arguments.batch, shuffle=True, num_workers=count, drop_last=True)
+    for _ in itertools.count():
+        for x_BCHW, _ in loader:
+            yield len(x_BCHW)
+
+
+def ours(folder: Path, arguments: argparse.Namespace, count: int) -> Iterator[int]:
+    """The same of ditkit, nothing kept in memory."""
+    size = (arguments.size, arguments.size)
+    config = DataConfig(name="folder", path=str(folder), image_size=size, channels=3, validation=0, workers=count)
+    batches = Batches(dataset(config, "train"), arguments.batch, 0, cache_bytes=0)
+    for batch in workers.iterate(batches, 0, config):
+        yield len(batch.x_BCHW)
+
+
+def rate(counts: Iterable[int], seconds: float) -> float:
+    """Images a second, once the first batches have come."""
+    stream = iter(counts)
+    for _ in range(4):
+        next(stream)
+    began, images = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        images += next(stream)
+    elapsed = time.perf_counter() - began
+    if hasattr(stream, "close"):
+        stream.close()  # type: ignore[attr-defined]
+    return images / elapsed
+
+
+def make(folder: Path, size: tuple[int, int], count: int = 256) -> Path:
+    """Photograph-like JPEGs: smooth shapes under a little noise, at a camera's quality."""
+    source = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        rough = Image.fromarray(source.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        grain = source.normal(0, 6, (size[1], size[0], 1))
+        pixels = np.clip(np.asarray(rough, dtype=np.float32) + grain, 0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        (folder / f"{index:04d}.jpg").write_bytes(file.getvalue())
+    return folder
+
+
+def main() -> None:
+    """Print a table of images a second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="a folder of images, instead of those that it makes")
+    parser.add_argument("--size", type=int, default=64, help="pixels a side of what comes out")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    calm_threads()
+    with tempfile.TemporaryDirectory() as place:
+        made = {name: make(Path(place, name), size) for name, size in SIZES.items()} if not arguments.data_dir else {}
+        print(f"{'images':>12} {'workers':>8} {'bare loop':>10} {'ditkit':>10} {'ratio':>7}", flush=True)
+        for name, folder in (made or {arguments.data_dir.name[:12]: arguments.data_dir}).items():
+            files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+            for count in arguments.workers:
+                best = {"bare": 0.0, "ours": 0.0}
+                for _ in range(arguments.rounds):
+                    best["bare"] = max(best["bare"], rate(bare(files, arguments, count), arguments.seconds))
+                    best["ours"] = max(best["ours"], rate(ours(folder, arguments, count), arguments.seconds))
+                ratio = best["ours"] / best["bare"]
+                print(f"{name:>12} {count:>8} {best['bare']:>10,.0f} {best['ours']:>10,.0f} {ratio:>7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
