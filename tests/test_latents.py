@@ -13,7 +13,7 @@ import pytest
 import torch
 from autoencoders import MAKERS, SHRINK, write_tiny
 from PIL import Image
-from test_training import digest, run
+from test_training import Listener, digest, run
 
 from ditkit import checkpoint, durable, latent_cache
 from ditkit.autoencoders.contract import open_autoencoder
@@ -30,6 +30,7 @@ from ditkit.latents import Codec, LatentReader
 from ditkit.material import open_material
 from ditkit.run_folder import RunFolder
 from ditkit.sampling import sample
+from ditkit.training import train
 
 CPU = torch.device("cpu")
 
@@ -377,6 +378,13 @@ def test_a_stop_while_latents_are_made_ends_in_good_order(latent_run, tmp_path: 
     assert (finished.step, finished.reason) == (0, "stopped")
     run(latent_run(), tmp_path / "r")
     assert RunFolder(tmp_path / "r").last_step() == 12
+
+
+def test_the_time_that_a_run_may_take_counts_from_the_first_image_encoded(latent_run, tmp_path: Path):
+    listener = Listener()
+    train(latent_run(), tmp_path / "r", listener, device="cpu", max_seconds=0)
+    (finished,) = listener.of(Finished)
+    assert (finished.step, finished.reason) == (0, "time")
 
 
 def test_statistics_survive_the_card_and_nonsense_does_not():

@@ -55,15 +55,23 @@ def train(
     several processes (torchrun), they share each batch, and each hears its own events. Raises DitkitError for what
     the user can mend: other settings than the run has, missing data, a full disk, a loss that stays not finite.
     """
-    where = find_device(device)
+    where, began = find_device(device), time.monotonic()
+
+    def seconds_left() -> float:
+        return (math.inf if max_seconds is None else max_seconds) - (time.monotonic() - began)
+
+    def cannot_go_on() -> bool:
+        return should_stop() or seconds_left() < 0
+
     with join(where) as world, _claimed(world, config, Path(folder), force_change) as (settings, run):
         try:
-            session = open_session(settings, run, world, on_event, where, dtype, force_change, should_stop)
+            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on)
         except Interrupted:
-            on_event(Finished(step=0, steps=settings.train.steps, seconds=0.0, reason="stopped", folder=run.path))
+            done = {"step": run.last_step(), "steps": settings.train.steps, "seconds": time.monotonic() - began}
+            on_event(Finished(**done, reason="stopped" if should_stop() else "time", folder=run.path))
             return run.path
         try:
-            _train(session, max_seconds if max_seconds is not None else math.inf, should_stop)
+            _train(session, seconds_left(), should_stop)
         finally:
             session.journal.close()
     return run.path
