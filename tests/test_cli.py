@@ -15,11 +15,11 @@ from ditkit.cli import app
 FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
     "--config --set --name --runs-dir --fresh "
-    "--sample-every --keep-every --force-change --preempt-signal --dry-run --quiet --device --dtype --debug",
+    "--sample-every --keep-every --force-change --preempt-signal --dry-run --yes --quiet --device --dtype --debug",
     "sample": "--labels --steps --guidance --guidance-interval --sampler --seed --model --no-ema --out --force --json "
     "--runs-dir --device --batch-size --quiet --debug",
     "lr-find": "--config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
-    "--quiet --debug",
+    "--yes --quiet --debug",
     "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
     "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force --runs-dir "
     "--device --quiet --debug",

@@ -279,6 +279,8 @@ def test_the_licence_of_celeba_is_told_once_where_somebody_listens(root: Path) -
         ("test/0.parquet", "test"),
         ("train/test.parquet", "test"),
         ("data/0000.parquet", None),
+        ("data/test.png", None),
+        ("train/dog/val.png", "train"),
         ("trained/strain.parquet", None),
         ("default/partial-train/0000.parquet", None),
     ],
