@@ -55,8 +55,9 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test finds or leaves anything in the user's own caches."""
+    """No test finds or leaves anything in the user's own caches, nor asks the hub, not even from another process."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         for name in ("DITKIT_CACHE", "HF_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp("caches") / name))
         yield

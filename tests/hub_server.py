@@ -54,7 +54,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, repositories: Mapping[tuple[str, str], Mapping[str, bytes]]):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.repositories = {key: dict(files) for key, files in repositories.items()}
-        self.older: dict[str, dict[str, bytes]] = {}  # commits that a repository has been at
+        self.older: dict[str, dict[str, bytes]] = {}  # commits, by any hash that a test likes
         self.faults, self.asked, self.sent = Faults(), Counter[str](), Counter[str]()
         self.tokens: list[tuple[str, str | None]] = []  # (path, Authorization)
 
@@ -123,16 +123,15 @@ class _Answers(BaseHTTPRequestHandler):
 
     def api(self, words: list[str], query: Mapping[str, list[str]]) -> None:
         kind = words[0].removesuffix("s")
-        at = next((at for at, word in enumerate(words) if word in ("revision", "tree", "auth-check")), len(words))
+        at = next((at for at, word in enumerate(words) if word in ("revision", "tree")), len(words))
         repo, rest = "/".join(words[1:at]), words[at:]
         files = self.files(kind, repo, rest[1] if len(rest) > 1 else "main")
         if files is None:
             return None
-        if rest == ["auth-check"]:
-            gate = {"X-Error-Code": "GatedRepo"}
-            return self.answer(b"{}", 403, gate) if self.server.faults.gated else self.answer(b"{}")
         if not rest or rest[0] == "revision":
-            info = {"id": repo, "sha": commit_of(files), "siblings": [{"rfilename": path} for path in files]}
+            commit = rest[1] if rest and rest[1] in self.server.older else commit_of(files)
+            siblings = [_sibling(path, content, "blobs" in query) for path, content in files.items()]
+            info = {"id": repo, "sha": commit, "siblings": siblings}
             return self.json({**info, "private": False, "tags": [], "downloads": 0, "likes": 0})
         entries = _tree(files)
         first = int(query.get("cursor", ["0"])[0])
@@ -195,6 +194,16 @@ class _Answers(BaseHTTPRequestHandler):
             body = body[: faults.cut_after]
         self.server.sent[name] += len(body)
         return self.answer(body, status, headers)
+
+
+def _sibling(path: str, content: bytes, described: bool) -> dict[str, Any]:
+    """A file as the page about a repository has it."""
+    if not described:
+        return {"rfilename": path}
+    entry: dict[str, Any] = {"rfilename": path, "blobId": git_name(content), "size": len(content)}
+    if len(content) >= LARGE:
+        entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return entry
 
 
 def _tree(files: Mapping[str, bytes]) -> list[dict[str, Any]]:

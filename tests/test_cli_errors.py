@@ -130,7 +130,7 @@ def test_a_mistake_is_two_plain_lines_and_exit_code_2(
         ("make-gif", 2, "there is no run in runs", "ditkit train mnist"),
         ("show", 2, "there is no run in runs", "ditkit train mnist"),
         ("train folder", 3, "needs a folder of images", "--data-dir"),
-        ("train celeba", 6, "flwrlabs/celeba", "--data-dir"),
+        ("train celeba", 6, "cannot reach http://127.0.0.1:9", "--data-dir"),
         ("sample --model damaged.safetensors", 4, "is not a weights file of ditkit", "another checkpoint"),
         ("sample --model bare", 4, "bare has no checkpoint yet", "when training stops"),
         ("make-gif bare", 3, "bare has no sample grids yet", "train it longer"),

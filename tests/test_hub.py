@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import Faults, Hub, commit_of, hub
+from huggingface_hub import snapshot_download
 
 from ditkit import paths
 from ditkit.downloads import hub as module
@@ -79,6 +80,12 @@ def test_small_empty_and_odd_files_come_too(server: Hub) -> None:
     folder = snapshot(REPO, wanted=lambda path: "train" not in path)
     assert files_in(folder) == {path: content for path, content in FILES.items() if not train(path)}
     assert set(files_of(REPO)) == set(FILES)
+
+
+def test_the_server_of_these_tests_is_one_that_huggingface_hub_understands(server: Hub, tmp_path: Path) -> None:
+    snapshot_download(REPO, repo_type="dataset", local_dir=tmp_path / "whole", endpoint=server.endpoint)
+    got = files_in(tmp_path / "whole")
+    assert {path: content for path, content in got.items() if not path.startswith(".")} == FILES
 
 
 def test_a_model_repository_is_the_same(server: Hub) -> None:

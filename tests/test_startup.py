@@ -78,18 +78,11 @@ def test_every_mistake_is_found_before_torch_loads(tmp_path: Path) -> None:
     mistakes = {line: 2 for line, *_ in WRONG}
     words = ("sample --runs-dir none", "sample --out taken", "plot-loss --runs-dir none", "make-gif --runs-dir none")
     mistakes |= dict.fromkeys((*words, "make-gif denoise --runs-dir none"), 2)
-    mistakes |= dict.fromkeys(("train folder", "train empty"), 3) | dict.fromkeys(
-        ("train celeba", "data show celeba"), 6
-    )
-    mistakes |= {"sample --model damaged.safetensors": 4}
-    mistakes |= {"train runs/pets --seed 7": 2, "train runs/pets --set model.width=12": 2}
-    done = dict(
-        zip(
-            mistakes,
-            run_lines(list(mistakes), HEAVY, tmp_path, DITKIT_CACHE=str(tmp_path / "cache"), DITKIT_OFFLINE="1"),
-            strict=True,
-        )
-    )
+    mistakes |= dict.fromkeys(("train folder", "train empty"), 3)
+    mistakes |= {"sample --model damaged.safetensors": 4, "train celeba": 6, "data show celeba": 6, "train hf://a/b": 6}
+    mistakes |= {"train runs/pets --seed 7": 2, "train runs/pets --set model.width=12": 2, "train hf://": 2}
+    cache = {"DITKIT_CACHE": str(tmp_path / "cache"), "DITKIT_OFFLINE": "1"}
+    done = dict(zip(mistakes, run_lines(list(mistakes), HEAVY, tmp_path, **cache), strict=True))
     assert {line: loaded for line, (_, loaded) in done.items() if loaded} == {}
     assert {line: code for line, (code, _) in done.items()} == mistakes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ditkit.config import DataConfig
 from ditkit.data import packs
 from ditkit.data.attributes import chosen, labels
 from ditkit.data.celeba import LICENCE
+from ditkit.data.columns import image_blocks
 from ditkit.data.contract import open_dataset
 from ditkit.data.pictures import Pictures
 from ditkit.data.splits import by_split, split_of
@@ -100,6 +102,14 @@ def test_a_pack_that_is_damaged_or_of_another_table_is_made_anew(root: Path, cac
         assert opened(root).fingerprint == first.fingerprint
     (root / "all.parquet").write_bytes(table(IMAGES[::-1]))
     assert opened(root).fingerprint != first.fingerprint
+
+
+def test_a_table_is_never_in_memory_whatever_its_row_groups_are(root: Path) -> None:
+    noise = random.Random(0)
+    (root / "all.parquet").write_bytes(table([noise.randbytes(2000) for _ in range(20_000)], plain=True, rows=20_000))
+    before = pyarrow.total_allocated_bytes()
+    held = [pyarrow.total_allocated_bytes() - before for _ in image_blocks(root / "all.parquet", "image")]
+    assert len(held) > 200 and max(held) < 10e6
 
 
 def test_a_pack_cut_short_while_it_is_used_is_an_unreadable_image(root: Path, cache: Path) -> None:
@@ -279,6 +289,8 @@ def test_the_licence_of_celeba_is_told_once_where_somebody_listens(root: Path) -
         ("test/0.parquet", "test"),
         ("train/test.parquet", "test"),
         ("data/0000.parquet", None),
+        ("data/test.png", None),
+        ("train/dog/val.png", "train"),
         ("trained/strain.parquet", None),
         ("default/partial-train/0000.parquet", None),
     ],

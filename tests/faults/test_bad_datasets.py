@@ -219,7 +219,7 @@ def test_a_missing_part_of_celeba_is_named(
 
 
 def test_celeba_without_a_network_says_what_to_put_where(capsys: pytest.CaptureFixture[str]):
-    _refused(capsys, "train celeba", 6, "cannot reach https://huggingface.co", "img_align_celeba/", "--data-dir")
+    _refused(capsys, "train celeba", 6, "cannot reach http://127.0.0.1:9", "img_align_celeba/", "--data-dir")
 
 
 # --- IDX files

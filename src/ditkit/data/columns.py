@@ -15,7 +15,7 @@ from ..errors import DataError, UsageError, unknown
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "png")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "cls")
 MOST_CLASSES = 10_000
-_ROWS = 256  # read at a time
+_ROWS = 64  # read at a time
 _BUFFER = 1 << 20  # bytes
 _MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _POINTER = b"version https://git-lfs"
@@ -117,7 +117,8 @@ def image_blocks(table: Path, column: str) -> Iterator[tuple[memoryview, np.ndar
     import pyarrow.parquet as parquet
 
     compute: Any = pyarrow.compute  # its functions are made when it is imported
-    with _reading(table), parquet.ParquetFile(table, buffer_size=_BUFFER) as file:
+    # without pre_buffer=False it would hold the whole file
+    with _reading(table), parquet.ParquetFile(table, buffer_size=_BUFFER, pre_buffer=False) as file:
         for batch in file.iter_batches(_ROWS, columns=[column], use_threads=False):
             images = batch.column(0)
             if pyarrow.types.is_struct(images.type):

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..config import DataConfig
 from ..downloads.hub import files_of, snapshot
 from ..downloads.place import Place, address, is_hub, parse
+from ..downloads.repository import PARQUET
 from ..errors import DataError, UsageError
 from .archives import SUFFIXES
 from .contract import Split
@@ -34,7 +35,7 @@ def dataset(config: DataConfig, split: Split) -> Pictures:
     if not tables and not images:
         raise DataError(
             f"{address(place.repo, revision)} has no parquet tables, images or archives among its {len(listed)} files",
-            f"try {address(place.repo, 'refs/convert/parquet')}, where the hub keeps many datasets as parquet",
+            PARQUET.format(place.repo),
         )
     card = None
     if CARD in listed:

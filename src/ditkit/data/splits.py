@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
+from .transforms import EXTENSIONS
 
 CARD = "README.md"
 _WORDS = {
@@ -31,15 +32,21 @@ def by_split(paths: Sequence[str], card: Path | None, subset: str = "", *, place
         if not inside:
             known = f"; it has {', '.join(configurations)}" if configurations else ""
             raise UsageError(f"{place} has no configuration or folder {subset!r}{known}", "check the address")
-        return _named(inside, place)
+        return _named(inside, place, subset)
     chosen = subset or _default(configurations, place)
     matched = _matched(paths, configurations[chosen], place) if chosen else {}
     return matched if matched.get("train") else _named(paths, place)
 
 
 def split_of(path: str) -> str | None:
-    """What a file is for, by a word in its name, else by one in a folder's: `data/train-00000-of-00002.parquet`."""
-    for part in reversed(path.lower().split("/")):
+    """What a file is for, by a word in its name, else by one in a folder's: `data/train-00000-of-00002.parquet`.
+
+    The name of a single image says nothing.
+    """
+    parts = path.lower().split("/")
+    if Path(path).suffix.lower() in EXTENSIONS:
+        parts.pop()
+    for part in reversed(parts):
         words = re.split(r"[^a-z]+", part)
         for word in words:
             if word in _SPLITS and "partial" not in words:
@@ -47,8 +54,8 @@ def split_of(path: str) -> str | None:
     return None
 
 
-def _named(paths: Sequence[str], place: str) -> dict[str, list[str]]:
-    splits = {path: split_of(path) for path in paths}
+def _named(paths: Sequence[str], place: str, below: str = "") -> dict[str, list[str]]:
+    splits = {path: split_of(path[len(below) :]) for path in paths}
     found = {split: sorted(path for path in paths if splits[path] == split) for split in ("train", "validation")}
     if not found["train"]:
         found["train"] = sorted(path for path in paths if splits[path] is None)

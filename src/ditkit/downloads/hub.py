@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import durable
@@ -14,7 +14,7 @@ from ..errors import DataError, UsageError
 from ..paths import cache_dir, cache_folder, check_room
 from .fetch import Patience, offline
 from .place import COMMIT, address, check_repository
-from .repository import Kind, Remote, Repository, Unreachable
+from .repository import PARQUET, Kind, Remote, Repository, Unreachable
 from .watch import agree, watching
 
 NOTE = "about.json"  # in every snapshot's folder: where it comes from, and which files the repository has
@@ -100,26 +100,24 @@ def _entry(repo: str, kind: Kind, revision: str | None, by_hand: str | None, pat
     """The folder of the commit that a revision is now, and what is known of it."""
     check_repository(repo)
     name = revision or "main"
-    hub = Repository(repo, kind, by_hand or "check the network, or set HF_ENDPOINT to a mirror", patience)
     asked = (str(cache_dir()), kind, repo, name)
     commit = name if COMMIT.fullmatch(name) else _resolved.get(asked)
     if commit and (note := _read_note(_folder(repo, commit))):
         return _folder(repo, commit), note
+    known = _last_seen(repo, kind, name)
+    if known:  # then a hub that is away is no reason to wait long
+        patience = replace(patience, delays=patience.delays[:1])
+    hub = Repository(repo, kind, by_hand or "check the network, or set HF_ENDPOINT to a mirror", patience)
     try:
-        commit = hub.commit(name)
+        commit, files = hub.look_up(commit or name)
     except Unreachable:
-        if (known := _last_seen(repo, kind, name)) is None:
+        if known is None:
             raise
         return known
     folder = _folder(repo, commit)
     before = _read_note(folder)
-    note = _Note(
-        kind=kind,
-        repo=repo,
-        commit=commit,
-        revisions={**(before.revisions if before else {}), name: time.time()},
-        files=before.files if before else hub.files(commit),
-    )
+    revisions = {**(before.revisions if before else {}), name: time.time()}
+    note = _Note(kind=kind, repo=repo, commit=commit, revisions=revisions, files=files)
     cache_folder("hub")
     note.write(folder)
     _resolved[asked] = commit
@@ -160,14 +158,14 @@ def _download(entry: Path, note: _Note, files: dict[str, Remote], by_hand: str |
     if len(files) > _MOST_FILES:
         raise UsageError(
             f"{place} has {len(files):,} files, which would take days one by one",
-            f"try hf://{note.repo}@refs/convert/parquet, where the hub keeps many datasets as few large files",
+            PARQUET.format(note.repo),
         )
     if name := offline():
         raise Unreachable(f"{place} is not downloaded, because {name} is set", by_hand or f"unset {name}")
     what = f"{len(files)} {'file' if len(files) == 1 else 'files'}, {_amount(size)}, from {place} to {entry}"
     check_room(place, entry, size + _SPARE)
     hub, done = Repository(note.repo, note.kind, by_hand or "", patience), 0
-    hub.check_access()
+    hub.check_access(next(iter(files)), note.commit)
     if size > ASK_FROM:
         agree(f"download {what}", by_hand or "download them by hand and give their folder")
     with watching(f"downloading {what}") as show:

@@ -23,6 +23,9 @@ from .watch import Progress
 from .web import seconds
 
 Kind = Literal["dataset", "model"]
+PARQUET = "try hf://{}@refs/convert/parquet, where the hub keeps many datasets as few large files"
+_TIMEOUT = 30  # seconds
+_TOO_MANY = 50_000  # files, from which the hub's list is not whole
 _ANSWER = TypeVar("_ANSWER")
 _CLIENTS = ("httpx", "httpcore", "requests", "urllib3")  # huggingface_hub has used several
 _LOGIN = "for what is not public set HF_TOKEN to a token of yours, or `hf auth login`"
@@ -47,34 +50,32 @@ class Repository:
     def __init__(self, repo: str, kind: Kind, by_hand: str, patience: Patience):
         self.repo, self.kind, self.by_hand, self.patience = repo, kind, by_hand, patience
 
-    def commit(self, revision: str) -> str:
-        """The hash of the commit that a branch, a tag or a part of a hash means."""
-        info = self._asked(lambda api: api.repo_info(self.repo, repo_type=self.kind, revision=revision, timeout=30))
-        if not COMMIT.fullmatch(str(info.sha)):
-            raise Unreachable("the hub's answer makes no sense: it names no commit", self.by_hand)
-        return info.sha
+    def look_up(self, revision: str) -> tuple[str, dict[str, Remote]]:
+        """The hash of the commit that a branch, a tag or a part of a hash means, and all its files."""
 
-    def files(self, commit: str) -> dict[str, Remote]:
-        """All files of a commit."""
+        def read(api: Any) -> tuple[str, dict[str, Remote]]:
+            info = api.repo_info(
+                self.repo, repo_type=self.kind, revision=revision, files_metadata=True, timeout=_TIMEOUT
+            )
+            if not COMMIT.fullmatch(info.sha):
+                raise ValueError
+            return info.sha, {one.rfilename: _remote(one) for one in info.siblings}
 
-        def read(api: Any) -> dict[str, Remote]:
-            tree = api.list_repo_tree(self.repo, repo_type=self.kind, revision=commit, recursive=True)
-            return {
-                one.path: Remote(int(one.size), one.lfs.sha256 if one.lfs else None, None if one.lfs else one.blob_id)
-                for one in tree
-                if hasattr(one, "blob_id")  # folders have none
-            }
+        commit, files = self._asked(read)
+        if len(files) >= _TOO_MANY:
+            raise UsageError(f"{address(self.repo)} has too many files for the hub to list", PARQUET.format(self.repo))
+        return commit, files
 
-        return self._asked(read)
-
-    def check_access(self) -> None:
-        """Raises UsageError where the files are kept from the user: everybody may list those of a gated repository."""
+    def check_access(self, path: str, commit: str) -> None:
+        """Raises UsageError where a file is kept from the user: everybody may list those of a gated repository."""
 
         def check(api: Any) -> None:
+            from huggingface_hub import get_hf_file_metadata
+
             try:
-                api.auth_check(self.repo, repo_type=self.kind)
+                get_hf_file_metadata(self._url(path, commit), timeout=_TIMEOUT)
             except Exception as error:
-                if getattr(getattr(error, "response", None), "status_code", 404) != 404:  # mirrors cannot say
+                if getattr(getattr(error, "response", None), "status_code", 404) in (401, 403):
                     raise
 
         self._asked(check)
@@ -86,13 +87,11 @@ class Repository:
             durable.make_folder(target.parent)
             target.touch()
             return
-        from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers
 
-        url = hf_hub_url(self.repo, path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
         token = {name: value for name, value in build_hf_headers().items() if name.lower() == "authorization"}
         fetch(
-            url,
+            self._url(path, commit),
             target,
             sha256=remote.sha256,
             git=remote.git,
@@ -101,6 +100,11 @@ class Repository:
             on_progress=on_progress,
             patience=self.patience,
         )
+
+    def _url(self, path: str, commit: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo, path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
 
     def _asked(self, ask: Callable[[Any], _ANSWER]) -> _ANSWER:
         """What the hub answers, asked again while that may help. Raises Unreachable, or UsageError for what is not."""
@@ -142,6 +146,10 @@ class Repository:
             why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
             return Unreachable(f"cannot reach {endpoint} for {place}: {why}", self.by_hand)
         return error
+
+
+def _remote(file: Any) -> Remote:
+    return Remote(int(file.size), file.lfs.sha256 if file.lfs else None, None if file.lfs else file.blob_id)
 
 
 def _wait(error: Exception) -> float | None:
