@@ -114,12 +114,12 @@ def test_help_imports_at_most_three_times_what_typer_does(tmp_path: Path) -> Non
     of_typer = set(self_times(["-c", "import typer"], tmp_path))
     arguments = ["-c", "import sys; from ditkit.cli.app import main; sys.exit(main(['--help']))"]
     self_times(arguments, tmp_path)  # fills the cache
-    ratios = []
-    for _ in range(5):
-        times = self_times(arguments, tmp_path)
-        # typer's own time counts every module that it needs, whoever asked for it first in this process
-        ratios.append(sum(times.values()) / sum(time for name, time in times.items() if name in of_typer))
-    assert sorted(ratios)[2] <= 3, ratios
+    rounds = [self_times(arguments, tmp_path) for _ in range(5)]
+    # the least of each module's times: on a busy machine any of them may be interrupted
+    times = {name: min(one[name] for one in rounds) for name in rounds[0]}
+    # typer's own time counts every module that it needs, whoever asked for it first in this process
+    ratio = sum(times.values()) / sum(time for name, time in times.items() if name in of_typer)
+    assert ratio <= 3, ratio
 
 
 @pytest.mark.parametrize("words", [["-m", "ditkit", "--version"]])
