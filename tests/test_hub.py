@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -114,6 +115,13 @@ def test_another_process_goes_on_where_one_was_stopped(server: Hub) -> None:
     forget()
     server.faults = Faults()
     assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG
+    assert server.sent[hashlib.sha256(BIG).hexdigest()] == len(BIG)
+
+
+def test_who_comes_at_the_same_time_shares_one_download(server: Hub) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(lambda _: snapshot(REPO, wanted=train), range(3)))
+    assert len(set(folders)) == 1 and files_in(folders[0])["data/train-0.parquet"] == BIG
     assert server.sent[hashlib.sha256(BIG).hexdigest()] == len(BIG)
 
 

@@ -23,6 +23,8 @@ PARTS = (
     ("pillow", "PIL.Image", True),
     ("matplotlib", "matplotlib", True),
     ("pydantic", "pydantic", True),
+    ("huggingface_hub", "huggingface_hub.hf_api", True),
+    ("pyarrow", "pyarrow.parquet", True),
     ("torchvision", "torchvision", False),
     ("accelerate", "accelerate", False),
 )

@@ -12,6 +12,7 @@ from ..downloads.place import address
 from ..downloads.watch import tell
 from ..errors import DataError
 from ..paths import cache_dir, expanded
+from . import attributes
 from .celeba_files import ATTRIBUTES, IMAGES, MALE, PARTITION, SITE, find_root, published
 from .contract import Split
 from .pictures import Pictures
@@ -19,6 +20,13 @@ from .places import is_address, local_folder
 from .splits import by_split
 from .tables import SUFFIX, table_pictures, tables_below
 
+NAMES = (  # of the attributes: a wrong one is found before anything is downloaded
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair "
+    "Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup "
+    "High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose "
+    "Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat "
+    "Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"
+)
 REPO, COMMIT = "flwrlabs/celeba", "2d738f56e0e7f925ea36ae7c808ea925264aacec"
 LICENCE = f"CelebA is for non-commercial research only: {SITE}"
 _WANTED = (
@@ -36,13 +44,14 @@ def dataset(config: DataConfig, split: Split) -> Pictures:
 
 
 def _fetched(config: DataConfig, split: Split) -> Pictures:
-    revision = config.revision or COMMIT
+    config, revision = _labelled(config), config.revision or COMMIT
+    attributes.chosen(str(config.label_by), NAMES.split())
     listed = files_of(REPO, revision=revision, by_hand=_WANTED)
     tables = [path for path in listed if path.endswith(SUFFIX)]
     files = by_split(tables, None, place=address(REPO, revision))
     wanted = {*files["train"], *files["validation"]}
     root = snapshot(REPO, revision=revision, wanted=wanted.__contains__, by_hand=_WANTED)
-    return table_pictures(_labelled(config), split, root, files, kind="attribute")
+    return table_pictures(config, split, root, files, kind="attribute")
 
 
 def _on_disk(config: DataConfig, split: Split, path: str) -> Pictures:

@@ -138,7 +138,7 @@ def read_column(tables: Sequence[Path], column: str) -> Any:
     chunks: list[Any] = []
     for table in tables:
         with _reading(table):
-            read = parquet.read_table(table, columns=[column], use_threads=False).column(column)
+            read = parquet.read_table(table, columns=[column], use_threads=False, pre_buffer=False).column(column)
             chunks += (read if not chunks or read.type == chunks[0].type else read.cast(chunks[0].type)).chunks
     return pyarrow.chunked_array(chunks)
 
