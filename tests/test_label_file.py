@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,3 +220,22 @@ def test_another_table_is_another_set_of_images(photos: Path):
     assert dataset(config, "train").fingerprint == before
     (photos.parent / "labels.csv").write_text(PLAIN.replace("a.png,cat", "a.png,dog"), encoding="utf-8")
     assert dataset(config, "train").fingerprint != before
+
+
+@pytest.mark.parametrize("table", [PLAIN, SAME["quotes"], _json_lines(ROWS)], ids=["CSV", "quotes", "JSON"])
+def test_a_damaged_table_is_an_error_or_says_what_it_says(table: str, photos: Path):
+    draw = random.Random(0)
+    for _ in range(150):
+        changed = bytearray(table.encode())
+        for _ in range(draw.choice((1, 1, 3))):
+            at = draw.randrange(len(changed))
+            if draw.random() < 0.5:
+                changed[at] ^= 1 << draw.randrange(8)
+            else:
+                del changed[at : at + draw.randrange(1, 20)]
+        try:
+            said = _labels(photos, bytes(changed))
+        except DitkitError as error:
+            assert error.hint and "labels.csv" in error.message
+        else:
+            assert said.keys() == SAID.keys() and all(label.encode() in changed for label in said.values())

@@ -45,10 +45,7 @@ def dataset(config: DataConfig, split: Split) -> Pictures:
     else:
         if config.label_file is None and (table := _table_beside(place)) is not None:
             config = replace(config, label_file=spelled(table))
-        try:
-            images, labels = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
-        except DataError as error:
-            raise from_where(error, config.path or "") from None
+        images, labels = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
     return pictures(config, split, images.source, images.sizes, *labels)
 
 
@@ -90,7 +87,10 @@ def _table_beside(place: Path) -> Path | None:
 def _in_archives(
     place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig
 ) -> tuple[Listing, Labelled]:
-    source, folders = look_up(archives, ALL_EXTENSIONS)
+    try:
+        source, folders = look_up(archives, ALL_EXTENSIONS)
+    except DataError as error:
+        raise from_where(error, config.path or "") from None
     listing = Listing(
         where=str(place),
         source=source,

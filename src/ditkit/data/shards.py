@@ -109,7 +109,8 @@ class _Descriptors:
 
     def __del__(self) -> None:
         for descriptor in self._open.values():
-            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     @contextlib.contextmanager
     def reading(self, shard: int, archive: Archive) -> Iterator[int]:
