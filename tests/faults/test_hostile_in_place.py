@@ -18,6 +18,7 @@ from test_hostile_archives import END, FEW, GOOD, GOOD_TAR, GOOD_ZIP, HOSTILE, P
 
 from ditkit.config import DataConfig
 from ditkit.data import look_up, members, shards
+from ditkit.data.archives import Limits
 from ditkit.data.folder import dataset
 from ditkit.data.pictures import Pictures
 from ditkit.data.transforms import load_image
@@ -146,7 +147,7 @@ def test_an_image_that_is_too_large_to_hold_in_memory_is_not_read(monkeypatch: p
 
 
 def test_memory_stays_small_however_many_members_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+    monkeypatch.setattr(look_up, "Limits", Limits)
     hidden = b"".join(_header(name=b".%05d" % index) for index in range(100))
     many = _tar({"a.png": PICTURE})[:1024] + hidden * 200 + END
     for content in (many, _zip({f"{index:06d}/{index}.txt": b"" for index in range(20_000)} | {"a.png": PICTURE})):
