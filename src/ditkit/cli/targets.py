@@ -14,7 +14,7 @@ from .. import recipes
 from ..config import RunConfig
 from ..downloads.place import is_hub, parse
 from ..errors import DataError, UsageError, unknown
-from ..paths import expanded, spelled
+from ..paths import as_text, expanded, spelled
 from ..registry import DATASETS
 from ..run_folder import RunFolder, run_names
 from . import console, words
@@ -80,7 +80,7 @@ def build(target: Target | None, *, file: Path | None, settings: Sequence[str], 
     trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
     for flag, value in flags.items():
         if value is not None:
-            read = {"--data-dir": _folder, "--label-file": _file}.get(flag, lambda word: word)
+            read = {"--data-dir": _folder, "--label-file": _file, "--label-by": _name}.get(flag, lambda word: word)
             trees.append(nested(FLAGS[flag], read(value)))
     try:
         config = recipes.build(*trees, recipes.merge_settings(settings))
@@ -175,6 +175,13 @@ def _file(word: str) -> str:
     if not path.is_file():
         raise UsageError(f"--label-file: there is no file {word}", "check the path")
     return spelled(path.resolve())
+
+
+def _name(word: str) -> str:
+    text = as_text(word)
+    if not text.isprintable():  # half a letter, as another encoding writes it, is not
+        raise UsageError(f"--label-by: {text!r} is the name of nothing", "check how it is spelled")
+    return text
 
 
 def _place(word: str) -> str | None:
