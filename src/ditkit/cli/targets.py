@@ -224,6 +224,13 @@ def _file(word: str) -> str:
     return spelled(path.resolve())
 
 
+def _name(word: str) -> str:
+    text = as_text(word)
+    if not text.isprintable():  # half a letter, as another encoding writes it, is not
+        raise UsageError(f"--label-by: {text!r} is the name of nothing", "check how it is spelled")
+    return text
+
+
 def _place(word: str) -> str | None:
     """A folder, an archive, a web address or a hub repository as settings keep it; None for what is none of them."""
     path = expanded(word)
@@ -243,16 +250,9 @@ def _place(word: str) -> str | None:
     return spelled(path.resolve()) if is_archive(word) else None
 
 
-def _text(word: str) -> str:
-    text = as_text(word)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UsageError(f"--label-by: {word!r} is not UTF-8", "names are text")
-    return text
-
-
 _READ: dict[str, Callable[[str], Any]] = {
     "--data-dir": _folder,
-    "--label-by": _text,
+    "--label-by": _name,
     "--label-file": _file,
     "--autoencoder": autoencoder_settings,
 }
