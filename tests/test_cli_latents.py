@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,26 @@ def test_a_latent_run_trains_samples_and_continues(place: Path, capsys: pytest.C
     assert said(capsys, "make-gif denoise --labels cat dog --quiet")[0] == 0
     code, out, _ = said(capsys, "data list")
     assert code == 0 and "latents of 46 images (folder, train)" in out
+
+
+def test_a_refused_command_leaves_the_settings_of_the_run_alone(place: Path, capsys: pytest.CaptureFixture[str]):
+    tiny = TINY + " --set data.image_size=32 --set model.patch=8 --quiet"
+    assert said(capsys, f"train ./photos --name pets {tiny} --steps 2")[0] == 0
+    before = (place / "runs/pets/config.toml").read_bytes()
+    shutil.copytree(place / "photos/cat", place / "others/cat")
+    shutil.copytree(place / "photos/dog", place / "others/bird")
+    for steps, code in ((2, 0), (4, 3)):  # finished; other images than those of the run
+        assert said(capsys, f"train ./others --name pets {tiny} --steps {steps}")[0] == code
+        assert (place / "runs/pets/config.toml").read_bytes() == before
+    assert said(capsys, "train runs/pets --steps 4 --quiet")[0] == 0
+    assert RunFolder(place / "runs/pets").read_config().train.steps == 4
+
+
+def test_a_path_is_a_path_even_where_a_run_has_its_name(place: Path):
+    begun = RunFolder(write_run(place / "runs", "photos"))
+    assert targets.find_target("./photos", runs_dir()).folder is None
+    assert targets.find_target("photos", runs_dir()).folder == begun.path
+    assert targets.find_target("runs/photos", runs_dir()).folder is not None
 
 
 def test_an_autoencoder_that_moved_is_named(place: Path, capsys: pytest.CaptureFixture[str]):

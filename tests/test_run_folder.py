@@ -40,8 +40,8 @@ def test_the_same_settings_continue_and_know_when_they_are_done(tmp_path):
 def test_more_steps_continue_a_finished_run(tmp_path):
     a_run(tmp_path / "m", steps=[200], train={"steps": 200})
     prepared = prepare(recipes.load("mnist", {"train": {"steps": 400}}), tmp_path / "m")
-    assert not prepared.finished
-    assert prepared.folder.read_config().train.steps == 400
+    assert not prepared.finished and prepared.config.train.steps == 400
+    assert prepared.folder.read_config().train.steps == 200, "written once the run goes on with it"
 
 
 def test_a_changed_setting_is_named_with_both_values_and_nothing_changes(tmp_path):

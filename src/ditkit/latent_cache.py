@@ -1,6 +1,6 @@
 """The latents of a data set on disk: encoded once, continued after a kill, checked on use, read where they lie.
 
-An entry of the cache is a folder: `shard-00000.safetensors` … with the latents of 512 images each, and `index.json`,
+An entry of the cache is a folder: `shard-00000.safetensors` … with the latents of 256 images each, and `index.json`,
 which is written anew after each shard and says what belongs to it. Its name holds a hash of everything that the
 latents depend on, so that other images, another size or another autoencoder have another entry.
 """
@@ -34,7 +34,7 @@ from .errors import DataError, MachineError
 from .paths import NO_ROOM, alone, cache_folder, check_room
 
 FORMAT = 1
-SHARD = 512  # images in a file
+SHARD = 256  # images in a file
 _LONG_TO_CHECK = 256 << 20  # bytes
 _checked: set[Path] = set()
 
@@ -170,8 +170,8 @@ def _make(recipe: Recipe, folder: Path, shards: dict[int, dict[str, Any]], missi
     total, size = len(recipe.dataset), recipe.shard_images
     check_room("the cache of latents", folder, len(missing) * size * recipe.image_bytes + (1 << 20))
     source = recipe.config.autoencoder.source or recipe.config.autoencoder.name
-    about = {"source": f"latents of {total:,} images ({recipe.config.data.name}, {recipe.split}) by {source}"}
-    durable.write_atomically(folder / "about.json", json.dumps(about))
+    about = f"latents of {total:,} images ({recipe.config.data.name}, {recipe.split}) by {source}"
+    durable.write_atomically(folder / "about.json", json.dumps({"source": f"{about}, not finished"}))
     ranges = {number: range(number * size, min(total, (number + 1) * size)) for number in missing}
     done = total - sum(len(indices) for indices in ranges.values())
     text = f"encoding {total - done:,} images ({recipe.split}) into latents, once for all runs on them, in {folder}"
@@ -186,6 +186,7 @@ def _make(recipe: Recipe, folder: Path, shards: dict[int, dict[str, Any]], missi
             index = {"format": FORMAT, "images": total, "shards": shards}
             durable.write_atomically(folder / "index.json", json.dumps(index, allow_nan=False))
             done += len(indices)
+    durable.write_atomically(folder / "about.json", json.dumps({"source": about}))
 
 
 def _write(

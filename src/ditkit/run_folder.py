@@ -243,9 +243,7 @@ def _continue(config: RunConfig, folder: RunFolder, force_change: Collection[str
         if all(key.startswith(_FORCED) for key in refused):
             hint += "; or change it with " + " ".join(f"--force-change {key}" for key in refused)
         raise UsageError(f"{folder.path} was started with {listed}", hint)
-    if changed:
-        folder.write_config(config)
-    step = folder.last_step()
+    step = folder.last_step()  # other settings are written once the run goes on with them
     if step >= config.train.steps:  # nothing more to do, so be sure of it
         step = step if manifest.is_whole(folder.checkpoint(step)) else 0
     return Prepared(folder=folder, config=config, step=step)

@@ -71,6 +71,8 @@ def train(
             on_event(Finished(**done, reason="stopped" if should_stop() else "time", folder=run.path))
             return run.path
         try:
+            if world.leads and run.read_config() != settings:
+                run.write_config(settings)
             _train(session, seconds_left(), should_stop)
         finally:
             session.journal.close()

@@ -59,7 +59,8 @@ def find_target(word: str, runs: Path) -> Target:
     if word in DATASETS.names():
         return Target(tree=_on_folder_recipe({"data": {"name": word}}), name=word)
     path = expanded(word)
-    for run in (RunFolder(runs / word), RunFolder(path)):
+    is_path = word.startswith((".", "~", "/")) or "/" in word or "\\" in word
+    for run in (RunFolder(path),) if is_path else (RunFolder(runs / word), RunFolder(path)):
         if run.is_run():
             run.read_config()  # says which file is wrong, should it be
             return Target(tree=recipes.parse(run.config_file), name=run.path.resolve().name, folder=run.path)
