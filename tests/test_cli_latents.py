@@ -137,7 +137,7 @@ def test_a_refused_command_leaves_the_settings_of_the_run_alone(place: Path, cap
 def test_a_path_is_a_path_even_where_a_run_has_its_name(place: Path):
     begun = RunFolder(write_run(place / "runs", "photos"))
     assert targets.find_target("./photos", runs_dir()).folder is None
-    assert targets.find_target("photos", runs_dir()).folder == begun.path
+    assert targets.find_target("photos", runs_dir()).folder == runs_dir() / begun.path.name
     assert targets.find_target("runs/photos", runs_dir()).folder is not None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config import RunConfig
 from ..errors import DataError, UsageError
 from ..paths import expanded
-from .presets import CONFIG, autoencoder_folder, described, is_repository, read_config
+from .presets import BY_HAND, CONFIG, autoencoder_folder, described, is_repository, read_config
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

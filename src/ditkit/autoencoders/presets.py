@@ -13,6 +13,7 @@ from ..paths import expanded, spelled
 
 PIXEL = "pixel"
 CONFIG = "config.json"
+BY_HAND = "check the network, or name a folder that holds it in diffusers' layout: --autoencoder FOLDER"
 # name: kind, source, channels, shrink, what it is
 _ROWS = {
     "taesd": ("tiny", "madebyollin/taesd", 4, 8, "tiny, for Stable Diffusion's latents"),
@@ -48,7 +49,7 @@ def settings(word: str) -> dict[str, Any]:
     if is_repository(word):
         from ..downloads.hub import snapshot
 
-        folder = snapshot(word, kind="model", revision=None, wanted=lambda name: name == CONFIG)
+        folder = snapshot(word, kind="model", wanted=lambda name: name == CONFIG, by_hand=BY_HAND)
         return {**nothing, **described(read_config(folder)), "source": word}
     if "/" in word or word.startswith("."):
         raise UsageError(f"there is no folder {word}", "check the path")
