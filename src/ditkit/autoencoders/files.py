@@ -26,9 +26,8 @@ def find_files(config: RunConfig) -> Path:
         from ..downloads.hub import snapshot
 
         wanted = (CONFIG, WEIGHTS)
-        folder = snapshot(
-            source, kind="model", revision=config.autoencoder.revision, wanted=lambda name: name in wanted
-        )
+        files = (CONFIG, WEIGHTS)
+        folder = snapshot(source, kind="model", revision=revision, wanted=files.__contains__, by_hand=BY_HAND)
     else:
         raise DataError(f"the autoencoder's folder {source} does not exist", "name it with --autoencoder FOLDER")
     if not (folder / WEIGHTS).is_file():
