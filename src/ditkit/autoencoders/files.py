@@ -25,8 +25,7 @@ def find_files(config: RunConfig) -> Path:
     elif is_repository(source):
         from ..downloads.hub import snapshot
 
-        wanted = (CONFIG, WEIGHTS)
-        files = (CONFIG, WEIGHTS)
+        revision, files = config.autoencoder.revision, (CONFIG, WEIGHTS)
         folder = snapshot(source, kind="model", revision=revision, wanted=files.__contains__, by_hand=BY_HAND)
     else:
         raise DataError(f"the autoencoder's folder {source} does not exist", "name it with --autoencoder FOLDER")
