@@ -79,6 +79,7 @@ def test_the_command_writes_a_picture_and_says_what_is_lost(place: Path, capsys:
     figures = json.loads(out)
     assert code == 0 and figures["images"] == 6 and figures["worst_db"] <= figures["psnr_db"] <= figures["best_db"]
     assert figures["picture"] == "reconstruct-photos-2.png"
+    assert json.loads(said(capsys, f"{line} --json --force")[1])["picture"] == "reconstruct-photos.png"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_the_command_writes_a_picture_and_says_what_is_lost(place: Path, capsys:
         ("data reconstruct --autoencoder ./tiny", 2, "reconstruct what?", "./photos"),
         ("data reconstruct ./photos --autoencoder ./photos", 3, "holds no autoencoder", "diffusers"),
         ("data reconstruct ./photos --autoencoder nothing", 2, "unknown autoencoder 'nothing'", "taesd"),
-        ("data reconstruct ./photos --autoencoder ./tiny --out here", 2, "not the name of a PNG", "reconstruct.png"),
+        ("data reconstruct ./photos --autoencoder ./tiny --out here", 2, "not the name of a PNG", "reconstruct-photos.png"),
         ("train ./photos --autoencoder ./tiny --image-size 30", 2, "not divisible by 8", "--image-size"),
         ("train mnist --autoencoder ./tiny --image-size 28", 2, "for images of 3 channels, not of 1", "channels=3"),
         ("train ./photos --autoencoder ./tiny --image-size 32 --set sample.clamp=true", 2, "for pixels", "clamp"),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
-from .data_show import Out, Target
+from .data_show import Target
 from .options import (
     DATA,
+    OUTPUT,
     Autoencoder,
     Config,
     DataDir,
@@ -41,6 +42,16 @@ Count = Annotated[
     int,
     typer.Option("--count", metavar="N", min=1, max=10_000, help="Images to encode and decode.", rich_help_panel=DATA),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        show_default="reconstruct-NAME.png",
+        help="Where the picture goes.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 def run(
@@ -66,29 +77,22 @@ def run(
     """
     from ..autoencoders.presets import PIXEL
     from ..errors import UsageError
-    from ..paths import expanded
-    from ..run_folder import runs_dir as runs_place
     from . import targets, words
 
     if target is None and config is None:
         raise UsageError("reconstruct what?", "e.g. `ditkit data reconstruct ./photos --autoencoder taesd3`")
-    found = targets.find_target(target, runs_place(runs_dir)) if target is not None else None
     flags = {
         "--data-dir": data_dir,
         "--label-file": label_file,
         "--image-size": image_size,
         "--autoencoder": autoencoder,
     }
-    resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
+    resolved, name = targets.resolve(target or "", file=config, settings=settings or [], flags=flags, runs_dir=runs_dir)
     if resolved.autoencoder.name == PIXEL:
         raise UsageError("there is no autoencoder in these settings", "name one: --autoencoder taesd3")
-    name = found.name if found else words.slug(config.stem if config else "run")
-    path = expanded(out) if out else words.free_name(Path(f"reconstruct-{words.slug(name)}"), ".png")
-    if path.is_dir() or path.suffix.lower() != ".png":
-        raise UsageError(f"--out: {path} is not the name of a PNG", "e.g. --out reconstruct.png")
-    words.check_file(path, force=force)
+    path = words.png_path(out, f"reconstruct-{words.slug(name)}", force=force)
     words.device(device)
-    targets.check_data(resolved, quiet=quiet)
+    targets.find_autoencoder(resolved, quiet=quiet)
     pairs = _reconstructed(resolved, count, device, quiet=quiet)
     _draw(pairs, resolved, path)
     _tell(pairs, resolved, path, as_json=as_json, quiet=quiet)
@@ -97,10 +101,10 @@ def run(
 def _reconstructed(config: RunConfig, count: int, device: str, *, quiet: bool) -> list[Reconstruction]:
     from .targets import open_images, watching
 
+    images = open_images(config, quiet=quiet)
     with console.loading_torch(quiet=quiet):
         from ..device import find_device
         from ..reconstruction import reconstruct
-    images = open_images(config, quiet=quiet)
     with watching(quiet=quiet), console.bar("reconstructing", quiet=quiet) as show:
         return reconstruct(config, images, count, device=find_device(device), on_image=show)
 

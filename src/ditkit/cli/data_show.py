@@ -86,20 +86,13 @@ def run(
     import json
 
     from ..errors import UsageError
-    from ..paths import expanded
-    from ..run_folder import runs_dir as runs_place
     from . import data_report, targets, words
 
     if target is None and config is None:
         raise UsageError("show what?", "try `ditkit data show mnist`, or name a data set or a folder of images")
-    found = targets.find_target(target, runs_place(runs_dir)) if target is not None else None
     flags = {"--data-dir": data_dir, "--label-by": label_by, "--label-file": label_file, "--image-size": image_size}
-    resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
-    name = found.name if found else words.slug(config.stem if config else "run")
-    path = expanded(out) if out else words.free_name(Path(f"data-{words.slug(name)}"), ".png")
-    if path.is_dir() or path.suffix.lower() != ".png":
-        raise UsageError(f"--out: {path} is not the name of a PNG", "e.g. --out data.png")
-    words.check_file(path, force=force)
+    resolved, name = targets.resolve(target or "", file=config, settings=settings or [], flags=flags, runs_dir=runs_dir)
+    path = words.png_path(out, f"data-{words.slug(name)}", force=force)
     parts = _open(resolved, quiet=quiet)
     survey = _examined(resolved, parts, limit, quiet=quiet)
     picture = path if _draw(survey, resolved, name, path) else None

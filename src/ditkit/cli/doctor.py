@@ -17,8 +17,6 @@ PARTS = (
     ("torch", "torch", True),
     ("diffusers", "diffusers.schedulers.scheduling_dpmsolver_multistep", True),
     ("safetensors", "safetensors.torch", True),
-    ("huggingface_hub", "huggingface_hub", True),
-    ("pyarrow", "pyarrow.parquet", True),
     ("numpy", "numpy", True),
     ("pillow", "PIL.Image", True),
     ("matplotlib", "matplotlib", True),

@@ -76,8 +76,6 @@ def run(
     The rate rises step by step, and each is scored on the same images and noise. `ditkit train --lr auto` does the
     same before it trains.
     """
-    from ..errors import UsageError
-    from ..paths import expanded
     from ..run_folder import run_names
     from ..run_folder import runs_dir as runs_place
     from . import targets, words
@@ -90,12 +88,8 @@ def run(
         found = targets.find_target(target, runs) if target is not None else None
     flags = {"--batch-size": batch_size, "--seed": seed, "--data-dir": data_dir}
     resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
-    name = found.name if found else words.slug(config.stem if config else "run")
-    path = expanded(out) if out else words.free_name(Path(f"lr-find-{words.slug(name)}"), ".png")
-    if path.is_dir() or path.suffix.lower() != ".png":
-        raise UsageError(f"--out: {path} is not the name of a PNG", "e.g. --out lr-find.png")
-    for file in (path, path.with_suffix(".json")):
-        words.check_file(file, force=force)
+    stem = f"lr-find-{words.slug(targets.name_of(found, config))}"
+    path = words.png_path(out, stem, force=force, beside=".json")
     words.device(device)
     targets.check_data(resolved, quiet=quiet, yes=yes)
     curve = measure(resolved, device, steps=steps, quiet=quiet)

@@ -20,6 +20,7 @@ from ..errors import DataError, UsageError, unknown
 from ..paths import as_text, expanded, spelled
 from ..registry import DATASETS
 from ..run_folder import RunFolder, run_names
+from ..run_folder import runs_dir as runs_place
 from . import console, words
 
 if TYPE_CHECKING:
@@ -79,6 +80,19 @@ def find_target(word: str, runs: Path) -> Target:
         raise UsageError(f"there is no folder {word}", "check the path")
     known = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
     raise unknown("recipe, dataset, run or folder", word, known)
+
+
+def name_of(found: Target | None, file: Path | None) -> str:
+    """What a run, or a picture of it, is called by itself."""
+    return found.name if found else words.slug(file.stem if file else "run")
+
+
+def resolve(
+    word: str, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any], runs_dir: Path | None
+) -> tuple[RunConfig, str]:
+    """The settings of what a word and all beside it stand for, and its name; the word may be empty with a file."""
+    found = find_target(word, runs_place(runs_dir)) if word else None
+    return build(found, file=file, settings=settings, flags=flags), name_of(found, file)
 
 
 def for_device(found: Target, device: str, run: RunFolder | None) -> Target:
@@ -198,12 +212,17 @@ def check_data(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> 
     if not len(images):
         raise DataError("the data set has no images to train on", "check its folder, or lower --set data.validation")
     open_dataset(config.data, "validation")
-    if config.autoencoder.name != PIXEL:
-        with watching(quiet=quiet):
-            find_files(config)
+    find_autoencoder(config, quiet=quiet, yes=yes)
     check_size(config, len(images.labels))
     if len(images.labels) == 1:
         console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
+
+
+def find_autoencoder(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> None:
+    """Fetch the autoencoder's files where they are wanted and missing; raises DitkitError before torch loads."""
+    if config.autoencoder.name != PIXEL:
+        with watching(quiet=quiet, yes=yes):
+            find_files(config)
 
 
 def _on_folder_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:

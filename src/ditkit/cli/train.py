@@ -158,8 +158,7 @@ def _plan(
     if found and found.folder and name is None:
         folder = found.folder
     else:
-        default = found.name if found else words.slug(file.stem if file else "run")
-        folder = runs / (words.run_name(name) if name is not None else default)
+        folder = runs / (words.run_name(name) if name is not None else targets.name_of(found, file))
     existing = RunFolder(folder)
     if found:
         found = targets.for_device(found, words.device(device), None if fresh else existing)

@@ -172,6 +172,20 @@ def autoencoder_folder(given: Path | None) -> Path | None:
     return presets.autoencoder_folder(expanded(given))
 
 
+def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = None) -> Path:
+    """Where a picture goes: `out`, else `stem`.png here, under the next free name unless `force` overwrites.
+
+    `beside` is the ending of a second file next to it. Raises UsageError or MachineError when it cannot be written.
+    """
+    default = Path(f"{stem}.png") if force else free_name(Path(stem), ".png")
+    path = expanded(out) if out else default
+    if path.is_dir() or path.suffix.lower() != ".png":
+        raise UsageError(f"--out: {path} is not the name of a PNG", f"e.g. --out {stem}.png")
+    for file in (path, path.with_suffix(beside)) if beside else (path,):
+        check_file(file, force=force)
+    return path
+
+
 def check_writable(folder: Path) -> None:
     """Raise UsageError or MachineError, before the work, when files could not be written to a folder after it."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
