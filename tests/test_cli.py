@@ -20,7 +20,8 @@ FLAGS = {
     "--sample-every --keep-every --force-change --preempt-signal --dry-run --quiet --device --dtype --debug",
     "sample": "--autoencoder --labels --steps --guidance --guidance-interval --sampler --seed --model --no-ema --out "
     "--force --json --runs-dir --device --batch-size --quiet --debug",
-    "lr-find": "--yes --config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
+    "lr-find": "--label-by --label-file --image-size --autoencoder "
+    "--yes --config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
     "--quiet --debug",
     "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
     "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force --runs-dir "

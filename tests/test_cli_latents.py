@@ -89,7 +89,12 @@ def test_the_command_writes_a_picture_and_says_what_is_lost(place: Path, capsys:
         ("data reconstruct --autoencoder ./tiny", 2, "reconstruct what?", "./photos"),
         ("data reconstruct ./photos --autoencoder ./photos", 3, "holds no autoencoder", "diffusers"),
         ("data reconstruct ./photos --autoencoder nothing", 2, "unknown autoencoder 'nothing'", "taesd"),
-        ("data reconstruct ./photos --autoencoder ./tiny --out here", 2, "not the name of a PNG", "reconstruct-photos.png"),
+        (
+            "data reconstruct ./photos --autoencoder ./tiny --out here",
+            2,
+            "not the name of a PNG",
+            "reconstruct-photos.png",
+        ),
         ("train ./photos --autoencoder ./tiny --image-size 30", 2, "not divisible by 8", "--image-size"),
         ("train mnist --autoencoder ./tiny --image-size 28", 2, "for images of 3 channels, not of 1", "channels=3"),
         ("train ./photos --autoencoder ./tiny --image-size 32 --set sample.clamp=true", 2, "for pixels", "clamp"),
@@ -153,8 +158,7 @@ def test_an_autoencoder_that_moved_is_named(place: Path, capsys: pytest.CaptureF
 
 
 def test_lr_find_works_on_latents(place: Path, capsys: pytest.CaptureFixture[str]):
-    latents = "--set autoencoder.name=tiny --set autoencoder.source=tiny --set autoencoder.channels=5"
-    line = f"lr-find ./photos {latents} --set autoencoder.shrink=4 --set data.image_size=32 --set model.patch=2"
+    line = "lr-find ./photos --autoencoder ./tiny --image-size 32"
     code, out, err = said(capsys, f"{line} {TINY} --steps 20 --json")
     assert code == 0 and json.loads(out)["suggestion"] > 0, err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from test_training import Listener, digest, run
 from ditkit import checkpoint, durable, latent_cache
 from ditkit.autoencoders.contract import open_autoencoder
 from ditkit.autoencoders.presets import settings
+from ditkit.cache import entries
 from ditkit.card import LatentStats, read_card
 from ditkit.config import RunConfig
 from ditkit.data.batches import Batches
@@ -40,6 +42,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latent_cache, "_checked", set())
     return tmp_path / "cache" / "latents"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """OpenMP hangs in a forked process whose parent had more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -161,9 +172,11 @@ def test_what_was_encoded_before_a_stop_is_kept_and_the_rest_is_the_same(latent_
     asked: list[bool] = []
     with pytest.raises(Interrupted):
         open_latents(recipe_of(config, should_stop=lambda: asked.append(True) or len(asked) > 3))
+    assert [entry.unfinished for entry in entries()] == [True]
     recipe = recipe_of(config)
     calls = counted(recipe, monkeypatch)
     resumed = everything(open_latents(recipe))
+    assert [entry.unfinished for entry in entries()] == [False]
     assert sum(calls) == 2 * (len(recipe.dataset) - 3 * 8)
     assert all(np.array_equal(one, other) for one, other in zip(straight, resumed, strict=True))
 
@@ -201,7 +214,9 @@ def test_an_index_that_is_none_is_made_again(content: str, latent_run):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_change_of_the_disk_the_rest_is_made_and_nothing_else_differs(latent_run, cache: Path):
+def test_killed_at_any_change_of_the_disk_the_rest_is_made_and_nothing_else_differs(
+    latent_run, cache: Path, one_thread: None
+):
     config = latent_run()
     straight = everything(open_latents(recipe_of(config)))
     for moment in range(100):

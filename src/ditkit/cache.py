@@ -78,7 +78,7 @@ def entries() -> list[Entry]:
             continue
         names = _names(folder)
         for name in names:
-            unfinished = _is_unfinished(name)
+            unfinished = _is_unfinished(name) or _noted(folder / name / "about.json", ("unfinished",)) is not None
             noted = name.endswith(".part.json") and name.removesuffix(".json") in names
             if not noted and (unfinished or not name.startswith(".")):
                 found.append(Entry(kind=kind, path=folder / name, unfinished=unfinished))

@@ -171,7 +171,7 @@ def _make(recipe: Recipe, folder: Path, shards: dict[int, dict[str, Any]], missi
     check_room("the cache of latents", folder, len(missing) * size * recipe.image_bytes + (1 << 20))
     source = recipe.config.autoencoder.source or recipe.config.autoencoder.name
     about = f"latents of {total:,} images ({recipe.config.data.name}, {recipe.split}) by {source}"
-    durable.write_atomically(folder / "about.json", json.dumps({"source": f"{about}, not finished"}))
+    durable.write_atomically(folder / "about.json", json.dumps({"source": about, "unfinished": "yes"}))
     ranges = {number: range(number * size, min(total, (number + 1) * size)) for number in missing}
     done = total - sum(len(indices) for indices in ranges.values())
     text = f"encoding {total - done:,} images ({recipe.split}) into latents, once for all runs on them, in {folder}"

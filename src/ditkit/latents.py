@@ -28,7 +28,8 @@ class Codec:
         """Images in about [-1, 1] of what a sampler drew."""
         if self.stats is None:
             return x_BCHW
-        mean_C, std_C = (torch.tensor(one, dtype=x_BCHW.dtype, device=x_BCHW.device) for one in _numbers(self.stats))
+        both = (self.stats.mean, self.stats.std)
+        mean_C, std_C = (torch.tensor(one, dtype=x_BCHW.dtype, device=x_BCHW.device) for one in both)
         return decode_in_parts(self.autoencoder, x_BCHW * std_C[:, None, None] + mean_C[:, None, None])
 
 
@@ -41,7 +42,7 @@ class LatentReader:
 
     def __init__(self, latents: Latents, stats: LatentStats, seed: int):
         self._latents, self._seed = latents, seed
-        self._mean_C, self._std_C = (np.array(one, dtype=np.float32) for one in _numbers(stats))
+        self._mean_C, self._std_C = (np.array(one, dtype=np.float32) for one in (stats.mean, stats.std))
         self._shards: dict[int, dict[str, np.ndarray]] = {}
 
     def __getstate__(self) -> Mapping[str, Any]:
@@ -100,7 +101,3 @@ class LatentReader:
         if number not in self._shards:
             self._shards[number] = self._latents.shard(number)
         return self._shards[number]
-
-
-def _numbers(stats: LatentStats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return stats.mean, stats.std

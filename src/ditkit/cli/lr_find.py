@@ -11,7 +11,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import complete, console
-from .options import DATA, OPTIMISER, OUTPUT, Config, DataDir, Debug, Device, Force, Json, Quiet, RunsDir, Settings, Yes
+from .options import (
+    DATA,
+    OPTIMISER,
+    OUTPUT,
+    Autoencoder,
+    Config,
+    DataDir,
+    Debug,
+    Device,
+    Force,
+    ImageSize,
+    Json,
+    LabelBy,
+    LabelFile,
+    Quiet,
+    RunsDir,
+    Settings,
+    Yes,
+)
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -59,6 +77,10 @@ def run(
     config: Config = None,
     settings: Settings = None,
     data_dir: DataDir = None,
+    label_by: LabelBy = None,
+    label_file: LabelFile = None,
+    image_size: ImageSize = None,
+    autoencoder: Autoencoder = None,
     batch_size: BatchSize = None,
     seed: Seed = None,
     steps: Steps = 120,
@@ -86,7 +108,15 @@ def run(
         found = targets.find_target(str(runs / target) if run_names(runs) else target, runs)
     else:
         found = targets.find_target(target, runs) if target is not None else None
-    flags = {"--batch-size": batch_size, "--seed": seed, "--data-dir": data_dir}
+    flags = {
+        "--batch-size": batch_size,
+        "--seed": seed,
+        "--data-dir": data_dir,
+        "--label-by": label_by,
+        "--label-file": label_file,
+        "--image-size": image_size,
+        "--autoencoder": autoencoder,
+    }
     resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
     stem = f"lr-find-{words.slug(targets.name_of(found, config))}"
     path = words.png_path(out, stem, force=force, beside=".json")
