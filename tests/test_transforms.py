@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loading import load_image
 from PIL import Image
 
-from ditkit.data.transforms import fit, load_image
+from ditkit.data.transforms import fit
 from ditkit.errors import DitkitError
 
 GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import load_image
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from ditkit.config import DataConfig
 from ditkit.data.files import scan
 from ditkit.data.folder import dataset
-from ditkit.data.transforms import fit, load_image
+from ditkit.data.transforms import fit
 from ditkit.errors import DataError
 
 pytestmark = pytest.mark.timeout(30)  # a file that makes us wait for ever fails by it

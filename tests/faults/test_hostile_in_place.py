@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import load_image
 from test_cli import elsewhere, said
 from test_hostile_archives import END, FEW, GOOD, GOOD_TAR, GOOD_ZIP, HOSTILE, PICTURE, SMALL, TINY, _header, _tar, _zip
 
@@ -21,7 +22,6 @@ from ditkit.data import look_up, members, shards
 from ditkit.data.archives import Limits
 from ditkit.data.folder import dataset
 from ditkit.data.pictures import Pictures
-from ditkit.data.transforms import load_image
 from ditkit.errors import DataError
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in

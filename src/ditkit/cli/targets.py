@@ -76,7 +76,7 @@ def find_target(word: str, runs: Path) -> Target:
     if path.is_file():
         hint = "give a folder of images, or a .zip or .tar archive of one; a file of settings follows --config"
         raise UsageError(f"{word} is a file", hint)
-    if "/" in word or "\\" in word or word.startswith("."):
+    if is_path:
         raise UsageError(f"there is no folder {word}", "check the path")
     known = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
     raise unknown("recipe, dataset, run or folder", word, known)

@@ -53,19 +53,14 @@ _LYING = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])  # width and height change
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
-def load_image(path: Path, channels: int, smallest: tuple[int, int] | None = None) -> Image.Image:
-    """The first frame of an image file, upright, 8 bits, in mode L (1 channel) or RGB (3).
-
-    Transparency is laid on white, 16-bit and float images are scaled to their range. A JPEG may be decoded at a
-    fraction of its size that is still twice `smallest` (height, width). Raises DitkitError naming the file.
-    """
-    return decode(lambda: open_file(path), str(path), channels, smallest)
-
-
 def decode(
     opened: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
 ) -> Image.Image:
-    """The same for any image that can be opened as a seekable file; `name` is what errors call it."""
+    """The first frame of an image that opens as a seekable file: upright, 8 bits, mode L (1 channel) or RGB (3).
+
+    Transparency is laid on white, 16-bit and float images are scaled to their range. A JPEG may be decoded at a
+    fraction of its size that is still twice `smallest` (height, width). Raises DataError, which calls it `name`.
+    """
     return examine(opened, name, channels, smallest)[0]
 
 

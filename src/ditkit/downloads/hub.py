@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import durable
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..paths import cache_dir, cache_folder, check_room
 from .fetch import Patience, offline
 from .place import COMMIT, address, check_repository
@@ -55,14 +55,6 @@ def files_of(
 ) -> dict[str, Remote]:
     """All files of a repository by their path in it, as they were when the hub was last asked about this commit."""
     return _entry(repo, kind, revision, by_hand, Patience())[1].files
-
-
-def commit_of(folder: Path) -> str:
-    """The commit that a snapshot's folder is of."""
-    note = _read_note(folder)
-    if note is None:
-        raise DataError(f"{folder} is no snapshot of a repository", "delete it to download it again")
-    return note.commit
 
 
 @dataclass(frozen=True, kw_only=True)
