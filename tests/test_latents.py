@@ -229,6 +229,7 @@ def test_killed_at_any_change_of_the_disk_the_rest_is_made_and_nothing_else_diff
         died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
         found = everything(open_latents(recipe_of(config)))
         assert all(np.array_equal(one, other) for one, other in zip(straight, found, strict=True)), moment
+        assert [entry.unfinished for entry in entries()] == [False], moment
         if not died:
             break
     assert 20 < moment < 99, "every change was tried"

@@ -112,7 +112,9 @@ def open_latents(recipe: Recipe) -> Latents:
             numbers = range(-(-len(recipe.dataset) // recipe.shard_images))
             missing = [number for number in numbers if number not in shards]
             if missing:
+                _describe(recipe, folder, unfinished=True)
                 _make(recipe, folder, shards, missing)
+            _describe(recipe, folder, unfinished=False)
             os.utime(folder)  # when it was last used
     except OSError as error:
         raise MachineError(f"cannot keep latents in {folder}: {error.strerror or error}", NO_ROOM) from None
@@ -166,12 +168,19 @@ def _matches(path: Path, shard: dict[str, Any]) -> bool:
     return length == shard["bytes"] and digest.hexdigest() == shard["sha256"]
 
 
+def _describe(recipe: Recipe, folder: Path, *, unfinished: bool) -> None:
+    """What `ditkit data list` says of it."""
+    config, note = recipe.config, folder / "about.json"
+    source = config.autoencoder.source or config.autoencoder.name
+    text = f"latents of {len(recipe.dataset):,} images ({config.data.name}, {recipe.split}) by {source}"
+    about = json.dumps({"source": text, **({"unfinished": "yes"} if unfinished else {})})
+    if not note.is_file() or note.read_text(encoding="utf-8", errors="replace") != about:
+        durable.write_atomically(note, about)
+
+
 def _make(recipe: Recipe, folder: Path, shards: dict[int, dict[str, Any]], missing: list[int]) -> None:
     total, size = len(recipe.dataset), recipe.shard_images
     check_room("the cache of latents", folder, len(missing) * size * recipe.image_bytes + (1 << 20))
-    source = recipe.config.autoencoder.source or recipe.config.autoencoder.name
-    about = f"latents of {total:,} images ({recipe.config.data.name}, {recipe.split}) by {source}"
-    durable.write_atomically(folder / "about.json", json.dumps({"source": about, "unfinished": "yes"}))
     ranges = {number: range(number * size, min(total, (number + 1) * size)) for number in missing}
     done = total - sum(len(indices) for indices in ranges.values())
     text = f"encoding {total - done:,} images ({recipe.split}) into latents, once for all runs on them, in {folder}"
@@ -186,7 +195,6 @@ def _make(recipe: Recipe, folder: Path, shards: dict[int, dict[str, Any]], missi
             index = {"format": FORMAT, "images": total, "shards": shards}
             durable.write_atomically(folder / "index.json", json.dumps(index, allow_nan=False))
             done += len(indices)
-    durable.write_atomically(folder / "about.json", json.dumps({"source": about}))
 
 
 def _write(
