@@ -259,3 +259,11 @@ def test_a_dataset_that_gives_images_of_two_sizes_is_refused():
 
     with pytest.raises(DataError, match=r"image \d of the dataset is uint8 \(2, \d, 1\), not uint8 \(2, 3, 1\)"):
         Batches(Uneven(4), 4, seed=0).batch(0)
+
+
+def test_spawned_workers_that_are_sent_away_in_the_middle_of_their_work_go_quietly(capfd):
+    for _ in range(6):
+        stream = processes.iterate(Batches(Ramps(64), 64, seed=0), 0, DataConfig(workers=2, worker_start="spawn"))
+        next(stream)
+        stream.close()
+    assert capfd.readouterr().err == ""

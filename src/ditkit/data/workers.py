@@ -6,6 +6,7 @@ decides, finishes its step and ends them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -115,6 +116,8 @@ def begin(worker: int) -> None:
     """In a new worker: leave signals to the training process, and end when it ends."""
     for number in _signals():
         signal.signal(number, signal.SIG_IGN)
+    # A spawned process would tear down the interpreter while torch's threads still send batches, and abort.
+    atexit.register(os._exit, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
