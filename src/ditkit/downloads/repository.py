@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ..errors import MachineError, UsageError
 from .fetch import Patience, fetch, offline
 from .place import COMMIT, address
 from .watch import Progress
-from .web import seconds
+from .web import seconds, words
 
 Kind = Literal["dataset", "model"]
 PARQUET = "try hf://{}@refs/convert/parquet, where the hub keeps many datasets as few large files"
@@ -144,6 +145,8 @@ class Repository:
             return Unreachable(f"cannot look up {place}: {endpoint} does not answer as the hub does", self.by_hand)
         if type(error).__module__.startswith(_CLIENTS) or isinstance(error, OSError):
             why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
+            if re.search("getaddrinfo|[Nn]ame or service|name resolution|nodename", why):
+                why = words(socket.gaierror())
             return Unreachable(f"cannot reach {endpoint} for {place}: {why}", self.by_hand)
         return error
 
