@@ -265,8 +265,8 @@ def test_a_dataset_that_gives_images_of_two_sizes_is_refused():
 class Noisy:
     """Tells when the interpreter is torn down."""
 
-    def __del__(self) -> None:
-        os.write(2, b"torn down")
+    def __del__(self, write=os.write) -> None:  # bound, because modules go first
+        write(2, b"torn down")
 
 
 class Leaving(Ramps):
