@@ -13,6 +13,7 @@ from PIL import Image
 
 from ditkit.errors import DitkitError
 from ditkit.images import (
+    _in_lines,
     font,
     grid,
     half_blocks,
@@ -176,3 +177,13 @@ def test_importing_images_plots_and_gifs_imports_neither_torch_nor_matplotlib():
     code = "import sys, ditkit.images, ditkit.plots, ditkit.gifs; print({'torch', 'matplotlib'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_captions_that_are_too_wide_take_two_lines_where_they_can_be_broken():
+    images = [np.zeros((64, 64, 3), np.uint8)] * 4
+    one, two, unbreakable = (
+        grid(images, 4, captions=[word] * 4) for word in ("female", "female+smiling", "femaleandsmiling")
+    )
+    assert one.size == unbreakable.size and two.width == one.width and two.height > one.height
+    assert _in_lines("female+smiling", font(11), 64) == ["female+", "smiling"]
+    assert _in_lines("female", font(11), 64) == ["female"]

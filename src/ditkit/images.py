@@ -122,7 +122,8 @@ def grid(
     gap = max(2, min(8, round(cell_width * 0.06)))
     margin = 2 * gap + 4
     shown = captions is not None and cell_width >= _NARROWEST_CAPTION
-    caption_height = letter + 6 if shown else 0
+    lines = [_in_lines(caption, face, cell_width) for caption in captions or []] if shown else []
+    caption_height = max(map(len, lines), default=0) * (letter + 3) + 3 if shown else 0
     names = [shortened(name, face, _WIDEST_ROW_NAME) for name in row_names or []]
     left = margin + (max(text_width(name, face) for name in names) + gap + 4 if any(names) else 0)
     top = margin + (letter + 3 + gap + 4 if title else 0)
@@ -139,10 +140,20 @@ def grid(
         x, y = left + index % columns * step_x, top + index // columns * step_y
         enlarged = _resized(picture, cell_width / width, cell_height / height)
         canvas.paste(enlarged, (x + (cell_width - enlarged.width) // 2, y + (cell_height - enlarged.height) // 2))
-        if shown and captions is not None and index < len(captions):
-            caption = shortened(captions[index], face, cell_width)
-            pen.text((x + cell_width // 2, y + cell_height + 3), caption, INK, face, anchor="mt")
+        for number, line in enumerate(lines[index] if index < len(lines) else ()):
+            below = y + cell_height + 3 + number * (letter + 3)
+            pen.text((x + cell_width // 2, below), line, INK, face, anchor="mt")
     return shrunk(canvas, LARGEST_SIDE)
+
+
+def _in_lines(caption: str, face: Font, width: int) -> list[str]:
+    """A caption, in two lines if it is too wide and has a `+` or a space to break at."""
+    whole = shortened(caption, face, text_width(caption, face))
+    breaks = [place + 1 for place, letter in enumerate(whole) if letter in "+ "]
+    fitting = [place for place in breaks if place < len(whole) and text_width(whole[:place].rstrip(), face) <= width]
+    if text_width(whole, face) <= width or not fitting:
+        return [shortened(caption, face, width)]
+    return [whole[: fitting[-1]].rstrip(), shortened(whole[fitting[-1] :], face, width)]
 
 
 def side_by_side(left: Image.Image, right: Image.Image, names: tuple[str, str] = ("raw", "EMA")) -> Image.Image:
