@@ -1,0 +1,236 @@
+"""How long until the digits are good? The original's recipe and ditkit's, quality of the samples against CPU time.
+
+`python benchmarks/time_to_quality.py` trains each contestant, keeps snapshots along the way, draws samples from each with
+the EMA weights, and asks the classifier of `mnist_classifier.py` for label accuracy and Fréchet distance (as a multiple
+of that of as many real images, see `mnist_quality.py`). Everything is kept in --out: stopped at any moment, the same
+command goes on, and when all is there it only prints the table and draws the curves.
+
+The clock is CPU time of training alone, in minutes of two cores (120 CPU seconds), so that other work on the machine
+does not count; drawing and judging are not on it. The original's recipe (a pixel DiT of patch 2, width 288, depth 6;
+epsilon, T = 400, linear betas, learning rate 1e-3 with 100 warm-up steps and cosine decay, batch 64, labels never
+dropped) gets --minutes, its schedule being as long as that; ditkit's gets the steps that its recipe says. Both run on
+ditkit's engine. The original draws ancestrally in 400 calls; here DPM-Solver++ draws for it in --steps, which is
+20 times cheaper (--sampler ddpm --steps 400 for the original's own).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mnist_classifier import CACHE, DEFAULT_OUT, features_and_labels, mnist_folder, read_mnist
+from mnist_quality import CLASSES, classifier_at, judge, real_reference
+
+import ditkit
+from ditkit import recipes
+from ditkit.config import RunConfig
+from ditkit.events import Event, Saved
+
+ORIGINAL: dict[str, Any] = {
+    "data": {"name": "mnist", "image_size": 28, "channels": 1, "validation": 500},
+    "model": {
+        "patch": 2,
+        "width": 288,
+        "depth": 6,
+        "heads": 6,
+        "mlp": "gelu",
+        "positions": "1d",
+        "time_activation": "selu",
+    },
+    "diffusion": {
+        "process": "diffusion",
+        "objective": "epsilon",
+        "timesteps": 400,
+        "stratified": False,
+        "label_drop": 0.0,
+    },
+    "optim": {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 100, "beta2": 0.999, "weight_decay": 0.01},
+    "sample": {"sampler": "dpmpp", "steps": 20, "guidance": 1.0},
+    "train": {"batch_size": 64, "accumulate": 4},  # parts of 16 images stay in the cache; the batch is the same
+}
+PROBE_STEPS = 6
+CHUNK = 100  # images between two looks at the disk
+TWO_CORE_MINUTE = 120.0  # CPU seconds
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One recipe in its folder: run/, clock.json (step to CPU seconds), samples and their quality by step."""
+
+    name: str
+    tree: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def clock(self) -> dict[int, float]:
+        """CPU seconds of training at each snapshot."""
+        return {int(step): seconds for step, seconds in _read(self.folder / "clock.json", {}).items()}
+
+    def quality(self) -> dict[int, dict[str, Any]]:
+        """What the judge said of each snapshot."""
+        return {int(step): row for step, row in _read(self.folder / "quality.json", {}).items()}
+
+
+def _read(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def steps_within(contestant: Contestant, minutes: float) -> int:
+    """Steps that fit into a budget, measured once on a few of them and then kept."""
+    place = contestant.folder / "steps.json"
+    if not place.exists():
+        marks: list[float] = []
+        settings = {"steps": PROBE_STEPS, "save_every": 10**6, "sample_every": 10**6, "validate_every": 10**6}
+        config = recipes.build(contestant.tree, {"train": settings})
+        # The first step is left out; the last is followed by saving and drawing.
+        ditkit.train(config, contestant.folder / "probe", lambda event: marks.append(time.process_time()))
+        each = (marks[PROBE_STEPS - 1] - marks[1]) / (PROBE_STEPS - 2)
+        _write(place, {"cpu_seconds_a_step": each, "steps": max(200, int(minutes * TWO_CORE_MINUTE / each))})
+    return _read(place, {})["steps"]
+
+
+def train(contestant: Contestant, config: RunConfig) -> None:
+    """Train to the end, or on to it; the clock goes on from the newest checkpoint."""
+    clock = contestant.clock()
+    done = max((int(path.name[5:]) for path in contestant.run.glob("checkpoints/step-*")), default=0)
+    before = clock.get(done, 0.0)
+    started = time.process_time()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Saved):
+            clock[event.step] = before + time.process_time() - started
+            _write(contestant.folder / "clock.json", clock)
+            print(f"{contestant.name}: step {event.step}, {clock[event.step] / TWO_CORE_MINUTE:.1f} min", flush=True)
+
+    if done < config.train.steps:
+        ditkit.train(config, contestant.run, listen)
+
+
+def with_snapshots(tree: Mapping[str, Any], steps: int, snapshots: int) -> RunConfig:
+    """A recipe's settings with checkpoints at equal distances, and nothing else that takes time."""
+    every = -(-steps // snapshots)
+    train = {"steps": steps, "save_every": every, "keep_every": every, "sample_every": steps, "validate_every": steps}
+    return recipes.build(tree, {"train": train})
+
+
+def draw(contestant: Contestant, step: int, count: int, sample: Mapping[str, Any]) -> torch.Tensor:
+    """`count` samples of a snapshot, an equal number a label, as (N, 1, H, W) in [-1, 1]; goes on where it stopped."""
+    place = contestant.folder / f"samples-{step}-{'-'.join(str(value) for value in sample.values())}.npy"
+    images = [*np.load(place)] if place.exists() else []
+    trained = ditkit.load(contestant.run / "checkpoints" / f"step-{step:07d}")
+    while len(images) < count:
+        labels = [str(index % CLASSES) for index in range(len(images), min(count, len(images) + CHUNK))]
+        images += [one.image for one in ditkit.sample(trained, labels, seed=len(images), **sample)]
+        np.save(place, np.stack(images))
+    return torch.from_numpy(np.stack(images[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def judge_all(contestant: Contestant, samples: int, between: int, sample: Mapping[str, Any]) -> None:
+    """Judge the snapshots that are not judged yet, the last first: `samples` images of it, `between` of the others."""
+    classifier = classifier_at(DEFAULT_OUT)
+    features, labels = features_and_labels(classifier, read_mnist(mnist_folder(), "train")[0])[0], None
+    labels = read_mnist(mnist_folder(), "train")[1]
+    quality = contestant.quality()
+    for step in sorted(contestant.clock(), reverse=True):
+        count = samples if step == max(contestant.clock()) else between
+        if quality.get(step, {}).get("samples") == count:
+            continue
+        reference = real_reference(features, labels, per_class=count // CLASSES)
+        images = draw(contestant, step, count, sample)
+        seen = judge(images, torch.arange(count) % CLASSES, classifier, reference)
+        quality[step] = {"samples": count, "accuracy": seen.label_accuracy, "ratio": seen.ratio, **sample}
+        _write(contestant.folder / "quality.json", quality)
+        print(f"{contestant.name}: step {step}, {seen.label_accuracy:.1%}, {seen.ratio:.2f}", flush=True)
+
+
+def table(contestants: list[Contestant]) -> str:
+    """One line a snapshot."""
+    lines = [f"{'recipe':<10}{'step':>7}{'two-core minutes':>18}{'samples':>9}{'accuracy':>10}{'Fréchet ratio':>15}"]
+    for one in contestants:
+        for step, row in sorted(one.quality().items()):
+            minutes = one.clock()[step] / TWO_CORE_MINUTE
+            lines.append(
+                f"{one.name:<10}{step:>7}{minutes:>18.1f}{row['samples']:>9}{row['accuracy']:>10.1%}{row['ratio']:>15.2f}"
+            )
+    return "\n".join(lines)
+
+
+def verdict(original: Contestant, default: Contestant) -> str:
+    """How much sooner the default is as good as the original at its end."""
+    last = max(original.quality())
+    goal, whole = original.quality()[last], original.clock()[last]
+    for step, row in sorted(default.quality().items()):
+        if row["accuracy"] >= goal["accuracy"] and row["ratio"] <= goal["ratio"]:
+            spent = default.clock()[step]
+            return (
+                f"the default is at least as good after {spent / TWO_CORE_MINUTE:.1f} min as the original after "
+                f"{whole / TWO_CORE_MINUTE:.1f}: {whole / spent:.0f} times sooner (goal: 10)"
+            )
+    return "the default does not reach the original's quality"
+
+
+def plot(contestants: list[Contestant], path: Path) -> None:
+    """Both curves against time, both axes of time logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for one in contestants:
+        rows = sorted(one.quality().items())
+        minutes = [one.clock()[step] / TWO_CORE_MINUTE for step, _ in rows]
+        left.plot(minutes, [row["ratio"] for _, row in rows], "o-", label=one.name)
+        right.plot(minutes, [row["accuracy"] for _, row in rows], "o-", label=one.name)
+    left.set(xscale="log", yscale="log", xlabel="minutes of two cores", ylabel="Fréchet distance ÷ real images'")
+    right.set(xscale="log", xlabel="minutes of two cores", ylabel="label accuracy")
+    left.legend()
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Train, judge, print, draw; whatever is there already is not done again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60, help="the original's budget in minutes of two cores")
+    parser.add_argument("--samples", type=int, default=2000, help="images judged of the last snapshot")
+    parser.add_argument("--between", type=int, default=500, help="images judged of the others")
+    parser.add_argument("--snapshots", type=int, default=6)
+    parser.add_argument("--sampler", default="dpmpp", help="of the original")
+    parser.add_argument("--steps", type=int, default=20, help="the original's network calls an image")
+    parser.add_argument("--only", choices=("original", "default"), help="train and judge this one")
+    parser.add_argument("--train-only", action="store_true", help="leave the judging for another time")
+    parser.add_argument("--out", type=Path, default=CACHE / "time_to_quality")
+    words = parser.parse_args()
+    original = Contestant("original", ORIGINAL, words.out / "original")
+    default = Contestant("default", recipes.tree("mnist"), words.out / "default")
+    asked = {"original": {"sampler": words.sampler, "steps": words.steps}, "default": {}}
+    for one in (original, default):
+        if words.only not in (None, one.name):
+            continue
+        steps = steps_within(one, words.minutes) if one is original else recipes.build(one.tree).train.steps
+        train(one, with_snapshots(one.tree, steps, words.snapshots))
+        if not words.train_only:
+            judge_all(one, words.samples, words.between, asked[one.name])
+    judged = [one for one in (original, default) if one.quality()]
+    print(table(judged))
+    if len(judged) == 2:
+        print(verdict(original, default))
+    if judged:
+        plot(judged, words.out / "curves.png")
+
+
+if __name__ == "__main__":
+    main()
