@@ -222,6 +222,10 @@ def test_no_timestep_has_zero_noise_or_no_signal(config):
         assert timestep_B.min() >= 0 and timestep_B.max() <= 999
 
 
+_MIN_SNR = DiffusionConfig(weighting="min-snr", min_snr_gamma=5)
+_VELOCITY = DiffusionConfig(weighting="velocity")
+
+
 @pytest.mark.parametrize("config", EVERY_OBJECTIVE, **_named)
 def test_a_min_snr_loss_is_the_clipped_snr_times_the_error_of_the_implied_image(config):
     config = replace(config, weighting="min-snr", min_snr_gamma=5)
@@ -230,7 +234,7 @@ def test_a_min_snr_loss_is_the_clipped_snr_times_the_error_of_the_implied_image(
     off = 0.01 * torch.randn(x_BCHW.shape, generator=_generator(3))
     network = Knowing(objective.process, objective.prediction, x_BCHW, noise_BCHW, off)
     signal_B, noise_B = objective.process.signal_noise(timestep_B)
-    weight_B = loss_weight("min-snr", objective.prediction, signal_B, noise_B, 5)
+    weight_B = loss_weight(config, objective.prediction, signal_B, noise_B)
     loss_B = weight_B * off.square().mean(dim=(1, 2, 3))
     if config.objective != "learned-sigma":
         torch.testing.assert_close(
@@ -250,17 +254,19 @@ def test_min_snr_weights_are_the_papers():
     snr_B = (signal_B / noise_B) ** 2
     clipped_B = snr_B.clamp(max=5)
     assert (snr_B > 5).any() and (snr_B < 5).any()
-    torch.testing.assert_close(loss_weight("min-snr", "x0", signal_B, noise_B, 5), clipped_B)
-    torch.testing.assert_close(loss_weight("min-snr", "epsilon", signal_B, noise_B, 5), clipped_B / snr_B)
-    torch.testing.assert_close(loss_weight("min-snr", "v", signal_B, noise_B, 5), clipped_B / (snr_B + 1))
+    torch.testing.assert_close(loss_weight(_MIN_SNR, "x0", signal_B, noise_B), clipped_B)
+    torch.testing.assert_close(loss_weight(_MIN_SNR, "epsilon", signal_B, noise_B), clipped_B / snr_B)
+    torch.testing.assert_close(loss_weight(_MIN_SNR, "v", signal_B, noise_B), clipped_B / (snr_B + 1))
 
 
 def test_the_velocity_weight_is_one_over_noise_squared_for_x0_on_a_flow_and_is_bounded():
     signal_B, noise_B = _process("flow").signal_noise(torch.tensor([1.0, 50, 100, 500, 999]))
-    weight_B = loss_weight("velocity", "x0", signal_B, noise_B, 5)
+    weight_B = loss_weight(_VELOCITY, "x0", signal_B, noise_B)
     torch.testing.assert_close(weight_B, torch.tensor([400.0, 400, 100, 4, 1 / 0.999**2]))
-    assert torch.equal(loss_weight("velocity", "velocity", signal_B, noise_B, 5), torch.ones(5))
-    assert loss_weight("velocity", "epsilon", signal_B, noise_B, 5).max() <= 400.1
+    assert torch.equal(loss_weight(_VELOCITY, "velocity", signal_B, noise_B), torch.ones(5))
+    assert loss_weight(_VELOCITY, "epsilon", signal_B, noise_B).max() <= 400.1
+    higher = replace(_VELOCITY, weight_floor=0.25)
+    torch.testing.assert_close(loss_weight(higher, "x0", signal_B, noise_B), weight_B.clamp(max=16))
 
 
 @pytest.mark.parametrize("kind", PROCESSES)
@@ -274,7 +280,7 @@ def test_the_velocity_weighting_measures_the_error_of_the_implied_velocity(predi
     output = from_clean_and_noise(prediction, x_BCHW, noise_BCHW, signal, noise) + off
     clean, eps = to_clean_and_noise(prediction, output, signal * x_BCHW + noise * noise_BCHW, signal, noise)
     velocity_error_B = ((eps - clean) - (noise_BCHW - x_BCHW)).square().mean(dim=(1, 2, 3))
-    weight_B = loss_weight("velocity", prediction, signal_B, noise_B, 5)
+    weight_B = loss_weight(_VELOCITY, prediction, signal_B, noise_B)
     torch.testing.assert_close(weight_B * off.square().mean(dim=(1, 2, 3)), velocity_error_B)
 
 

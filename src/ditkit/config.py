@@ -107,6 +107,7 @@ class DiffusionConfig:
     stratified: bool = True  # one timestep from each of B equal parts of the range
     weighting: Literal["none", "min-snr", "velocity"] = "none"
     min_snr_gamma: Positive = 5.0
+    weight_floor: Annotated[float, Field(ge=0.001, le=1)] = 0.05  # velocity weights divide by no less than this
     label_drop: Fraction = 0.1  # labels replaced by the null label, for classifier-free guidance
 
     def __post_init__(self) -> None:

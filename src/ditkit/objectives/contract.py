@@ -22,7 +22,6 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_BCHW, timestep_B, lab
 
 PREDICTIONS = ("epsilon", "v", "x0", "velocity")
 FLOW_MARGIN = 1e-3  # a flow is trained and sampled at noise levels in [margin, 1 - margin]: both ends are degenerate
-_WEIGHT_FLOOR = 0.05  # smallest divisor of a velocity weight, so that no weight exceeds 1 / 0.05^2 = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,19 +142,20 @@ def _velocity_gain(prediction: str, signal_B: Tensor, noise_B: Tensor, floor: fl
     raise _unknown_prediction(prediction)
 
 
-def loss_weight(weighting: str, prediction: str, signal_B: Tensor, noise_B: Tensor, gamma: float) -> Tensor:
+def loss_weight(config: DiffusionConfig, prediction: str, signal_B: Tensor, noise_B: Tensor) -> Tensor:
     """The factor (B,) on the squared error of the output.
 
-    none: 1. velocity: the squared error of the implied velocity is what counts; 1 / noise^2 for x0 on a flow.
+    none: 1. velocity: the squared error of the implied velocity is what counts; 1 / noise^2 for x0 on a flow;
+    divisors are at least `weight_floor`, 0.05 making 400 the largest weight.
     min-snr: min(SNR, gamma) times the squared error of the implied x_0 (Hang et al. 2023, section 3.4), whatever
     the prediction: min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v on a diffusion.
     """
-    if weighting == "none":
+    if config.weighting == "none":
         return torch.ones_like(signal_B)
-    if weighting == "velocity":
-        return _velocity_gain(prediction, signal_B, noise_B, _WEIGHT_FLOOR) ** 2
+    if config.weighting == "velocity":
+        return _velocity_gain(prediction, signal_B, noise_B, config.weight_floor) ** 2
     clean_gain_B = _velocity_gain(prediction, signal_B, noise_B, 0.0) * noise_B / (signal_B + noise_B)
-    return ((signal_B / noise_B) ** 2).clamp(max=gamma) * clean_gain_B**2
+    return ((signal_B / noise_B) ** 2).clamp(max=config.min_snr_gamma) * clean_gain_B**2
 
 
 def draw_timesteps(config: DiffusionConfig, batch: int, generator: torch.Generator) -> Tensor:

@@ -42,6 +42,5 @@ class Regression:
         target_BCHW = from_clean_and_noise(
             self.prediction, x_BCHW, noise_BCHW, over_image(signal_B), over_image(noise_B)
         )
-        config = self._config
-        weight_B = loss_weight(config.weighting, self.prediction, signal_B, noise_B, config.min_snr_gamma)
+        weight_B = loss_weight(self._config, self.prediction, signal_B, noise_B)
         return weight_B * (output_BCHW - target_BCHW).square().mean(dim=(1, 2, 3))
