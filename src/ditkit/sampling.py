@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -181,7 +181,7 @@ def _batches(images: int, batch_size: int) -> list[slice]:
     """As few batches of at most `batch_size` as will do, about equally large."""
     number = -(-images // batch_size)
     ends = [-(-images * index // number) for index in range(number + 1)]
-    return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def default_batch_size(network: Network, shape: tuple[int, int, int], device: torch.device) -> int:

@@ -146,12 +146,13 @@ def run(
 def _draw(order: Order, folder: Path, device: str, together: Together, *, as_json: bool, quiet: bool) -> None:
     from .order import draw
 
+    names = order.file_names
     drawn: list[Sample] = []
     records: list[dict[str, Any]] = []
     for one in draw(order, device, quiet=quiet, together=together):
         if not together.leads:
             continue
-        path = folder / order.file_names[len(records)]
+        path = folder / names[len(records)]
         _save(one, path, order)
         records.append({"path": str(path), "label": one.label, "seed": one.seed})
         drawn.extend([one] if len(drawn) < IN_GRID else [])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from ..errors import MachineError
 from . import console
 
 if TYPE_CHECKING:
@@ -46,30 +47,47 @@ class Together:
 
     def do(self, work: Callable[[], T]) -> T:
         """What the work gives, once it has succeeded in every process. Raises Exit in all where it fails in one."""
-        return self._done(work, lambda result: True)[0]
+        if self.world is None:
+            return work()
+        done, failure = _tried(work)
+        self._agree(failure, self._exchanged(bool(done)))
+        return done[0]
 
     def collect(self, work: Callable[[], T]) -> list[T]:
         """What the work gives in each process, in their order, in all. Fails like `do`."""
-        return self._done(work, lambda result: result)[1]
-
-    def _done(self, work: Callable[[], T], told: Callable[[T], object]) -> tuple[T, list[T]]:
         if self.world is None:
-            result = work()
-            return result, [result]
-        result: T | None = None
-        failure: Exception | None = None
-        try:
-            result = work()
-        except Exception as error:
-            failure = error
-        outcomes = self.world.collect((failure is None, told(result) if failure is None else None))
-        failed = [rank for rank, (good, _) in enumerate(outcomes) if not good]
-        if not failed:
-            return result, [value for _, value in outcomes]
-        speaks = failure is not None and self.rank == failed[0]
-        code = console.report(failure, debug=self.debug) if speaks else 0
+            return [work()]
+        done, failure = _tried(work)
+        all_done = self._exchanged(done)
+        self._agree(failure, [bool(one) for one in all_done])
+        return [one[0] for one in all_done]
+
+    def _agree(self, failure: Exception | None, good: list[bool]) -> None:
+        if all(good):
+            return
+        speaks = self.rank == good.index(False)
+        code = console.report(failure, debug=self.debug) if failure and speaks else 0
         # Nobody leaves before the words are out: the launcher ends the others as soon as one has left.
-        raise typer.Exit(max(self.world.collect(code)))
+        raise typer.Exit(max(self._exchanged(code)))
+
+    def _exchanged(self, value: T) -> list[T]:
+        assert self.world is not None
+        try:
+            return self.world.collect(value)
+        except RuntimeError as error:  # a connection is lost: a process was killed, or ended with words of its own
+            if not self.leads:
+                raise typer.Exit(MachineError.exit_code) from None
+            raise MachineError(
+                "another process of this run has ended", "look at its messages, then run again"
+            ) from error
+
+
+def _tried(work: Callable[[], T]) -> tuple[list[T], Exception | None]:
+    """What the work gives, alone in a list, or the empty list and why there is nothing."""
+    try:
+        return [work()], None
+    except Exception as error:
+        return [], error
 
 
 ALONE = Together()

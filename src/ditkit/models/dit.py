@@ -29,7 +29,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, x_BTD: Tensor, condition: Tensor | None) -> Tensor:
         x_BTD = self.norm(x_BTD)
-        if self.modulation is not None:
+        if self.modulation is not None and condition is not None:
             x_BTD = modulate(x_BTD, *regressed(self.modulation, condition, 2))
         return self.linear(x_BTD)
 
