@@ -35,9 +35,9 @@ def test_processes_draw_together_what_one_draws_alone_and_fail_as_one(tmp_path) 
     for name, code, words in (
         ("no model", 2, "error: unknown run 'nowhere'"),
         ("no label", 2, "error: unknown label 'cat'"),
-        ("no memory", 4, "error: out of memory"),
-        ("no disk", 4, "no space left on device"),
-        ("killed", 4, "error: another process of this run has ended"),
+        ("no memory", 6, "error: out of memory"),
+        ("no disk", 6, "no space left on device"),
+        ("killed", 6, "error: another process of this run has ended"),
     ):
         speaks = 0 if name in ("no disk", "killed") else 1
         assert codes[name] == ([code, -9] if name == "killed" else [code, code]), said[name]
