@@ -7,10 +7,10 @@
 Peers, of one shape and with random weights: the loop of the original (a plain network, one image at a time, 399
 ancestral steps, no guidance) and diffusers' DiTPipeline (DDIM, guidance 4 in every step; its autoencoder is a token
 one, so that the transformer is what is timed). Each round times every case once, after a probe of the peak: a matrix
-product of 1536. All cases share ditkit's way of keeping memory, which the peers would not have alone. Long cases are timed in part and extrapolated, unless --full is given: the loop of the original from
-a few calls of one image, the pipeline from two steps with all images, ditkit from 16 images with all steps. Errors are
-the largest difference of a value from that of the plain way; of the lossy levers they say little at random weights,
-see `quality`.
+product of 1536. All cases share ditkit's way of keeping memory, which the peers would not have alone. Long cases are
+timed in part and extrapolated, unless --full is given: the loop of the original from a few calls of one image, the
+pipeline from two steps with all images, ditkit from 16 images with all steps. Errors are the largest difference of a
+value from that of the plain way; of the lossy levers they say little at random weights, see `quality`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Case:
     name: str
     run: Callable[[], torch.Tensor | None]
     whole: float
-    work: float  # multiply-adds of the part
+    work: Callable[[], float]  # multiply-adds of the part, once it has run
     part: str = ""  # what is timed, where that is not all
 
 
@@ -114,10 +114,13 @@ def ditkit_case(
 ) -> Case:
     """Images drawn by ditkit, all steps; 16 of them where there are more."""
     timed = images if full else min(images, TIMED)
-    calls = 2 * settings.steps if settings.guidance != 1 else settings.steps
+    each = flops(config.model, channels=config.shape[0], size=(config.shape[1], config.shape[2]))
+    rows: list[int] = []
 
     def run() -> torch.Tensor:
-        with around() if around else warnings.catch_warnings():
+        rows.clear()
+        hook = network.blocks[0].register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+        with hook, around() if around else warnings.catch_warnings():
             return draw(
                 network,
                 config.diffusion,
@@ -130,8 +133,7 @@ def ditkit_case(
                 batch_size=batch,
             )
 
-    work = calls * timed * flops(config.model, channels=config.shape[0], size=(config.shape[1], config.shape[2]))
-    return Case(name, run, images / timed, work, f"{timed} images" if timed < images else "")
+    return Case(name, run, images / timed, lambda: sum(rows) * each, f"{timed} images" if timed < images else "")
 
 
 def original_case(config: RunConfig, shape: dict[str, Any], images: int, *, calls: int, full: bool) -> Case:
@@ -145,7 +147,9 @@ def original_case(config: RunConfig, shape: dict[str, Any], images: int, *, call
             ancestral(network, config.shape, index % LABELS, calls=timed)
 
     work = timed * (images if full else 1) * flops(config.model, channels=shape["channels"], size=(shape["side"],) * 2)
-    return Case("original's loop", run, 1 if full else images * CALLS / timed, work, "" if full else f"{timed} calls")
+    return Case(
+        "original's loop", run, 1 if full else images * CALLS / timed, lambda: work, "" if full else f"{timed} calls"
+    )
 
 
 def pipeline_case(config: RunConfig, shape: dict[str, Any], images: int, *, steps: int, full: bool) -> Case:
@@ -180,7 +184,7 @@ def pipeline_case(config: RunConfig, shape: dict[str, Any], images: int, *, step
 
     work = 2 * timed * images * flops(config.model, channels=shape["channels"], size=(shape["side"],) * 2)
     part = "" if timed == steps else f"{timed} of {steps} steps"
-    return Case(f"DiTPipeline, {steps} steps, guidance 4", run, steps / timed, work, part)
+    return Case(f"DiTPipeline, {steps} steps, guidance 4", run, steps / timed, lambda: work, part)
 
 
 @contextmanager
@@ -219,7 +223,7 @@ def measure(cases: list[Case], images: int, rounds: int, threads: int) -> list[L
             results[index] = case.run()
             took = clock() - started
             seconds[index].append(took * case.whole / images)
-            shares[index].append(case.work / took / top)
+            shares[index].append(case.work() / took / top)
     first = statistics.median(seconds[0])
     plain = next((one for one in results if one is not None), None)
     lines = []

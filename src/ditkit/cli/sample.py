@@ -156,10 +156,14 @@ def _draw(order: Order, folder: Path, device: str, together: Together, *, as_jso
         _save(one, path, order)
         records.append({"path": str(path), "label": one.label, "seed": one.seed})
         drawn.extend([one] if len(drawn) < IN_GRID else [])
+
+    def finish() -> None:
+        if together.leads:
+            _save_grid(drawn, folder / "grid.png", order)
+
+    together.do(finish)
     if together.leads:
-        grid_path = folder / "grid.png"
-        _save_grid(drawn, grid_path, order)
-        _tell(records, grid_path, folder, as_json=as_json, quiet=quiet)
+        _tell(records, folder / "grid.png", folder, as_json=as_json, quiet=quiet)
 
 
 def _save(one: Sample, path: Path, order: Order) -> None:
