@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .models.dit import DiT
 from .objectives.contract import Network
@@ -25,14 +25,17 @@ class Trajectory:
     """
 
     def __init__(self, network: Network, timestep_N: Tensor, labels: Sequence[int], *, reuse: int = 1):
-        if reuse > 1 and not isinstance(network, DiT):
+        # Weights that are spread over devices are of another type, and whole only inside the network's own call.
+        whole = isinstance(network, DiT) and type(network.label.weight) is nn.Parameter
+        if reuse > 1 and not whole:
             raise ValueError("only a DiT has blocks whose output can be reused")
         self._network, self._reuse = network, reuse
+        self._dit = network if isinstance(network, DiT) and whole else None
         self._table_NLF: Tensor | None = None
         self._row_of_label = torch.empty(0)
         self._difference_BTD: Tensor | None = None
-        if isinstance(network, DiT):
-            self._tabulate(network, timestep_N, sorted(set(labels)))
+        if self._dit is not None:
+            self._tabulate(self._dit, timestep_N, sorted(set(labels)))
 
     @torch.inference_mode()
     def _tabulate(self, network: DiT, timestep_N: Tensor, labels: list[int]) -> None:
@@ -45,9 +48,9 @@ class Trajectory:
 
     def at(self, call: int) -> Network:
         """The network as the call of this number, counted from 0 in every batch, is to ask it."""
-        network = self._network
-        if not isinstance(network, DiT):
-            return network
+        network = self._dit
+        if network is None:
+            return self._network
 
         def ask(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
             rows = None if self._table_NLF is None else self._table_NLF[call][self._row_of_label[label_B]]
