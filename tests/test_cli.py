@@ -18,8 +18,8 @@ FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
     "--autoencoder --config --set --name --runs-dir --fresh --yes "
     "--sample-every --keep-every --force-change --preempt-signal --dry-run --quiet --device --dtype --debug",
-    "sample": "--autoencoder --labels --steps --guidance --guidance-interval --sampler --seed --model --no-ema --out "
-    "--force --json --runs-dir --device --batch-size --quiet --debug",
+    "sample": "--autoencoder --labels --steps --guidance --guidance-interval --sampler --reuse --seed --model --no-ema "
+    "--out --force --json --runs-dir --device --batch-size --quiet --debug",
     "lr-find": "--label-by --label-file --image-size --autoencoder "
     "--yes --config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
     "--quiet --debug",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from ditkit import recipes
 from ditkit.autoencoders.pixel import Pixel
 from ditkit.card import Card
-from ditkit.config import DiffusionConfig, SampleConfig
+from ditkit.config import DiffusionConfig, ModelConfig, SampleConfig
 from ditkit.errors import UsageError
 from ditkit.guidance import Guidance, guided
 from ditkit.latents import Codec
+from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
 from ditkit.registry import SAMPLERS
 from ditkit.samplers.contract import open_scheduler
-from ditkit.sampling import default_batch_size, draw, sample
+from ditkit.sampling import default_batch_size, draw, sample, sample_batches
 
 
 def _config_for(sampler: str) -> DiffusionConfig:
@@ -168,9 +169,102 @@ def test_a_half_precision_network_still_gives_float32_images():
     assert images.dtype == torch.float32 and images.isfinite().all()
 
 
-def test_the_default_batch_is_smaller_for_larger_images_and_moderate_for_all():
-    sizes = [default_batch_size(shape) for shape in ((1, 28, 28), (3, 64, 64), (4, 32, 32), (3, 256, 256))]
-    assert sizes == [250, 64, 128, 64]
+def _dit(conditioning: str = "adaln-zero", **more) -> DiT:
+    """A small network whose every part matters."""
+    config = ModelConfig(patch=2, width=16, depth=3, heads=2, conditioning=conditioning, **more)
+    network = DiT(config, channels=1, size=(6, 4), classes=3).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return network
+
+
+def _draw_dit(network, seeds: Sequence[int] = range(5), *, batch_size: int | None = None, **settings) -> Tensor:
+    own = {"sampler": "flow-dpmpp", "steps": 6, "guidance": 1.7, "guidance_from": 0.3, **settings}
+    return draw(
+        network,
+        DiffusionConfig(),
+        shape=(1, 6, 4),
+        labels=[seed % 3 for seed in seeds],
+        null_label=3,
+        seeds=seeds,
+        settings=SampleConfig(**own),
+        device="cpu",
+        batch_size=batch_size,
+    )
+
+
+@pytest.mark.parametrize("conditioning", ["in-context", "cross-attention", "adaln", "adaln-zero"])
+@pytest.mark.parametrize("sampler", ["flow-dpmpp", "flow-heun"])
+def test_what_is_computed_once_for_all_images_changes_none(conditioning, sampler):
+    network = _dit(conditioning)
+    plain = _draw_dit(lambda *given: network(*given), sampler=sampler)
+    torch.testing.assert_close(_draw_dit(network, sampler=sampler), plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(_draw_dit(network, sampler=sampler, batch_size=2), plain, rtol=0, atol=1e-5)
+
+
+def test_timesteps_and_labels_are_embedded_once_for_a_trajectory_unless_the_table_would_be_large(monkeypatch):
+    network, calls = _dit(), []
+    network.blocks[0].modulation.register_forward_hook(lambda *_: calls.append(1))
+    plain = _draw_dit(network, batch_size=2)
+    assert len(calls) == 1
+    monkeypatch.setattr("ditkit.trajectory._LARGEST_TABLE", 64)
+    torch.testing.assert_close(_draw_dit(network, batch_size=2), plain, rtol=0, atol=1e-5)
+    assert len(calls) == 1 + 3 * 6
+
+
+@pytest.mark.parametrize("conditioning", ["in-context", "adaln-zero"])
+def test_reuse_goes_through_the_blocks_in_every_nth_call_and_where_guidance_begins(conditioning):
+    network, rows = _dit(conditioning), []
+    network.blocks[0].register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    noise_levels = "0.999, 0.83, 0.67, 0.5, 0.33, 0.17"  # of the six calls
+    exact = _draw_dit(network)
+    assert rows == [10, 10, 10, 10, 10, 5], noise_levels
+    rows.clear()
+    reused = _draw_dit(network, reuse=2)
+    assert rows == [10, 10, 10]
+    assert 1e-4 < (reused - exact).abs().max() < 1.0
+    rows.clear()
+    _draw_dit(network, reuse=4, guidance_from=0.0, guidance_to=0.6)
+    assert rows == [5, 10, 10]  # begins unguided; guided from the fourth call on; every fourth
+    rows.clear()
+    _draw_dit(network, reuse=100, batch_size=3)
+    assert rows == [6, 4]  # each batch begins anew
+
+
+def test_reuse_is_exact_where_the_blocks_add_the_same_at_every_call():
+    network = _dit()
+    for one in network.blocks:
+        one.modulation.weight.zero_()
+        one.modulation.bias.zero_()  # closed gates
+    torch.testing.assert_close(_draw_dit(network, reuse=3), _draw_dit(network), rtol=0, atol=1e-6)
+
+
+def test_only_blocks_can_be_reused():
+    with pytest.raises(ValueError, match="only a DiT"):
+        _draw_dit(Tiny(), reuse=2)
+
+
+def test_batches_are_about_equally_large_and_make_up_the_whole(monkeypatch):
+    network, sizes = _dit(), []
+    network.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    _draw_dit(network, range(9), batch_size=8, steps=1, guidance=1.0)
+    assert sizes == [5, 4]
+
+
+def test_the_default_batch_stays_in_a_processors_cache_and_fits_a_gpus_free_memory(monkeypatch):
+    shapes = {2: (1, 28, 28), 7: (1, 28, 28), 1: (4, 64, 64)}
+    config = ModelConfig(width=288, depth=1)
+    networks = {
+        patch: DiT(replace(config, patch=patch), channels=shape[0], size=shape[1:], classes=1)
+        for patch, shape in shapes.items()
+    }
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [default_batch_size(networks[patch], shapes[patch], cpu) for patch in shapes] == [15, 192, 4]
+    for free, sizes in ((80 << 30, [256, 256, 189]), (1 << 30, [49, 256, 2]), (1 << 20, [1, 1, 1])):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
+        assert [default_batch_size(networks[patch], shapes[patch], cuda) for patch in shapes] == sizes
+    assert default_batch_size(Tiny(), (3, 64, 64), cpu) == 64
 
 
 PIXELS = Codec(Pixel(3), None)
@@ -202,6 +296,19 @@ def test_any_one_image_can_be_drawn_again_alone():
     several = sample(trained, ["dog", "cat", "dog"], seed=5, batch_size=2)
     (again,) = sample(trained, ["dog"], seed=7)
     assert np.abs(again.image.astype(int) - several[2].image).max() <= 1
+
+
+def test_parts_make_up_the_whole_to_the_last_bit():
+    trained = _trained()
+    trained = replace(trained, network=DiT(trained.card.config.model, channels=3, size=(14, 28), classes=2))
+    whole = list(sample_batches(trained, 7, seed=3, batch_size=2))
+    assert [len(batch) for batch in whole] == [2, 2, 2, 1]
+    parts = [list(sample_batches(trained, 7, seed=3, batch_size=2, part=(k, 3))) for k in range(3)]
+    assert [len(part) for part in parts] == [2, 1, 1]
+    for index, batch in enumerate(whole):
+        again = parts[index % 3][index // 3]
+        assert [(one.label, one.seed) for one in again] == [(one.label, one.seed) for one in batch]
+        assert all(np.array_equal(one.image, other.image) for one, other in zip(again, batch, strict=True))
 
 
 def test_sample_passes_on_each_setting_that_is_given():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,6 +213,24 @@ def test_a_weights_file_describes_itself(tiny, tmp_path):
         assert (trained.card.config, trained.card.step, trained.card.weights) == (config, 3, name)
         assert trained.card.labels == tuple("0123456789")
     assert to_dict(read_card(trained.source).config) == to_dict(config)
+
+
+def test_loading_reads_the_weights_that_are_asked_for_and_no_others(tiny, tmp_path, monkeypatch):
+    run(tiny(), tmp_path / "r", stop_after=3)
+    opened, real_open = [], os.open
+
+    def note(path, *rest, **more):
+        opened.append(Path(path).name)
+        return real_open(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", note)
+    for ema, name in ((True, "ema"), (False, "model")):
+        opened.clear()
+        checkpoint.load(tmp_path / "r", ema=ema)
+        assert f"{name}.safetensors" in opened
+        assert not {"ema.safetensors", "model.safetensors", "optimizer.safetensors"} - {f"{name}.safetensors"} & {
+            *opened
+        }
 
 
 def test_checkpoints_that_are_truncated_or_foreign_are_one_clear_error(tiny, tmp_path):

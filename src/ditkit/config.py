@@ -161,6 +161,7 @@ class SampleConfig:
     guidance_from: Fraction = 0.0  # guided where the noise level lies in this part of the range
     guidance_to: Fraction = 1.0
     clamp: bool = False  # keep every estimate of the clean image in [-1, 1]
+    reuse: Annotated[int, Field(ge=1, le=100)] = 1  # network calls that share the output of one pass through the blocks
 
     def __post_init__(self) -> None:
         SAMPLERS.check(self.sampler)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from .errors import UsageError, unknown
 from .guidance import Guidance, guided
 from .images import to_uint8
 from .latents import Codec
+from .models.dit import DiT
 from .objectives.contract import (
     Network,
     Process,
@@ -25,10 +27,13 @@ from .objectives.contract import (
     to_clean_and_noise,
 )
 from .samplers.contract import open_scheduler, set_steps, wanted_prediction
+from .trajectory import Trajectory
 
 # (network call, counted from 0; calls in all; estimate of the clean images, noisy images that it was made from: BCHW)
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 
+_CACHED_TOKENS = 3072  # tokens at once whose activations about stay in a processor's cache
+_MOST_AT_ONCE = 256  # images
 _FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow says next to nothing about the image
 
 
@@ -63,38 +68,68 @@ def sample(
     steps: int | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    reuse: int | None = None,
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[Sample]:
     """Draws one image per label, the i-th with seed `seed + i`; what is not given is as the card has it.
 
     A number instead of labels draws that many, going round the labels. An unconditional model takes a number, or
-    the word "any" as often as there are images to draw. Raises UsageError for an unknown label or sampler, and for
-    a sampler that does not fit the model's process.
+    the word "any" as often as there are images to draw. `reuse` N goes through the network's blocks in every N-th call
+    only: faster, not quite the same images. Raises UsageError for an unknown label or sampler, and for a sampler that
+    does not fit the model's process.
     """
-    config = trained.card.config
-    words = _words(trained.card.labels, labels)
-    asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
+    batches = sample_batches(
+        trained,
+        labels,
+        seed=seed,
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        reuse=reuse,
+        batch_size=batch_size,
+        on_step=on_step,
+    )
+    return list(chain.from_iterable(batches))
+
+
+def sample_batches(
+    trained: TrainedModel,
+    labels: Sequence[str] | int,
+    *,
+    seed: int = 0,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    reuse: int | None = None,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Iterator[list[Sample]]:
+    """What `sample` gives, a batch at a time, so that memory stays bounded.
+
+    `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole.
+    """
+    card, config = trained.card, trained.card.config
+    words = _words(card.labels, labels)
+    asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance, "reuse": reuse}
     if guidance_interval is not None:
         asked["guidance_from"], asked["guidance_to"] = guidance_interval
     given = {name: value for name, value in asked.items() if value is not None}
     settings = from_dict({**to_dict(config), "sample": {**asdict(config.sample), **given}}).sample
     device = next(trained.network.parameters()).device
+    ids = [0 if word is None else card.labels.index(word) for word in words]
     seeds = [seed + index for index in range(len(words))]
-    latent_NCHW = draw(
-        trained.network,
-        config.diffusion,
-        shape=config.shape,
-        labels=[0 if word is None else trained.card.labels.index(word) for word in words],
-        null_label=len(trained.card.labels),
-        seeds=seeds,
-        settings=settings,
-        device=device,
-        batch_size=batch_size,
-        on_step=on_step,
-    )
-    images = [to_uint8(trained.codec.to_images(latent[None].to(device)))[0] for latent in latent_NCHW]
-    return [Sample(image, word, each) for image, word, each in zip(images, words, seeds, strict=True)]
+    batches = _batches(len(words), batch_size or default_batch_size(trained.network, config.shape, device))
+    plan = _Plan(trained.network, config.diffusion, settings, len(card.labels), ids, device)
+    mine = range(part[0], len(batches), part[1])
+    for number, index in enumerate(mine):
+        batch = batches[index]
+        latent_BCHW = plan.draw(config.shape, ids[batch], seeds[batch], on_step, number, len(mine))
+        images = to_uint8(trained.codec.to_images(latent_BCHW.to(device)))
+        yield [Sample(*one) for one in zip(images, words[batch], seeds[batch], strict=True)]
 
 
 def _words(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
@@ -132,30 +167,51 @@ def draw(
     """
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
-    batch_size = batch_size or default_batch_size(shape)
-    starts = range(0, len(seeds), batch_size)
-    plan = _Plan(network, objective_config, settings, null_label)
-    images = []
-    for number, start in enumerate(starts):
-        part = slice(start, start + batch_size)
-        images.append(plan.draw(shape, labels[part], seeds[part], device, on_step, number, len(starts)))
+    device = torch.device(device)
+    batches = _batches(len(seeds), batch_size or default_batch_size(network, shape, device))
+    plan = _Plan(network, objective_config, settings, null_label, labels, device)
+    images = [
+        plan.draw(shape, labels[batch], seeds[batch], on_step, number, len(batches))
+        for number, batch in enumerate(batches)
+    ]
     return torch.cat(images) if images else torch.empty(0, *shape)
 
 
-def default_batch_size(shape: tuple[int, int, int]) -> int:
-    """Images drawn at once when nobody says: 64 to 250, fewer the larger they are."""
-    return min(250, max(64, 2**19 // (shape[0] * shape[1] * shape[2])))
+def _batches(images: int, batch_size: int) -> list[slice]:
+    """As few batches of at most `batch_size` as will do, about equally large."""
+    number = -(-images // batch_size)
+    ends = [-(-images * index // number) for index in range(number + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def default_batch_size(network: Network, shape: tuple[int, int, int], device: torch.device) -> int:
+    """Images drawn at once when nobody says: what stays in a processor's cache, or fits a GPU's free memory."""
+    if not isinstance(network, DiT):
+        return min(250, max(64, 2**19 // (shape[0] * shape[1] * shape[2])))
+    tokens, config = network.grid[0] * network.grid[1], network.config
+    if device.type != "cuda":
+        return min(_MOST_AT_ONCE, max(4, _CACHED_TOKENS // tokens))
+    # Of one block: its input and what is kept beside it, queries, keys and values, and the hidden layer; guided.
+    bytes_each = 2 * 4 * tokens * config.width * (8 + 4 * config.mlp_ratio)
+    return max(1, min(_MOST_AT_ONCE, int(torch.cuda.mem_get_info(device)[0] / 2 / bytes_each)))
 
 
 class _Plan:
     """Everything that the batches of one `draw` share."""
 
-    def __init__(self, network: Network, config: DiffusionConfig, settings: SampleConfig, null_label: int):
+    def __init__(
+        self,
+        network: Network,
+        config: DiffusionConfig,
+        settings: SampleConfig,
+        null_label: int,
+        labels: Sequence[int],
+        device: torch.device,
+    ):
         objective = open_objective(config)
-        self._network = network
         self._process: Process = objective.process
         self._prediction = objective.prediction
-        self._settings = settings
+        self._settings, self._device = settings, device
         self._guidance = Guidance(
             scale=settings.guidance, start=settings.guidance_from, stop=settings.guidance_to, null_label=null_label
         )
@@ -163,6 +219,8 @@ class _Plan:
             settings.sampler, self._process, learned_variance=config.objective == "learned-sigma"
         )
         self._takes_generator = "generator" in inspect.signature(self._scheduler.step).parameters
+        timestep_N = set_steps(self._scheduler, self._process, settings.steps)
+        self._trajectory = Trajectory(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
 
     @torch.inference_mode()
     def draw(
@@ -170,22 +228,21 @@ class _Plan:
         shape: tuple[int, int, int],
         labels: Sequence[int],
         seeds: Sequence[int],
-        device: torch.device | str,
         on_step: OnStep | None,
         batch: int,
         batches: int,
     ) -> Tensor:
         """One batch, from pure noise to the last estimate of the clean images."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        x_BCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-        label_B = torch.tensor(labels, dtype=torch.int64, device=device)
+        x_BCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self._device)
+        label_B = torch.tensor(labels, dtype=torch.int64, device=self._device)
         scheduler = self._scheduler
         timestep_N = set_steps(scheduler, self._process, self._settings.steps)
         noise = {"generator": generators} if self._takes_generator else {}
         calls = len(timestep_N)
         clean_BCHW = x_BCHW
         for call, timestep in enumerate(timestep_N):
-            clean_BCHW, output_BCHW = self._predict(x_BCHW, timestep, label_B)
+            clean_BCHW, output_BCHW = self._predict(self._trajectory.at(call), x_BCHW, timestep, label_B)
             if on_step is not None:
                 on_step(batch * calls + call, batches * calls, clean_BCHW, x_BCHW)
             # Every sampler's last step goes to noise level 0, that is to this estimate; no noise is added to it.
@@ -193,11 +250,11 @@ class _Plan:
                 x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **noise).prev_sample
         return clean_BCHW.float().cpu()
 
-    def _predict(self, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(self, network: Network, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """The estimate of the clean images at a timestep (), and what the scheduler's step takes."""
         signal, noise = self._process.signal_noise(timestep)
         timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
-        output = guided(self._network, x_BCHW, timestep_B, label_B, float(noise), self._guidance)
+        output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance)
         channels = x_BCHW.shape[1]
         predicted, variance = output[:, :channels], output[:, channels:]
         signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)

@@ -24,6 +24,27 @@ def test_two_gloo_processes_stop_die_and_continue_as_if_never_stopped(tmp_path) 
     assert said["two"].count("training two") == 1  # one process speaks
 
 
+def test_processes_draw_together_what_one_draws_alone_and_fail_as_one(tmp_path) -> None:
+    found = in_fresh_process("processes:several_draw", folder=tmp_path)
+    codes, images, said = found["codes"], found["images"], found["said"]
+    assert len(images["by 1"]) == 8 and codes["by 1"] == [0], said["by 1"]
+    for size in (2, 3):
+        assert codes[f"by {size}"] == [0] * size, said[f"by {size}"]
+        assert images[f"by {size}"] == images["by 1"]  # to the last byte
+        assert [bool(one) for one in said[f"by {size}"]] == [True] + [False] * (size - 1)  # one process speaks
+    for name, code, words in (
+        ("no model", 2, "error: unknown run 'nowhere'"),
+        ("no label", 2, "error: unknown label 'cat'"),
+        ("no memory", 6, "error: out of memory"),
+        ("no disk", 6, "no space left on device"),
+        ("killed", 6, "error: another process of this run has ended"),
+    ):
+        speaks = 0 if name in ("no disk", "killed") else 1
+        assert codes[name] == ([code, -9] if name == "killed" else [code, code]), said[name]
+        assert words in said[name][speaks] and "error" not in said[name][1 - speaks], said[name]
+        assert "Traceback" not in "".join(said[name])
+
+
 def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, monkeypatch) -> None:
     import torch
 

@@ -16,15 +16,18 @@ from ..errors import UsageError
 from ..run_folder import find_weights
 from ..run_folder import runs_dir as runs_place
 from . import console, targets, words
+from .together import ALONE, Together
 
 if TYPE_CHECKING:
     from ..sampling import Sample
 
 UNCONDITIONAL = 16  # images when nothing is asked for
+AUTO = "auto"  # a batch size
 _SETTINGS = {  # flag -> setting
     "--steps": "sample.steps",
     "--guidance": "sample.guidance",
     "--sampler": "sample.sampler",
+    "--reuse": "sample.reuse",
     "--seed": "seed",
     "--batch-size": "train.batch_size",
 }
@@ -39,11 +42,12 @@ class Order:
     name: str  # of the folder of images
     labels: list[str]  # "any" for each image of an unconditional model
     seed: int
-    batch_size: int
+    batch_size: int | None  # None: what fits
     sampler: str
     steps: int
     guidance: float
     interval: tuple[float, float]
+    reuse: int
     autoencoder: Path | None = None  # where that of the run lies now
 
     @property
@@ -64,6 +68,7 @@ class Order:
             "steps": str(self.steps),
             "guidance": f"{self.guidance:g}",
             "guidance_interval": f"{low:g} {high:g}",
+            "reuse": str(self.reuse),
             "software": "ditkit",
         }
 
@@ -72,6 +77,7 @@ def read_order(
     labels: list[str] | None, flags: dict[str, Any], *, model: str | None, runs_dir: Path | None, ema: bool
 ) -> Order:
     """Words and the weights' own card as an Order. Raises UsageError for every mistake in them."""
+    flags = {flag: None if (flag, value) == ("--batch-size", AUTO) else value for flag, value in flags.items()}
     weights = find_weights(model, runs_place(runs_dir), ema=ema, on_damage=_tell_of_damage)
     card = read_card(weights)
     asked = [
@@ -94,11 +100,12 @@ def read_order(
         name=f"{_model_name(weights)}-{card.step}",
         labels=images,
         seed=config.seed,
-        batch_size=config.train.batch_size,
+        batch_size=config.train.batch_size if flags.get("--batch-size") else None,
         sampler=config.sample.sampler,
         steps=config.sample.steps,
         guidance=config.sample.guidance,
         interval=(config.sample.guidance_from, config.sample.guidance_to),
+        reuse=config.sample.reuse,
     )
 
 
@@ -126,36 +133,55 @@ def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
 
 
 def draw(
-    order: Order, device: str, *, quiet: bool, on_noisy: Callable[[int, int, Any], None] | None = None
+    order: Order,
+    device: str,
+    *,
+    quiet: bool,
+    on_noisy: Callable[[int, int, Any], None] | None = None,
+    together: Together = ALONE,
 ) -> Iterator[Sample]:
-    """The images of an order, a batch at a time, so that memory stays bounded and a stop loses little."""
+    """The images of an order, a batch at a time, so that memory stays bounded and a stop loses little.
+
+    Processes that were launched together draw a batch each and exchange them: all get all images, in their order.
+    """
     with console.loading_torch(quiet=quiet):
         from ..checkpoint import load
         from ..device import find_device
-        from ..sampling import sample
+        from ..sampling import default_batch_size, sample_batches
 
+        place = find_device(device)
         with targets.watching(quiet=quiet):
-            trained = load(order.weights, device=find_device(device), autoencoder=order.autoencoder)
+            trained = together.do(lambda: load(order.weights, device=place, autoencoder=order.autoencoder))
+    batch_size = order.batch_size or together.tell(
+        min(
+            default_batch_size(trained.network, trained.card.config.shape, place),
+            math.ceil(len(order.labels) / together.size),
+        )
+    )
+    rounds = math.ceil(math.ceil(len(order.labels) / batch_size) / together.size)
     with console.bar("drawing", quiet=quiet) as show:
 
         def on_step(step: int, steps: int, _clean_BCHW: Any, noisy_BCHW: Any) -> None:
-            show(first + (step + 1) / steps * len(noisy_BCHW), len(order.labels))
+            show((step + 1) / steps * len(order.labels), len(order.labels))
             if on_noisy:
                 on_noisy(step, steps, trained.codec.to_images(noisy_BCHW))
 
-        for first in range(0, len(order.labels), order.batch_size):
-            labels = order.labels[first : first + order.batch_size]
-            yield from sample(
-                trained,
-                labels,
-                seed=order.seed + first,
-                sampler=order.sampler,
-                steps=order.steps,
-                guidance=order.guidance,
-                guidance_interval=order.interval,
-                batch_size=order.batch_size,
-                on_step=on_step,
-            )
+        batches = sample_batches(
+            trained,
+            order.labels,
+            seed=order.seed,
+            sampler=order.sampler,
+            steps=order.steps,
+            guidance=order.guidance,
+            guidance_interval=order.interval,
+            reuse=order.reuse,
+            batch_size=batch_size,
+            on_step=on_step,
+            part=(together.rank, together.size),
+        )
+        for _ in range(rounds):
+            for batch in together.collect(lambda: next(batches, [])):
+                yield from batch
 
 
 def columns(labels: list[str]) -> int:

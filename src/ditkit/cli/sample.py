@@ -32,13 +32,13 @@ from .options import (
 if TYPE_CHECKING:
     from ..sampling import Sample
     from .order import Order
+    from .together import Together
 
 EXAMPLES = (
     "Examples:\n\nditkit sample\nditkit sample --labels female male female --seed 7 --out faces\n"
     "ditkit sample --labels '3*16' --model runs/mnist --guidance 3"
 )
 IN_GRID = 400  # images, at most
-IN_BATCH = 64
 
 Interval = Annotated[
     tuple[str, str] | None,
@@ -69,9 +69,24 @@ Out = Annotated[
         "--out", metavar="DIR", show_default="a new folder in samples/", help="Where images go.", rich_help_panel=OUTPUT
     ),
 ]
+Reuse = Annotated[
+    str | None,
+    typer.Option(
+        "--reuse",
+        metavar="N",
+        show_default="as trained, 1 being none",
+        help="Go through the network's blocks in every N-th call only: about N times as fast, not quite as good.",
+        rich_help_panel=DIFFUSION,
+    ),
+]
 BatchSize = Annotated[
     str,
-    typer.Option("--batch-size", metavar="N", help="Images drawn at once; changes no image.", rich_help_panel=MACHINE),
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Images drawn at once, as many as memory suits if auto; changes no image.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 
 
@@ -81,6 +96,7 @@ def run(
     guidance: Guidance = None,
     guidance_interval: Interval = None,
     sampler: Sampler = None,
+    reuse: Reuse = None,
     seed: Seed = "0",
     model: Model = None,
     autoencoder: MovedAutoencoder = None,
@@ -90,7 +106,7 @@ def run(
     as_json: Json = False,
     runs_dir: RunsDir = None,
     device: Device = "auto",
-    batch_size: BatchSize = str(IN_BATCH),
+    batch_size: BatchSize = "auto",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -98,39 +114,56 @@ def run(
 
     Each becomes a PNG of the model's own size that carries its label, seed and checkpoint; grid.png shows them all.
     """
-    from ..paths import expanded
-    from . import words
-    from .order import check_folder, draw, read_order
+    from .together import launched_together
 
-    order = read_order(
-        labels,
-        {
-            "--steps": steps,
-            "--guidance": guidance,
-            "--guidance-interval": guidance_interval,
-            "--sampler": sampler,
-            "--seed": seed,
-            "--batch-size": batch_size,
-        },
-        model=model,
-        runs_dir=runs_dir,
-        ema=not no_ema,
-    )
-    order = replace(order, autoencoder=words.autoencoder_folder(autoencoder))
-    words.device(device)
-    folder = expanded(out) if out else words.free_name(Path("samples") / order.name)
+    flags = {
+        "--steps": steps,
+        "--guidance": guidance,
+        "--guidance-interval": guidance_interval,
+        "--sampler": sampler,
+        "--reuse": reuse,
+        "--seed": seed,
+        "--batch-size": batch_size,
+    }
+
+    def prepare() -> tuple[Order, Path]:
+        from ..paths import expanded
+        from . import words
+        from .order import check_folder, read_order
+
+        order = read_order(labels, flags, model=model, runs_dir=runs_dir, ema=not no_ema)
+        order = replace(order, autoencoder=words.autoencoder_folder(autoencoder))
+        words.device(device)
+        folder = expanded(out) if out else words.free_name(Path("samples") / order.name)
+        check_folder(folder, [*order.file_names, "grid.png"], force=force)
+        return order, folder
+
+    with launched_together(device, quiet=quiet, debug=debug) as together:
+        order, folder = together.do(prepare)
+        _draw(order, folder, device, together, as_json=as_json, quiet=quiet or not together.leads)
+
+
+def _draw(order: Order, folder: Path, device: str, together: Together, *, as_json: bool, quiet: bool) -> None:
+    from .order import draw
+
     names = order.file_names
-    check_folder(folder, [*names, "grid.png"], force=force)
     drawn: list[Sample] = []
     records: list[dict[str, Any]] = []
-    for one in draw(order, device, quiet=quiet):
+    for one in draw(order, device, quiet=quiet, together=together):
+        if not together.leads:
+            continue
         path = folder / names[len(records)]
         _save(one, path, order)
         records.append({"path": str(path), "label": one.label, "seed": one.seed})
         drawn.extend([one] if len(drawn) < IN_GRID else [])
-    grid_path = folder / "grid.png"
-    _save_grid(drawn, grid_path, order)
-    _tell(records, grid_path, folder, as_json=as_json, quiet=quiet)
+
+    def finish() -> None:
+        if together.leads:
+            _save_grid(drawn, folder / "grid.png", order)
+
+    together.do(finish)
+    if together.leads:
+        _tell(records, folder / "grid.png", folder, as_json=as_json, quiet=quiet)
 
 
 def _save(one: Sample, path: Path, order: Order) -> None:

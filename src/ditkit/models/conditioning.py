@@ -59,11 +59,17 @@ class AdaLNBlock(nn.Module):
         self.modulation = FusedLinear(config.width, config.width, 6 if zero else 4)
 
     def forward(self, x_BTD: Tensor, condition_BD: Tensor, rotary: Tensor | None) -> Tensor:
-        parts = self.modulation(condition_BD)[:, None].chunk(6 if self.zero else 4, dim=-1)
+        parts = regressed(self.modulation, condition_BD, 6 if self.zero else 4)
         attended = self.attention(modulate(self.attention_norm(x_BTD), parts[0], parts[1]), rotary)
         x_BTD = torch.addcmul(x_BTD, parts[4], attended) if self.zero else x_BTD + attended
         processed = self.mlp(modulate(self.mlp_norm(x_BTD), parts[2], parts[3]))
         return torch.addcmul(x_BTD, parts[5], processed) if self.zero else x_BTD + processed
+
+
+def regressed(modulation: nn.Linear, condition: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """Shifts, scales and gates, (B, 1, D) each, of a condition (B, D), or of what `modulation` made of it before."""
+    whole = condition if condition.shape[-1] == modulation.out_features else modulation(condition)
+    return whole[:, None].chunk(parts, dim=-1)
 
 
 def modulate(x_BTD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:

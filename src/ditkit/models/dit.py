@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import UsageError
-from .conditioning import AdaLNBlock, block, modulate
+from .conditioning import AdaLNBlock, block, modulate, regressed
 from .layers import FusedLinear, Norm, TimestepEmbedding, position_table, rotary_table
 from .size import hidden_width
 
@@ -29,8 +29,8 @@ class FinalLayer(nn.Module):
 
     def forward(self, x_BTD: Tensor, condition: Tensor | None) -> Tensor:
         x_BTD = self.norm(x_BTD)
-        if self.modulation is not None:
-            x_BTD = modulate(x_BTD, *self.modulation(condition)[:, None].chunk(2, dim=-1))
+        if self.modulation is not None and condition is not None:
+            x_BTD = modulate(x_BTD, *regressed(self.modulation, condition, 2))
         return self.linear(x_BTD)
 
 
@@ -91,21 +91,62 @@ class DiT(nn.Module):
         if self.final.modulation is not None:
             nn.init.zeros_(self.final.modulation.weight)
 
-    def forward(self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
-        """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps."""
+    def forward(
+        self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor, modulation_BF: Tensor | None = None
+    ) -> Tensor:
+        """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps.
+
+        `modulation_BF`: rows of `modulation_table`, which then stand for timesteps and labels.
+        """
+        x_BTD, conditions = self.begin(x_BCHW, timestep_B, label_B, modulation_BF)
+        return self.end(self.stack(x_BTD, conditions), conditions)
+
+    def begin(
+        self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor, modulation_BF: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The tokens before the first block, and the condition of each block and of the final layer."""
         x_BTD = self.patch_in(self.patchify(x_BCHW))
         x_BTD = x_BTD + self.positions.to(x_BTD.dtype)
+        if modulation_BF is not None:
+            return x_BTD, list(modulation_BF.split([one.out_features for one in self._modulations()], dim=1))
         time_BD, label_BD = self.time(timestep_B), self.label(label_B)
-        tokens, condition = x_BTD.shape[1], None
+        condition = None
         if self.config.conditioning == "in-context":
             x_BTD = torch.cat([x_BTD, time_BD[:, None], label_BD[:, None].to(x_BTD.dtype)], dim=1)
         elif self.config.conditioning == "cross-attention":
             condition = torch.stack([time_BD, label_BD.to(time_BD.dtype)], dim=1)
         else:
             condition = F.silu(time_BD + label_BD)
-        for one in self.blocks:
+        return x_BTD, [condition] * (len(self.blocks) + 1)
+
+    def stack(self, x_BTD: Tensor, conditions: list[Tensor | None]) -> Tensor:
+        """All blocks."""
+        for one, condition in zip(self.blocks, conditions, strict=False):
             x_BTD = one(x_BTD, condition, self.rotary)
-        return self.unpatchify(self.final(x_BTD[:, :tokens], condition))
+        return x_BTD
+
+    def end(self, x_BTD: Tensor, conditions: list[Tensor | None]) -> Tensor:
+        """The final layer's prediction from the tokens after the last block."""
+        tokens = self.grid[0] * self.grid[1]
+        return self.unpatchify(self.final(x_BTD[:, :tokens], conditions[-1]))
+
+    def modulation_table(self, timestep_N: Tensor, label_L: Tensor) -> Tensor:
+        """What adaLN layers make of every timestep with every label, side by side: (N, L, F).
+
+        It is small, and the same for all images: a sampler computes it once. F is 0 in the other conditionings.
+        """
+        condition_NLD = F.silu(self.time(timestep_N)[:, None] + self.label(label_L))
+        parts = [modulation(condition_NLD) for modulation in self._modulations()]
+        return torch.cat(parts, dim=-1) if parts else condition_NLD[..., :0]
+
+    def modulation_width(self) -> int:
+        """F of a modulation table."""
+        return sum(modulation.out_features for modulation in self._modulations())
+
+    def _modulations(self) -> list[nn.Linear]:
+        """The layers that regress shifts, scales and gates: of each block, then of the final layer."""
+        found = [one.modulation for one in self.blocks if isinstance(one, AdaLNBlock)]
+        return [*found, *([self.final.modulation] if self.final.modulation is not None else [])]
 
     def patchify(self, x_BCHW: Tensor) -> Tensor:
         """Image to tokens (B, T, C*P*P), row by row."""

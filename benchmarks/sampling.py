@@ -1,0 +1,341 @@
+# ruff: noqa: E402 (threads are calmed before torch is imported)
+"""How fast are images drawn? ditkit's sampler beside two others, and what each of its levers is worth.
+
+    python benchmarks/sampling.py                        # seconds per image; --shape, --images, --steps, --threads
+    python benchmarks/sampling.py quality RUN            # MNIST: accuracy, Fréchet distance by steps, lever
+
+Peers, of one shape and with random weights: the loop of the original (a plain network, one image at a time, 399
+ancestral steps, no guidance) and diffusers' DiTPipeline (DDIM, guidance 4 in every step; its autoencoder is a token
+one, so that the transformer is what is timed). Each round times every case once, after a probe of the peak: a matrix
+product of 1536. All cases share ditkit's way of keeping memory, which the peers would not have alone. Long cases are
+timed in part and extrapolated, unless --full is given: the loop of the original from a few calls of one image, the
+pipeline from two steps with all images, ditkit from 16 images with all steps. Errors are the largest difference of a
+value from that of the plain way; of the lossy levers they say little at random weights, see `quality`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ditkit.threads import calm_threads, keep_memory
+
+calm_threads()
+keep_memory()
+
+import torch
+from plain_dit import PlainDiT, ancestral
+
+from ditkit import recipes, trajectory
+from ditkit.config import RunConfig, SampleConfig
+from ditkit.models.dit import DiT, flops
+from ditkit.sampling import default_batch_size, draw
+
+CALLS = 399  # of the original's loop
+TIMED = 16  # images that ditkit draws where more are asked for
+LABELS = 10
+SHAPES: dict[str, dict[str, Any]] = {
+    "mnist": {"channels": 1, "side": 28, "patch": 2, "width": 288, "depth": 6, "heads": 6},
+    "latent": {"channels": 4, "side": 32, "patch": 2, "width": 384, "depth": 12, "heads": 6},
+    "tiny": {"channels": 1, "side": 8, "patch": 2, "width": 32, "depth": 2, "heads": 2},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to draw: `run` does a part, `whole` times which is the work asked for."""
+
+    name: str
+    run: Callable[[], torch.Tensor | None]
+    whole: float
+    work: Callable[[], float]  # multiply-adds of the part, once it has run
+    part: str = ""  # what is timed, where that is not all
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured of a case."""
+
+    name: str
+    seconds_per_image: float
+    ratio: float  # how many times as fast as the first case of its table
+    of_peak: float
+    error: float | None
+    timed: str
+
+
+def config_of(shape: str) -> RunConfig:
+    """ditkit's settings for a shape: exact GELU, otherwise the paper's network, as a flow."""
+    one = SHAPES[shape]
+    names = ("patch", "width", "depth", "heads")
+    return recipes.load(
+        "mnist",
+        {
+            "data": {"name": "folder", "image_size": one["side"], "channels": one["channels"], "validation": 0},
+            "model": {
+                **{name: one[name] for name in names},
+                "norm": "layer",
+                "mlp": "gelu",
+                "rope": False,
+                "qk_norm": False,
+            },
+        },
+    )
+
+
+def random_network(config: RunConfig) -> DiT:
+    """A DiT whose every part does something."""
+    channels, *size = config.shape
+    network = DiT(config.model, channels=channels, size=(size[0], size[1]), classes=LABELS)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data.normal_(std=0.02, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+def ditkit_case(
+    name: str,
+    network: DiT,
+    config: RunConfig,
+    images: int,
+    settings: SampleConfig,
+    *,
+    batch: int | None = None,
+    full: bool = False,
+    around: Callable[[], Any] | None = None,
+) -> Case:
+    """Images drawn by ditkit, all steps; 16 of them where there are more."""
+    timed = images if full else min(images, TIMED)
+    each = flops(config.model, channels=config.shape[0], size=(config.shape[1], config.shape[2]))
+    rows: list[int] = []
+
+    def run() -> torch.Tensor:
+        rows.clear()
+        hook = network.blocks[0].register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+        with hook, around() if around else warnings.catch_warnings():
+            return draw(
+                network,
+                config.diffusion,
+                shape=config.shape,
+                labels=[index % LABELS for index in range(timed)],
+                null_label=LABELS,
+                seeds=range(timed),
+                settings=settings,
+                device="cpu",
+                batch_size=batch,
+            )
+
+    return Case(name, run, images / timed, lambda: sum(rows) * each, f"{timed} images" if timed < images else "")
+
+
+def original_case(config: RunConfig, shape: dict[str, Any], images: int, *, calls: int, full: bool) -> Case:
+    """The loop of the original, one image after the other."""
+    torch.manual_seed(0)
+    network = PlainDiT(**shape, classes=LABELS).eval()
+    timed = CALLS if full else calls
+
+    def run() -> None:
+        for index in range(images if full else 1):
+            ancestral(network, config.shape, index % LABELS, calls=timed)
+
+    work = timed * (images if full else 1) * flops(config.model, channels=shape["channels"], size=(shape["side"],) * 2)
+    return Case(
+        "original's loop", run, 1 if full else images * CALLS / timed, lambda: work, "" if full else f"{timed} calls"
+    )
+
+
+def pipeline_case(config: RunConfig, shape: dict[str, Any], images: int, *, steps: int, full: bool) -> Case:
+    """diffusers' DiTPipeline with guidance 4."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=shape["heads"],
+        attention_head_dim=shape["width"] // shape["heads"],
+        in_channels=shape["channels"],
+        out_channels=shape["channels"],
+        num_layers=shape["depth"],
+        sample_size=shape["side"],
+        patch_size=shape["patch"],
+        activation_fn="gelu",
+    ).eval()
+    token = AutoencoderKL(
+        shape["channels"], shape["channels"], block_out_channels=(4,), latent_channels=shape["channels"],
+        norm_num_groups=1, layers_per_block=1, mid_block_add_attention=False,
+    ).eval()  # fmt: skip
+    pipeline = DiTPipeline(transformer, token, DDIMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    timed = steps if full else min(steps, 2)
+
+    def run() -> None:
+        labels = [index % LABELS for index in range(images)]
+        generator = torch.Generator().manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipeline(labels, num_inference_steps=timed, generator=generator, output_type="pt")
+
+    work = 2 * timed * images * flops(config.model, channels=shape["channels"], size=(shape["side"],) * 2)
+    part = "" if timed == steps else f"{timed} of {steps} steps"
+    return Case(f"DiTPipeline, {steps} steps, guidance 4", run, steps / timed, lambda: work, part)
+
+
+@contextmanager
+def no_table():
+    """Conditions computed in every call."""
+    kept, trajectory._LARGEST_TABLE = trajectory._LARGEST_TABLE, 0
+    try:
+        yield
+    finally:
+        trajectory._LARGEST_TABLE = kept
+
+
+def peak(threads: int) -> float:
+    """Multiply-adds a second of a large matrix product."""
+    a = torch.randn(1536, 1536)
+    torch.mm(a, a)
+    started = clock()
+    for _ in range(2 * threads):
+        torch.mm(a, a)
+    return 2 * threads * 1536**3 / (clock() - started)
+
+
+clock: Callable[[], float] = time.perf_counter
+
+
+def measure(cases: list[Case], images: int, rounds: int, threads: int, *, errors: bool) -> list[Line]:
+    """Every case once a round; medians. Errors are those against the first case."""
+    seconds: list[list[float]] = [[] for _ in cases]
+    shares: list[list[float]] = [[] for _ in cases]
+    results: list[torch.Tensor | None] = [None] * len(cases)
+    for round_ in range(rounds):
+        for index, case in enumerate(cases):
+            print(f"  round {round_ + 1}: {case.name}", file=sys.stderr)
+            top = peak(threads)
+            started = clock()
+            results[index] = case.run()
+            took = clock() - started
+            seconds[index].append(took * case.whole / images)
+            shares[index].append(case.work() / took / top)
+    first = statistics.median(seconds[0])
+    plain = results[0] if errors else None
+    lines = []
+    for case, took, share, result in zip(cases, seconds, shares, results, strict=True):
+        error = (result - plain).abs().max().item() if result is not None and plain is not None else None
+        each = statistics.median(took)
+        lines.append(Line(case.name, each, first / each, statistics.median(share), error, case.part or "all"))
+    return lines
+
+
+def peers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
+    """The original, the pipeline, and ditkit with the same network; then ditkit's levers together."""
+    config, one, full = config_of(shape), SHAPES[shape], words.full
+    network, steps = random_network(config), words.steps
+    guided = replace(config.sample, sampler="flow-dpmpp", steps=steps, guidance=4.0)
+    interval = replace(guided, guidance_from=0.2, guidance_to=0.8)
+    unguided = replace(guided, guidance=1.0)
+    cases = [
+        original_case(config, one, images, calls=words.calls, full=full),
+        pipeline_case(config, one, images, steps=50, full=full),
+        pipeline_case(config, one, images, steps=steps, full=full),
+    ]
+    for name, settings in (
+        (f"ditkit, {steps} steps, guidance 4", guided),
+        (f"ditkit, {steps} steps, guided in 0.2-0.8, reuse 2", replace(interval, reuse=2)),
+        (f"ditkit, {steps} steps, unguided", unguided),
+        (f"ditkit, {steps // 2} steps, unguided", replace(unguided, steps=steps // 2)),
+        (f"ditkit, {steps} steps, unguided, reuse 2", replace(unguided, reuse=2)),
+    ):
+        cases.append(ditkit_case(name, network, config, images, settings, full=full))
+    if shape == "mnist":
+        default = recipes.load("mnist")
+        cases.append(
+            ditkit_case("ditkit, recipe mnist as it is", random_network(default), default, images, default.sample)
+        )
+    return cases
+
+
+def levers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
+    """Each lever alone, against the plain way: all images at once, conditions computed in every call, always guided."""
+    config = config_of(shape)
+    network = random_network(config)
+    plain = replace(config.sample, sampler="flow-dpmpp", steps=words.steps, guidance=4.0)
+    timed = images if words.full else min(images, TIMED)
+    fitting = default_batch_size(network, config.shape, torch.device("cpu"))
+    table: list[tuple[str, SampleConfig, int | None, Any]] = [
+        ("plain: one batch, nothing kept", plain, timed, no_table),
+        ("one image at a time", plain, 1, no_table),
+        (f"batches of {fitting} at most", plain, None, no_table),
+        ("conditions in a table", plain, timed, None),
+        ("both (the default)", plain, None, None),
+        ("guided in 0.2-0.8 only", replace(plain, guidance_from=0.2, guidance_to=0.8), None, None),
+        ("reuse 2", replace(plain, reuse=2), None, None),
+        ("reuse 3", replace(plain, reuse=3), None, None),
+        (f"{words.steps // 2} steps", replace(plain, steps=words.steps // 2), None, None),
+    ]
+    return [
+        ditkit_case(name, network, config, images, settings, batch=batch, full=words.full, around=around)
+        for name, settings, batch, around in table
+    ]
+
+
+def show(title: str, lines: list[Line]) -> None:
+    """A table for people."""
+    print(f"\n{title}\n{'':<46}{'s/image':>9}{'ratio':>8}{'of peak':>9}{'error':>10}   timed")
+    for line in lines:
+        error = "" if line.error is None else f"{line.error:.1e}"
+        print(
+            f"{line.name:<46}{line.seconds_per_image:>9.3f}{line.ratio:>7.1f}x{line.of_peak:>9.0%}{error:>10}"
+            f"   {line.timed}"
+        )
+
+
+def speed(words: argparse.Namespace) -> None:
+    """Measure and print."""
+    global clock
+    clock = time.process_time if words.clock == "cpu" else time.perf_counter
+    torch.set_num_threads(words.threads)
+    found = []
+    for shape in words.shape:
+        for images in words.images:
+            for title, cases in (("peers", peers), ("levers", levers)):
+                if title in words.tables:
+                    lines = measure(
+                        cases(shape, images, words), images, words.rounds, words.threads, errors=title == "levers"
+                    )
+                    found.append({"shape": shape, "images": images, "table": title, "lines": [*map(asdict, lines)]})
+                    if not words.json:
+                        show(f"{shape}, {images} images, {words.threads} threads: {title}", lines)
+    if words.json:
+        print(json.dumps(found, indent=1))
+
+
+def main() -> None:
+    """Speed, or `quality`."""
+    if sys.argv[1:2] == ["quality"]:
+        from sampling_quality import main as quality
+
+        return quality(sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["mnist", "latent"])
+    parser.add_argument("--images", nargs="+", type=int, default=[16, 256])
+    parser.add_argument("--tables", nargs="+", choices=["peers", "levers"], default=["peers", "levers"])
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps, at least 2")
+    parser.add_argument("--calls", type=int, default=6, help="calls of the original's loop that are timed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, one thread")
+    parser.add_argument("--full", action="store_true", help="extrapolate nothing: hours")
+    parser.add_argument("--json", action="store_true")
+    return speed(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What do fewer steps and lossy levers cost? `python benchmarks/sampling.py quality RUN [--samples 2000]`.
+
+For each sampler that fits the run's process, number of steps, guidance interval and reuse of block outputs: label
+accuracy, Fréchet distance in the features of `mnist_classifier.py` divided by that of as many real images, seconds.
+What is measured goes to a JSON file at once: the same command continues, and measures nothing twice. Seconds are only
+comparable where nothing else ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mnist_classifier import CACHE, DEFAULT_OUT, Classifier, features_and_labels, mnist_folder, read_mnist
+from mnist_quality import CLASSES, Reference, classifier_at, judge, real_reference
+
+from ditkit.checkpoint import Trained, load
+from ditkit.errors import UsageError
+from ditkit.objectives.contract import process_of
+from ditkit.registry import SAMPLERS
+from ditkit.samplers.contract import open_scheduler
+from ditkit.sampling import sample
+
+ALWAYS = (0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to draw."""
+
+    sampler: str
+    steps: int
+    interval: tuple[float, float] = ALWAYS
+    reuse: int = 1
+    guidance: float
+
+
+def ways(trained: Trained, words: argparse.Namespace) -> Iterator[Way]:
+    """Every sampler with every number of steps, then the run's own sampler with each lever; or what is asked for."""
+    own = trained.card.config.sample
+    guidance = own.guidance if words.guidance is None else words.guidance
+    fitting = [name for name in words.samplers or SAMPLERS.names() if _fits(trained, name)]
+    intervals = [tuple(map(float, one.split("-"))) for one in words.intervals]
+    for name in fitting:
+        for steps in words.steps:
+            yield Way(sampler=name, steps=steps, guidance=guidance)
+    for name in fitting if words.samplers else [own.sampler]:
+        for steps in words.lever_steps:
+            for interval in [ALWAYS, *intervals]:
+                for reuse in [1, *words.reuse]:
+                    yield Way(sampler=name, steps=steps, interval=interval, reuse=reuse, guidance=guidance)
+            yield Way(sampler=name, steps=steps, guidance=1.0)
+
+
+def _fits(trained: Trained, name: str) -> bool:
+    try:
+        open_scheduler(name, process_of(trained.card.config.diffusion))
+    except UsageError:
+        return False
+    return name != "ddpm"  # its few steps are noise
+
+
+def measure(trained: Trained, way: Way, samples: int, classifier: Classifier, reference: Reference) -> dict[str, Any]:
+    """Draw and judge."""
+    labels = [trained.card.labels[index % CLASSES] for index in range(samples)]
+    started = time.perf_counter()
+    cpu = time.process_time()
+    drawn = sample(
+        trained,
+        labels,
+        sampler=way.sampler,
+        steps=way.steps,
+        guidance=way.guidance,
+        guidance_interval=way.interval,
+        reuse=way.reuse,
+    )
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    images = torch.stack([torch.from_numpy(one.image).permute(2, 0, 1).float() / 127.5 - 1 for one in drawn])
+    quality = judge(images, torch.tensor([int(label) for label in labels]), classifier, reference)
+    return {
+        "accuracy": quality.label_accuracy,
+        "frechet": quality.frechet,
+        "ratio": quality.ratio,
+        "seconds": seconds,
+        "cpu": cpu,
+    }
+
+
+def show(way: Way, found: dict[str, Any], samples: int) -> str:
+    """One line of the table."""
+    low, high = way.interval
+    guided = "no" if way.guidance == 1 else f"{low:g}-{high:g}"
+    return (
+        f"{way.sampler:<12}{way.steps:>6}{way.guidance:>10.2f}{guided:>10}{way.reuse:>7}{found['accuracy']:>10.2%}"
+        f"{found['ratio']:>9.2f}{1000 * found['seconds'] / samples:>12.1f}{1000 * found['cpu'] / samples:>10.1f}"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what is missing, print all."""
+    parser = argparse.ArgumentParser(
+        prog="sampling.py quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="run, checkpoint or weights file of MNIST digits")
+    parser.add_argument("--samples", type=int, default=2000, help="a multiple of ten")
+    parser.add_argument("--samplers", nargs="+", help="(default: all that fit; the levers with the run's own)")
+    parser.add_argument("--steps", nargs="*", type=int, default=[5, 10, 20, 50])
+    parser.add_argument("--lever-steps", nargs="*", type=int, default=[10, 20])
+    parser.add_argument("--intervals", nargs="*", default=["0.2-0.8", "0-0.7", "0.3-1"], help="besides 0-1")
+    parser.add_argument("--reuse", nargs="*", type=int, default=[2, 3], help="besides 1")
+    parser.add_argument("--guidance", type=float, help="(default: the run's)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cache", type=Path, default=CACHE / "sampling_quality.json")
+    words = parser.parse_args(arguments)
+    torch.set_num_threads(words.threads)
+    trained = load(words.run)
+    classifier = classifier_at(DEFAULT_OUT)
+    features, _ = features_and_labels(classifier, (real := read_mnist(mnist_folder(), "train"))[0])
+    reference = real_reference(features, real[1], per_class=words.samples // CLASSES)
+    weights = hashlib.sha256(trained.source.read_bytes()).hexdigest()[:16]
+    known = json.loads(words.cache.read_text("utf-8")) if words.cache.exists() else {}
+    print(
+        f"{'sampler':<12}{'steps':>6}{'guidance':>10}{'guided':>10}{'reuse':>7}{'accuracy':>10}{'Fréchet':>9}", end=""
+    )
+    print(f"{'ms/image':>12}{'cpu ms':>10}")
+    for way in dict.fromkeys(ways(trained, words)):
+        key = json.dumps([weights, words.samples, asdict(way)])
+        if key not in known:
+            known[key] = measure(trained, way, words.samples, classifier, reference)
+            words.cache.parent.mkdir(parents=True, exist_ok=True)
+            words.cache.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        print(show(way, known[key], words.samples), flush=True)
