@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ from .errors import DitkitError, MachineError, PeerError, UsageError
 GRACE = 30.0  # seconds that a process has to end by itself after another has failed
 _TICK = 1.0  # seconds between signs of life
 _SILENCE = 120  # ticks without one after which a process counts as dead
-_FAREWELL = 10.0  # seconds that the first process waits for the others to leave, because it may hold the notes
-_DAY = timedelta(days=1)
+_FAREWELL = 10.0  # seconds that the first process waits for the others to leave, if it holds the notes
+_PATIENCE = timedelta(hours=2)  # until all have started: the first one may download data before
 
 
 class Board:
@@ -51,7 +52,7 @@ class Board:
     def end(self, error: BaseException) -> BaseException:
         """What this process should end with: `error` if it is the first to fail, else a silent PeerError."""
         if is_lost(error):
-            error = _lost(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            error = _lost(str(error))
         note = f"{self._rank} {_exit_code(error)}"
         try:
             first = self._store.compare_set("failed", "", note).decode()
@@ -74,7 +75,8 @@ class Board:
 
     def _say_farewell(self) -> None:
         gone, limit = self._store.add("left", 1), time.monotonic() + _FAREWELL
-        while self._rank == 0 and gone < self._size and time.monotonic() < limit:
+        holds = self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        while holds and gone < self._size and time.monotonic() < limit:
             time.sleep(0.01)
             gone = self._store.add("left", 0)
 
@@ -93,7 +95,7 @@ class Board:
                 if code is None and silent >= _SILENCE:
                     self._lost = f"process {neighbour} gives no sign of life"
             except RuntimeError as error:
-                self._lost = str(error).splitlines()[0]
+                self._lost = str(error)
             if self._lost:
                 code = MachineError.exit_code
             if self._left.wait(_TICK if code is None else GRACE):
@@ -106,7 +108,7 @@ class Board:
 def open_board(rank: int, size: int) -> tuple[Board, Any]:
     """The notes of the processes that were launched together, and a store for their exchanges."""
     try:
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=_DAY))
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
     except ValueError as error:
         raise UsageError(f"the launcher's environment is incomplete: {error}", "start with torchrun") from None
     except RuntimeError as error:
@@ -126,8 +128,9 @@ def is_lost(error: BaseException) -> bool:
 
 
 def _lost(why: str) -> MachineError:
+    short = re.sub(r"^\[\S+\] ", "", why).splitlines()[0].partition(". ")[0]  # without the place in torch's source
     return MachineError(
-        f"another process of this run has ended or cannot be reached ({why})",
+        f"another process of this run has ended or cannot be reached ({short})",
         "the launcher says which one ended and how; the same command continues from the newest checkpoint",
     )
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,28 @@ def several_processes(folder: str) -> dict[str, Any]:
     return found
 
 
-def start(place: Path, digits: Path, name: str, size: int, settings: dict[str, Any]) -> list[int]:
-    """The processes of one run, as a launcher would start them."""
+def start(
+    place: Path, digits: Path, name: str, size: int, settings: dict[str, Any], more: Sequence[str] = (), fault: int = -1
+) -> list[int]:
+    """The processes of one run, as a launcher would start them; `fault` is the rank of one that fails."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    line = [word for word in words(place / "runs" / name, digits, settings) if word != "--quiet"]
+    line = [word for word in words(place / "runs" / name, digits, settings) if word != "--quiet"] + [*more]
     children = []
     for rank in range(size):
         launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
-        def work(launch: dict[str, Any] = launch) -> int:
+        def work(launch: dict[str, Any] = launch, fault: str | None = "a_file_goes" if fault == rank else None) -> int:
             if size > 1:
                 os.environ.update({key: str(value) for key, value in launch.items()})
-            return command(line)()
+            return command(line, fault)()
 
         children.append(fork(work, place / f"{name}-{rank}.log"))
     return children
 
 
-def wait_for_rows(path: Path, rows: int) -> None:
-    limit = time.monotonic() + 60
+def wait_for_rows(path: Path, rows: int, seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if path.exists() and path.read_bytes().count(b"\n") >= rows:
             return
