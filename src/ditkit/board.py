@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -109,6 +110,7 @@ def open_board(rank: int, size: int) -> tuple[Board, Any]:
     """The notes of the processes that were launched together, and a store for their exchanges."""
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
+        store = PrefixStore(_agree(store, rank, size), store)
     except ValueError as error:
         raise UsageError(f"the launcher's environment is incomplete: {error}", "start with torchrun") from None
     except RuntimeError as error:
@@ -117,7 +119,31 @@ def open_board(rank: int, size: int) -> tuple[Board, Any]:
             f"the processes cannot find each other at {where}: {str(error).splitlines()[0]}",
             "check MASTER_ADDR and MASTER_PORT, and that no firewall is between the machines",
         ) from None
-    return Board(PrefixStore("ditkit", store), rank, size), store
+    return Board(PrefixStore("notes", store), rank, size), PrefixStore("exchange", store)
+
+
+def _agree(store: Any, rank: int, size: int) -> str:
+    """A name that the first process gives to this launch, once all are there.
+
+    torchrun's store outlives processes that it starts again, and with it what they wrote: nobody can tell an old note
+    by its name. So each asks with a word of its own, and the first one answers whatever it finds asked.
+    """
+    word = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello/{rank}", word)
+        while not store.check([f"welcome/{word}"]):
+            time.sleep(0.02)
+        name = store.get(f"welcome/{word}").decode()
+        store.add(f"here/{name}", 1)
+        return name
+    answered: set[str] = set()
+    while store.add(f"here/{word}", 0) < size - 1:
+        asked = [f"hello/{other}" for other in range(1, size)]
+        for hello in {store.get(key).decode() for key in asked if store.check([key])} - answered:
+            store.set(f"welcome/{hello}", word)
+            answered.add(hello)
+        time.sleep(0.02)
+    return word
 
 
 def is_lost(error: BaseException) -> bool:

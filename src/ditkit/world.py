@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 
 from .board import Board, open_board
 from .device import find_device
@@ -94,7 +93,6 @@ def join(device: str) -> Iterator[tuple[World, torch.device]]:
     with board.watched():
         try:
             where = find_device(device)
-            board.meet()  # the first one may have downloaded data before
             _connect(where, rank, size, store)
             yield World(rank, size, board), where
         except BaseException as error:
@@ -112,7 +110,7 @@ def _connect(device: torch.device, rank: int, size: int, store: Any) -> None:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore("exchange", store),
+        store=store,
         rank=rank,
         world_size=size,
         device_id=device if device.type == "cuda" else None,
