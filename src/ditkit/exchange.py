@@ -28,9 +28,9 @@ class Exchange:
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, number))
 
-    def begin(self) -> None:
-        """The next backward is the last of this step: its gradients can go."""
-        self._missing = [len(bucket) for bucket in self._buckets]
+    def begin(self, *, last: bool) -> None:
+        """Before each backward of a step; the gradients of the last one can go."""
+        self._missing = [len(bucket) for bucket in self._buckets] if last else None
 
     def finish(self) -> None:
         """Wait until all gradients are the sums."""

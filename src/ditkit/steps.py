@@ -84,8 +84,8 @@ def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int)
     parts = min(worker.parts, total // worker.world.size)  # as many in every process: shards are fetched for each
     losses: list[Tensor] = []
     for number, some in enumerate(zip(*(one.tensor_split(parts) for one in tensors), strict=True), 1):
-        if worker.exchange and number == parts:
-            worker.exchange.begin()
+        if worker.exchange:
+            worker.exchange.begin(last=number == parts)
         with autocast(worker.device, worker.dtype):
             loss_b = worker.objective.loss_at(worker.network, *some)
         (loss_b.sum() / total).backward()
