@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ditkit import recipes, session, training
+from ditkit import recipes, saving, training
 from ditkit.events import Stepped
 
 
@@ -42,7 +42,7 @@ def measure(config: Any, device: str) -> tuple[list[float], list[float]]:
     """Seconds of each step and of each save of a run."""
     steps: list[float] = []
     saves: list[float] = []
-    save, last = session.save, [0.0]
+    save, last = saving.save, [0.0]
 
     def timed_save(*what: Any) -> None:
         before = time.perf_counter()

@@ -1,9 +1,9 @@
 """How long until the digits are good? The original's recipe and ditkit's, quality of the samples against CPU time.
 
 `python benchmarks/time_to_quality.py` trains each contestant, keeps snapshots along the way, draws samples from each
-with the EMA weights, and asks the classifier of `mnist_classifier.py` for label accuracy and Fréchet distance (as a multiple
-of that of as many real images, see `mnist_quality.py`). Everything is kept in --out: stopped at any moment, the same
-command goes on, and when all is there it only prints the table and draws the curves.
+with the EMA weights, and asks the classifier of `mnist_classifier.py` for label accuracy and Fréchet distance (as a
+multiple of that of as many real images, see `mnist_quality.py`). Everything is kept in --out: stopped at any moment,
+the same command goes on, and when all is there it only prints the table and draws the curves.
 
 The clock is CPU time of training alone, in minutes of two cores (120 CPU seconds), so that other work on the machine
 does not count; drawing and judging are not on it. The original's recipe (a pixel DiT of patch 2, width 288, depth 6;

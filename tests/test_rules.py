@@ -14,10 +14,12 @@ MODULES = {
 }
 
 # A module imports from its own layer or below; families (layer 1) never import each other.
-_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "world", "latents", "latent_cache")
+_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "latents", "latent_cache", "journal")
+_PROCESSES = ("world", "board", "exchange", "sharding")
 LAYERS = {
     0: (
         "errors",
+        "launch",
         "registry",
         "config",
         "card",
@@ -49,8 +51,20 @@ LAYERS = {
         "guidance",
         "trajectory",
         *_CHECKPOINTS,
+        *_PROCESSES,
     ),
-    3: ("training", "session", "material", "steps", "reports", "sampling", "previews", "lr_finder", "reconstruction"),
+    3: (
+        "training",
+        "session",
+        "saving",
+        "material",
+        "steps",
+        "reports",
+        "sampling",
+        "previews",
+        "lr_finder",
+        "reconstruction",
+    ),
     4: ("cli", "__main__"),
 }
 FAMILIES = LAYERS[1]

@@ -29,6 +29,7 @@ from .latents import Codec
 from .models.dit import DiT
 from .recovery import Recovery
 from .run_folder import RunFolder, find_weights, runs_dir, sweep
+from .sharding import whole
 
 Length = Annotated[int, Field(ge=0, lt=2**63)]  # of a file, in bytes
 
@@ -49,6 +50,7 @@ class State:
     device: str = "cpu"
     threads: int = 0
     processes: int = 1
+    sharded: bool = False  # over the processes
     accumulate: int = 1  # parts that a process was asked to split its share of a batch into
     parts: int = 1  # parts that it did split it into, for want of memory
     validation_loss: FiniteFloat | None = None  # measured at this very step
@@ -73,6 +75,8 @@ class Learner:
     network: DiT
     ema: nn.Module
     optimizer: torch.optim.Optimizer
+    sharded: bool = False
+    held: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)  # of a checkpoint, to be split over processes
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """File name to tensors by name; the optimiser's are called parameter|slot."""
@@ -242,9 +246,17 @@ def restore_newest(
 
 def _places(learner: Learner) -> dict[str, Callable[[Mapping[str, Tensor], Path], None]]:
     """What is done with the tensors of each file."""
+
+    def fill_or_hold(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+        if learner.sharded:
+            _check_shapes(network, tensors, path)
+            learner.held[path.name] = tensors
+        else:
+            fill(network, tensors, path)
+
     return {
-        "model.safetensors": lambda tensors, path: fill(learner.network, tensors, path),
-        "ema.safetensors": lambda tensors, path: fill(learner.ema, tensors, path),
+        "model.safetensors": lambda tensors, path: fill_or_hold(learner.network, tensors, path),
+        "ema.safetensors": lambda tensors, path: fill_or_hold(learner.ema, tensors, path),
         "optimizer.safetensors": lambda tensors, path: _fill_optimizer(learner, tensors, path),
     }
 
@@ -274,9 +286,19 @@ def _fill_optimizer(learner: Learner, tensors: Mapping[str, Tensor], source: Pat
     }
     _check_tensors(shapes if tensors else {}, tensors, source)
     learner.optimizer.state.clear()
+    if learner.sharded:
+        learner.held[source.name] = tensors
+        return
     for name, parameter in parameters.items() if tensors else ():
         slots = {slot: tensors[f"{name}|{slot}"].to(parameter.device) for slot in _SLOTS}
         learner.optimizer.state[parameter] = slots
+
+
+def gather(learner: Learner) -> None:
+    """Take part while the first process writes a sharded learner."""
+    for tensors in learner.tensors().values():
+        for value in tensors.values():
+            whole(value.detach())
 
 
 def empty_slots(learner: Learner) -> None:

@@ -56,6 +56,14 @@ class BusyError(DitkitError):
     exit_code = 7
 
 
+class PeerError(DitkitError):
+    """Another of the processes that were launched together has failed, and says why: this one ends silently."""
+
+    def __init__(self, exit_code: int):
+        super().__init__("another process of this run has failed")
+        self.exit_code = exit_code
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that nobody knows: the nearest known names, else all of them (at most twelve)."""
     choices = list(known)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
+from torch import nn
 
-from . import checkpoint, optim
-from .card import Card
+from . import checkpoint, optim, sharding
 from .checkpoint import Learner, State
 from .config import RunConfig
 from .data.batches import Batches
@@ -21,12 +21,13 @@ from .data.contract import Dataset, open_dataset
 from .device import find_dtype
 from .ema import Ema
 from .errors import DataError, MachineError, UsageError
-from .events import OnEvent, Saved, Warned
+from .events import OnEvent, Warned
+from .exchange import Exchange
+from .journal import Journal
 from .latents import Codec
 from .material import open_material
-from .metrics import MetricsFile
 from .models.dit import DiT
-from .objectives.contract import open_objective
+from .objectives.contract import Objective, open_objective
 from .previews import ValidationSet
 from .recovery import Recovery
 from .run_folder import IMAGES, RunFolder, sweep
@@ -34,43 +35,6 @@ from .seeding import generator
 from .steps import Worker
 from .threads import give_back_memory
 from .world import World
-
-
-class Journal:
-    """The files of a run that grow: metrics, timing, incidents. Only the leading process writes them."""
-
-    def __init__(self, folder: RunFolder, state: State | None, *, writes: bool):
-        self._files: dict[str, MetricsFile] = {}
-        if writes:
-            self._files = {
-                "metrics": MetricsFile(folder.metrics_file, state.metrics_bytes if state else 0),
-                "timing": MetricsFile(folder.timing_file, state.timing_bytes if state else 0),
-                "incidents": MetricsFile(folder.incidents_file, state.incidents_bytes if state else 0),
-            }
-        self._marked: dict[str, int] = {}
-        self.shortened = [file.path for file in self._files.values() if file.shortened]
-
-    def append(self, file: str, row: Mapping[str, Any]) -> None:
-        if self._files:
-            self._files[file].append(row)
-
-    def sync(self) -> dict[str, int]:
-        """Force all to disk; their lengths as a State names them, without what came after the mark."""
-        return {f"{name}_bytes": file.sync() for name, file in self._files.items()} | self._marked
-
-    def mark(self) -> None:
-        """What comes from here on goes when the run is continued."""
-        self._marked = self.sync()
-
-    def cut(self, state: State | None) -> None:
-        """Go back to the lengths of a state; what went wrong stays on record."""
-        for name, length in (("metrics", "metrics_bytes"), ("timing", "timing_bytes")):
-            if self._files:
-                self._files[name].cut(getattr(state, length) if state else 0)
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
 
 
 @dataclass(kw_only=True)
@@ -106,6 +70,16 @@ class Session:
     def dtype(self) -> torch.dtype:
         return self.worker.dtype
 
+    def whole(self, network: nn.Module) -> nn.Module:
+        """A network to look at: itself, or a whole copy in the leading process. All processes must ask together."""
+        if not self.learner.sharded:
+            return network
+
+        def build() -> DiT:
+            return checkpoint.build_network(self.config, len(self.labels))
+
+        return sharding.gathered(network, build, keep=self.world.leads) or network
+
 
 def open_session(
     config: RunConfig,
@@ -116,6 +90,7 @@ def open_session(
     dtype_name: str = "auto",
     force_change: Collection[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
+    shard: bool = False,
 ) -> Session:
     """Open the data, build the network and put the newest checkpoint back.
 
@@ -127,13 +102,13 @@ def open_session(
     dataset = open_dataset(config.data, "train")
     world.check_same(dataset.fingerprint, "images")
     objective = open_objective(config.diffusion)
-    network = fresh_network(config, len(dataset.labels), device)
-    ema = Ema(network, config.optim.ema_decay)
-    learner = Learner(network=network, ema=ema.network, optimizer=optim.adamw(network, config.optim))
+    dtype = find_dtype(dtype_name, device)
+    ema, learner = _learner(config, len(dataset.labels), device, dtype, sharded=shard and world.size > 1)
 
     state = _restore(config, folder, world, learner, dataset, on_event, force_change)
     known = state.latents if state else None
     material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
+    world.meet()  # machines that do not share their caches make latents at their own pace
     share = world.share(config.train.batch_size)
     session = Session(
         config=config,
@@ -142,16 +117,7 @@ def open_session(
         labels=dataset.labels,
         images=len(dataset),
         fingerprint=dataset.fingerprint,
-        worker=Worker(
-            config=config,
-            network=network,
-            objective=objective,
-            null_label=len(dataset.labels),
-            device=device,
-            dtype=find_dtype(dtype_name, device),
-            world=world,
-            parts=config.train.accumulate,
-        ),
+        worker=_worker(config, learner, objective, len(dataset.labels), device, dtype, world),
         learner=learner,
         ema=ema,
         batches=Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share),
@@ -166,6 +132,41 @@ def open_session(
     if any(world.collect(bool(session.validation.bad))):
         note_bad(session, session.validation.bad)
     return session
+
+
+def _learner(
+    config: RunConfig, labels: int, device: torch.device, dtype: torch.dtype, *, sharded: bool
+) -> tuple[Ema, Learner]:
+    network = fresh_network(config, labels, device)
+    ema = Ema(network, config.optim.ema_decay)
+    if sharded:
+        for one in (network, ema.network):
+            sharding.shard(one, device, dtype)
+    optimizer = optim.adamw(network, config.optim)
+    return ema, Learner(network=network, ema=ema.network, optimizer=optimizer, sharded=sharded)
+
+
+def _worker(
+    config: RunConfig,
+    learner: Learner,
+    objective: Objective,
+    labels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    world: World,
+) -> Worker:
+    return Worker(
+        config=config,
+        network=learner.network,
+        objective=objective,
+        null_label=labels,
+        device=device,
+        dtype=dtype,
+        world=world,
+        parts=config.train.accumulate,
+        exchange=Exchange(learner.network.parameters()) if world.size > 1 and not learner.sharded else None,
+        sharded=learner.sharded,
+    )
 
 
 def _restore(
@@ -198,8 +199,10 @@ def _restore(
         # One more than are kept, because an old one goes only when the new one is there.
         more = config.train.keep + 1 - min(len(folder.checkpoint_steps()), config.train.keep)
         checkpoint.check_space(folder.path, more * checkpoint.checkpoint_bytes(learner), f"{more} checkpoints need")
+    world.meet()
+    state = spread(world, learner, state)
     give_back_memory()  # of the files read: continuing must not need more than training did
-    return _spread(world, learner, state)
+    return state
 
 
 def fresh_network(config: RunConfig, labels: int, device: torch.device) -> DiT:
@@ -210,63 +213,18 @@ def fresh_network(config: RunConfig, labels: int, device: torch.device) -> DiT:
     return network.to(device)
 
 
-def save(session: Session) -> None:
-    """Write the checkpoint of this step durably, then drop the oldest."""
-    if session.saved == session.step or session.step == 0:
-        return
-    session.saved = session.step
-    if not session.world.leads:
-        return
-    at_this_step = session.validated is not None and session.validated[0] == session.step
-    path = checkpoint.save(
-        session.folder,
-        card=Card(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats),
-        state=State(
-            step=session.step,
-            **session.journal.sync(),
-            fingerprint=session.fingerprint,
-            labels=session.labels,
-            **_surroundings(session),
-            validation_loss=session.validated[1] if session.validated and at_this_step else None,
-            recovery=session.recovery,
-            latents=session.codec.stats,
-        ),
-        learner=session.learner,
-    )
-    session.on_event(Saved(step=session.step, path=path))
-    checkpoint.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
-
-
-def go_back(session: Session) -> None:
-    """Return to the newest checkpoint, or to the beginning, with other noise and half the learning rate."""
-    learner, fallen = session.learner, session.recovery
-    state = None
-    if session.world.leads:
-        state = checkpoint.restore_newest(session.folder, learner, lambda _state: None, lambda _path: None)
-    state = _spread(session.world, learner, state)
-    if state is None:
-        fresh = fresh_network(session.config, len(session.labels), session.device).state_dict()
-        learner.network.load_state_dict(fresh)
-        learner.ema.load_state_dict(fresh)
-        learner.optimizer.state.clear()
-    session.step = state.step if state else 0
-    session.saved = state.step if state else None
-    session.recovery = fallen.back_to(state.recovery if state else Recovery())
-    session.journal.cut(state)
-
-
 def _take_up(session: Session, state: State) -> None:
     """Continue where a state left off, and say what is not as it was."""
     session.step = session.saved = state.step
     session.recovery = state.recovery
-    now, warn = _surroundings(session), lambda text: session.on_event(Warned(step=state.step, text=text))
-    split = (state.processes, state.accumulate)
-    if split == (now["processes"], now["accumulate"]):
+    now, warn = surroundings(session), lambda text: session.on_event(Warned(step=state.step, text=text))
+    split, new = ((one["processes"], one["sharded"], one["accumulate"]) for one in (vars(state), now))
+    if split == new:
         session.worker.parts = state.parts  # what fitted into memory
     else:
         warn(
-            f"continuing with {now['processes']} × {now['accumulate']} parts of a batch instead of "
-            f"{split[0]} × {split[1]}: same images, noise and timesteps, only rounding differs"
+            f"continuing with {_spelled(*new)} parts of a batch instead of {_spelled(*split)}: "
+            "same images, noise and timesteps, only rounding differs"
         )
     for path in session.journal.shortened:
         warn(f"{path} is shorter than it was at step {state.step}; its missing rows are lost")
@@ -277,29 +235,43 @@ def _take_up(session: Session, state: State) -> None:
         warn(f"{', '.join(changed)}: the run goes on, but may differ in the last bits from one that was never stopped")
 
 
-def _surroundings(session: Session) -> dict[str, Any]:
+def _spelled(processes: int, sharded: bool, accumulate: int) -> str:
+    return f"{processes}{' sharded' if sharded else ''} × {accumulate}"
+
+
+def surroundings(session: Session) -> dict[str, Any]:
     """What decides about the last bits, as a State has it."""
     return {
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
         "device": str(session.device),
         "threads": torch.get_num_threads(),
         "processes": session.world.size,
+        "sharded": session.learner.sharded,
         "accumulate": session.config.train.accumulate,
         "parts": session.worker.parts,
     }
 
 
-def _spread(world: World, learner: Learner, state: State | None) -> State | None:
+def spread(world: World, learner: Learner, state: State | None) -> State | None:
     """The leading process's state, weights and optimiser in all processes."""
     state = world.tell(state)
     if world.size == 1 or state is None:
         return state
-    has_slots = world.tell(bool(learner.optimizer.state))
-    if has_slots and not world.leads:
+    has_slots = world.tell(bool(learner.held.get("optimizer.safetensors") or learner.optimizer.state))
+    if not has_slots:
+        learner.optimizer.state.clear()
+    elif not (world.leads and learner.optimizer.state):
         checkpoint.empty_slots(learner)
-    for tensors in learner.tensors().values():
-        world.copy_from_first([tensors[name] for name in sorted(tensors)])
+    hand_out(learner)
     return state
+
+
+def hand_out(learner: Learner) -> None:
+    """Fill all tensors from those that the leading process holds, or has in its own."""
+    for file, tensors in learner.tensors().items():
+        for name in sorted(tensors):
+            sharding.take_from_first(tensors[name], learner.held.get(file, {}).get(name))
+    learner.held.clear()
 
 
 def _open_bad_files(session: Session, *, same_images: bool) -> None:

@@ -12,6 +12,7 @@ from .config import RunConfig
 from .data.batches import Batch
 from .device import autocast
 from .errors import MachineError
+from .exchange import Exchange
 from .models.dit import DiT
 from .objectives.contract import Objective
 from .seeding import generator
@@ -32,6 +33,8 @@ class Worker:
     dtype: torch.dtype
     world: World
     parts: int  # that this process splits its share of a batch into; doubled when memory runs out
+    exchange: Exchange | None = None  # of several processes that have all weights
+    sharded: bool = False  # each has a part of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +74,18 @@ def compute_gradients(
     loss_B = torch.zeros(total, device=device)
     loss_B[share] = own_B
     raised = torch.tensor(flags(), dtype=torch.float32, device=device)
-    gradients = [parameter.grad for parameter in worker.network.parameters() if parameter.grad is not None]
-    worker.world.add_up([*gradients, loss_B, raised])
+    if worker.exchange:
+        worker.exchange.finish()
+    worker.world.add_up([loss_B, raised])
     return Seen(loss_B=loss_B.cpu(), timestep_B=timestep_B.cpu(), flags=[bool(flag) for flag in raised.tolist()])
 
 
 def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int) -> Tensor:
-    part = max(1, -(-len(tensors[0]) // worker.parts))
+    parts = min(worker.parts, total // worker.world.size)  # as many in every process: shards are fetched for each
     losses: list[Tensor] = []
-    for some in zip(*(one.split(part) for one in tensors), strict=True):
+    for number, some in enumerate(zip(*(one.tensor_split(parts) for one in tensors), strict=True), 1):
+        if worker.exchange:
+            worker.exchange.begin(last=number == parts)
         with autocast(worker.device, worker.dtype):
             loss_b = worker.objective.loss_at(worker.network, *some)
         (loss_b.sum() / total).backward()
@@ -95,6 +101,8 @@ def _make_room(worker: Worker, images: int) -> None:
     worker.network.zero_grad(set_to_none=True)
     if worker.device.type == "cuda":
         torch.cuda.empty_cache()
+    if worker.sharded:  # the others wait for this part, and would not know of more
+        raise MachineError("out of memory", f"use --set train.accumulate={2 * worker.parts}, or more devices")
     if worker.parts >= images:
         raise MachineError(
             "out of memory with one image at a time",

@@ -9,20 +9,22 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import optim, run_folder
+from .board import is_lost
 from .config import RunConfig, from_dict, to_dict
 from .data import workers
 from .data.batches import Batch
-from .device import find_device, memory_mb
-from .errors import DataError, DivergedError, MachineError
+from .device import memory_mb
+from .errors import DataError, DivergedError, MachineError, PeerError
 from .events import Event, Finished, OnEvent, Sampled, Started, Stepped, Validated, Warned
 from .latent_cache import Interrupted
 from .previews import draw_grid
 from .reports import report_divergence
 from .run_folder import RunFolder
-from .session import Session, go_back, note_bad, open_session, save
+from .saving import go_back, keep, save
+from .session import Session, note_bad, open_session
 from .steps import Seen, compute_gradients
 from .world import World, join
 
@@ -44,6 +46,7 @@ def train(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    shard: bool = False,
     max_seconds: float | None = None,
     should_stop: Callable[[], bool] = _never,
     force_change: Collection[str] = (),
@@ -52,10 +55,11 @@ def train(
 
     A run that is there already continues from its newest checkpoint, and ends exactly as if it had never stopped;
     `force_change` names settings ("optim.lr", "images") that may differ from what it was started with. Launched as
-    several processes (torchrun), they share each batch, and each hears its own events. Raises DitkitError for what
-    the user can mend: other settings than the run has, missing data, a full disk, a loss that stays not finite.
+    several processes (torchrun), they share each batch, and with `shard` the weights; each hears its own events, and
+    all end when one fails. Raises DitkitError for what the user can mend: other settings than the run has, missing
+    data, a full disk, a loss that stays not finite.
     """
-    where, began = find_device(device), time.monotonic()
+    began = time.monotonic()
 
     def seconds_left() -> float:
         return (math.inf if max_seconds is None else max_seconds) - (time.monotonic() - began)
@@ -63,10 +67,12 @@ def train(
     def cannot_go_on() -> bool:
         return should_stop() or seconds_left() < 0
 
-    with join(where) as world, _claimed(world, config, Path(folder), force_change) as (settings, run):
+    with join(device) as (world, where), _claimed(world, config, Path(folder), force_change) as (settings, run):
         try:
-            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on)
+            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on, shard)
         except Interrupted:
+            if world.size > 1:
+                raise PeerError(143) from None  # not all of them notice at the same place
             done = {"step": run.last_step(), "steps": settings.train.steps, "seconds": time.monotonic() - began}
             on_event(Finished(**done, reason="stopped" if should_stop() else "time", folder=run.path))
             return run.path
@@ -108,10 +114,15 @@ def _train(session: Session, max_seconds: float, should_stop: Callable[[], bool]
                 reason = _steps(session, batches, flags, started)
             if not reason:
                 _recover(session)
+    except PeerError:
+        keep(session)
+        raise
     except RuntimeError as error:
+        if is_lost(error):
+            keep(session)
         if not workers.lost_a_worker(error):
             raise
-        if session.committing or not should_stop():
+        if session.committing or not should_stop() or session.world.size > 1:
             raise _worker_died(session, error) from None
         reason = "stopped"  # the signal reached a worker that did not yet ignore it
     if reason != "done":
@@ -166,7 +177,7 @@ def _next(session: Session, batches: Generator[Batch, None, None]) -> Batch:
     try:
         return next(batches)
     except DataError:
-        save(session)
+        keep(session)
         raise
 
 
@@ -174,7 +185,7 @@ def _note_bad(session: Session, batch: Batch) -> None:
     try:
         note_bad(session, batch.bad)
     except DataError:
-        save(session)
+        keep(session)
         raise
 
 
@@ -219,7 +230,7 @@ def _skip(session: Session, seen: Seen, fault: str, loss: float, norm: float, ra
     session.on_event(Warned(step=step + 1, text=f"step {step + 1} is skipped: {fault}"))
     if session.recovery.skips < limits.max_skips or session.recovery.rollbacks < limits.rollbacks:
         return
-    place = report_divergence(session, seen, fault, loss, norm, rate) if session.world.leads else None
+    place = report_divergence(session, seen, fault, loss, norm, rate)
     kept = f"step {session.saved} is kept" if session.saved else "nothing is saved yet"
     raise DivergedError(
         f"training diverged at step {step + 1}: {fault}, {session.recovery.skips} steps in a row, after going back "
@@ -274,29 +285,33 @@ def _row(step: int, metrics: dict[str, float]) -> dict[str, float]:
 
 def validate(session: Session) -> None:
     """Measure the validation loss with the EMA weights and the raw ones, if images are held out."""
-    if not len(session.validation) or not session.world.leads:
+    if not len(session.validation):
         return
     part = max(1, session.config.train.batch_size // session.worker.parts)
-    ema, raw = (
-        session.validation.loss(network, session.device, session.dtype, part)
-        for network in (session.learner.ema, session.learner.network)
-    )
-    if math.isfinite(ema) and math.isfinite(raw):
-        rounded = {"validation_loss": float(f"{ema:.7g}"), "validation_loss_raw": float(f"{raw:.7g}")}
-        session.journal.append("metrics", {"step": session.step, **rounded})
-        session.validated = (session.step, rounded["validation_loss"])
-    session.on_event(Validated(step=session.step, loss=ema))
+    losses = []
+    for network in (session.learner.ema, session.learner.network):
+        seen = session.whole(network)
+        if session.world.leads:
+            losses.append(session.validation.loss(seen, session.device, session.dtype, part))
+    if session.world.leads:
+        ema, raw = losses
+        if math.isfinite(ema) and math.isfinite(raw):
+            rounded = {"validation_loss": float(f"{ema:.7g}"), "validation_loss_raw": float(f"{raw:.7g}")}
+            session.journal.append("metrics", {"step": session.step, **rounded})
+            session.validated = (session.step, rounded["validation_loss"])
+        session.on_event(Validated(step=session.step, loss=ema))
+    session.world.meet()
 
 
 def show(session: Session) -> None:
     """Draw the sample grid of this step."""
-    if not session.world.leads:
-        return
-    path = session.folder.samples / f"step-{session.step:07d}.png"
-    networks: tuple[nn.Module, nn.Module] = (session.learner.network.eval(), session.learner.ema)
-    draw_grid(session.config, session.labels, *networks, path, session.step, session.device, session.codec)
-    session.learner.network.train()
-    session.on_event(Sampled(step=session.step, path=path))
+    raw, ema = session.whole(session.learner.network), session.whole(session.learner.ema)
+    if session.world.leads:
+        path = session.folder.samples / f"step-{session.step:07d}.png"
+        draw_grid(session.config, session.labels, raw.eval(), ema, path, session.step, session.device, session.codec)
+        raw.train()
+        session.on_event(Sampled(step=session.step, path=path))
+    session.world.meet()
 
 
 def _started(session: Session) -> Started:
@@ -304,12 +319,17 @@ def _started(session: Session) -> Started:
         folder=session.folder.path,
         step=session.step,
         steps=session.config.train.steps,
-        device=str(session.device) + (f" × {session.world.size}" if session.world.size > 1 else ""),
+        device=_devices(session),
         dtype=str(session.dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in session.learner.network.parameters()),
         images=session.images,
         labels=session.labels,
     )
+
+
+def _devices(session: Session) -> str:
+    several = f" × {session.world.size}" if session.world.size > 1 else ""
+    return f"{session.device}{several}" + (", sharded" if session.learner.sharded else "")
 
 
 def _worker_died(session: Session, error: RuntimeError) -> MachineError:

@@ -1,13 +1,12 @@
 """The processes that train one run together, started by torchrun or accelerate launch; usually there is one.
 
-Gradients are added up over all of them in one exchange a step, so that every process takes the same step from the
-same numbers. Only the first one touches the run's folder.
+Gradients are added up over all of them, so that every process takes the same step from the same numbers. Only the
+first one touches the run's folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +15,10 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from .errors import DataError, UsageError
+from .board import Board, open_board
+from .device import find_device
+from .errors import DataError
+from .launch import launched, note_joined
 
 T = TypeVar("T")
 
@@ -27,6 +29,7 @@ class World:
 
     rank: int = 0
     size: int = 1
+    board: Board | None = None  # of several
 
     @property
     def leads(self) -> bool:
@@ -46,12 +49,6 @@ class World:
         for one, part in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
             one.copy_(part.view_as(one))
 
-    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by those of the first process."""
-        if self.size > 1:
-            for one in tensors:
-                torch.distributed.broadcast(one, src=0)
-
     def tell(self, value: T) -> T:
         """The first process's value, on all."""
         if self.size == 1:
@@ -69,34 +66,52 @@ class World:
         return box
 
     def check_same(self, value: str, what: str) -> None:
-        """Raise DataError if the processes do not all have the same."""
-        others = [rank for rank, one in enumerate(self.collect(value)) if one != value]
-        if others:
-            raise DataError(
-                f"process {self.rank} has other {what} than process {others[0]}", f"give all of them the same {what}"
-            )
+        """Raise DataError, the same in all, if the processes do not all have the same."""
+        values = self.collect(value)
+        other = next((rank for rank, one in enumerate(values) if one != values[0]), None)
+        if other is not None:
+            raise DataError(f"process {other} has other {what} than process 0", f"give all of them the same {what}")
 
-
-def launched() -> tuple[int, int]:
-    """Rank and number of processes, as the launcher says in the environment; torch need not be there."""
-    try:
-        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        raise UsageError("RANK or WORLD_SIZE in the environment is not a number", "unset them") from None
-    return (rank, size) if size > 1 else (0, 1)
+    def meet(self) -> None:
+        """Wait, however long, until all processes are here. Raises DitkitError when one of them fails."""
+        if self.board:
+            self.board.meet()
 
 
 @contextlib.contextmanager
-def join(device: torch.device) -> Iterator[World]:
-    """This process among those that were launched with it; alone when none were."""
+def join(device: str) -> Iterator[tuple[World, torch.device]]:
+    """This process among those that were launched with it, alone when none were, and its device by that name.
+
+    What goes wrong inside ends all of them. The first that fails raises what it is; the others raise PeerError.
+    """
     rank, size = launched()
     if size == 1:
-        yield World()
+        yield World(), find_device(device)
         return
+    board, store = open_board(rank, size)
+    note_joined()
+    with board.watched():
+        try:
+            where = find_device(device)
+            _connect(where, rank, size, store)
+            yield World(rank, size, board), where
+        except BaseException as error:
+            told = board.end(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+
+def _connect(device: torch.device, rank: int, size: int, store: Any) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=size)
-    try:
-        yield World(rank, size)
-    finally:
-        torch.distributed.destroy_process_group()
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        device_id=device if device.type == "cuda" else None,
+    )

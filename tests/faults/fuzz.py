@@ -122,7 +122,7 @@ def checkpoint_file(source: Random, ground: Ground) -> str:
 
 def checkpoint_that_fits_its_manifest(source: Random, ground: Ground) -> str:
     """The same, with a manifest that belongs to it: what it says must still make sense."""
-    from ditkit.session import Journal
+    from ditkit.journal import Journal
 
     path = source.choice([one for one in sorted(ground.newest.iterdir()) if one.name != "manifest.json"])
     before = path.read_bytes()

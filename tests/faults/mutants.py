@@ -123,3 +123,18 @@ def slow_disk(patch: MonkeyPatch) -> None:
         return write(path, content)
 
     patch.setattr(durable, "write_synced", write_slowly)
+
+
+def a_file_goes(patch: MonkeyPatch) -> None:
+    """No protection off: from the seventh step on the images cannot be read."""
+    from ditkit.data.batches import Batches
+    from ditkit.errors import DataError
+
+    batch = Batches.batch
+
+    def batch_or_fail(self: Any, step: int) -> Any:
+        if step >= 6:
+            raise DataError("cannot read cat.png", "replace it")
+        return batch(self, step)
+
+    patch.setattr(Batches, "batch", batch_or_fail)

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,13 @@ BROKEN = {
 }
 
 
-def start(place: Path, digits: Path, name: str, size: int, settings: dict[str, Any]) -> list[int]:
-    """The processes of one run, as a launcher would start them."""
-    line = [word for word in words(place / "runs" / name, digits, settings) if word != "--quiet"]
-    return launch([command(line)] * size, place, name)
+def start(
+    place: Path, digits: Path, name: str, size: int, settings: dict[str, Any], more: Sequence[str] = (), fault: int = -1
+) -> list[int]:
+    """The processes of one run, as a launcher would start them; `fault` is the rank of one that fails."""
+    line = [word for word in words(place / "runs" / name, digits, settings) if word != "--quiet"] + [*more]
+    works = [command(line, "a_file_goes" if rank == fault else None) for rank in range(size)]
+    return launch(works, place, name)
 
 
 def launch(works: list[Callable[[], int]], place: Path, name: str) -> list[int]:
@@ -142,8 +145,8 @@ def launch(works: list[Callable[[], int]], place: Path, name: str) -> list[int]:
     return children
 
 
-def wait_for_rows(path: Path, rows: int) -> None:
-    limit = time.monotonic() + 60
+def wait_for_rows(path: Path, rows: int, seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if path.exists() and path.read_bytes().count(b"\n") >= rows:
             return

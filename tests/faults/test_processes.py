@@ -33,7 +33,7 @@ def test_processes_draw_together_what_one_draws_alone_and_fail_as_one(tmp_path) 
         assert images[f"by {size}"] == images["by 1"]  # to the last byte
         assert [bool(one) for one in said[f"by {size}"]] == [True] + [False] * (size - 1)  # one process speaks
     for name, code, words in (
-        ("no model", 2, "error: unknown run 'nowhere'"),
+        ("no model", 2, "run 'nowhere'"),
         ("no label", 2, "error: unknown label 'cat'"),
         ("no memory", 6, "error: out of memory"),
         ("no disk", 6, "no space left on device"),

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DitkitError, MachineError, UsageError
+from .. import launch
+from ..errors import DitkitError, MachineError, PeerError, UsageError
 from ..paths import as_text
 from . import streams
 
@@ -137,10 +138,15 @@ def hush_matplotlib() -> None:
 
 
 def report(error: BaseException, *, command: str = "ditkit", debug: bool = False) -> int:
-    """Print an exception as `error: …` and `hint: …`; returns the exit code. A bug's traceback goes to a file."""
+    """Print an exception as `error: …` and `hint: …`; returns the exit code. A bug's traceback goes to a file.
+
+    Nothing is printed of what another of the processes that were launched together says.
+    """
     if debug:
         streams.Lasting(sys.stderr).write(visible("".join(traceback.format_exception(error))))
     message, hint, code = _explain(error, command)
+    if isinstance(error, PeerError) or (code != INTERNAL and launch.echoes()):
+        return code
     if code == INTERNAL:
         hint = _where_to_look(error)
     _line("error", message, "bold red")

@@ -66,11 +66,17 @@ def _devices() -> None:
     import torch
 
     from ..device import find_device, find_dtype
+    from ..launch import launched
 
     device = find_device("auto")
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     dtype = str(find_dtype("auto", device)).removeprefix("torch.")
     console.data(f"trains on {device}{name} in {dtype}, {torch.get_num_threads()} threads")
+    kinds = {"nccl": torch.distributed.is_nccl_available, "gloo": torch.distributed.is_gloo_available}
+    links = [kind for kind, there in kinds.items() if torch.distributed.is_available() and there()]
+    rank, size = launched()
+    launch = f"; this is process {rank} of {size}" if size > 1 else ""
+    console.data(f"several processes by {' or '.join(links) or 'nothing'}, {torch.cuda.device_count()} GPUs{launch}")
 
 
 def _places(runs_dir: Path | None) -> None:

@@ -180,7 +180,7 @@ def draw(
             part=(together.rank, together.size),
         )
         for _ in range(rounds):
-            for batch in together.collect(lambda: next(batches, [])):
+            for batch in together.collect(next(batches, [])):
                 yield from batch
 
 

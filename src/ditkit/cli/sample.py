@@ -138,7 +138,7 @@ def run(
         check_folder(folder, [*order.file_names, "grid.png"], force=force)
         return order, folder
 
-    with launched_together(device, quiet=quiet, debug=debug) as together:
+    with launched_together(device, quiet=quiet) as together:
         order, folder = together.do(prepare)
         _draw(order, folder, device, together, as_json=as_json, quiet=quiet or not together.leads)
 

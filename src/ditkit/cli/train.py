@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import launch
 from . import console
 from .options import (
     Autoencoder,
@@ -39,6 +39,7 @@ from .train_options import (
     PreemptSignal,
     SampleEvery,
     Seed,
+    Shard,
     Steps,
     Target,
 )
@@ -77,6 +78,7 @@ def run(
     quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    shard: Shard = False,
     preempt_signal: PreemptSignal = None,
     debug: Debug = False,
 ) -> None:
@@ -98,10 +100,11 @@ def run(
         "--keep-every": keep_every,
     }
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
-    plan.yes = yes
+    plan.yes, plan.shard = yes, shard
     plan.check_words(max_time, device, dtype, preempt_signal, force_change)
-    if dry_run:
+    if dry_run and launch.leads():
         _print_plan(plan, quiet=quiet)
+    if dry_run:
         return
     _train(plan, quiet=quiet, runs_given=runs_dir is not None)
 
@@ -118,6 +121,7 @@ class Plan:
     seconds: float | None = None
     device: str = "auto"
     dtype: str = "auto"
+    shard: bool = False
     preempt_signal: int | None = None
     force_change: Sequence[str] = ()
 
@@ -207,7 +211,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     from .signals import stop_on_signals
     from .targets import check_data, watching
 
-    quiet = quiet or not _leads()
+    quiet = quiet or not launch.leads()
     check_data(plan.config, quiet=quiet, yes=plan.yes)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
@@ -225,6 +229,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
                 progress,
                 device=plan.device,
                 dtype=plan.dtype,
+                shard=plan.shard,
                 max_seconds=plan.seconds,
                 should_stop=stop,
                 force_change=plan.force_change,
@@ -236,22 +241,20 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
 
 
-def _leads() -> bool:
-    """Whether this process speaks and writes: the only one, or the first of those that a launcher started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
     from ..errors import BusyError
     from ..run_folder import RunFolder, lock, prepare, sweep
 
-    if plan.device not in ("auto", "cpu"):  # a device that is not there must not leave a folder behind
+    if launch.leads() and plan.device not in (
+        "auto",
+        "cpu",
+    ):  # a device that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..device import find_device
 
             find_device(plan.device)
-    if not _leads():  # the leading process prepares, and tells the others when training begins
+    if not launch.leads():  # the leading process prepares, and tells the others when training begins
         existing = RunFolder(plan.folder)
         finished = not plan.fresh and existing.is_run() and existing.last_step() >= plan.config.train.steps
         return None if finished else (plan.config, plan.folder)

@@ -74,6 +74,15 @@ Dtype = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+Shard = Annotated[
+    bool,
+    typer.Option(
+        "--shard",
+        help="Split weights, moments and their average over the processes that torchrun started (FSDP2), for models "
+        "that one device cannot hold.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Name = Annotated[
     str | None,
     typer.Option(

@@ -1,0 +1,35 @@
+"""The processes that a launcher (torchrun, accelerate launch, srun) started together, as the environment says."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import UsageError
+
+_joined = False
+
+
+def launched() -> tuple[int, int]:
+    """Rank and number of processes; (0, 1) for one that was started alone."""
+    try:
+        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        raise UsageError("RANK or WORLD_SIZE in the environment is not a number", "unset them") from None
+    return (rank, size) if size > 1 else (0, 1)
+
+
+def leads() -> bool:
+    """Whether this process speaks and writes: the only one, or the first of all."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def note_joined() -> None:
+    """From here on the processes agree on who tells what went wrong."""
+    global _joined
+    _joined = True
+
+
+def echoes() -> bool:
+    """Whether what is wrong now is wrong in the first process of this machine, too, which says it."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return not (_joined or alone or os.environ.get("LOCAL_RANK", "0") == "0")

@@ -1,0 +1,69 @@
+"""Checkpoints of a session: written by one process with the help of all, and gone back to."""
+
+from __future__ import annotations
+
+from . import checkpoint
+from .card import Card
+from .checkpoint import State
+from .events import Saved
+from .recovery import Recovery
+from .session import Session, fresh_network, hand_out, spread, surroundings
+
+
+def save(session: Session) -> None:
+    """Write the checkpoint of this step durably, then drop the oldest; all processes take part."""
+    if session.saved == session.step or session.step == 0:
+        return
+    if session.world.leads:
+        _write(session)
+    elif session.learner.sharded:
+        checkpoint.gather(session.learner)
+    session.saved = session.step
+    session.world.meet()
+
+
+def keep(session: Session) -> None:
+    """Save in an emergency, if this process can without the others and it is a moment to."""
+    alone = session.world.leads and not session.learner.sharded
+    if alone and not session.committing and session.step not in (0, session.saved):
+        _write(session)
+        session.saved = session.step
+
+
+def _write(session: Session) -> None:
+    at_this_step = session.validated is not None and session.validated[0] == session.step
+    path = checkpoint.save(
+        session.folder,
+        card=Card(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats),
+        state=State(
+            step=session.step,
+            **session.journal.sync(),
+            fingerprint=session.fingerprint,
+            labels=session.labels,
+            **surroundings(session),
+            validation_loss=session.validated[1] if session.validated and at_this_step else None,
+            recovery=session.recovery,
+            latents=session.codec.stats,
+        ),
+        learner=session.learner,
+    )
+    session.on_event(Saved(step=session.step, path=path))
+    checkpoint.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
+
+
+def go_back(session: Session) -> None:
+    """Return to the newest checkpoint, or to the beginning, with other noise and half the learning rate."""
+    learner, fallen = session.learner, session.recovery
+    state = None
+    if session.world.leads:
+        state = checkpoint.restore_newest(session.folder, learner, lambda _state: None, lambda _path: None)
+    state = spread(session.world, learner, state)
+    if state is None:
+        fresh = fresh_network(session.config, len(session.labels), session.device).state_dict()
+        learner.optimizer.state.clear()
+        learner.held.update({"model.safetensors": fresh, "ema.safetensors": fresh})
+        hand_out(learner)
+    session.step = state.step if state else 0
+    session.saved = state.step if state else None
+    session.recovery = fallen.back_to(state.recovery if state else Recovery())
+    session.journal.cut(state)

@@ -1,0 +1,91 @@
+"""Notes between processes: waiting without a limit, one that fails is heard once, old notes mislead nobody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch.distributed
+
+from ditkit import board, launch
+from ditkit.board import Board
+from ditkit.cli import app
+from ditkit.errors import DataError, MachineError, PeerError
+
+
+@pytest.fixture
+def two() -> tuple[Board, Board]:
+    store = torch.distributed.HashStore()
+    return Board(store, 0, 2), Board(store, 1, 2)
+
+
+def test_a_meeting_waits_for_the_last_and_ends_for_all(two) -> None:
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(two[0].meet)
+        time.sleep(0.3)
+        assert not first.done()
+        two[1].meet()
+        first.result(5)
+
+
+def test_the_first_that_fails_speaks_and_the_others_end_silently_with_its_code(two) -> None:
+    error = DataError("cat.png cannot be read", "replace it")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(two[0].meet)
+        assert two[1].end(error) is error
+        with pytest.raises(PeerError) as met:
+            waiting.result(5)
+    for other in (met.value, ValueError("a bug"), RuntimeError("[gloo/pair.cc:1] Connection closed by peer")):
+        ends = two[0].end(other)
+        assert isinstance(ends, PeerError) and ends.exit_code == DataError.exit_code
+
+
+def test_a_connection_that_breaks_without_a_word_is_told_as_such(two) -> None:
+    torn = RuntimeError("[/x/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused")
+    ends = two[1].end(torn)
+    assert isinstance(ends, MachineError)
+    assert ends.message.endswith("(Connection closed by peer [127.0.0.1]:1)")
+
+
+def test_a_process_that_hangs_is_ended_after_another_has_failed(two, monkeypatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(board, "GRACE", 0.01)
+    monkeypatch.setattr(board, "_TICK", 0.01)
+    monkeypatch.setattr(board.os, "_exit", ended.append)
+    with two[0].watched():
+        two[1].end(DataError("gone", None))
+        time.sleep(0.3)
+    assert ended == [DataError.exit_code]
+
+
+def test_a_process_without_a_sign_of_life_counts_as_dead(two, monkeypatch) -> None:
+    for name, value in (("_TICK", 0.001), ("_SILENCE", 20)):
+        monkeypatch.setattr(board, name, value)
+    monkeypatch.setattr(board, "_FAREWELL", 0)
+    with two[0].watched(), pytest.raises(MachineError, match="process 1 gives no sign of life"):
+        two[0].meet()
+
+
+def test_a_launch_agrees_on_a_name_whatever_an_earlier_one_has_left(monkeypatch) -> None:
+    store = torch.distributed.HashStore()
+    names = set()
+    for _ in range(3):
+        store.set("hello/2", "a process that died before it was answered")
+        with ThreadPoolExecutor() as pool:
+            late = [pool.submit(board._agree, store, rank, 3) for rank in (1, 0, 2)]
+            names.add(frozenset(one.result(10) for one in late))
+    assert [len(one) for one in names] == [1, 1, 1]
+
+
+def test_what_all_processes_of_a_machine_do_wrong_its_first_one_says(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(launch, "_joined", False)
+    said = []
+    for local in "01":
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert app.main(["train", "mnist", "--stepz", "3"]) == 2
+        said.append(capsys.readouterr().err.count("error:"))
+    assert said == [1, 0]
+    assert threading.active_count() == 1
