@@ -14,7 +14,7 @@ MODULES = {
 }
 
 # A module imports from its own layer or below; families (layer 1) never import each other.
-_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "world", "latents", "latent_cache")
+_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "world", "latents", "latent_cache", "compiling")
 LAYERS = {
     0: (
         "errors",

@@ -31,7 +31,7 @@ from .previews import ValidationSet
 from .recovery import Recovery
 from .run_folder import IMAGES, RunFolder, sweep
 from .seeding import generator
-from .steps import Worker
+from .steps import Speed, Worker, open_worker
 from .threads import give_back_memory
 from .world import World
 
@@ -116,6 +116,7 @@ def open_session(
     dtype_name: str = "auto",
     force_change: Collection[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
+    speed: Speed = Speed(),
 ) -> Session:
     """Open the data, build the network and put the newest checkpoint back.
 
@@ -135,6 +136,10 @@ def open_session(
     known = state.latents if state else None
     material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
     share = world.share(config.train.batch_size)
+    dtype, compiled = find_dtype(dtype_name, device), state.compiled if state else None
+    worker, text = open_worker(config, network, objective, device, dtype, world, speed, compiled)
+    if text:
+        on_event(Warned(step=state.step if state else 0, text=text))
     session = Session(
         config=config,
         folder=folder,
@@ -142,16 +147,7 @@ def open_session(
         labels=dataset.labels,
         images=len(dataset),
         fingerprint=dataset.fingerprint,
-        worker=Worker(
-            config=config,
-            network=network,
-            objective=objective,
-            null_label=len(dataset.labels),
-            device=device,
-            dtype=find_dtype(dtype_name, device),
-            world=world,
-            parts=config.train.accumulate,
-        ),
+        worker=worker,
         learner=learner,
         ema=ema,
         batches=Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share),
@@ -270,8 +266,8 @@ def _take_up(session: Session, state: State) -> None:
         )
     for path in session.journal.shortened:
         warn(f"{path} is shorter than it was at step {state.step}; its missing rows are lost")
-    before = {**state.versions, "device": state.device, "threads": str(state.threads)}
-    after = {**now["versions"], "device": now["device"], "threads": str(now["threads"])}
+    before = {**state.versions, **{key: str(getattr(state, key)) for key in ("device", "threads", "compiled")}}
+    after = {**now["versions"], **{key: str(now[key]) for key in ("device", "threads", "compiled")}}
     changed = [f"{key} {old} is now {after[key]}" for key, old in before.items() if after.get(key, old) != old]
     if changed:
         warn(f"{', '.join(changed)}: the run goes on, but may differ in the last bits from one that was never stopped")
@@ -286,6 +282,7 @@ def _surroundings(session: Session) -> dict[str, Any]:
         "processes": session.world.size,
         "accumulate": session.config.train.accumulate,
         "parts": session.worker.parts,
+        "compiled": session.worker.compiled is not None,
     }
 
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import compiling
 from .config import RunConfig
 from .data.batches import Batch
 from .device import autocast
 from .errors import MachineError
 from .models.dit import DiT
-from .objectives.contract import Objective
+from .objectives.contract import Network, Objective
 from .seeding import generator
 from .world import World
 
 _EVERYTHING = slice(None)
+_CACHED = 4 << 20  # bytes of one activation as wide as the network, of a part of a batch, on a CPU
 
 
 @dataclass(kw_only=True)
@@ -32,6 +34,60 @@ class Worker:
     dtype: torch.dtype
     world: World
     parts: int  # that this process splits its share of a batch into; doubled when memory runs out
+    may_recompute: bool = True  # when not even one image at a time fits
+    compiled: Network | None = None  # the network's forward, for parts of the usual size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a step may do to be faster or smaller: auto, on or off each."""
+
+    compile: str = "auto"
+    grad_checkpointing: str = "auto"
+
+
+def open_worker(
+    config: RunConfig,
+    network: DiT,
+    objective: Objective,
+    device: torch.device,
+    dtype: torch.dtype,
+    world: World,
+    speed: Speed,
+    compiled_before: bool | None = None,
+) -> tuple[Worker, str | None]:
+    """What computes gradients, and a line about what it could not have; `compiled_before`: so far, in this run."""
+    compile_it, text = compiling.decide(speed.compile, compiled_before, config, device)
+    network.recompute = speed.grad_checkpointing == "on"
+    images = len(range(config.train.batch_size)[world.share(config.train.batch_size)])
+    worker = Worker(
+        config=config,
+        network=network,
+        objective=objective,
+        null_label=network.classes,
+        device=device,
+        dtype=dtype,
+        world=world,
+        parts=parts_for(config, device, images),
+        may_recompute=speed.grad_checkpointing != "off",
+        compiled=compiling.compiled(network) if compile_it else None,
+    )
+    return worker, text
+
+
+def parts_for(config: RunConfig, device: torch.device, images: int) -> int:
+    """How many parts a process splits its share of a batch, `images`, into when memory is no concern.
+
+    As many as train.accumulate asks for; on a CPU more where a part would be far larger than the caches: the
+    gradients are the same up to rounding, and what backward needs takes less memory. A function of the settings
+    alone, so that a run is the same on any CPU.
+    """
+    if device.type != "cpu":
+        return config.train.accumulate
+    _, height, width = config.shape
+    tokens = (height // config.model.patch) * (width // config.model.patch)
+    most = max(1, _CACHED // (tokens * config.model.width * 4))
+    return max(config.train.accumulate, -(-images // most))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +136,9 @@ def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int)
     part = max(1, -(-len(tensors[0]) // worker.parts))
     losses: list[Tensor] = []
     for some in zip(*(one.split(part) for one in tensors), strict=True):
+        usual = len(some[0]) == part  # another size would be compiled anew
         with autocast(worker.device, worker.dtype):
-            loss_b = worker.objective.loss_at(worker.network, *some)
+            loss_b = worker.objective.loss_at((usual and worker.compiled) or worker.network, *some)
         (loss_b.sum() / total).backward()
         losses.append(loss_b.detach().float())
     return torch.cat(losses)
@@ -95,12 +152,15 @@ def _make_room(worker: Worker, images: int) -> None:
     worker.network.zero_grad(set_to_none=True)
     if worker.device.type == "cuda":
         torch.cuda.empty_cache()
-    if worker.parts >= images:
+    if worker.parts < images:
+        worker.parts *= 2
+    elif worker.may_recompute and not worker.network.recompute:
+        worker.network.recompute = True
+    else:
         raise MachineError(
             "out of memory with one image at a time",
             "choose a smaller model or image size (--set model.preset=…, --set data.image_size=…)",
         )
-    worker.parts *= 2
 
 
 def draw_case(

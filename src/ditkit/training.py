@@ -23,7 +23,7 @@ from .previews import draw_grid
 from .reports import report_divergence
 from .run_folder import RunFolder
 from .session import Session, go_back, note_bad, open_session, save
-from .steps import Seen, compute_gradients
+from .steps import Seen, Speed, compute_gradients
 from .world import World, join
 
 _STOP, _LATE, _BAD = 0, 1, 2  # flags that any process may raise in a step
@@ -47,6 +47,7 @@ def train(
     max_seconds: float | None = None,
     should_stop: Callable[[], bool] = _never,
     force_change: Collection[str] = (),
+    speed: Speed = Speed(),
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
@@ -65,7 +66,7 @@ def train(
 
     with join(where) as world, _claimed(world, config, Path(folder), force_change) as (settings, run):
         try:
-            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on)
+            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on, speed)
         except Interrupted:
             done = {"step": run.last_step(), "steps": settings.train.steps, "seconds": time.monotonic() - began}
             on_event(Finished(**done, reason="stopped" if should_stop() else "time", folder=run.path))
@@ -242,6 +243,8 @@ def _recover(session: Session) -> None:
 
 def _tell_of_memory(session: Session) -> None:
     text = f"out of memory at step {session.step + 1}: batches are now split into {session.worker.parts} parts"
+    if session.learner.network.recompute:
+        text += ", and activations computed twice"
     session.journal.append("incidents", {"step": session.step + 1, "what": text})
     session.on_event(Warned(step=session.step + 1, text=text))
 
@@ -304,7 +307,9 @@ def _started(session: Session) -> Started:
         folder=session.folder.path,
         step=session.step,
         steps=session.config.train.steps,
-        device=str(session.device) + (f" × {session.world.size}" if session.world.size > 1 else ""),
+        device=str(session.device)
+        + (f" × {session.world.size}" if session.world.size > 1 else "")
+        + (", compiled" if session.worker.compiled else ""),
         dtype=str(session.dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in session.learner.network.parameters()),
         images=session.images,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .layers import CrossAttention, FeedForward, FusedLinear, Norm, SelfAttention
+from .layers import CrossAttention, FeedForward, FusedLinear, Norm, SelfAttention, in_full_precision
 
 
 class InContextBlock(nn.Module):
@@ -59,7 +59,8 @@ class AdaLNBlock(nn.Module):
         self.modulation = FusedLinear(config.width, config.width, 6 if zero else 4)
 
     def forward(self, x_BTD: Tensor, condition_BD: Tensor, rotary: Tensor | None) -> Tensor:
-        parts = self.modulation(condition_BD)[:, None].chunk(6 if self.zero else 4, dim=-1)
+        with in_full_precision(condition_BD):
+            parts = self.modulation(condition_BD)[:, None].chunk(6 if self.zero else 4, dim=-1)
         attended = self.attention(modulate(self.attention_norm(x_BTD), parts[0], parts[1]), rotary)
         x_BTD = torch.addcmul(x_BTD, parts[4], attended) if self.zero else x_BTD + attended
         processed = self.mlp(modulate(self.mlp_norm(x_BTD), parts[2], parts[3]))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from ..errors import UsageError
 from .conditioning import AdaLNBlock, block, modulate
-from .layers import FusedLinear, Norm, TimestepEmbedding, position_table, rotary_table
+from .layers import FusedLinear, Norm, TimestepEmbedding, in_full_precision, position_table, rotary_table
 from .size import hidden_width
 
 
@@ -29,8 +30,10 @@ class FinalLayer(nn.Module):
 
     def forward(self, x_BTD: Tensor, condition: Tensor | None) -> Tensor:
         x_BTD = self.norm(x_BTD)
-        if self.modulation is not None:
-            x_BTD = modulate(x_BTD, *self.modulation(condition)[:, None].chunk(2, dim=-1))
+        if self.modulation is not None and condition is not None:
+            with in_full_precision(condition):
+                shift_B1D, scale_B1D = self.modulation(condition)[:, None].chunk(2, dim=-1)
+            x_BTD = modulate(x_BTD, shift_B1D, scale_B1D)
         return self.linear(x_BTD)
 
 
@@ -39,6 +42,10 @@ class DiT(nn.Module):
 
     `size` is (height, width), each divisible by the patch size, else UsageError. `classes` labels have the ids
     0 .. classes-1; the null label, for classifier-free guidance and unconditional models, is `classes`.
+
+    `recompute` keeps only the input of each block for backward and computes the rest again: less memory, a third more
+    time, the same gradients. Under autocast matrix products are reduced; conditions, modulations and the stream of
+    tokens between the blocks stay float32.
     """
 
     def __init__(self, config: ModelConfig, *, channels: int, size: tuple[int, int], classes: int):
@@ -48,6 +55,7 @@ class DiT(nn.Module):
                 f"size {size[0]}x{size[1]} is not divisible by the patch size {config.patch}", "change model.patch"
             )
         self.config, self.channels, self.classes = config, channels, classes
+        self.recompute = False
         self.grid = (size[0] // config.patch, size[1] // config.patch)
         self.out_channels = channels * 2 if config.learned_sigma else channels
         self.patch_in = nn.Linear(channels * config.patch**2, config.width)
@@ -94,17 +102,22 @@ class DiT(nn.Module):
     def forward(self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
         """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps."""
         x_BTD = self.patch_in(self.patchify(x_BCHW))
-        x_BTD = x_BTD + self.positions.to(x_BTD.dtype)
-        time_BD, label_BD = self.time(timestep_B), self.label(label_B)
+        x_BTD = x_BTD + self.positions
+        with in_full_precision(x_BTD):
+            time_BD, label_BD = self.time(timestep_B), self.label(label_B)
         tokens, condition = x_BTD.shape[1], None
         if self.config.conditioning == "in-context":
-            x_BTD = torch.cat([x_BTD, time_BD[:, None], label_BD[:, None].to(x_BTD.dtype)], dim=1)
+            x_BTD = torch.cat([x_BTD, time_BD[:, None], label_BD[:, None]], dim=1)
         elif self.config.conditioning == "cross-attention":
-            condition = torch.stack([time_BD, label_BD.to(time_BD.dtype)], dim=1)
+            condition = torch.stack([time_BD, label_BD], dim=1)
         else:
             condition = F.silu(time_BD + label_BD)
         for one in self.blocks:
-            x_BTD = one(x_BTD, condition, self.rotary)
+            if self.recompute and torch.is_grad_enabled():
+                again = (one, x_BTD, condition, self.rotary)
+                x_BTD = checkpoint(*again, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD = one(x_BTD, condition, self.rotary)
         return self.unpatchify(self.final(x_BTD[:, :tokens], condition))
 
     def patchify(self, x_BCHW: Tensor) -> Tensor:
