@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..threads import Threads as ChosenThreads
+from ..threads import calm_threads, choose_threads, take_threads
 from . import console
 from .options import (
     Autoencoder,
@@ -28,10 +30,12 @@ from .options import (
 )
 from .train_options import (
     BatchSize,
+    Compile,
     DryRun,
     Dtype,
     ForceChange,
     Fresh,
+    GradCheckpointing,
     KeepEvery,
     Lr,
     MaxTime,
@@ -41,6 +45,7 @@ from .train_options import (
     Seed,
     Steps,
     Target,
+    Threads,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +82,9 @@ def run(
     quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    threads: Threads = "auto",
+    compile: Compile = "auto",
+    grad_checkpointing: GradCheckpointing = "auto",
     preempt_signal: PreemptSignal = None,
     debug: Debug = False,
 ) -> None:
@@ -100,6 +108,7 @@ def run(
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
     plan.yes = yes
     plan.check_words(max_time, device, dtype, preempt_signal, force_change)
+    plan.check_speed(threads, compile, grad_checkpointing)
     if dry_run:
         _print_plan(plan, quiet=quiet)
         return
@@ -120,6 +129,9 @@ class Plan:
     dtype: str = "auto"
     preempt_signal: int | None = None
     force_change: Sequence[str] = ()
+    threads: str = "auto"
+    compile: str = "auto"
+    grad_checkpointing: str = "auto"
 
     def check_words(
         self, max_time: str | None, device: str, dtype: str, preempt: str | None, force_change: list[str] | None
@@ -132,6 +144,12 @@ class Plan:
         check_force_change(self.force_change)
         self.seconds = words.duration(max_time) if max_time is not None else None
         self.device, self.dtype = words.device(device), words.dtype(dtype)
+
+    def check_speed(self, threads: str, compile: str, grad_checkpointing: str) -> None:
+        from . import words
+
+        self.threads, self.compile = words.threads(threads), words.switch("--compile", compile)
+        self.grad_checkpointing = words.switch("--grad-checkpointing", grad_checkpointing)
 
 
 def _plan(
@@ -209,6 +227,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
 
     quiet = quiet or not _leads()
     check_data(plan.config, quiet=quiet, yes=plan.yes)
+    threads = _chosen_threads(plan, quiet=quiet)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
         prepared = _prepare(plan, quiet=quiet)
@@ -216,7 +235,9 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
             return
         config, folder = prepared
         with console.loading_torch(quiet=quiet):
+            from ..steps import Speed
             from ..training import train
+        take_threads(threads)
         progress = TrainingProgress(folder.name, quiet=quiet)
         with progress, watching(quiet=quiet, yes=plan.yes):
             train(
@@ -228,12 +249,33 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
                 max_seconds=plan.seconds,
                 should_stop=stop,
                 force_change=plan.force_change,
+                speed=Speed(compile=plan.compile, grad_checkpointing=plan.grad_checkpointing),
             )
     if progress.finished:
         for line in next_steps(progress.finished, progress.labels, elsewhere=runs_given):
             progress.note(line)
     if progress.finished and progress.finished.reason == "stopped":
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
+
+
+def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
+    """How many threads compute; a run that goes on keeps those that it has, and with them its last bits."""
+    import json
+
+    from ..errors import CheckpointError
+    from ..manifest import read_file
+    from ..run_folder import RunFolder
+
+    state: Any = None
+    with contextlib.suppress(CheckpointError, ValueError):  # which training reports
+        newest = None if plan.fresh else RunFolder(plan.folder).newest_whole("state.json")
+        state = json.loads(read_file(newest, "state.json")) if newest else None
+    kept = state.get("threads") if isinstance(state, dict) else None
+    chosen = choose_threads(plan.threads, kept if isinstance(kept, int) and kept > 0 else None)
+    calm_threads(chosen)
+    if chosen.why:
+        console.say(chosen.why, quiet=quiet)
+    return chosen
 
 
 def _leads() -> bool:

@@ -74,6 +74,33 @@ Dtype = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+Threads = Annotated[
+    str,
+    typer.Option(
+        "--threads",
+        metavar="N|auto",
+        help="Threads that compute on a CPU; auto takes as many as there are idle cores when the run begins.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Compile = Annotated[
+    str,
+    typer.Option(
+        "--compile",
+        metavar="auto|on|off",
+        help="Compile the network: a minute at the start for faster steps; auto does where a long run pays it back.",
+        rich_help_panel=MACHINE,
+    ),
+]
+GradCheckpointing = Annotated[
+    str,
+    typer.Option(
+        "--grad-checkpointing",
+        metavar="auto|on|off",
+        help="Compute activations twice instead of keeping them; auto does when memory runs out otherwise.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Name = Annotated[
     str | None,
     typer.Option(
