@@ -99,9 +99,10 @@ def test_only_parts_of_the_usual_size_are_compiled(tiny, tmp_path, monkeypatch):
     assert sizes == [6, 6] * 2  # of 16 images: 6, 6 and 4
 
 
-def test_a_compiled_run_learns_the_same_and_continues_to_the_last_bit(tiny, tmp_path):
-    if compiling.why_not(CPU):
-        pytest.skip("no compiler here")
+def test_a_compiled_run_learns_the_same_and_continues_to_the_last_bit(tiny, tmp_path, long_mode):
+    if not long_mode:
+        pytest.skip("compiling takes half a minute; run with --long")
+    assert compiling.why_not(CPU) is None
     config = tiny(model={"depth": 1, "width": 16}, train={"steps": 4})
     eager = run(config, tmp_path / "eager")
     compiled = run(config, tmp_path / "straight", speed=Speed(compile="on"))

@@ -74,7 +74,8 @@ class Norm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.kind == "rms":
-            return F.rms_norm(x_BTD, (self.width,), self.weight, self.eps)
+            weight = None if self.weight is None else self.weight.to(x_BTD.dtype)  # torch fuses equal dtypes only
+            return F.rms_norm(x_BTD, (self.width,), weight, self.eps)
         return F.layer_norm(x_BTD, (self.width,), self.weight, self.bias, self.eps)
 
 
