@@ -58,6 +58,8 @@ def open_worker(
 ) -> tuple[Worker, str | None]:
     """What computes gradients, and a line about what it could not have; `compiled_before`: so far, in this run."""
     compile_it, text = compiling.decide(speed.compile, compiled_before, config, device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, where products are float32
     network.recompute = speed.grad_checkpointing == "on"
     images = len(range(config.train.batch_size)[world.share(config.train.batch_size)])
     worker = Worker(

@@ -154,7 +154,8 @@ def _ticks() -> Mapping[int, tuple[int, int]]:
         name, *words = line.split()
         if name.startswith("cpu") and name[3:].isdigit() and len(words) >= 5:
             user, nice, system, idle, waiting, *others = (int(word) for word in words[:8])
-            free = nice + idle + waiting  # what runs at low priority gives way
+            gives_way = nice if os.nice(0) <= 0 else 0  # what runs at low priority, unless this does, too
+            free = idle + waiting + gives_way
             found[int(name[3:])] = (free, free + user + system + sum(others))
     return found
 

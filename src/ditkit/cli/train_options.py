@@ -70,7 +70,7 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         metavar="NAME",
-        help="auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it.",
+        help="auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it; products of float32 are TF32.",
         rich_help_panel=MACHINE,
     ),
 ]
