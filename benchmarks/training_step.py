@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--long", type=int, metavar="N", help="N steps of the tiny shape")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.input and SHAPES[options.shape]["channels"] != 1:
+        parser.error("--input reads the digits: take a shape of one channel")
     if options.peer:
         serve(options)
     elif options.long:

@@ -15,7 +15,7 @@ from .errors import MachineError
 from .models.dit import flops
 
 _SECONDS = 60.0  # that compiling takes
-_SAVED = {"cpu": 0.13, "cuda": 0.25}  # of the time of a step; elsewhere nobody has tried
+_SAVED = {"cpu": 0.1, "cuda": 0.25}  # of the time of a step; elsewhere nobody has tried
 _PER_SECOND = {"cpu": 60e9, "cuda": 50e12}  # floating-point operations; of one thread of a CPU
 
 
