@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..threads import Threads as ChosenThreads
-from ..threads import calm_threads, choose_threads, take_threads
 from . import console
 from .options import (
     Autoencoder,
@@ -50,6 +48,7 @@ from .train_options import (
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..threads import Threads as ChosenThreads
 
 EXAMPLES = (
     "Examples:\n\nditkit train mnist\nditkit train celeba --data-dir ~/celeba --max-time 1h\n"
@@ -221,6 +220,7 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
 
 
 def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
+    from ..threads import take_threads
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
     from .targets import check_data, watching
@@ -265,6 +265,7 @@ def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
     from ..errors import CheckpointError
     from ..manifest import read_file
     from ..run_folder import RunFolder
+    from ..threads import calm_threads, choose_threads
 
     state: Any = None
     with contextlib.suppress(CheckpointError, ValueError):  # which training reports
