@@ -137,6 +137,7 @@ def open_session(
     material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
     share = world.share(config.train.batch_size)
     dtype, compiled = find_dtype(dtype_name, device), state.compiled if state else None
+    pin = device.type == "cuda"
     worker, text = open_worker(config, network, objective, device, dtype, world, speed, compiled)
     if text:
         on_event(Warned(step=state.step if state else 0, text=text))
@@ -150,14 +151,7 @@ def open_session(
         worker=worker,
         learner=learner,
         ema=ema,
-        batches=Batches(
-            material.train,
-            config.train.batch_size,
-            config.seed,
-            config.data.flip,
-            share,
-            pin=device.type == "cuda",
-        ),
+        batches=Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share, pin=pin),
         validation=ValidationSet(material.validation, objective, config.seed),
         codec=material.codec,
         journal=Journal(folder, state, writes=world.leads),
