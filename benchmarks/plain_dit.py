@@ -20,7 +20,7 @@ class PlainBlock(nn.Module):
         self.heads = heads
         self.first_norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.second_norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -28,7 +28,8 @@ class PlainBlock(nn.Module):
         parts = self.modulation(condition_BD).chunk(6, dim=1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (part.unsqueeze(1) for part in parts)
         B, T, D = x_BTD.shape
-        q, k, v = self.qkv(self.first_norm(x_BTD) * (1 + scale) + shift).chunk(3, dim=-1)
+        modulated_BTD = self.first_norm(x_BTD) * (1 + scale) + shift
+        q, k, v = (layer(modulated_BTD) for layer in (self.query, self.key, self.value))
         q, k, v = (one.reshape(B, T, self.heads, D // self.heads).transpose(1, 2) for one in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, T, D)
         x_BTD = x_BTD + gate * self.out(attended)

@@ -283,3 +283,14 @@ def test_spawned_workers_end_without_tearing_down_what_threads_of_torch_may_stil
     next(stream)
     stream.close()
     assert capfd.readouterr().err == ""
+
+
+def test_batches_are_pinned_by_the_thread_that_prepares_them_and_only_when_asked(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(threading.current_thread().name) or self)
+    for pin in (False, True):
+        stream = Batches(Ramps(10), 4, 0, pin=pin).iterate()
+        assert len(next(stream).label_B) == 4
+        stream.close()
+        assert bool(pinned) is pin
+    assert all(name.startswith("ditkit-batches") for name in pinned)

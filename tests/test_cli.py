@@ -17,7 +17,8 @@ from ditkit.cli import app
 FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
     "--autoencoder --config --set --name --runs-dir --fresh --yes "
-    "--sample-every --keep-every --force-change --shard --preempt-signal --dry-run --quiet --device --dtype --debug",
+    "--sample-every --keep-every --force-change --shard --preempt-signal --dry-run --quiet --device --dtype "
+    "--threads --compile --grad-checkpointing --debug",
     "sample": "--autoencoder --labels --steps --guidance --guidance-interval --sampler --reuse --seed --model --no-ema "
     "--out --force --json --runs-dir --device --batch-size --quiet --debug",
     "lr-find": "--label-by --label-file --image-size --autoencoder "

@@ -14,7 +14,7 @@ MODULES = {
 }
 
 # A module imports from its own layer or below; families (layer 1) never import each other.
-_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "latents", "latent_cache", "journal")
+_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "latents", "latent_cache", "journal", "compiling")
 _PROCESSES = ("world", "board", "exchange", "sharding")
 LAYERS = {
     0: (

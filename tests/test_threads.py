@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from ditkit.threads import calm_threads, keep_memory
+from ditkit import threads
+from ditkit.threads import Threads, calm_threads, choose_threads, keep_memory, quota
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,86 @@ def test_malloc_is_tuned_only_where_the_user_has_not(monkeypatch):
     monkeypatch.delenv("MALLOC_ARENA_MAX")
     keep_memory()
     assert (-4, 0) in calls  # no block is mapped and unmapped for itself
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(cores, busy, quota)`: what the system says."""
+
+    def is_like(cores: int, busy: float = 0.0, limit: float | None = None, **environment: str) -> None:
+        for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(threads, "usable_cores", lambda: [frozenset({2 * n, 2 * n + 1}) for n in range(cores)])
+        monkeypatch.setattr(threads, "busy_cores", lambda _cores: busy)
+        monkeypatch.setattr(threads, "quota", lambda: limit)
+
+    return is_like
+
+
+def test_as_many_threads_as_cores_are_idle(machine):
+    machine(8)
+    assert choose_threads() == Threads(count=8)
+    machine(8, busy=2.9)
+    chosen = choose_threads()
+    assert (chosen.count, chosen.busy) == (5, True)
+    assert "computing with 5 threads" in str(chosen.why) and "2.9 of 8 cores busy" in str(chosen.why)
+    machine(2, busy=2.0)
+    assert choose_threads().count == 1
+    machine(64, limit=2.5)
+    assert choose_threads().count == 2
+    assert "this container may use 2 of 64 cores" in str(choose_threads().why)
+
+
+def test_a_number_the_user_and_the_run_that_goes_on_come_before_the_load(machine):
+    machine(4, busy=3.0)
+    assert choose_threads("3").count == 3
+    assert choose_threads("auto", kept=4) == Threads(count=4, busy=True)  # or the last bits would be others
+    assert choose_threads("auto", kept=16).count == 4
+    machine(4, busy=3.0, OMP_NUM_THREADS="2")
+    assert choose_threads() == Threads()
+
+
+def test_processes_of_a_launcher_share_the_cores(machine):
+    machine(8, busy=3.0, LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")
+    assert choose_threads() == Threads(count=4)
+    machine(2, LOCAL_WORLD_SIZE="4")
+    assert choose_threads().count == 1
+
+
+def test_on_a_busy_machine_waiting_threads_do_not_spin(monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    calm_threads(Threads(busy=True))
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    calm_threads(Threads(busy=True))
+    assert os.environ["GOMP_SPINCOUNT"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "expected"),
+    [
+        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1.5),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000"}, None),
+        ("3:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"}, 2.0),
+        ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("2:memory:/a", {"a/cpu.max": "100000 100000"}, None),
+        ("", {}, None),
+    ],
+)
+def test_limits_of_a_container_are_read_at_every_level(tmp_path, line, files, expected):
+    (tmp_path / "groups").write_text(line + "\n", encoding="utf-8")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n", encoding="utf-8")
+    assert quota(tmp_path, tmp_path / "groups") == expected
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
+def test_the_load_is_between_none_and_all_of_the_cores():
+    cores = threads.usable_cores()
+    assert 0 <= threads.busy_cores(cores) <= len(cores)
+    assert sum(len(core) for core in cores) >= len(os.sched_getaffinity(0))

@@ -52,6 +52,7 @@ class State:
     processes: int = 1
     sharded: bool = False  # over the processes
     accumulate: int = 1  # parts that a process was asked to split its share of a batch into
+    compiled: bool = False  # whether the network was
     parts: int = 1  # parts that it did split it into, for want of memory
     validation_loss: FiniteFloat | None = None  # measured at this very step
     latents: LatentStats | None = None

@@ -22,17 +22,16 @@ from .device import find_dtype
 from .ema import Ema
 from .errors import DataError, MachineError, UsageError
 from .events import OnEvent, Warned
-from .exchange import Exchange
 from .journal import Journal
 from .latents import Codec
 from .material import open_material
 from .models.dit import DiT
-from .objectives.contract import Objective, open_objective
+from .objectives.contract import open_objective
 from .previews import ValidationSet
 from .recovery import Recovery
 from .run_folder import IMAGES, RunFolder, sweep
 from .seeding import generator
-from .steps import Worker
+from .steps import Speed, Worker, open_worker
 from .threads import give_back_memory
 from .world import World
 
@@ -90,7 +89,7 @@ def open_session(
     dtype_name: str = "auto",
     force_change: Collection[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    shard: bool = False,
+    speed: Speed = Speed(),
 ) -> Session:
     """Open the data, build the network and put the newest checkpoint back.
 
@@ -103,13 +102,20 @@ def open_session(
     world.check_same(dataset.fingerprint, "images")
     objective = open_objective(config.diffusion)
     dtype = find_dtype(dtype_name, device)
-    ema, learner = _learner(config, len(dataset.labels), device, dtype, sharded=shard and world.size > 1)
+    ema, learner = _learner(config, len(dataset.labels), device, dtype, sharded=speed.shard and world.size > 1)
 
     state = _restore(config, folder, world, learner, dataset, on_event, force_change)
     known = state.latents if state else None
     material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
     world.meet()  # machines that do not share their caches make latents at their own pace
     share = world.share(config.train.batch_size)
+    compiled = state.compiled if state else None
+    pin = device.type == "cuda"
+    worker, text = open_worker(
+        config, learner.network, objective, device, dtype, world, speed, compiled, sharded=learner.sharded
+    )
+    if text:
+        on_event(Warned(step=state.step if state else 0, text=text))
     session = Session(
         config=config,
         folder=folder,
@@ -117,10 +123,10 @@ def open_session(
         labels=dataset.labels,
         images=len(dataset),
         fingerprint=dataset.fingerprint,
-        worker=_worker(config, learner, objective, len(dataset.labels), device, dtype, world),
+        worker=worker,
         learner=learner,
         ema=ema,
-        batches=Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share),
+        batches=Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share, pin=pin),
         validation=ValidationSet(material.validation, objective, config.seed),
         codec=material.codec,
         journal=Journal(folder, state, writes=world.leads),
@@ -144,29 +150,6 @@ def _learner(
             sharding.shard(one, device, dtype)
     optimizer = optim.adamw(network, config.optim)
     return ema, Learner(network=network, ema=ema.network, optimizer=optimizer, sharded=sharded)
-
-
-def _worker(
-    config: RunConfig,
-    learner: Learner,
-    objective: Objective,
-    labels: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    world: World,
-) -> Worker:
-    return Worker(
-        config=config,
-        network=learner.network,
-        objective=objective,
-        null_label=labels,
-        device=device,
-        dtype=dtype,
-        world=world,
-        parts=config.train.accumulate,
-        exchange=Exchange(learner.network.parameters()) if world.size > 1 and not learner.sharded else None,
-        sharded=learner.sharded,
-    )
 
 
 def _restore(
@@ -228,8 +211,8 @@ def _take_up(session: Session, state: State) -> None:
         )
     for path in session.journal.shortened:
         warn(f"{path} is shorter than it was at step {state.step}; its missing rows are lost")
-    before = {**state.versions, "device": state.device, "threads": str(state.threads)}
-    after = {**now["versions"], "device": now["device"], "threads": str(now["threads"])}
+    before = {**state.versions, **{key: str(getattr(state, key)) for key in ("device", "threads", "compiled")}}
+    after = {**now["versions"], **{key: str(now[key]) for key in ("device", "threads", "compiled")}}
     changed = [f"{key} {old} is now {after[key]}" for key, old in before.items() if after.get(key, old) != old]
     if changed:
         warn(f"{', '.join(changed)}: the run goes on, but may differ in the last bits from one that was never stopped")
@@ -249,6 +232,7 @@ def surroundings(session: Session) -> dict[str, Any]:
         "sharded": session.learner.sharded,
         "accumulate": session.config.train.accumulate,
         "parts": session.worker.parts,
+        "compiled": session.worker.compiled is not None,
     }
 
 

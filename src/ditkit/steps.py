@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import compiling
 from .config import RunConfig
 from .data.batches import Batch
 from .device import autocast
 from .errors import MachineError
 from .exchange import Exchange
 from .models.dit import DiT
-from .objectives.contract import Objective
+from .objectives.contract import Network, Objective
 from .seeding import generator
 from .world import World
 
 _EVERYTHING = slice(None)
+_CACHED = 4 << 20  # bytes of one activation as wide as the network, of a part of a batch, on a CPU
 
 
 @dataclass(kw_only=True)
@@ -35,6 +37,68 @@ class Worker:
     parts: int  # that this process splits its share of a batch into; doubled when memory runs out
     exchange: Exchange | None = None  # of several processes that have all weights
     sharded: bool = False  # each has a part of them
+    may_recompute: bool = True  # when not even one image at a time fits
+    compiled: Network | None = None  # the network's forward, for parts of the usual size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a step may do to be faster or smaller."""
+
+    compile: str = "auto"  # or on, off
+    grad_checkpointing: str = "auto"  # or on, off
+    shard: bool = False  # divide weights, moments and EMA among several processes
+
+
+def open_worker(
+    config: RunConfig,
+    network: DiT,
+    objective: Objective,
+    device: torch.device,
+    dtype: torch.dtype,
+    world: World,
+    speed: Speed,
+    compiled_before: bool | None = None,
+    *,
+    sharded: bool = False,
+) -> tuple[Worker, str | None]:
+    """What computes gradients, and a line about what it could not have; `compiled_before`: so far, in this run."""
+    word = "off" if sharded and speed.compile == "auto" else speed.compile  # nobody has tried both
+    compile_it, text = compiling.decide(word, compiled_before, config, device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, where products are float32
+    network.recompute = speed.grad_checkpointing == "on"
+    images = -(-config.train.batch_size // world.size)  # in the largest share, so that all have as many parts
+    worker = Worker(
+        config=config,
+        network=network,
+        objective=objective,
+        null_label=network.classes,
+        device=device,
+        dtype=dtype,
+        world=world,
+        parts=parts_for(config, device, images),
+        exchange=Exchange(network.parameters()) if world.size > 1 and not sharded else None,
+        sharded=sharded,
+        may_recompute=speed.grad_checkpointing != "off",
+        compiled=compiling.compiled(network) if compile_it else None,
+    )
+    return worker, text
+
+
+def parts_for(config: RunConfig, device: torch.device, images: int) -> int:
+    """How many parts a process splits its share of a batch, `images`, into when memory is no concern.
+
+    As many as train.accumulate asks for; on a CPU more where a part would be far larger than the caches: the
+    gradients are the same up to rounding, and what backward needs takes less memory. A function of the settings
+    alone, so that a run is the same on any CPU.
+    """
+    if device.type != "cpu":
+        return config.train.accumulate
+    _, height, width = config.shape
+    tokens = (height // config.model.patch) * (width // config.model.patch)
+    most = max(1, _CACHED // (tokens * config.model.width * 4))
+    return max(config.train.accumulate, -(-images // most))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +147,13 @@ def compute_gradients(
 def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int) -> Tensor:
     parts = min(worker.parts, total // worker.world.size)  # as many in every process: shards are fetched for each
     losses: list[Tensor] = []
+    usual_size = -(-len(tensors[0]) // parts)  # another one would be compiled anew
     for number, some in enumerate(zip(*(one.tensor_split(parts) for one in tensors), strict=True), 1):
         if worker.exchange:
             worker.exchange.begin(last=number == parts)
         with autocast(worker.device, worker.dtype):
-            loss_b = worker.objective.loss_at(worker.network, *some)
+            usual = worker.compiled if len(some[0]) == usual_size else None
+            loss_b = worker.objective.loss_at(usual or worker.network, *some)
         (loss_b.sum() / total).backward()
         losses.append(loss_b.detach().float())
     return torch.cat(losses)
@@ -103,12 +169,15 @@ def _make_room(worker: Worker, images: int) -> None:
         torch.cuda.empty_cache()
     if worker.sharded:  # the others wait for this part, and would not know of more
         raise MachineError("out of memory", f"use --set train.accumulate={2 * worker.parts}, or more devices")
-    if worker.parts >= images:
+    if worker.parts < images:
+        worker.parts *= 2
+    elif worker.may_recompute and not worker.network.recompute:
+        worker.network.recompute = True
+    else:
         raise MachineError(
             "out of memory with one image at a time",
             "choose a smaller model or image size (--set model.preset=…, --set data.image_size=…)",
         )
-    worker.parts *= 2
 
 
 def draw_case(

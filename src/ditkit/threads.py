@@ -1,23 +1,119 @@
-"""How the process waits and keeps its memory; decided before torch is imported."""
+"""How many threads compute, how they wait, and how the process keeps its memory; decided before torch is imported."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
+_LOOK = 0.2  # seconds in which the load of the machine is sampled
+_BUSY = 0.5  # cores kept busy by others from which on waiting threads must not spin
 
 
-def calm_threads() -> None:
-    """Let OpenMP threads spin only briefly before they sleep; call before torch is imported.
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """How many threads compute; None leaves it to torch. `why` is a line for people, where it is not the obvious."""
+
+    count: int | None = None
+    busy: bool = False  # others use this machine
+    why: str | None = None
+
+
+def choose_threads(word: str = "auto", kept: int | None = None) -> Threads:
+    """The threads for `word`, a number or auto: as many as there are idle cores that this process may use.
+
+    `kept` is the number that the run which goes on was trained with: another one would change its last bits, so that
+    it stays where the cores are there. Processes that a launcher started share the cores. OMP_NUM_THREADS, set by the
+    user, decides before all of it.
+    """
+    cores = usable_cores()
+    if word != "auto":
+        return Threads(count=int(word), busy=int(word) > len(cores))
+    here = _number("LOCAL_WORLD_SIZE") or 1
+    given = os.environ.get("OMP_NUM_THREADS")
+    if given is not None and not (here > 1 and given == "1"):  # torchrun sets it to 1
+        return Threads()
+    allowed = max(1, min(len(cores), math.floor(quota() or len(cores))))
+    if here > 1:
+        return Threads(count=max(1, allowed // here))
+    busy = busy_cores(cores)
+    idle = max(1, min(allowed, round(len(cores) - busy)))
+    if kept:
+        return Threads(count=min(kept, allowed), busy=busy >= _BUSY)
+    why = None
+    if allowed < len(cores):
+        why = f"this container may use {allowed} of {len(cores)} cores"
+    if idle < allowed:
+        why = f"others keep {busy:.1f} of {len(cores)} cores busy"
+    spoken = f"{idle} thread{'s' if idle > 1 else ''}"
+    return Threads(
+        count=idle, busy=busy >= _BUSY, why=f"computing with {spoken}: {why} (--threads N decides)" if why else None
+    )
+
+
+def take_threads(threads: Threads) -> None:
+    """Let torch use them; call after it is imported."""
+    if threads.count is not None:
+        import torch
+
+        torch.set_num_threads(threads.count)
+
+
+def usable_cores() -> list[frozenset[int]]:
+    """The cores that this process may run on, each as the set of its hardware threads."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [frozenset({cpu}) for cpu in range(os.cpu_count() or 1)]
+    cores = {frozenset(_siblings(cpu)) for cpu in os.sched_getaffinity(0)}
+    return sorted(cores, key=min)
+
+
+def busy_cores(cores: Iterable[frozenset[int]]) -> float:
+    """How many of some cores others keep busy: sampled for a moment where the system tells, else the load average."""
+    before = _ticks()
+    if not before:
+        return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    time.sleep(_LOOK)
+    after = _ticks()
+    shares = {cpu: _busy_share(before[cpu], after[cpu]) for cpu in before if cpu in after}
+    return sum(max((shares.get(cpu, 0.0) for cpu in core), default=0.0) for core in cores)
+
+
+def quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores' worth of time that the control groups of this process allow; None where they set no limit."""
+    found: list[float] = []
+    for line in _read(groups).splitlines():
+        _, controllers, place = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
+        for top in (root, root / "cpu", root / "cpu,cpuacct") if controllers in ("", "cpu", "cpu,cpuacct") else ():
+            folder = top / place.lstrip("/")
+            for inner in (folder, *folder.parents):
+                limit, _, period = _read(inner / "cpu.max").strip().partition(" ")
+                limit = limit or _read(inner / "cpu.cfs_quota_us").strip()
+                period = period or _read(inner / "cpu.cfs_period_us").strip()
+                if limit.isdigit() and period.isdigit() and int(period):
+                    found.append(int(limit) / int(period))
+                if inner == top:
+                    break
+    return min(found, default=None)
+
+
+def calm_threads(threads: Threads | None = None) -> None:
+    """Let OpenMP threads spin only briefly before they sleep, on a busy host not at all; before torch is imported.
 
     GNU OpenMP spins for milliseconds by default: on a host with one busy core that doubles the time of a training step
     and can be far worse, while a short spin costs a few per cent on an idle one. What the user set stays.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if "OMP_WAIT_POLICY" in os.environ:
+        return
+    if threads is not None and threads.busy and "GOMP_SPINCOUNT" not in os.environ:
+        os.environ["GOMP_SPINCOUNT"] = "0"
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def keep_memory() -> None:
@@ -39,3 +135,43 @@ def give_back_memory() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _siblings(cpu: int) -> set[int]:
+    """The hardware threads of a processor's core: `0,64` or `0-1` in the system's words."""
+    numbers = {cpu}
+    for part in _read(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (not last or last.isdigit()):
+            numbers |= set(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def _ticks() -> Mapping[int, tuple[int, int]]:
+    """Free and total ticks so far of each processor, where /proc/stat tells."""
+    found = {}
+    for line in _read(Path("/proc/stat")).splitlines():
+        name, *words = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and len(words) >= 5:
+            user, nice, system, idle, waiting, *others = (int(word) for word in words[:8])
+            gives_way = nice if os.nice(0) <= 0 else 0  # what runs at low priority, unless this does, too
+            free = idle + waiting + gives_way
+            found[int(name[3:])] = (free, free + user + system + sum(others))
+    return found
+
+
+def _busy_share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    total = after[1] - before[1]
+    return 1 - (after[0] - before[0]) / total if total > 0 else 0.0
+
+
+def _number(name: str) -> int | None:
+    word = os.environ.get(name, "")
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 6 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -25,7 +25,7 @@ from .reports import report_divergence
 from .run_folder import RunFolder
 from .saving import go_back, keep, save
 from .session import Session, note_bad, open_session
-from .steps import Seen, compute_gradients
+from .steps import Seen, Speed, compute_gradients
 from .world import World, join
 
 _STOP, _LATE, _BAD = 0, 1, 2  # flags that any process may raise in a step
@@ -46,16 +46,16 @@ def train(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    shard: bool = False,
     max_seconds: float | None = None,
     should_stop: Callable[[], bool] = _never,
     force_change: Collection[str] = (),
+    speed: Speed = Speed(),
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
     A run that is there already continues from its newest checkpoint, and ends exactly as if it had never stopped;
     `force_change` names settings ("optim.lr", "images") that may differ from what it was started with. Launched as
-    several processes (torchrun), they share each batch, and with `shard` the weights; each hears its own events, and
+    several processes (torchrun), they share each batch, and with `speed.shard` the weights; each hears its own events, and
     all end when one fails. Raises DitkitError for what the user can mend: other settings than the run has, missing
     data, a full disk, a loss that stays not finite.
     """
@@ -69,7 +69,7 @@ def train(
 
     with join(device) as (world, where), _claimed(world, config, Path(folder), force_change) as (settings, run):
         try:
-            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on, shard)
+            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on, speed)
         except Interrupted:
             if world.size > 1:
                 raise PeerError(143) from None  # not all of them notice at the same place
@@ -253,6 +253,8 @@ def _recover(session: Session) -> None:
 
 def _tell_of_memory(session: Session) -> None:
     text = f"out of memory at step {session.step + 1}: batches are now split into {session.worker.parts} parts"
+    if session.learner.network.recompute:
+        text += ", and activations computed twice"
     session.journal.append("incidents", {"step": session.step + 1, "what": text})
     session.on_event(Warned(step=session.step + 1, text=text))
 
@@ -329,7 +331,8 @@ def _started(session: Session) -> Started:
 
 def _devices(session: Session) -> str:
     several = f" × {session.world.size}" if session.world.size > 1 else ""
-    return f"{session.device}{several}" + (", sharded" if session.learner.sharded else "")
+    sharded = ", sharded" if session.learner.sharded else ""
+    return f"{session.device}{several}{sharded}" + (", compiled" if session.worker.compiled else "")
 
 
 def _worker_died(session: Session, error: RuntimeError) -> MachineError:

@@ -28,10 +28,12 @@ from .options import (
 )
 from .train_options import (
     BatchSize,
+    Compile,
     DryRun,
     Dtype,
     ForceChange,
     Fresh,
+    GradCheckpointing,
     KeepEvery,
     Lr,
     MaxTime,
@@ -42,10 +44,12 @@ from .train_options import (
     Shard,
     Steps,
     Target,
+    Threads,
 )
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..threads import Threads as ChosenThreads
 
 EXAMPLES = (
     "Examples:\n\nditkit train mnist\nditkit train celeba --data-dir ~/celeba --max-time 1h\n"
@@ -79,6 +83,9 @@ def run(
     device: Device = "auto",
     dtype: Dtype = "auto",
     shard: Shard = False,
+    threads: Threads = "auto",
+    compile: Compile = "auto",
+    grad_checkpointing: GradCheckpointing = "auto",
     preempt_signal: PreemptSignal = None,
     debug: Debug = False,
 ) -> None:
@@ -102,6 +109,7 @@ def run(
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
     plan.yes, plan.shard = yes, shard
     plan.check_words(max_time, device, dtype, preempt_signal, force_change)
+    plan.check_speed(threads, compile, grad_checkpointing)
     if dry_run and launch.leads():
         _print_plan(plan, quiet=quiet)
     if dry_run:
@@ -124,6 +132,9 @@ class Plan:
     shard: bool = False
     preempt_signal: int | None = None
     force_change: Sequence[str] = ()
+    threads: str = "auto"
+    compile: str = "auto"
+    grad_checkpointing: str = "auto"
 
     def check_words(
         self, max_time: str | None, device: str, dtype: str, preempt: str | None, force_change: list[str] | None
@@ -136,6 +147,12 @@ class Plan:
         check_force_change(self.force_change)
         self.seconds = words.duration(max_time) if max_time is not None else None
         self.device, self.dtype = words.device(device), words.dtype(dtype)
+
+    def check_speed(self, threads: str, compile: str, grad_checkpointing: str) -> None:
+        from . import words
+
+        self.threads, self.compile = words.threads(threads), words.switch("--compile", compile)
+        self.grad_checkpointing = words.switch("--grad-checkpointing", grad_checkpointing)
 
 
 def _plan(
@@ -207,12 +224,14 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
 
 
 def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
+    from ..threads import take_threads
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
     from .targets import check_data, watching
 
     quiet = quiet or not launch.leads()
     check_data(plan.config, quiet=quiet, yes=plan.yes)
+    threads = _chosen_threads(plan, quiet=quiet)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
         prepared = _prepare(plan, quiet=quiet)
@@ -220,7 +239,9 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
             return
         config, folder = prepared
         with console.loading_torch(quiet=quiet):
+            from ..steps import Speed
             from ..training import train
+        take_threads(threads)
         progress = TrainingProgress(folder.name, quiet=quiet)
         with progress, watching(quiet=quiet, yes=plan.yes):
             train(
@@ -229,16 +250,37 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
                 progress,
                 device=plan.device,
                 dtype=plan.dtype,
-                shard=plan.shard,
                 max_seconds=plan.seconds,
                 should_stop=stop,
                 force_change=plan.force_change,
+                speed=Speed(compile=plan.compile, grad_checkpointing=plan.grad_checkpointing, shard=plan.shard),
             )
     if progress.finished:
         for line in next_steps(progress.finished, progress.labels, elsewhere=runs_given):
             progress.note(line)
     if progress.finished and progress.finished.reason == "stopped":
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
+
+
+def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
+    """How many threads compute; a run that goes on keeps those that it has, and with them its last bits."""
+    import json
+
+    from ..errors import CheckpointError
+    from ..manifest import read_file
+    from ..run_folder import RunFolder
+    from ..threads import calm_threads, choose_threads
+
+    state: Any = None
+    with contextlib.suppress(CheckpointError, ValueError):  # which training reports
+        newest = None if plan.fresh else RunFolder(plan.folder).newest_whole("state.json")
+        state = json.loads(read_file(newest, "state.json")) if newest else None
+    kept = state.get("threads") if isinstance(state, dict) else None
+    chosen = choose_threads(plan.threads, kept if isinstance(kept, int) and kept > 0 else None)
+    calm_threads(chosen)
+    if chosen.why:
+        console.say(chosen.why, quiet=quiet)
+    return chosen
 
 
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:

@@ -70,7 +70,34 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         metavar="NAME",
-        help="auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it.",
+        help="auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it; products of float32 are TF32.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Threads = Annotated[
+    str,
+    typer.Option(
+        "--threads",
+        metavar="N|auto",
+        help="Threads that compute on a CPU; auto takes as many as there are idle cores when the run begins.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Compile = Annotated[
+    str,
+    typer.Option(
+        "--compile",
+        metavar="auto|on|off",
+        help="Compile the network: a minute at the start for faster steps; auto does where a long run pays it back.",
+        rich_help_panel=MACHINE,
+    ),
+]
+GradCheckpointing = Annotated[
+    str,
+    typer.Option(
+        "--grad-checkpointing",
+        metavar="auto|on|off",
+        help="Compute activations twice instead of keeping them; auto does when memory runs out otherwise.",
         rich_help_panel=MACHINE,
     ),
 ]

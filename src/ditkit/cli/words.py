@@ -16,6 +16,7 @@ ANY = "any"  # the only label of a model without labels
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 366 * 86400.0
 _DTYPES = ("auto", "float32", "bfloat16")
+_SWITCH = ("auto", "on", "off")
 
 
 def spread(words: Sequence[str], option: str = "--labels") -> list[str]:
@@ -129,6 +130,20 @@ def dtype(word: str) -> str:
     if word not in _DTYPES:
         raise unknown("dtype", word, _DTYPES)
     return word
+
+
+def threads(word: str) -> str:
+    """`auto`, or a number of threads."""
+    if word == "auto" or (word.isascii() and word.isdigit() and int(word[:9]) > 0 and len(word) <= 4):
+        return word
+    raise UsageError(f"--threads: {word!r} is neither auto nor a number from 1 to 9999", "leave it out")
+
+
+def switch(option: str, word: str) -> str:
+    """`auto`, `on` or `off`."""
+    if word in _SWITCH:
+        return word
+    raise unknown(f"word for {option}:", word, _SWITCH)
 
 
 def slug(text: str, otherwise: str = "run") -> str:

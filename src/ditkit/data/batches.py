@@ -30,6 +30,10 @@ class Batch:
     label_B: Tensor
     bad: dict[int, str]  # images that could not be read and were replaced, new with this batch: index -> why
 
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU copies from while the CPU goes on."""
+        return Batch(self.x_BCHW.pin_memory(), self.label_B.pin_memory(), self.bad)
+
 
 @runtime_checkable
 class Reader(Protocol):
@@ -62,11 +66,13 @@ class Batches:
         flip: bool = False,
         share: slice = slice(None),
         cache_bytes: int = MOST_CACHE_BYTES,
+        pin: bool = False,
     ):
         if len(dataset) == 0:
             raise DataError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
         self._reader = dataset if isinstance(dataset, Reader) else Decoded(dataset, seed, cache_bytes)
         self._batch_size, self._seed, self._flip, self._share = batch_size, seed, flip, share
+        self.pin = pin  # what `iterate` gives
 
     def batch(self, step: int) -> Batch:
         """The batch of a step. Raises DataError when too many images in a row cannot be read."""
@@ -86,15 +92,19 @@ class Batches:
         """
         with ThreadPoolExecutor(1, thread_name_prefix="ditkit-batches") as pool:
             steps = itertools.count(start_step)
-            ahead = deque(pool.submit(self.batch, next(steps)) for _ in range(2))
+            ahead = deque(pool.submit(self._ahead, next(steps)) for _ in range(2))
             try:
                 while True:
                     ready = ahead.popleft()
-                    ahead.append(pool.submit(self.batch, next(steps)))
+                    ahead.append(pool.submit(self._ahead, next(steps)))
                     yield ready.result()
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _ahead(self, step: int) -> Batch:
+        batch = self.batch(step)
+        return batch.pin_memory() if self.pin else batch
 
     def without_cache(self) -> Batches:
         """The same stream, keeping nothing in memory: for processes, each of which would keep it all."""

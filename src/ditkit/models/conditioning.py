@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .layers import CrossAttention, FeedForward, FusedLinear, Norm, SelfAttention
+from .layers import CrossAttention, FeedForward, FusedLinear, Norm, SelfAttention, in_full_precision
 
 
 class InContextBlock(nn.Module):
@@ -68,7 +68,11 @@ class AdaLNBlock(nn.Module):
 
 def regressed(modulation: nn.Linear, condition: Tensor, parts: int) -> tuple[Tensor, ...]:
     """Shifts, scales and gates, (B, 1, D) each, of a condition (B, D), or of what `modulation` made of it before."""
-    whole = condition if condition.shape[-1] == modulation.out_features else modulation(condition)
+    if condition.shape[-1] == modulation.out_features:
+        whole = condition
+    else:
+        with in_full_precision(condition):
+            whole = modulation(condition)
     return whole[:, None].chunk(parts, dim=-1)
 
 

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D width, N heads, K head width, C channels, H W image
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -12,6 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .size import hidden_width
+
+
+def in_full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Where autocast is on, it is off inside: for what is small and must be exact, the conditions and modulations."""
+    device = x.device.type
+    reduced = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if reduced else contextlib.nullcontext()
 
 
 def sine_cosine(position_T: Tensor, width: int) -> Tensor:
@@ -66,7 +74,8 @@ class Norm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.kind == "rms":
-            return F.rms_norm(x_BTD, (self.width,), self.weight, self.eps)
+            weight = None if self.weight is None else self.weight.to(x_BTD.dtype)  # torch fuses equal dtypes only
+            return F.rms_norm(x_BTD, (self.width,), weight, self.eps)
         return F.layer_norm(x_BTD, (self.width,), self.weight, self.bias, self.eps)
 
 
