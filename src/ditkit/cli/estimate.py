@@ -1,0 +1,274 @@
+"""`ditkit estimate`: what a run will take, before it begins: memory, disk, and time by a few steps on trial."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import console
+from .options import (
+    MACHINE,
+    Autoencoder,
+    Config,
+    DataDir,
+    Debug,
+    Device,
+    ImageSize,
+    Json,
+    LabelBy,
+    LabelFile,
+    Quiet,
+    RunsDir,
+    Settings,
+)
+from .train_options import BatchSize, Dtype, KeepEvery, SampleEvery, Steps, Target
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+EXAMPLES = "Examples:\n\nditkit estimate mnist\nditkit estimate paper --set model.preset=dit-xl/2 --no-probe"
+PROBE_SECONDS = 10.0
+_NAMES = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimiser": "optimiser",
+    "ema": "moving average",
+    "activations": "activations",
+    "scattered": "allocator's gaps",
+    "drawing": "sample grids, beyond",
+    "batches": "batches",
+    "images": "decoded images",
+    "process": "the process itself",
+}
+
+NoProbe = Annotated[
+    bool,
+    typer.Option("--no-probe", help="Count only: take no steps on trial.", rich_help_panel=MACHINE),
+]
+
+
+def run(
+    target: Target = None,
+    config: Config = None,
+    settings: Settings = None,
+    data_dir: DataDir = None,
+    label_by: LabelBy = None,
+    label_file: LabelFile = None,
+    image_size: ImageSize = None,
+    autoencoder: Autoencoder = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    sample_every: SampleEvery = None,
+    keep_every: KeepEvery = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    no_probe: NoProbe = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a run will take before it begins: memory, disk, time, and whether it fits.
+
+    Nothing is downloaded and nothing is left behind. A few steps on made-up images of the right shape tell the speed.
+    """
+    from ..errors import UsageError
+    from ..run_folder import runs_dir as runs_place
+    from . import targets, words
+
+    if target is None and config is None:
+        raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
+    flags = {
+        "--steps": steps,
+        "--batch-size": batch_size,
+        "--data-dir": data_dir,
+        "--label-by": label_by,
+        "--label-file": label_file,
+        "--image-size": image_size,
+        "--autoencoder": autoencoder,
+        "--sample-every": sample_every,
+        "--keep-every": keep_every,
+    }
+    runs = runs_place(runs_dir)
+    found = targets.find_target(target, runs) if target is not None else None
+    if found:
+        found = targets.for_device(found, words.device(device), None)
+    resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
+    words.device(device), words.dtype(dtype)
+    labels, images = _counted(resolved, quiet=quiet)
+    report = examine(
+        resolved,
+        labels,
+        images,
+        folder=runs / targets.name_of(found, config),
+        device=device,
+        dtype=dtype,
+        probe=not no_probe,
+        quiet=quiet,
+    )
+    if as_json:
+        console.data(json.dumps(report, allow_nan=False))
+    else:
+        for line in told(report):
+            console.data(line)
+
+
+def _counted(config: RunConfig, *, quiet: bool) -> tuple[int, int | None]:
+    """Labels and images of the data set; guessed, and None, where it is not here yet."""
+    from ..downloads.fetch import offline_within
+    from ..errors import DataError, MachineError
+    from ..models.size import check_size
+    from .targets import find_autoencoder, open_images
+
+    try:
+        with offline_within():
+            dataset = open_images(config, quiet=quiet)
+            find_autoencoder(config, quiet=quiet)
+    except (DataError, MachineError) as error:
+        if isinstance(error, DataError) and config.data.path is not None:
+            raise
+        console.say(f"the images are not here ({error.message}): counted with 2 labels", quiet=quiet)
+        check_size(config, 2)
+        return 2, None
+    check_size(config, len(dataset.labels))
+    return len(dataset.labels), len(dataset)
+
+
+def examine(
+    config: RunConfig,
+    labels: int,
+    images: int | None,
+    *,
+    folder: Path,
+    device: str,
+    dtype: str,
+    probe: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Everything about a run as plain values, as --json prints it."""
+    with console.loading_torch(quiet=quiet):
+        from .. import cost
+        from ..device import find_device, find_dtype
+        from ..models import size
+        from ..peak import forward_flops, open_gauge
+        from ..probe import measure, process_bytes
+        from ..world import launched
+
+        where = find_device(device)
+        precision = find_dtype(dtype, where)
+        held = process_bytes(config if images else None)
+    setting = cost.Setting(
+        config=config,
+        labels=labels,
+        images=images or 0,
+        device=where,
+        dtype=precision,
+        processes=launched()[1],
+        process_bytes=held,
+    )
+    parts = cost.usual_parts(setting)
+    with console.spinner("counting …", quiet=quiet):
+        memory, there = cost.memory(setting, parts), cost.available_memory(where, held)
+        fits = None if there is None else memory.total <= there
+        fitting = cost.fitting_parts(setting, there, parts) if there is not None and not fits else None
+    disk, room = cost.disk(config, labels, images or 0), cost.free_disk(folder)
+    report: dict[str, Any] = {
+        "parameters": size.parameters(config, labels),
+        "device": str(where),
+        "dtype": str(precision).removeprefix("torch."),
+        "steps": config.train.steps,
+        "batch_size": config.train.batch_size,
+        "parts": parts,
+        "images": images,
+        "labels": labels,
+        "flops_per_image": {"forward": forward_flops(config), "training": 3 * forward_flops(config)},
+        "memory": {**asdict(memory), "total": memory.total, "available": there},
+        "disk": {**asdict(disk), "total": disk.total, "free": room},
+        "fits": fits,
+        "fits_with_accumulate": fitting,
+        "fits_on_disk": None if room is None else disk.total <= room,
+        "time": None,
+    }
+    if probe and fits is not False:
+        with console.spinner("taking a few steps on trial …", quiet=quiet):
+            timing = measure(setting, parts, open_gauge(config, where, precision, setting.processes), PROBE_SECONDS)
+        report["time"] = asdict(timing)
+    return report
+
+
+def told(report: dict[str, Any]) -> list[str]:
+    """The report in words and columns."""
+    from .words import spoken_size
+
+    flops, memory, disk = report["flops_per_image"], report["memory"], report["disk"]
+    parts = [f"{spoken_size(memory[key]):>10}  {name}" for key, name in _NAMES.items() if memory[key]]
+    images = "" if report["images"] is None else f", {report['images']:,} images"
+    return [
+        f"{report['parameters'] / 1e6:.2f}M parameters, {report['labels']} labels{images}",
+        f"{flops['forward'] / 1e9:.3g} GFLOP an image forward, {flops['training'] / 1e9:.3g} in training",
+        f"{report['steps']:,} steps of {_batch(report)} images on {report['device']} ({report['dtype']})",
+        "",
+        "memory:",
+        *parts,
+        f"{spoken_size(memory['total']):>10}  in all" + _of(memory["available"]),
+        "disk:",
+        f"{spoken_size(disk['checkpoint']):>10}  a checkpoint",
+        *(
+            f"{spoken_size(disk[key]):>10}  {name}"
+            for key, name in (
+                ("checkpoints", "checkpoints, with one that is being written"),
+                ("metrics", "metrics"),
+                ("samples", "sample grids, about"),
+                ("latents", "latents, once for all runs on these images"),
+            )
+            if disk[key]
+        ),
+        f"{spoken_size(disk['total']):>10}  in all" + _of(disk["free"]),
+        *(_time(report["time"], report["steps"]) if report["time"] else []),
+        "",
+        verdict(report),
+    ]
+
+
+def _of(there: int | None) -> str:
+    from .words import spoken_size
+
+    return f", of {spoken_size(there)} that are free" if there is not None else ""
+
+
+def _batch(report: dict[str, Any]) -> str:
+    size, parts = report["batch_size"], report["parts"]
+    return f"{size}" if parts == 1 else f"{size} (in {parts} parts)"
+
+
+def _time(time: dict[str, Any], steps: int) -> list[str]:
+    from .words import spoken_duration
+
+    used = f", {time['utilisation']:.0%} of the device's peak" if time["utilisation"] is not None else ""
+    speed = f"{time['images_per_second']:,.3g} images/s{used}"
+    shares = [(steps * time["step"], "steps"), (time["validation"], "validation"), (time["drawing"], "sample grids")]
+    shares.append((time["saving"], "saving"))
+    spoken = ", ".join(f"{name} {spoken_duration(seconds)}" for seconds, name in shares)
+    return [
+        "time:",
+        f"{1000 * time['step']:>7,.0f} ms  a step, {speed}",
+        f"{spoken_duration(time['total']):>10}  to the end: {spoken}",
+    ]
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """Whether it fits, and what to do if not."""
+    batch, parts = report["batch_size"], report["fits_with_accumulate"]
+    if report["fits_on_disk"] is False:
+        return "does not fit on the disk: free some space, lower train.keep, or choose another --runs-dir"
+    if report["fits"] is None:
+        return "nobody says how much memory there is"
+    if report["fits"]:
+        return "fits"
+    if parts is None:
+        return "does not fit: not even one image at a time; choose a smaller model or image size"
+    return f"does not fit: use batch {batch // parts} × {parts} (--set train.accumulate={parts}, or --batch-size auto)"
