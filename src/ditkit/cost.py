@@ -140,8 +140,9 @@ def available_memory(device: torch.device, process_bytes: int = 0) -> int | None
 
 
 def fitting_parts(setting: Setting, available: int, at_least: int = 1) -> int | None:
-    """The fewest parts, that divide a batch evenly, in which it fits; None if not even one image at a time does."""
-    candidates = [parts for parts in _divisors(setting.config.train.batch_size) if parts >= at_least]
+    """The usual parts if they fit, else the fewest that divide a batch evenly and do; None if one image does not."""
+    batch, usual = setting.config.train.batch_size, max(usual_parts(setting), at_least)
+    candidates = [usual, *(parts for parts in _divisors(batch) if parts > usual)]
     return _first(candidates, lambda parts: memory(setting, min(parts, setting.share)).total <= available)
 
 

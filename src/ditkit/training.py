@@ -258,12 +258,22 @@ def log(session: Session, metrics: dict[str, float], seconds: float, since_start
     """Write a step's rows and tell the listeners. Wall-clock figures go to timing.jsonl: metrics are reproducible."""
     step, config = session.step, session.config.train
     per_second = config.batch_size / max(seconds, 1e-9)
+    used = session.gauge.utilisation(per_second)
     if step % config.log_every == 0:
         session.journal.append("metrics", _row(step, metrics))
         timing = {"images_per_second": round(per_second, 2), "seconds": round(since_start, 2)}
+        if used is not None:
+            timing["utilisation"] = float(f"{used:.3g}")
         session.journal.append("timing", {"step": step, **timing, "memory_mb": round(memory_mb(session.device), 1)})
     session.on_event(
-        Stepped(step=step, loss=metrics["loss"], lr=metrics["lr"], images_per_second=per_second, metrics=metrics)
+        Stepped(
+            step=step,
+            loss=metrics["loss"],
+            lr=metrics["lr"],
+            images_per_second=per_second,
+            utilisation=used,
+            metrics=metrics,
+        )
     )
 
 

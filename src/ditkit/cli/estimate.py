@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +29,7 @@ from .train_options import BatchSize, Dtype, KeepEvery, SampleEvery, Steps, Targ
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..cost import Setting
 
 EXAMPLES = "Examples:\n\nditkit estimate mnist\nditkit estimate paper --set model.preset=dit-xl/2 --no-probe"
 PROBE_SECONDS = 10.0
@@ -98,7 +99,7 @@ def run(
     if found:
         found = targets.for_device(found, words.device(device), None)
     resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
-    words.device(device), words.dtype(dtype)
+    device, dtype = words.device(device), words.dtype(dtype)
     labels, images = _counted(resolved, quiet=quiet)
     report = examine(
         resolved,
@@ -107,7 +108,7 @@ def run(
         folder=runs / targets.name_of(found, config),
         device=device,
         dtype=dtype,
-        probe=not no_probe,
+        seconds=None if no_probe else PROBE_SECONDS,
         quiet=quiet,
     )
     if as_json:
@@ -146,40 +147,25 @@ def examine(
     folder: Path,
     device: str,
     dtype: str,
-    probe: bool,
+    seconds: float | None,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Everything about a run as plain values, as --json prints it."""
-    with console.loading_torch(quiet=quiet):
-        from .. import cost
-        from ..device import find_device, find_dtype
-        from ..models import size
-        from ..peak import forward_flops, open_gauge
-        from ..probe import measure, process_bytes
-        from ..world import launched
+    """Everything about a run as plain values, as --json prints it; `seconds` are for steps on trial, None for none."""
+    setting, there = _setting(config, labels, images, device, dtype, quiet=quiet)
+    from .. import cost
+    from ..models import size
+    from ..peak import forward_flops
 
-        where = find_device(device)
-        precision = find_dtype(dtype, where)
-        held = process_bytes(config if images else None)
-    setting = cost.Setting(
-        config=config,
-        labels=labels,
-        images=images or 0,
-        device=where,
-        dtype=precision,
-        processes=launched()[1],
-        process_bytes=held,
-    )
     parts = cost.usual_parts(setting)
     with console.spinner("counting …", quiet=quiet):
-        memory, there = cost.memory(setting, parts), cost.available_memory(where, held)
+        memory = cost.memory(setting, parts)
         fits = None if there is None else memory.total <= there
-        fitting = cost.fitting_parts(setting, there, parts) if there is not None and not fits else None
+        fitting = cost.fitting_parts(setting, there) if there is not None and not fits else None
     disk, room = cost.disk(config, labels, images or 0), cost.free_disk(folder)
-    report: dict[str, Any] = {
+    return {
         "parameters": size.parameters(config, labels),
-        "device": str(where),
-        "dtype": str(precision).removeprefix("torch."),
+        "device": str(setting.device),
+        "dtype": str(setting.dtype).removeprefix("torch."),
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,
         "parts": parts,
@@ -191,13 +177,62 @@ def examine(
         "fits": fits,
         "fits_with_accumulate": fitting,
         "fits_on_disk": None if room is None else disk.total <= room,
-        "time": None,
+        "time": _tried(setting, parts, seconds, quiet=quiet) if seconds and fits is not False else None,
     }
-    if probe and fits is not False:
-        with console.spinner("taking a few steps on trial …", quiet=quiet):
-            timing = measure(setting, parts, open_gauge(config, where, precision, setting.processes), PROBE_SECONDS)
-        report["time"] = asdict(timing)
-    return report
+
+
+def _setting(
+    config: RunConfig, labels: int, images: int | None, device: str, dtype: str, *, quiet: bool
+) -> tuple[Setting, int | None]:
+    """All that memory depends on, and how much there is."""
+    with console.loading_torch(quiet=quiet):
+        from .. import cost
+        from ..device import find_device, find_dtype
+        from ..probe import process_bytes
+        from ..world import launched
+
+        where = find_device(device)
+        held = process_bytes(config if images else None)
+    setting = cost.Setting(
+        config=config,
+        labels=labels,
+        images=images or 0,
+        device=where,
+        dtype=find_dtype(dtype, where),
+        processes=launched()[1],
+        process_bytes=held,
+    )
+    return setting, cost.available_memory(where, held)
+
+
+def _tried(setting: Setting, parts: int, seconds: float, *, quiet: bool) -> dict[str, Any]:
+    from ..peak import open_gauge
+    from ..probe import measure
+
+    with console.spinner("taking a few steps on trial …", quiet=quiet):
+        gauge = open_gauge(setting.config, setting.device, setting.dtype, setting.processes)
+        return asdict(measure(setting, parts, gauge, seconds))
+
+
+def fitted(config: RunConfig, labels: int, *, device: str, dtype: str, at_least: int, quiet: bool) -> RunConfig:
+    """The same settings, with a batch in as few parts as fit into memory. Raises UsageError if none do."""
+    from ..errors import UsageError
+    from .words import spoken_size
+
+    setting, there = _setting(config, labels, 1, device, dtype, quiet=quiet)
+    from .. import cost
+
+    usual = max(cost.usual_parts(setting), at_least)
+    parts = usual if there is None else cost.fitting_parts(setting, there, at_least)
+    batch = config.train.batch_size
+    if parts is None:
+        raise UsageError(
+            f"not even one image at a time fits into the {spoken_size(there or 0)} that are free",
+            "choose a smaller model or image size (--set model.preset=…, --image-size …)",
+        )
+    memory = spoken_size(cost.memory(setting, parts).total) + _of(there)
+    console.say(f"batch of {batch} in {parts} parts: takes {memory}" if parts > 1 else f"batch of {batch}: {memory}")
+    return replace(config, train=replace(config.train, accumulate=at_least if parts == usual else parts))
 
 
 def told(report: dict[str, Any]) -> list[str]:
