@@ -18,10 +18,10 @@ from .rehearsal import drawing_peak, training_peak
 _FLOAT = 4  # bytes
 _AHEAD = 3  # batches at once: that of the step, and two that are prepared
 _ROWS = 12  # classes in a sample grid, at most
-_METRICS_ROW, _TIMING_ROW = 210, 110  # bytes, about
+_METRICS_ROW, _TIMING_ROW = 160, 90  # bytes, about
 _PIXEL_BYTES = 0.7  # of a PNG of noisy images, for each value
 _SCATTERED = 0.31  # of the activations, measured: glibc's allocator does not reuse every block that was freed
-_CODE = 60 << 20  # bytes of libraries that the first step and the first samples load
+_CODE = 115 << 20  # bytes that the first step, the first samples and what they import add, measured
 _CONTEXT = 600 << 20  # bytes that CUDA, its libraries and their kernels take on a device
 
 

@@ -20,6 +20,7 @@ from .ema import Ema
 from .models import size
 from .objectives.contract import open_objective
 from .peak import Gauge
+from .registry import SAMPLERS
 from .session import fresh_network
 from .steps import Worker, compute_gradients
 from .world import World
@@ -46,9 +47,10 @@ class Timing:
 
 def process_bytes(config: RunConfig | None = None) -> int:
     """The memory of this process with all that a run will load; 0 where the system does not say."""
-    from .samplers.contract import open_scheduler  # noqa: F401
     from .training import train  # noqa: F401
 
+    if config:
+        SAMPLERS.load(config.sample.sampler)
     held = [open_dataset(config.data, split) for split in _SPLITS] if config else []
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

@@ -185,16 +185,16 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
     from .targets import check_data
 
     config = plan.config
-    counted = check_data(config, quiet=quiet, yes=plan.yes)
+    images, labels = check_data(config, quiet=quiet, yes=plan.yes)
     console.data(recipes.dump(config))
     if quiet:
         return
     if plan.fit_batch:
-        config = _fitted(plan, counted.labels, quiet=quiet)
+        config = _fitted(plan, labels, quiet=quiet)
     report = estimate.examine(
         config,
-        len(counted.labels),
-        len(counted),
+        len(labels),
+        images,
         folder=plan.folder,
         device=plan.device,
         dtype=plan.dtype,
@@ -213,9 +213,9 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     from .targets import check_data, watching
 
     quiet = quiet or not _leads()
-    counted = check_data(plan.config, quiet=quiet, yes=plan.yes)
+    _, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
     if plan.fit_batch:
-        plan.config = _fitted(plan, counted.labels, quiet=quiet)
+        plan.config = _fitted(plan, labels, quiet=quiet)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
         prepared = _prepare(plan, quiet=quiet)
