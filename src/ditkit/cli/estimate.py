@@ -77,12 +77,6 @@ def run(
 
     Nothing is downloaded and nothing is left behind. A few steps on made-up images of the right shape tell the speed.
     """
-    from ..errors import UsageError
-    from ..run_folder import runs_dir as runs_place
-    from . import targets, words
-
-    if target is None and config is None:
-        raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
     flags = {
         "--steps": steps,
         "--batch-size": batch_size,
@@ -94,28 +88,43 @@ def run(
         "--sample-every": sample_every,
         "--keep-every": keep_every,
     }
+    _check_words(device, dtype)
+    resolved, folder = _resolved(target, config, settings or [], flags, runs_dir, device)
+    labels, images = _counted(resolved, quiet=quiet)
+    seconds = None if no_probe else PROBE_SECONDS
+    report = examine(resolved, labels, images, folder=folder, device=device, dtype=dtype, seconds=seconds, quiet=quiet)
+    for line in [json.dumps(report, allow_nan=False)] if as_json else told(report):
+        console.data(line)
+
+
+def _check_words(device: str, dtype: str) -> None:
+    from . import words
+
+    words.device(device)
+    words.dtype(dtype)
+
+
+def _resolved(
+    target: str | None,
+    file: Path | None,
+    settings: list[str],
+    flags: dict[str, Any],
+    runs_dir: Path | None,
+    device: str,
+) -> tuple[RunConfig, Path]:
+    """The settings that `ditkit train` would take with these words, and the folder that the run would have."""
+    from ..errors import UsageError
+    from ..run_folder import runs_dir as runs_place
+    from . import targets, words
+
+    if target is None and file is None:
+        raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
     runs = runs_place(runs_dir)
     found = targets.find_target(target, runs) if target is not None else None
     if found:
         found = targets.for_device(found, words.device(device), None)
-    resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
-    device, dtype = words.device(device), words.dtype(dtype)
-    labels, images = _counted(resolved, quiet=quiet)
-    report = examine(
-        resolved,
-        labels,
-        images,
-        folder=runs / targets.name_of(found, config),
-        device=device,
-        dtype=dtype,
-        seconds=None if no_probe else PROBE_SECONDS,
-        quiet=quiet,
-    )
-    if as_json:
-        console.data(json.dumps(report, allow_nan=False))
-    else:
-        for line in told(report):
-            console.data(line)
+    resolved = targets.build(found, file=file, settings=settings, flags=flags)
+    return resolved, runs / targets.name_of(found, file)
 
 
 def _counted(config: RunConfig, *, quiet: bool) -> tuple[int, int | None]:
