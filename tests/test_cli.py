@@ -19,6 +19,8 @@ FLAGS = {
     "--autoencoder --config --set --name --runs-dir --fresh --yes "
     "--sample-every --keep-every --force-change --shard --preempt-signal --dry-run --quiet --device --dtype "
     "--threads --compile --grad-checkpointing --debug",
+    "estimate": "--steps --batch-size --data-dir --label-by --label-file --image-size --autoencoder --config --set "
+    "--sample-every --keep-every --device --dtype --no-probe --runs-dir --json --quiet --debug",
     "sample": "--autoencoder --labels --steps --guidance --guidance-interval --sampler --reuse --seed --model --no-ema "
     "--out --force --json --runs-dir --device --batch-size --quiet --debug",
     "lr-find": "--label-by --label-file --image-size --autoencoder "
@@ -102,6 +104,7 @@ def test_the_flags_of_every_command_are_frozen() -> None:
 def test_commands_come_in_the_order_of_work() -> None:
     assert list(app.command().commands) == [
         "train",
+        "estimate",
         "sample",
         "lr-find",
         "plot-loss",

@@ -106,8 +106,7 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(capsys: pytest.Capt
     config = recipes.build(recipes.parse(home / "dry.toml"))
     assert code == 0
     assert (config.train.steps, config.train.batch_size, config.optim.lr, config.seed) == (7, 8, 2e-4, 3)
-    assert "would train runs/dry: 60,000 images, 10 labels" in err
-    assert "parameters, 16 tokens an image" in err
+    assert "would train runs/dry" in err and "10 labels, 60,000 images" in err
     assert not (home / "runs/dry").exists()
 
 

@@ -52,6 +52,8 @@ LAYERS = {
         "trajectory",
         *_CHECKPOINTS,
         *_PROCESSES,
+        "rehearsal",
+        "peak",
     ),
     3: (
         "training",
@@ -64,6 +66,8 @@ LAYERS = {
         "previews",
         "lr_finder",
         "reconstruction",
+        "cost",
+        "probe",
     ),
     4: ("cli", "__main__"),
 }

@@ -16,9 +16,10 @@ from ditkit.config import to_dict
 from ditkit.data.batches import Batches
 from ditkit.errors import CheckpointError, DataError, MachineError
 from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated, Warned
+from ditkit.journal import by_quarter
 from ditkit.run_folder import RunFolder
 from ditkit.steps import drop_labels
-from ditkit.training import by_quarter, train
+from ditkit.training import train
 
 
 class Listener:

@@ -29,6 +29,7 @@ class Stepped:
     loss: float
     lr: float
     images_per_second: float
+    utilisation: float | None = None  # of the device's peak; None where nobody knows that
     metrics: dict[str, float] = field(default_factory=dict)  # as written to metrics.jsonl
 
 

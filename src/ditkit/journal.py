@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from .checkpoint import State
 from .metrics import MetricsFile
 from .run_folder import RunFolder
@@ -45,3 +48,11 @@ class Journal:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def by_quarter(loss_B: Tensor, noise_B: Tensor) -> dict[str, float]:
+    """Mean loss of each quarter of the noise range that has samples, as loss_q1 (least noise) … loss_q4."""
+    quarter_B = (noise_B.float() * 4).long().clamp(0, 3).cpu().numpy()
+    values_B = loss_B.cpu().numpy().astype(np.float64)
+    present = sorted(set(quarter_B.tolist()))
+    return {f"loss_q{quarter + 1}": float(values_B[quarter_B == quarter].mean()) for quarter in present}

@@ -27,6 +27,7 @@ from .latents import Codec
 from .material import open_material
 from .models.dit import DiT
 from .objectives.contract import open_objective
+from .peak import Gauge, open_gauge
 from .previews import ValidationSet
 from .recovery import Recovery
 from .run_folder import IMAGES, RunFolder, sweep
@@ -54,6 +55,7 @@ class Session:
     codec: Codec
     journal: Journal
     on_event: OnEvent
+    gauge: Gauge
     step: int = 0  # steps done: the only progress there is
     recovery: Recovery = field(default_factory=Recovery)
     saved: int | None = None  # step of the newest checkpoint
@@ -131,6 +133,7 @@ def open_session(
         codec=material.codec,
         journal=Journal(folder, state, writes=world.leads),
         on_event=on_event,
+        gauge=open_gauge(config, device, find_dtype(dtype_name, device), world.size),
     )
     if state:
         _take_up(session, state)

@@ -8,9 +8,6 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
 from . import optim, run_folder
 from .board import is_lost
 from .config import RunConfig, from_dict, to_dict
@@ -19,6 +16,7 @@ from .data.batches import Batch
 from .device import memory_mb
 from .errors import DataError, DivergedError, MachineError, PeerError
 from .events import Event, Finished, OnEvent, Sampled, Started, Stepped, Validated, Warned
+from .journal import by_quarter
 from .latent_cache import Interrupted
 from .previews import draw_grid
 from .reports import report_divergence
@@ -55,8 +53,8 @@ def train(
 
     A run that is there already continues from its newest checkpoint, and ends exactly as if it had never stopped;
     `force_change` names settings ("optim.lr", "images") that may differ from what it was started with. Launched as
-    several processes (torchrun), they share each batch, and with `speed.shard` the weights; each hears its own events, and
-    all end when one fails. Raises DitkitError for what the user can mend: other settings than the run has, missing
+    several processes (torchrun), they share each batch, with `speed.shard` the weights too; each hears its own events,
+    and all end when one fails. Raises DitkitError for what the user can mend: other settings than the run has, missing
     data, a full disk, a loss that stays not finite.
     """
     began = time.monotonic()
@@ -259,24 +257,26 @@ def _tell_of_memory(session: Session) -> None:
     session.on_event(Warned(step=session.step + 1, text=text))
 
 
-def by_quarter(loss_B: Tensor, noise_B: Tensor) -> dict[str, float]:
-    """Mean loss of each quarter of the noise range that has samples, as loss_q1 (least noise) … loss_q4."""
-    quarter_B = (noise_B.float() * 4).long().clamp(0, 3).cpu().numpy()
-    values_B = loss_B.cpu().numpy().astype(np.float64)
-    present = sorted(set(quarter_B.tolist()))
-    return {f"loss_q{quarter + 1}": float(values_B[quarter_B == quarter].mean()) for quarter in present}
-
-
 def log(session: Session, metrics: dict[str, float], seconds: float, since_start: float) -> None:
     """Write a step's rows and tell the listeners. Wall-clock figures go to timing.jsonl: metrics are reproducible."""
     step, config = session.step, session.config.train
     per_second = config.batch_size / max(seconds, 1e-9)
+    used = session.gauge.utilisation(per_second)
     if step % config.log_every == 0:
         session.journal.append("metrics", _row(step, metrics))
         timing = {"images_per_second": round(per_second, 2), "seconds": round(since_start, 2)}
+        if used is not None:
+            timing["utilisation"] = float(f"{used:.3g}")
         session.journal.append("timing", {"step": step, **timing, "memory_mb": round(memory_mb(session.device), 1)})
     session.on_event(
-        Stepped(step=step, loss=metrics["loss"], lr=metrics["lr"], images_per_second=per_second, metrics=metrics)
+        Stepped(
+            step=step,
+            loss=metrics["loss"],
+            lr=metrics["lr"],
+            images_per_second=per_second,
+            utilisation=used,
+            metrics=metrics,
+        )
     )
 
 

@@ -12,13 +12,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
-from . import console, data, doctor, lr_find, make_gif, plot_loss, sample, show, streams, train
+from . import console, data, doctor, estimate, lr_find, make_gif, plot_loss, sample, show, streams, train
 from . import list_ as listing
 from .options import OTHER, Debug
 from .words import spread
 
 COMMANDS = {  # in the order of work; one with COMMANDS of its own is a group of them
     "train": train,
+    "estimate": estimate,
     "sample": sample,
     "lr-find": lr_find,
     "plot-loss": plot_loss,

@@ -104,7 +104,8 @@ class TrainingProgress:
     def _numbers(self, event: Stepped) -> str:
         validation = f"  val {self._validation:.4f}" if self._validation is not None else ""
         speed = f"{event.images_per_second:,.0f}" if event.images_per_second >= 10 else f"{event.images_per_second:.1f}"
-        return f"loss {self._loss:.4f}{validation}  {speed} images/s  lr {event.lr:.2e}"
+        used = f" ({event.utilisation:.0%} of peak)" if event.utilisation is not None else ""
+        return f"loss {self._loss:.4f}{validation}  {speed} images/s{used}  lr {event.lr:.2e}"
 
     def _show(self, event: Sampled) -> None:
         if self.quiet:

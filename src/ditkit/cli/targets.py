@@ -200,9 +200,10 @@ def open_images(config: RunConfig, *, quiet: bool = False, yes: bool = False) ->
         return open_dataset(config.data, "train")
 
 
-def check_data(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> None:
+def check_data(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> tuple[int, tuple[str, ...]]:
     """Open the dataset once, before torch loads, so that a missing or malformed one is reported at once.
 
+    Returns the number of its images and their labels, and keeps nothing of it in memory.
     Raises UsageError for a model that is larger than the machine: only the data knows how many labels there are.
     """
     from ..data.contract import open_dataset
@@ -216,6 +217,7 @@ def check_data(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> 
     check_size(config, len(images.labels))
     if len(images.labels) == 1:
         console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
+    return len(images), tuple(images.labels)
 
 
 def find_autoencoder(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> None:

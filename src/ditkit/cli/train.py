@@ -56,6 +56,8 @@ EXAMPLES = (
     "ditkit train ./photos --set model.preset=dit-tiny/8 --lr auto\n\nditkit train hf://user/dataset"
 )
 
+_PROBE_SECONDS = 3.0
+
 
 def run(
     target: Target = None,
@@ -94,9 +96,10 @@ def run(
     Everything goes to runs/NAME: settings, metrics, checkpoints, and a grid of samples from time to time. Ctrl-C
     finishes the step, saves and ends.
     """
+    fit_batch = batch_size is not None and batch_size.strip().lower() == "auto"
     flags = {
         "--steps": steps,
-        "--batch-size": batch_size,
+        "--batch-size": None if fit_batch else batch_size,
         "--seed": seed,
         "--data-dir": data_dir,
         "--label-by": label_by,
@@ -107,7 +110,7 @@ def run(
         "--keep-every": keep_every,
     }
     plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
-    plan.yes, plan.shard = yes, shard
+    plan.yes, plan.shard, plan.fit_batch = yes, shard, fit_batch
     plan.check_words(max_time, device, dtype, preempt_signal, force_change)
     plan.check_speed(threads, compile, grad_checkpointing)
     if dry_run and launch.leads():
@@ -126,6 +129,7 @@ class Plan:
     find_lr: bool
     fresh: bool
     yes: bool = False
+    fit_batch: bool = False
     seconds: float | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -198,29 +202,30 @@ def _with_lr(config: RunConfig, lr: float) -> RunConfig:
 def _print_plan(plan: Plan, *, quiet: bool) -> None:
     """The settings on stdout, what they cost on stderr."""
     from .. import recipes
-    from .targets import open_images
+    from . import estimate
+    from .targets import check_data
 
     config = plan.config
-    images = open_images(config, quiet=quiet, yes=plan.yes)
-    with console.loading_torch(quiet=quiet):
-        import torch
-
-        from ..models.dit import DiT, flops
-    channels, *sides = config.shape
-    size = (sides[0], sides[1])
-    with torch.device("meta"):
-        network = DiT(config.model, channels=channels, size=size, classes=len(images.labels))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    tokens = (size[0] // config.model.patch) * (size[1] // config.model.patch)
-    cost = flops(config.model, channels=channels, size=size)
+    images, labels = check_data(config, quiet=quiet, yes=plan.yes)
     console.data(recipes.dump(config))
-    for line in (
-        f"would train {plan.folder}: {len(images):,} images, {len(images.labels)} labels",
-        f"{parameters / 1e6:.2f}M parameters, {tokens} tokens an image, {cost / 1e9:.3g} G multiply-adds an image",
-        f"{config.train.steps:,} steps of {config.train.batch_size} images, "
-        + ("learning rate to be measured first" if plan.find_lr else f"learning rate {config.optim.lr:g}"),
-    ):
-        console.say(line, quiet=quiet)
+    if quiet:
+        return
+    if plan.fit_batch:
+        config = _fitted(plan, labels, quiet=quiet)
+    report = estimate.examine(
+        config,
+        len(labels),
+        images,
+        folder=plan.folder,
+        device=plan.device,
+        dtype=plan.dtype,
+        seconds=_PROBE_SECONDS,
+        quiet=quiet,
+    )
+    rate = "learning rate to be measured first" if plan.find_lr else f"learning rate {config.optim.lr:g}"
+    console.say(f"would train {plan.folder}, {rate}")
+    for line in estimate.told(report):
+        console.say(line)
 
 
 def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
@@ -230,8 +235,10 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
     from .targets import check_data, watching
 
     quiet = quiet or not launch.leads()
-    check_data(plan.config, quiet=quiet, yes=plan.yes)
+    _, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
     threads = _chosen_threads(plan, quiet=quiet)
+    if plan.fit_batch:
+        plan.config = _fitted(plan, labels, quiet=quiet)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
         prepared = _prepare(plan, quiet=quiet)
@@ -281,6 +288,18 @@ def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
     if chosen.why:
         console.say(chosen.why, quiet=quiet)
     return chosen
+
+
+def _fitted(plan: Plan, labels: Sequence[str], *, quiet: bool) -> RunConfig:
+    """The settings with a batch in as many parts as memory asks for; a run that goes on keeps those that it has."""
+    from ..run_folder import RunFolder
+    from .estimate import fitted
+
+    before = RunFolder(plan.folder)
+    train = plan.config.train
+    had = before.read_config().train.accumulate if before.is_run() and not plan.fresh else 1
+    least = train.accumulate if train.batch_size % had else max(train.accumulate, had)
+    return fitted(plan.config, len(labels), device=plan.device, dtype=plan.dtype, at_least=least, quiet=quiet)
 
 
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:

@@ -40,7 +40,11 @@ MaxTime = Annotated[
 BatchSize = Annotated[
     str | None,
     typer.Option(
-        "--batch-size", metavar="N", show_default=RECIPES, help="Images in a step.", rich_help_panel=OPTIMISER
+        "--batch-size",
+        metavar="N|auto",
+        show_default=RECIPES,
+        help="Images in a step; auto keeps the recipe's, in as many parts as memory asks for.",
+        rich_help_panel=OPTIMISER,
     ),
 ]
 Lr = Annotated[

@@ -97,6 +97,20 @@ def offline() -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def offline_within() -> Iterator[None]:
+    """Within it nothing is downloaded, as if the environment forbade it."""
+    before = os.environ.get("DITKIT_OFFLINE")
+    os.environ["DITKIT_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DITKIT_OFFLINE"]
+        else:
+            os.environ["DITKIT_OFFLINE"] = before
+
+
 @dataclass(frozen=True)
 class _Source:
     """Where a file comes from, what is said to the server, and what to do if it does not come."""

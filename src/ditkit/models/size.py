@@ -70,6 +70,16 @@ def machine_memory() -> int | None:
     return min([physical, *_container_limits()]) if physical > 0 else None
 
 
+def free_memory(held: int = 0) -> int | None:
+    """Bytes that this process may have, `held` of them already; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] + held if found else None
+
+
 def _container_limits() -> list[int]:
     """Memory limits of the control groups that this process is in, of both versions of Linux's interface."""
     limits = []
