@@ -105,3 +105,17 @@ def test_progress_tells_the_share_of_the_peak_where_it_is_known() -> None:
     progress(known)
     assert "20 images/s (72% of peak)" in progress._numbers(known)
     assert "peak" not in progress._numbers(Stepped(step=2, loss=1.0, lr=1.0, images_per_second=20.0))
+
+
+def test_a_step_that_takes_too_long_to_try_is_computed(monkeypatch, tmp_path):
+    import torch
+
+    from ditkit import recipes
+    from ditkit.cost import Setting
+    from ditkit.peak import Gauge
+    from ditkit.probe import measure
+
+    monkeypatch.setattr("ditkit.probe._Engine", None)  # nothing is built
+    setting = Setting(config=recipes.load("mnist"), labels=10, images=0, device=torch.device("cpu"))
+    timing = measure(setting, 1, Gauge(image_flops=6e12, peak=1e11), seconds=5)
+    assert not timing.tried and timing.step == pytest.approx(6e12 / (0.6 * 1e11) * 32)

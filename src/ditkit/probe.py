@@ -29,6 +29,7 @@ _SPLITS: tuple[Split, ...] = ("train", "validation")
 _MOST = 50  # steps
 _CALLED = 32  # images of a forward pass
 _DISK = 300e6  # bytes a second that are hashed, written and synced
+_USUAL = 0.6  # of its peak that a device reaches in large networks
 _SLOW = 0.4  # of its peak that a device reaches at least, to guess how many images the time allows
 
 
@@ -43,6 +44,7 @@ class Timing:
     total: float
     images_per_second: float
     utilisation: float | None
+    tried: bool = True  # False: computed, because even a step of one image takes too long to try
 
 
 def process_bytes(config: RunConfig | None = None) -> int:
@@ -62,6 +64,10 @@ def process_bytes(config: RunConfig | None = None) -> int:
 
 def measure(setting: Setting, parts: int, gauge: Gauge, seconds: float) -> Timing:
     """Take real steps for about so many seconds, at least two, and add up what the whole run takes."""
+    if gauge.peak is not None and gauge.image_flops > seconds * _SLOW * gauge.peak:
+        image = gauge.image_flops / (_USUAL * gauge.peak)
+        timing = _for_the_run(setting, gauge, image * setting.share, image / 3)
+        return dataclasses.replace(timing, tried=False)
     few = _affordable(setting, parts, gauge, seconds)
     engine = _Engine(setting, few, max(1, round(parts * few / setting.share)))
     engine.step(0)

@@ -124,9 +124,10 @@ def _lines(text: str) -> Callable[[float, float | None], None]:
 @contextmanager
 def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     """Around the first import of torch and what needs it: seconds, so a sign of life."""
-    from ..threads import calm_threads, keep_memory
+    from ..threads import calm_threads, choose_threads, keep_memory
 
-    calm_threads()
+    if "torch" not in sys.modules:
+        calm_threads(choose_threads())
     keep_memory()
     with spinner("loading torch …", quiet=quiet):
         yield

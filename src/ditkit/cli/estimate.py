@@ -131,7 +131,6 @@ def _counted(config: RunConfig, *, quiet: bool) -> tuple[int, int | None]:
     """Labels and images of the data set; guessed, and None, where it is not here yet."""
     from ..downloads.fetch import offline_within
     from ..errors import DataError, MachineError
-    from ..models.size import check_size
     from .targets import find_autoencoder, open_images
 
     try:
@@ -142,9 +141,7 @@ def _counted(config: RunConfig, *, quiet: bool) -> tuple[int, int | None]:
         if isinstance(error, DataError) and config.data.path is not None:
             raise
         console.say(f"the images are not here ({error.message}): counted with 2 labels", quiet=quiet)
-        check_size(config, 2)
         return 2, None
-    check_size(config, len(dataset.labels))
     return len(dataset.labels), len(dataset)
 
 
@@ -194,12 +191,16 @@ def _setting(
     config: RunConfig, labels: int, images: int | None, device: str, dtype: str, *, quiet: bool
 ) -> tuple[Setting, int | None]:
     """All that memory depends on, and how much there is."""
+    from ..threads import choose_threads, take_threads
+
+    threads = choose_threads()
     with console.loading_torch(quiet=quiet):
         from .. import cost
         from ..device import find_device, find_dtype
         from ..probe import process_bytes
         from ..world import launched
 
+        take_threads(threads)
         where = find_device(device)
         held = process_bytes(config if images else None)
     setting = cost.Setting(
@@ -293,6 +294,7 @@ def _time(time: dict[str, Any], steps: int) -> list[str]:
     from .words import spoken_duration
 
     used = f", {time['utilisation']:.0%} of the device's peak" if time["utilisation"] is not None else ""
+    used += "" if time["tried"] else " as a guess: one image takes too long to try"
     speed = f"{time['images_per_second']:,.3g} images/s{used}"
     shares = [(steps * time["step"], "steps"), (time["validation"], "validation"), (time["drawing"], "sample grids")]
     shares.append((time["saving"], "saving"))
