@@ -29,6 +29,7 @@ SHORTER = {
     "sample": ["--steps", "2"],
     "lr-find": ["--steps", "30", *SHORT[-8:]],
     "make-gif": [],
+    "estimate": ["--no-probe"],
 }
 RUN_BY_CI = ("pip install", "python -m pytest", "bash .ci/run")
 
