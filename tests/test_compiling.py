@@ -96,7 +96,7 @@ def test_only_parts_of_the_usual_size_are_compiled(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "why_not", lambda device: None)
     monkeypatch.setattr(steps, "parts_for", lambda *_: 3)
     run(tiny(train={"steps": 2}), tmp_path / "r", speed=Speed(compile="on"))
-    assert sizes == [6, 6] * 2  # of 16 images: 6, 6 and 4
+    assert sizes == [6] * 2  # of 16 images: 6, 5 and 5
 
 
 def test_a_compiled_run_learns_the_same_and_continues_to_the_last_bit(tiny, tmp_path, long_mode):

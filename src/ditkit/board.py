@@ -164,6 +164,8 @@ def _lost(why: str) -> MachineError:
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, DitkitError):
         return error.exit_code
+    if isinstance(error, (OSError, MemoryError)):
+        return MachineError.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     return 130 if isinstance(error, KeyboardInterrupt) else 1

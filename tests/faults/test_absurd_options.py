@@ -68,7 +68,13 @@ PLACES = {
     "--model",
     "--device",
 }  # and every argument
-BASES = {"train": ["mnist"], "lr-find": ["mnist"], "make-gif": ["denoise"], "data show": ["mnist"]}
+BASES = {
+    "train": ["mnist"],
+    "estimate": ["mnist"],
+    "lr-find": ["mnist"],
+    "make-gif": ["denoise"],
+    "data show": ["mnist"],
+}
 COMMAND = app.command()
 COMMANDS = dict(walk(COMMAND))
 
@@ -110,6 +116,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
     monkeypatch.setattr("ditkit.cli.lr_find._tell", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
+    monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
     monkeypatch.setattr("ditkit.plots.plot_losses", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.plots.save_figure", lambda figure, path: path.touch())
     monkeypatch.setattr("ditkit.cli.doctor.PARTS", ())
@@ -221,6 +229,8 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
     kept: list[object] = []
     grid = images.grid
     monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
+    monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
     monkeypatch.setattr(images, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))
     assert app.main(["make-gif", "denoise", "--steps", "10000", "--labels", "cat", "--out", "a.gif"]) == 0
     with Image.open("a.gif") as picture:

@@ -223,7 +223,8 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
         quiet=quiet,
     )
     rate = "learning rate to be measured first" if plan.find_lr else f"learning rate {config.optim.lr:g}"
-    console.say(f"would train {plan.folder}, {rate}")
+    counted = f"{images:,} images, {len(labels)} labels"
+    console.say(f"would train {plan.folder}: {counted}, {rate}")
     for line in estimate.told(report):
         console.say(line)
 
@@ -279,7 +280,7 @@ def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
     from ..threads import calm_threads, choose_threads
 
     state: Any = None
-    with contextlib.suppress(CheckpointError, ValueError):  # which training reports
+    with contextlib.suppress(CheckpointError, ValueError, RecursionError):  # which training reports
         newest = None if plan.fresh else RunFolder(plan.folder).newest_whole("state.json")
         state = json.loads(read_file(newest, "state.json")) if newest else None
     kept = state.get("threads") if isinstance(state, dict) else None
