@@ -21,7 +21,8 @@ _AHEAD = 3  # batches at once: that of the step, and two that are prepared
 _ROWS = 12  # classes in a sample grid, at most
 _METRICS_ROW, _TIMING_ROW = 160, 90  # bytes, about
 _PIXEL_BYTES = 0.7  # of a PNG of noisy images, for each value
-_SCATTERED = 0.31  # of the activations, measured: glibc's allocator does not reuse every block that was freed
+# Of the activations, measured: glibc's allocator does not reuse every block that was freed.
+_SCATTERED, _SCATTERED_BY_PARTS = 0.31, 0.7
 _CODE = 115 << 20  # bytes that the first step, the first samples and what they import add, measured
 _CONTEXT = 600 << 20  # bytes that CUDA, its libraries and their kernels take on a device
 
@@ -92,13 +93,14 @@ def memory(setting: Setting, parts: int) -> Memory:
     peak = training_peak(config, labels, part, setting.dtype, again=parts > 1)
     drawing = drawing_peak(config, labels, drawn_at_once(config, labels), torch.float32)
     on_cpu = setting.device.type == "cpu"
+    scattered = _SCATTERED_BY_PARTS if parts > 1 else _SCATTERED
     return Memory(
         weights=weights,
         gradients=weights,
         optimiser=2 * weights,
         ema=weights,
         activations=max(0, peak - weights),
-        scattered=round(_SCATTERED * max(peak, drawing)) if on_cpu else 0,
+        scattered=round(scattered * max(peak, drawing)) if on_cpu else 0,
         drawing=max(0, drawing - max(peak, weights)),
         batches=_batches(setting),
         images=_kept_images(setting) if on_cpu else 0,
