@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # the same whatever else this machine does
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
