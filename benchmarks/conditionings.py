@@ -19,7 +19,15 @@ def compare(steps: int, runs: Path) -> dict[str, tuple[int, list[float], float]]
     results = {}
     for conditioning in CONDITIONINGS:
         settings = {"steps": steps, "validate_every": max(1, steps // 4), "sample_every": steps, "save_every": steps}
-        config = ditkit.load_recipe("mnist", {"model": {"conditioning": conditioning}, "train": settings})
+        config = ditkit.load_recipe(
+            "mnist",
+            {
+                "model": {"conditioning": conditioning, "width": 192},
+                "diffusion": {"weight_floor": 0.05},
+                "optim": {"lr": 2e-3},
+                "train": settings,
+            },
+        )
         losses: list[float] = []
         facts: dict[str, float] = {}
 
