@@ -25,6 +25,7 @@ from .session import fresh_network
 from .steps import draw_case, drop_labels
 
 LOWEST, HIGHEST = 1e-6, 1.0
+_WARMUP_RATE = 2e-4  # not a part of the config's own rate: what is found must not depend on that
 _SMOOTHING_DECADES = 0.15
 _DIVERGED = 1.5  # times the lowest loss so far
 
@@ -67,7 +68,7 @@ def find_lr(
     rates, losses = [], []
     best = math.inf
     for step in range(-warmup, steps):
-        rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else config.optim.lr / 10
+        rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else _WARMUP_RATE
         batch = next(batches)
         x_BCHW = batch.x_BCHW.to(where)
         label_B = drop_labels(

@@ -22,7 +22,7 @@ from .objectives.contract import open_objective
 from .peak import Gauge
 from .registry import SAMPLERS
 from .session import fresh_network
-from .steps import Worker, compute_gradients
+from .steps import Speed, compute_gradients, open_worker
 from .world import World
 
 _SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -121,16 +121,9 @@ class _Engine:
         self._network = fresh_network(config, setting.labels, device)
         self._ema = Ema(self._network, config.optim.ema_decay)
         self._optimizer = optim.adamw(self._network, config.optim)
-        self._worker = Worker(
-            config=self._config,
-            network=self._network,
-            objective=open_objective(config.diffusion),
-            null_label=setting.labels,
-            device=device,
-            dtype=setting.dtype,
-            world=World(),
-            parts=parts,
-        )
+        objective, speed = open_objective(config.diffusion), Speed(compile="off")
+        self._worker, _ = open_worker(self._config, self._network, objective, device, setting.dtype, World(), speed)
+        self._worker.parts = parts
         self._batch = Batch(torch.zeros(images, *config.shape), torch.zeros(images, dtype=torch.int64), {})
 
     def step(self, number: int) -> tuple[float, float]:

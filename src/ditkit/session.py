@@ -112,7 +112,6 @@ def open_session(
     world.meet()  # machines that do not share their caches make latents at their own pace
     share = world.share(config.train.batch_size)
     compiled = state.compiled if state else None
-    pin = device.type == "cuda"
     worker, text = open_worker(
         config, learner.network, objective, device, dtype, world, speed, compiled, sharded=learner.sharded
     )
@@ -128,12 +127,14 @@ def open_session(
         worker=worker,
         learner=learner,
         ema=ema,
-        batches=Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share, pin=pin),
+        batches=Batches(
+            material.train, config.train.batch_size, config.seed, config.data.flip, share, pin=device.type == "cuda"
+        ),
         validation=ValidationSet(material.validation, objective, config.seed),
         codec=material.codec,
         journal=Journal(folder, state, writes=world.leads),
         on_event=on_event,
-        gauge=open_gauge(config, device, find_dtype(dtype_name, device), world.size),
+        gauge=open_gauge(config, device, dtype, world.size),
     )
     if state:
         _take_up(session, state)

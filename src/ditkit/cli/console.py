@@ -126,7 +126,7 @@ def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     """Around the first import of torch and what needs it: seconds, so a sign of life."""
     from ..threads import calm_threads, choose_threads, keep_memory
 
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:  # else it is decided
         calm_threads(choose_threads())
     keep_memory()
     with spinner("loading torch …", quiet=quiet):

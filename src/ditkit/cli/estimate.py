@@ -115,16 +115,14 @@ def _resolved(
     """The settings that `ditkit train` would take with these words, and the folder that the run would have."""
     from ..errors import UsageError
     from ..run_folder import runs_dir as runs_place
-    from . import targets, words
+    from . import targets
 
     if target is None and file is None:
         raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
-    runs = runs_place(runs_dir)
-    found = targets.find_target(target, runs) if target is not None else None
-    if found:
-        found = targets.for_device(found, words.device(device), None)
-    resolved = targets.build(found, file=file, settings=settings, flags=flags)
-    return resolved, runs / targets.name_of(found, file)
+    resolved, name = targets.resolve(
+        target or "", file=file, settings=settings, flags=flags, runs_dir=runs_dir, device=device
+    )
+    return resolved, runs_place(runs_dir) / name
 
 
 def _counted(config: RunConfig, *, quiet: bool) -> tuple[int, int | None]:
@@ -191,9 +189,10 @@ def _setting(
     config: RunConfig, labels: int, images: int | None, device: str, dtype: str, *, quiet: bool
 ) -> tuple[Setting, int | None]:
     """All that memory depends on, and how much there is."""
-    from ..threads import choose_threads, take_threads
+    from ..threads import calm_threads, choose_threads, take_threads
 
     threads = choose_threads()
+    calm_threads(threads)
     with console.loading_torch(quiet=quiet):
         from .. import cost
         from ..device import find_device, find_dtype
@@ -309,7 +308,7 @@ def _time(time: dict[str, Any], steps: int) -> list[str]:
 def verdict(report: dict[str, Any]) -> str:
     """Whether it fits, and what to do if not."""
     batch, parts = report["batch_size"], report["fits_with_accumulate"]
-    if report["fits_on_disk"] is False:
+    if report["fits_on_disk"] is False and report["fits"] is not False:
         return "does not fit on the disk: free some space, lower train.keep, or choose another --runs-dir"
     if report["fits"] is None:
         return "nobody says how much memory there is"

@@ -88,10 +88,21 @@ def name_of(found: Target | None, file: Path | None) -> str:
 
 
 def resolve(
-    word: str, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any], runs_dir: Path | None
+    word: str,
+    *,
+    file: Path | None,
+    settings: Sequence[str],
+    flags: Mapping[str, Any],
+    runs_dir: Path | None,
+    device: str | None = None,
 ) -> tuple[RunConfig, str]:
-    """The settings of what a word and all beside it stand for, and its name; the word may be empty with a file."""
+    """The settings of what a word and all beside it stand for, and its name; the word may be empty with a file.
+
+    On a `device` a recipe may be another than without.
+    """
     found = find_target(word, runs_place(runs_dir)) if word else None
+    if found and device is not None:
+        found = for_device(found, device, None)
     return build(found, file=file, settings=settings, flags=flags), name_of(found, file)
 
 
