@@ -46,16 +46,19 @@ def choose_threads(word: str = "auto", kept: int | None = None) -> Threads:
     busy = busy_cores(cores)
     idle = max(1, min(allowed, round(len(cores) - busy)))
     if kept:
-        return Threads(count=min(kept, allowed), busy=busy >= _BUSY)
+        text = f"computing with {_spoken(kept)}, as ever in this run: {idle} cores are idle (--threads N decides)"
+        return Threads(count=min(kept, allowed), busy=busy >= _BUSY, why=text if kept < idle else None)
     why = None
     if allowed < len(cores):
         why = f"this container may use {allowed} of {len(cores)} cores"
     if idle < allowed:
         why = f"others keep {busy:.1f} of {len(cores)} cores busy"
-    spoken = f"{idle} thread{'s' if idle > 1 else ''}"
-    return Threads(
-        count=idle, busy=busy >= _BUSY, why=f"computing with {spoken}: {why} (--threads N decides)" if why else None
-    )
+    text = f"computing with {_spoken(idle)}: {why} (--threads N decides)" if why else None
+    return Threads(count=idle, busy=busy >= _BUSY, why=text)
+
+
+def _spoken(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def take_threads(threads: Threads) -> None:
