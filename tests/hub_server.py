@@ -2,12 +2,16 @@
 
 with hub({("dataset", "someone/faces"): {"train.parquet": content}}) as server:
     monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+
+Whoever has the token of `server.users` can write: repositories, large files by Git LFS, and commits of them.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -44,6 +48,8 @@ class Faults:
     page: bool = False  # instead of a file's bytes
     gated: bool = False
     down: bool = False  # every answer is 503
+    upload_cut_after: int | None = None  # bytes of a large file after which the connection of an upload breaks
+    refused: str | None = None  # why the hub takes no commit
 
 
 class Hub(ThreadingHTTPServer):
@@ -57,6 +63,10 @@ class Hub(ThreadingHTTPServer):
         self.older: dict[str, dict[str, bytes]] = {}  # commits, by any hash that a test likes
         self.faults, self.asked, self.sent = Faults(), Counter[str](), Counter[str]()
         self.tokens: list[tuple[str, str | None]] = []  # (path, Authorization)
+        self.users: dict[str, str] = {}  # who may write, by their tokens; a token that is no key is not known
+        self.private: set[str] = set()
+        self.uploaded: dict[str, bytes] = {}  # large files by their SHA-256, in a commit or not
+        self.commits: list[tuple[str, str, list[str]]] = []  # (repository, message, files that changed)
 
     @property
     def endpoint(self) -> str:
@@ -84,9 +94,127 @@ def hub(repositories: Mapping[tuple[str, str], Mapping[str, bytes]]) -> Iterator
             thread.join()
 
 
-class _Answers(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Uploads(BaseHTTPRequestHandler):
+    """How a hub is written to, with huggingface_hub's `create_repo` and `create_commit`."""
+
     server: Hub
+
+    def do_POST(self) -> None:
+        path = unquote(urlsplit(self.path).path).strip("/")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked[f"POST /{path}"] += 1
+        user = self.server.users.get(str(self.headers.get("Authorization")).removeprefix("Bearer "))
+        if user is None:
+            return self.answer(b"{}", 401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+        if path == "api/validate-yaml":
+            front = json.loads(body)["content"].partition("---")[2].partition("---")[0]
+            fine = "license: " in front
+            return self.json(
+                {"errors": [] if fine else [{"message": "no license"}], "warnings": []}, 200 if fine else 400
+            )
+        if path == "api/repos/create":
+            return self.create(user, json.loads(body))
+        repo = path.removesuffix(".git/info/lfs/objects/batch") if ".git/" in path else "/".join(path.split("/")[2:4])
+        if not repo.startswith(f"{user}/"):
+            return self.answer(b"{}", 403, {"X-Error-Message": "you do not have the right"})
+        if ("model", repo) not in self.server.repositories:
+            return self.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
+        if ".git/" in path:
+            return self.batch(json.loads(body)["objects"])
+        files = self.server.repositories[("model", repo)]
+        if "/preupload/" in path:
+            return self.json({"files": [self.mode(one, files) for one in json.loads(body)["files"]]})
+        return self.commit(repo, files, [json.loads(line) for line in body.splitlines()])
+
+    def create(self, user: str, wanted: dict[str, Any]) -> None:
+        repo = f"{wanted['organization']}/{wanted['name']}"
+        if wanted["organization"] != user:
+            return self.answer(b"{}", 403, {"X-Error-Message": "not your namespace"})
+        if ("model", repo) in self.server.repositories:
+            return self.json({"error": "it is there"}, 409)
+        self.server.repositories[("model", repo)] = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        if wanted.get("visibility") == "private" or wanted.get("private"):
+            self.server.private.add(repo)
+        return self.json({"url": f"{self.server.endpoint}/{repo}"})
+
+    @staticmethod
+    def mode(one: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+        """Whether a file goes into git or to the storage, and what the hub has of it."""
+        large, there = one["size"] >= LARGE, files.get(one["path"])
+        name = None if there is None else hashlib.sha256(there).hexdigest() if large else git_name(there)
+        return {"path": one["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": name}
+
+    def batch(self, objects: list[dict[str, Any]]) -> None:
+        """Where large files are to be sent; nowhere if they are here."""
+
+        def entry(one: dict[str, Any]) -> dict[str, Any]:
+            known = {"oid": one["oid"], "size": one["size"]}
+            if one["oid"] in self.server.uploaded:
+                return known
+            return {**known, "actions": {"upload": {"href": f"{self.server.storage}/upload/{one['oid']}"}}}
+
+        return self.json({"transfer": "basic", "objects": [entry(one) for one in objects]})
+
+    def do_PUT(self) -> None:
+        sha256, cut = self.path.rpartition("/")[2], self.server.faults.upload_cut_after
+        self.server.asked["PUT"] += 1
+        self.server.tokens.append((self.path, self.headers.get("Authorization")))
+        if cut is not None:
+            self.rfile.read(cut)
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return None
+        content = self.content()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return self.answer(b"", 400)
+        self.server.uploaded[sha256] = content
+        return self.answer(b"", 200)
+
+    def content(self) -> bytes:
+        """The body, by its length or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def commit(self, repo: str, files: dict[str, bytes], lines: list[dict[str, Any]]) -> None:
+        if self.server.faults.refused:
+            return self.json({"error": self.server.faults.refused}, 400)
+        header, *operations = lines
+        after = dict(files)
+        for line in operations:
+            value = line["value"]
+            if line["key"] == "deletedFile":
+                del after[value["path"]]
+            elif line["key"] == "file":
+                after[value["path"]] = base64.b64decode(value["content"])
+            else:
+                after[value["path"]] = self.server.uploaded[value["oid"]]
+        self.server.older[commit_of(files)] = files
+        self.server.repositories[("model", repo)] = after
+        changed = sorted(line["value"]["path"] for line in operations)
+        self.server.commits.append((repo, header["value"]["summary"], changed))
+        name = commit_of(after)
+        return self.json({"commitUrl": f"{self.server.endpoint}/{repo}/commit/{name}", "commitOid": name})
+
+    def answer(self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def json(self, tree: Any, status: int = 200, headers: Mapping[str, str] = {}) -> None:
+        self.answer(json.dumps(tree).encode(), status, {"Content-Type": "application/json", **headers})
+
+
+class _Answers(_Uploads):
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, *words: object) -> None:
         pass
@@ -113,14 +241,6 @@ class _Answers(BaseHTTPRequestHandler):
         repo = "/".join(words[kind == "dataset" : at])
         return self.resolve(kind, repo, words[at + 1], "/".join(words[at + 2 :]))
 
-    def answer(self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
     def api(self, words: list[str], query: Mapping[str, list[str]]) -> None:
         kind = words[0].removesuffix("s")
         at = next((at for at, word in enumerate(words) if word in ("revision", "tree")), len(words))
@@ -131,13 +251,15 @@ class _Answers(BaseHTTPRequestHandler):
         if not rest or rest[0] == "revision":
             commit = rest[1] if rest and rest[1] in self.server.older else commit_of(files)
             siblings = [_sibling(path, content, "blobs" in query) for path, content in files.items()]
-            info = {"id": repo, "sha": commit, "siblings": siblings}
-            return self.json({**info, "private": False, "tags": [], "downloads": 0, "likes": 0})
+            info = {"id": repo, "sha": commit, "siblings": siblings, "private": repo in self.server.private}
+            return self.json({**info, "tags": [], "downloads": 0, "likes": 0})
         entries = _tree(files)
         first = int(query.get("cursor", ["0"])[0])
         last = first + _PAGE_LENGTH
         address = f"{self.server.endpoint}{urlsplit(self.path).path}?recursive=True&cursor={last}"
-        return self.json(entries[first:last], {"Link": f'<{address}>; rel="next"'} if last < len(entries) else {})
+        return self.json(
+            entries[first:last], headers={"Link": f'<{address}>; rel="next"'} if last < len(entries) else {}
+        )
 
     def files(self, kind: str, repo: str, revision: str) -> dict[str, bytes] | None:
         """The files of a revision; None once the client was told that there are none."""
@@ -149,9 +271,6 @@ class _Answers(BaseHTTPRequestHandler):
         if revision not in self.server.older:
             return self.answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
         return self.server.older[revision]
-
-    def json(self, tree: Any, headers: Mapping[str, str] = {}) -> None:
-        self.answer(json.dumps(tree).encode(), 200, {"Content-Type": "application/json", **headers})
 
     def resolve(self, kind: str, repo: str, revision: str, path: str) -> None:
         files = self.files(kind, repo, revision)

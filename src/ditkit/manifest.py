@@ -19,6 +19,8 @@ from .errors import CheckpointError
 
 NAME = "manifest.json"
 FILES = ("ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json")
+_WITH_AVERAGES = ("averages.safetensors", *FILES)  # of a run that keeps snapshots
+_IMPORTED = (FILES[:1], FILES[:2])  # of an imported model, whose training cannot go on
 FORMAT = 1
 _LARGEST = 8 << 20  # bytes of a manifest
 _BEFORE = "use the checkpoint before it, or a copy"
@@ -26,6 +28,10 @@ _BEFORE = "use the checkpoint before it, or a copy"
 
 class NewerFormat(CheckpointError):
     """A checkpoint that a later ditkit wrote: whole, but not for this one."""
+
+
+class NotThere(CheckpointError):
+    """A file that a checkpoint, though whole, never had: that of an imported model."""
 
 
 def write(step: int, files: Mapping[str, Mapping[str, Any]]) -> bytes:
@@ -51,7 +57,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     if (
         not isinstance(files, dict)
         or tree.get("format") != FORMAT
-        or set(files) != set(FILES)
+        or tuple(sorted(files)) not in (FILES, _WITH_AVERAGES, *_IMPORTED)
         or not all(_is_entry(one) for one in files.values())
         or not _is_step(folder, tree.get("step"))
     ):
@@ -61,7 +67,11 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 def read_file(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]] | None = None) -> bytearray:
     """One file of a checkpoint folder, checked. Raises CheckpointError when it is not as its manifest says."""
-    expected = (files or read(folder))[name]
+    listed = files or read(folder)
+    if name not in listed:
+        hint = "leave out --no-ema" if name == FILES[1] else "train a new run from it with --init-from"
+        raise NotThere(f"{folder} has no {name}: its model was imported without", hint)
+    expected = listed[name]
     content = _read_regular(folder / name, expected["bytes"])
     if describe(content) != expected:
         raise CheckpointError(f"{folder / name} is damaged (its checksum differs)", _BEFORE)
@@ -78,7 +88,7 @@ def read_weights(path: Path) -> bytearray:
 def verify(folder: Path) -> None:
     """Raise CheckpointError unless every file of a checkpoint is as its manifest says."""
     files = read(folder)
-    for name in FILES:
+    for name in files:
         read_file(folder, name, files)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from . import checkpoint
+import torch
+from torch import Tensor
+
+from . import checkpoint, post_hoc
 from .card import Card
 from .checkpoint import State
 from .events import Saved
+from .initial import first_network
+from .learner import gather
 from .recovery import Recovery
-from .session import Session, fresh_network, hand_out, spread, surroundings
+from .session import Session, hand_out, spread, surroundings
+from .sharding import whole
 
 
 def save(session: Session) -> None:
@@ -17,7 +23,7 @@ def save(session: Session) -> None:
     if session.world.leads:
         _write(session)
     elif session.learner.sharded:
-        checkpoint.gather(session.learner)
+        gather(session.learner)
     session.saved = session.step
     session.world.meet()
 
@@ -39,6 +45,7 @@ def _write(session: Session) -> None:
             step=session.step,
             **session.journal.sync(),
             fingerprint=session.fingerprint,
+            images=session.images,
             labels=session.labels,
             **surroundings(session),
             validation_loss=session.validated[1] if session.validated and at_this_step else None,
@@ -51,6 +58,18 @@ def _write(session: Session) -> None:
     checkpoint.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
 
 
+def take_snapshot(session: Session) -> None:
+    """Keep the averages of this step in half precision, to make others of them; all processes take part."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in session.averages.tensors():
+        full = whole(value)
+        if session.world.leads:
+            tensors[name] = full.to("cpu", torch.float16)
+    if session.world.leads:
+        post_hoc.write_snapshot(session.folder, session.step, tensors)
+    session.world.meet()
+
+
 def go_back(session: Session) -> None:
     """Return to the newest checkpoint, or to the beginning, with other noise and half the learning rate."""
     learner, fallen = session.learner, session.recovery
@@ -59,9 +78,10 @@ def go_back(session: Session) -> None:
         state = checkpoint.restore_newest(session.folder, learner, lambda _state: None, lambda _path: None)
     state = spread(session.world, learner, state)
     if state is None:
-        fresh = fresh_network(session.config, len(session.labels), session.device).state_dict()
+        fresh = first_network(session.config, session.labels, session.device).state_dict()
         learner.optimizer.state.clear()
-        learner.held.update({"model.safetensors": fresh, "ema.safetensors": fresh})
+        for file, tensors in learner.tensors().items():  # those of the optimiser are gone
+            learner.held[file] = {name: fresh[name.rpartition("|")[2]] for name in tensors}
         hand_out(learner)
     session.step = state.step if state else 0
     session.saved = state.step if state else None

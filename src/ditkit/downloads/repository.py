@@ -25,6 +25,7 @@ from .web import seconds, words
 
 Kind = Literal["dataset", "model"]
 PARQUET = "try hf://{}@refs/convert/parquet, where the hub keeps many datasets as few large files"
+OFFICIAL = "https://huggingface.co"
 _TIMEOUT = 30  # seconds
 _TOO_MANY = 50_000  # files, from which the hub's list is not whole
 _ANSWER = TypeVar("_ANSWER")
@@ -51,6 +52,16 @@ class Repository:
     def __init__(self, repo: str, kind: Kind, by_hand: str, patience: Patience):
         self.repo, self.kind, self.by_hand, self.patience = repo, kind, by_hand, patience
 
+    @property
+    def endpoint(self) -> str:
+        """The hub's address."""
+        return _endpoint() or OFFICIAL
+
+    @property
+    def page(self) -> str:
+        """Where people read about the repository."""
+        return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+
     def look_up(self, revision: str) -> tuple[str, dict[str, Remote]]:
         """The hash of the commit that a branch, a tag or a part of a hash means, and all its files."""
 
@@ -62,7 +73,7 @@ class Repository:
                 raise ValueError
             return info.sha, {one.rfilename: _remote(one) for one in info.siblings}
 
-        commit, files = self._asked(read)
+        commit, files = self.asked(read)
         if len(files) >= _TOO_MANY:
             raise UsageError(f"{address(self.repo)} has too many files for the hub to list", PARQUET.format(self.repo))
         return commit, files
@@ -79,7 +90,7 @@ class Repository:
                 if getattr(getattr(error, "response", None), "status_code", 404) in (401, 403):
                     raise
 
-        self._asked(check)
+        self.asked(check)
 
     def get(self, path: str, remote: Remote, commit: str, folder: Path, on_progress: Progress) -> None:
         """One file, unless it is there."""
@@ -107,8 +118,13 @@ class Repository:
 
         return hf_hub_url(self.repo, path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
 
-    def _asked(self, ask: Callable[[Any], _ANSWER]) -> _ANSWER:
-        """What the hub answers, asked again while that may help. Raises Unreachable, or UsageError for what is not."""
+    def asked(
+        self, ask: Callable[[Any], _ANSWER], explain: Callable[[Exception], Exception | None] = lambda _: None
+    ) -> _ANSWER:
+        """What the hub answers, asked again while that may help. Raises Unreachable, or UsageError for what is not.
+
+        `explain` may have other words for an error.
+        """
         if name := offline():
             raise Unreachable(f"{address(self.repo)} is not looked up, because {name} is set", self.by_hand)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # or it asks the hub first who else may be using it
@@ -122,15 +138,14 @@ class Repository:
             except Exception as error:
                 wait = _wait(error)
                 if delay is None or wait is None or wait > self.patience.longest:
-                    raise self._explained(error) from None
+                    raise explain(error) or self._explained(error) from None
                 time.sleep(max(delay, wait))
         raise AssertionError
 
     def _explained(self, error: Exception) -> Exception:
         """An error of huggingface_hub, or of what it asks with, in ditkit's words; others as they are."""
-        place, endpoint = address(self.repo), _endpoint() or "https://huggingface.co"
-        page = f"{endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
-        name, code = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
+        place, endpoint, page = address(self.repo), self.endpoint, self.page
+        name, code = type(error).__name__, status(error)
         if name == "RevisionNotFoundError":
             return UsageError(f"{place} has no such revision", f"{page}/commits lists them")
         if name == "GatedRepoError" or code == 403:
@@ -143,12 +158,25 @@ class Repository:
             return Unreachable(f"cannot look up {place}: {endpoint} answers {code}", self.by_hand)
         if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):
             return Unreachable(f"cannot look up {place}: {endpoint} does not answer as the hub does", self.by_hand)
-        if type(error).__module__.startswith(_CLIENTS) or isinstance(error, OSError):
-            why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
-            if re.search("getaddrinfo|[Nn]ame or service|name resolution|nodename", why):
-                why = words(socket.gaierror())
+        if (why := connection_words(error)) is not None:
             return Unreachable(f"cannot reach {endpoint} for {place}: {why}", self.by_hand)
         return error
+
+
+def connection_words(error: Exception) -> str | None:
+    """What went wrong with a connection of huggingface_hub's; None for an error of another kind."""
+    if not type(error).__module__.startswith(_CLIENTS) and not isinstance(error, OSError):
+        return None
+    name = type(error).__name__
+    why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
+    if re.search("getaddrinfo|[Nn]ame or service|name resolution|nodename", why):
+        why = words(socket.gaierror())
+    return why
+
+
+def status(error: Exception) -> int | None:
+    """What the hub answered, if an error is its answer."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _remote(file: Any) -> Remote:

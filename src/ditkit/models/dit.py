@@ -123,7 +123,7 @@ class DiT(nn.Module):
         elif self.config.conditioning == "cross-attention":
             condition = torch.stack([time_BD, label_BD], dim=1)
         else:
-            condition = F.silu(time_BD + label_BD)
+            return x_BTD, self._activated(time_BD + label_BD)
         return x_BTD, [condition] * (len(self.blocks) + 1)
 
     def stack(self, x_BTD: Tensor, conditions: list[Tensor | None]) -> Tensor:
@@ -146,13 +146,20 @@ class DiT(nn.Module):
 
         It is small, and the same for all images: a sampler computes it once. F is 0 in the other conditionings.
         """
-        condition_NLD = F.silu(self.time(timestep_N)[:, None] + self.label(label_L))
-        parts = [modulation(condition_NLD) for modulation in self._modulations()]
-        return torch.cat(parts, dim=-1) if parts else condition_NLD[..., :0]
+        sum_NLD = self.time(timestep_N)[:, None] + self.label(label_L)
+        pairs = zip(self._modulations(), self._activated(sum_NLD), strict=False)
+        parts = [modulation(condition_NLD) for modulation, condition_NLD in pairs]
+        return torch.cat(parts, dim=-1) if parts else sum_NLD[..., :0]
 
     def modulation_width(self) -> int:
         """F of a modulation table."""
         return sum(modulation.out_features for modulation in self._modulations())
+
+    def _activated(self, sum_BD: Tensor) -> list[Tensor | None]:
+        """The conditions of the adaLN blocks and of the final layer, of timestep and label together."""
+        condition = F.silu(sum_BD)
+        last = F.selu(sum_BD) if self.config.final_activation == "selu" else condition
+        return [*[condition] * len(self.blocks), last]
 
     def _modulations(self) -> list[nn.Linear]:
         """The layers that regress shifts, scales and gates: of each block, then of the final layer."""

@@ -37,9 +37,15 @@ def grid_positions(h: int, w: int) -> tuple[Tensor, Tensor]:
 
 
 def position_table(kind: str, h: int, w: int, width: int) -> Tensor:
-    """Fixed positions (T, D): half the width for the column, half for the row ("2d"), or one running index ("1d")."""
+    """Fixed positions (T, D): half the width for the column, half for the row ("2d"), or one running index ("1d").
+
+    "1d-interleaved": a running index, sines and cosines by turns, in single precision, as imported models have them.
+    """
     if kind == "1d":
         return sine_cosine(torch.arange(h * w), width)
+    if kind == "1d-interleaved":
+        angle_TF = torch.arange(h * w)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+        return torch.stack([angle_TF.sin(), angle_TF.cos()], dim=2).flatten(1)
     row_T, column_T = grid_positions(h, w)
     return torch.cat([sine_cosine(column_T, width // 2), sine_cosine(row_T, width // 2)], dim=1)
 
@@ -79,6 +85,12 @@ class Norm(nn.Module):
         return F.layer_norm(x_BTD, (self.width,), self.weight, self.bias, self.eps)
 
 
+def timestep_frequencies(count: int, shift: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """Frequencies (count,) of a timestep's features, falling from 1 to 10000^-(1 - 1/count), or to 10000^-1."""
+    index_F = torch.arange(count, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(10000.0) * index_F / (count - shift))
+
+
 class TimestepEmbedding(nn.Module):
     """Timestep to width: sinusoidal frequencies, then a two-layer MLP."""
 
@@ -90,9 +102,7 @@ class TimestepEmbedding(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, timestep_B: Tensor) -> Tensor:
-        index_F = torch.arange(self.frequencies, dtype=torch.float32, device=timestep_B.device)
-        frequency_F = torch.exp(-math.log(10000.0) * index_F / (self.frequencies - self.shift))
-        angle_BF = timestep_B.float()[:, None] * frequency_F
+        angle_BF = timestep_B.float()[:, None] * timestep_frequencies(self.frequencies, self.shift, timestep_B.device)
         feature_BF = torch.cat([angle_BF.cos(), angle_BF.sin()], dim=1).to(self.first.weight.dtype)
         return self.second(self.activation(self.first(feature_BF)))
 

@@ -46,8 +46,8 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def checkpoint_bytes(config: RunConfig, labels: int) -> int:
-    """Weights, their moving average and the two moments of Adam."""
-    return 4 * _FLOAT * parameters(config, labels)
+    """Weights, their moving average, the two moments of Adam, and the two averages of a run that keeps snapshots."""
+    return (6 if config.train.snapshot_every else 4) * _FLOAT * parameters(config, labels)
 
 
 def training_bytes(config: RunConfig, labels: int) -> int:

@@ -1,0 +1,81 @@
+"""`ditkit hub pull`: a model of ditkit's from the hub, by a name, among the runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import console
+from .options import OUTPUT, Debug, Quiet, RunsDir, Yes
+
+if TYPE_CHECKING:
+    from ..downloads.place import Place
+    from ..run_folder import RunFolder
+
+EXAMPLES = "Examples:\n\nditkit hub pull someone/digits\nditkit hub pull someone/digits@v2 --as digits-2"
+
+What = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="REPO[@REVISION]", show_default=False, help="user/name on the hub, perhaps at a commit, tag or branch."
+    ),
+]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="NAME", show_default="the repository's", help="What it is called here.", rich_help_panel=OUTPUT
+    ),
+]
+
+
+def run(
+    repo: What = None,
+    name: As = None,
+    yes: Yes = False,
+    runs_dir: RunsDir = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a model of ditkit's, checked, so that `sample`, `make-gif` and `plot-loss` take it by its name.
+
+    Pulled again, it becomes what the repository has by then.
+    """
+    from ..downloads.models import METRICS, fetch_model
+    from ..downloads.place import parse
+    from ..errors import UsageError
+    from ..run_folder import RunFolder
+    from ..run_folder import runs_dir as runs_place
+    from . import words
+    from .targets import watching
+
+    if repo is None:
+        raise UsageError("pull what?", "e.g. `ditkit hub pull someone/digits`")
+    place = parse(repo)
+    own = words.slug(place.repo.rpartition("/")[2])
+    folder = RunFolder(runs_place(runs_dir) / (words.run_name(name, "--as") if name is not None else own))
+    _check_name(folder, place)
+    with watching(quiet=quiet, yes=yes):
+        fetched = fetch_model(place, (METRICS,))
+    with console.loading_torch(quiet=quiet):
+        from ..weights.pulled import keep
+    with console.spinner(f"writing {folder.path} …", quiet=quiet):
+        card = keep(fetched, folder)
+    console.say(f"step {card.step:,}, {len(card.labels)} labels", quiet=quiet)
+    spoken = folder.path if runs_dir is not None else folder.path.name
+    console.say(f"draw with `ditkit sample --model {spoken}`", quiet=quiet)
+    if not quiet:
+        console.data(str(folder.path))
+
+
+def _check_name(folder: RunFolder, place: Place) -> None:
+    """Raise UsageError where something else than an earlier state of the same model would be replaced."""
+    import os
+
+    from ..downloads.place import is_hub, parse
+    from ..errors import UsageError
+
+    source = folder.imported_from().get("source")
+    same = source is not None and is_hub(source) and parse(source).repo == place.repo
+    if os.path.lexists(folder.path) and not same:
+        raise UsageError(f"{folder.path} is there already, and is another model", "choose another name with --as")
