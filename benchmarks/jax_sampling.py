@@ -1,0 +1,65 @@
+# ruff: noqa: E402 (threads are calmed before torch is imported)
+"""How fast does JAX draw? Its one compiled scan against torch's loop: same model, settings, batches and CPU.
+
+    taskset -c 1 python benchmarks/jax_sampling.py            # --model, --images, --rounds
+
+By turns, medians of CPU time; a first drawing of each warms it up, and that of JAX is said apart, for it compiles. The
+model inside the package is drawn as its card says; pin the process to one core, as above, for both to use as many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+from ditkit.threads import calm_threads, keep_memory
+
+calm_threads()
+keep_memory()
+
+import numpy as np
+import torch
+
+from ditkit import checkpoint, sampling
+from ditkit.jax import load, sample
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU time of all threads of this process."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mnist")
+    parser.add_argument("--images", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    ours, theirs = load(arguments.model), checkpoint.load(arguments.model)
+    settings = ours.card.config.sample
+    print(f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance}; CPU seconds, medians of rounds")
+    print(f"{'images':>6} {'torch':>8} {'JAX':>8} {'torch/JAX':>10} {'first JAX':>10} {'difference':>10}")
+    for images in arguments.images:
+
+        def in_torch(images: int = images) -> list[sampling.Sample]:
+            return sampling.sample(theirs, images, batch_size=images)
+
+        def in_jax(images: int = images) -> list[sampling.Sample]:
+            return sample(ours, images, batch_size=images)
+
+        first = seconds(in_jax)
+        pairs = zip(in_torch(), in_jax(), strict=True)
+        apart = max(int(np.abs(one.image.astype(int) - other.image.astype(int)).max()) for one, other in pairs)
+        rounds = [(seconds(in_torch), seconds(in_jax)) for _ in range(arguments.rounds)]
+        torch_s, jax_s = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratio = statistics.median(one / other for one, other in rounds)
+        print(f"{images:>6} {torch_s:>8.3f} {jax_s:>8.3f} {ratio:>10.2f} {first:>10.2f} {apart:>10}")
+
+
+if __name__ == "__main__":
+    main()

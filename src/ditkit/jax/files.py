@@ -1,0 +1,105 @@
+"""ditkit's weights files as pytrees and back: `blocks.0.mlp.first.weight` is weights["blocks"]["0"]["mlp"] …"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from torch import Tensor
+
+from .. import durable, tensor_files
+from ..card import KEY, Card, read_card
+from ..checkpoint import build_network, read_tensors
+from ..config import RunConfig
+from ..errors import MachineError, UsageError
+from ..initial import first_network
+from ..learner import check_shapes
+from ..run_folder import find_weights, runs_dir
+from .dit import DiT
+from .layers import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A network ready to draw, with its card."""
+
+    card: Card
+    network: DiT
+    weights: Weights  # float32
+    source: Path
+
+
+def load(source: str | Path | None = None, *, ema: bool = True, device: str = "auto") -> Trained:
+    """The network of a run (by name or path, newest if None), a checkpoint folder or a weights file.
+
+    `device` is auto, which takes JAX's first, cpu, cuda, cuda:1 …. Raises CheckpointError when there are no weights or
+    they are damaged, UsageError for a device that JAX does not have.
+    """
+    place = _find_device(device)
+    path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
+    card, tensors = read_card(path), read_tensors(path)
+    with torch.device("meta"):  # names and shapes as torch's network has them, without its memory
+        check_shapes(build_network(card.config, len(card.labels)), tensors, path)
+    weights = jax.device_put(to_tree(tensors), place)
+    return Trained(card=card, network=shape_of(card.config, len(card.labels)), weights=weights, source=path)
+
+
+def _find_device(word: str) -> Any:  # a jax.Device, or None
+    if word == "auto":
+        return None
+    platform, _, index = word.partition(":")
+    try:
+        return jax.devices(platform)[int(index or 0)]
+    except (RuntimeError, IndexError):
+        raise UsageError(f"JAX finds no device {word} on this machine", "use --device auto or cpu") from None
+
+
+def initialize(config: RunConfig, labels: Sequence[str]) -> tuple[DiT, Weights]:
+    """A network to train: its shape, and the very weights that `ditkit train` begins with at these settings and seed.
+
+    Raises CheckpointError when it is to begin with those of another model, and they are gone or do not fit.
+    """
+    network = first_network(config, labels, torch.device("cpu"))
+    return shape_of(config, len(labels)), to_tree(network.state_dict())
+
+
+def save(path: str | Path, weights: Weights, card: Card) -> Path:
+    """Write an ordinary weights file, which torch's `ditkit sample --model FILE` reads too. Returns its path.
+
+    A file that is there is replaced. Raises MachineError when the disk does not take it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    flat = jax.tree_util.tree_flatten_with_path(weights)[0]
+    tensors = {".".join(str(key.key) for key in keys): torch.tensor(jax.device_get(value)) for keys, value in flat}
+    try:
+        durable.write_synced(temporary, tensor_files.pieces(tensors, {KEY: card.to_json()}))
+        durable.rename(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MachineError(f"cannot write {path}: {error.strerror or error}", "choose another place") from None
+    return path
+
+
+def shape_of(config: RunConfig, classes: int) -> DiT:
+    """The network of a config, without weights."""
+    channels, height, width = config.shape
+    return DiT(config=config.model, channels=channels, size=(height, width), classes=classes)
+
+
+def to_tree(tensors: Mapping[str, Tensor]) -> Weights:
+    """torch's tensors, by their dotted names, as nested dicts of float32 arrays."""
+    tree: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *places, last = name.split(".")
+        branch = tree
+        for place in places:
+            branch = branch.setdefault(place, {})
+        branch[last] = jnp.asarray(tensor.float().numpy())
+    return tree

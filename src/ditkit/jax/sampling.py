@@ -1,0 +1,247 @@
+"""Drawing images in JAX: one compiled `lax.scan` from noise to images, by the samplers that torch has from diffusers.
+
+B batch, C channels, H W image, N network calls. Everywhere x_t = signal * x_0 + noise * eps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax import Array
+
+from ..config import DiffusionConfig, SampleConfig
+from ..guidance import Guidance
+from ..images import to_uint8
+from ..objectives.contract import FLOW_MARGIN, Process, open_objective, to_clean_and_noise
+from ..sampling import FAINT_SIGNAL, Sample, batches_of, images_in_cache, words_of
+from .dit import DiT
+from .files import Trained
+from .layers import Weights
+from .limits import check_sampling
+
+Call = Mapping[str, Any]  # of arrays: what tells one network call from the others; of all calls: (N,) each
+Step = Callable[[Call, Array, Array, Array, Any], tuple[Array, Any]]  # to the next x_t; what the one after it remembers
+_to_clean_and_noise: Any = to_clean_and_noise  # arithmetic, which arrays of both kinds know
+
+
+def sample(
+    trained: Trained,
+    labels: Sequence[str] | int,
+    *,
+    settings: SampleConfig | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> list[Sample]:
+    """Draws one image per label (a number: that many), the i-th with seed `seed + i`, as the card says or `settings`.
+
+    The images are those that torch draws, up to rounding. Raises UsageError for an unknown label, and for a sampler,
+    setting or model that only torch draws with.
+    """
+    return list(
+        chain.from_iterable(sample_batches(trained, labels, settings=settings, seed=seed, batch_size=batch_size))
+    )
+
+
+def sample_batches(
+    trained: Trained,
+    labels: Sequence[str] | int,
+    *,
+    settings: SampleConfig | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Iterator[list[Sample]]:
+    """What `sample` gives, a batch at a time, so that memory stays bounded."""
+    card, network = trained.card, trained.network
+    config = replace(card.config, sample=settings or card.config.sample)
+    check_sampling(config)
+    words = words_of(card.labels, labels)
+    ids = [0 if word is None else card.labels.index(word) for word in words]
+    batches = batches_of(len(words), batch_size or images_in_cache(network.grid[0] * network.grid[1]))
+    size = max(batch.stop - batch.start for batch in batches)
+    for batch in batches:
+        places = [*range(batch.start, batch.stop)]
+        places += places[-1:] * (size - len(places))  # another size of batch would be compiled anew
+        image_BCHW = draw(
+            network,
+            trained.weights,
+            config.diffusion,
+            settings=config.sample,
+            labels=[ids[place] for place in places],
+            seeds=[seed + place for place in places],
+        )
+        images = to_uint8(torch.tensor(np.asarray(image_BCHW)))
+        drawn = zip(images, words[batch], range(seed + batch.start, seed + batch.stop), strict=False)
+        yield [Sample(*one) for one in drawn]
+
+
+def draw(
+    network: DiT,
+    weights: Weights,
+    config: DiffusionConfig,
+    *,
+    settings: SampleConfig,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+) -> Array:
+    """The last estimate of the clean images, (B, C, H, W) and not clipped to [-1, 1], from the noise of the seeds."""
+    return _draw(network, weights, config, settings, labels, seeds, keep_path=False)[0]
+
+
+def draw_path(
+    network: DiT,
+    weights: Weights,
+    config: DiffusionConfig,
+    *,
+    settings: SampleConfig,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+) -> tuple[Array, Array]:
+    """What `draw` gives, and the noisy images that each network call saw, (N, B, C, H, W)."""
+    return _draw(network, weights, config, settings, labels, seeds, keep_path=True)
+
+
+def _draw(
+    network: DiT,
+    weights: Weights,
+    config: DiffusionConfig,
+    settings: SampleConfig,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    keep_path: bool,
+) -> tuple[Array, Any]:
+    objective = open_objective(config)
+    guidance = Guidance(
+        scale=settings.guidance, start=settings.guidance_from, stop=settings.guidance_to, null_label=network.classes
+    )
+    calls, step = open_sampler(settings.sampler, objective.process, settings.steps)
+    guided = np.array([guidance.active(noise) for noise in calls["noise"].tolist()])
+    rule = Rule(
+        network=network,
+        step=step,
+        prediction=objective.prediction,
+        clamp=settings.clamp,
+        faint=FAINT_SIGNAL if config.process == "flow" and objective.prediction == "epsilon" else 0.0,
+        guided=frozenset(guided.tolist()),
+        keep_path=keep_path,
+    )
+    shape = (network.channels, *network.size)  # torch's noise, so that a seed means the same image
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)).numpy() for seed in seeds]
+    return _denoise(rule, weights, jnp.array(noise), jnp.array(labels), {**calls, "guided": guided}, settings.guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What the compiled program depends on."""
+
+    network: DiT
+    step: Step
+    prediction: str
+    clamp: bool
+    faint: float  # signal below which an estimate is damped; 0: nowhere
+    guided: frozenset[bool]  # what calls are: guided, not, or some of both
+    keep_path: bool
+
+
+@partial(jax.jit, static_argnums=0)
+def _denoise(
+    rule: Rule, weights: Weights, x_BCHW: Array, label_B: Array, calls: Call, scale: Array | float
+) -> tuple[Array, Any]:
+    def one(carry: tuple[Array, Array, Any], call: Call) -> tuple[tuple[Array, Array, Any], Any]:
+        x_BCHW, _, memory = carry
+        clean_BCHW, eps_BCHW = _predict(rule, weights, x_BCHW, label_B, call, scale)
+        next_BCHW, memory = rule.step(call, x_BCHW, clean_BCHW, eps_BCHW, memory)
+        return (next_BCHW, clean_BCHW, memory), x_BCHW if rule.keep_path else None
+
+    nothing = (x_BCHW, x_BCHW) if rule.step is heun else x_BCHW
+    (_, clean_BCHW, _), path_NBCHW = jax.lax.scan(one, (x_BCHW, x_BCHW, nothing), calls)
+    return clean_BCHW, path_NBCHW
+
+
+def _predict(
+    rule: Rule, weights: Weights, x_BCHW: Array, label_B: Array, call: Call, scale: Array | float
+) -> tuple[Array, Array]:
+    """The estimates of the clean images and of the noise (Ho & Salimans 2022 where guided)."""
+    network, signal, noise = rule.network, call["signal"], call["noise"]
+
+    def plain(x_BCHW: Array) -> Array:
+        return network(weights, x_BCHW, jnp.full(len(x_BCHW), call["timestep"]), label_B)
+
+    def guided(x_BCHW: Array) -> Array:
+        twice = jnp.concatenate([x_BCHW, x_BCHW])
+        labels = jnp.concatenate([label_B, jnp.full_like(label_B, network.classes)])
+        both = network(weights, twice, jnp.full(len(twice), call["timestep"]), labels)
+        conditional, unconditional = jnp.split(both, 2)
+        return unconditional + scale * (conditional - unconditional)
+
+    if len(rule.guided) == 2:
+        output = jax.lax.cond(call["guided"], guided, plain, x_BCHW)
+    else:
+        output = guided(x_BCHW) if True in rule.guided else plain(x_BCHW)
+    predicted = output[:, : network.channels]  # what follows is a learned variance, of no use here
+    clean_BCHW, eps_BCHW = _to_clean_and_noise(rule.prediction, predicted, x_BCHW, signal, noise)
+    if rule.faint:
+        clean_BCHW = clean_BCHW * jnp.minimum(signal / rule.faint, 1)
+    if rule.clamp:
+        clean_BCHW = jnp.clip(clean_BCHW, -1, 1)
+        eps_BCHW = (x_BCHW - signal * clean_BCHW) / noise
+    return clean_BCHW, eps_BCHW
+
+
+def open_sampler(name: str, process: Process, steps: int) -> tuple[Call, Step]:
+    """The calls of a sampler, (N,) of each number, and its step; that of the last call goes nowhere."""
+    timestep_S, signal, noise = _levels(process, steps)
+    call_N = np.arange(2 * steps - 1 if name == "flow-heun" else steps)
+    place_N = (call_N + 1) // 2 if name == "flow-heun" else call_N  # the level that a call looks at
+    calls = {"timestep": timestep_S[place_N], "signal": signal[place_N], "noise": noise[place_N]}
+    if name in ("flow-euler", "flow-heun"):
+        began_N = call_N // 2 if name == "flow-heun" else call_N  # the level where its step began
+        step, own = heun, {"length": np.diff(noise)[began_N], "corrects": place_N > began_N}
+    else:
+        ratio, second = noise[1:] / noise[:-1], np.zeros(steps)
+        if name != "ddim":
+            width = np.diff(np.log(signal[:-1] / noise[:-1]))  # of the steps before the last
+            second[1:-1] = width[1:] / (2 * width[:-1])
+        step, own = dpm_solver, {"keep": ratio, "gain": signal[1:] - signal[:-1] * ratio, "second": second}
+    return {key: jnp.asarray(value) for key, value in (calls | own).items()}, step
+
+
+def _levels(process: Process, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Timesteps (steps,), and signal and noise levels (steps + 1,) that end at the clean image."""
+    if process.kind == "flow":
+        noise = np.linspace(1 - FLOW_MARGIN, 0, steps + 1)
+        return noise[:-1] * process.timesteps, 1 - noise, noise
+    # The noisiest timestep first; [:steps] because rounding may give one too many, at t = -1.
+    timestep = np.round(np.arange(process.timesteps, 0, -process.timesteps / steps))[:steps] - 1
+    signal, noise = (level.double().numpy() for level in process.signal_noise(torch.from_numpy(timestep)))
+    return timestep, np.append(signal, 1), np.append(noise, 0)
+
+
+def dpm_solver(call: Call, x: Array, clean: Array, eps: Array, before: Array) -> tuple[Array, Array]:
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2); of order one, which is DDIM, where `second` is 0.
+
+    It remembers the estimate before, and steps towards where the two point.
+    """
+    ahead = clean + call["second"] * (clean - before)
+    return call["keep"] * x + call["gain"] * ahead, clean
+
+
+def heun(
+    call: Call, x: Array, clean: Array, eps: Array, before: tuple[Array, Array]
+) -> tuple[Array, tuple[Array, Array]]:
+    """Heun's method along the flow's velocity (Karras et al. 2022, algorithm 1); Euler's where nothing `corrects`.
+
+    It remembers where the step began and the velocity there, to take it again with the mean of both ends.
+    """
+    velocity = eps - clean
+    began, first = before
+    corrected = began + call["length"] * (first + velocity) / 2
+    return jnp.where(call["corrects"], corrected, x + call["length"] * velocity), (x, velocity)
