@@ -19,8 +19,8 @@ from ditkit.autoencoders.contract import open_autoencoder
 from ditkit.autoencoders.presets import settings
 from ditkit.config import RunConfig
 from ditkit.ema import Ema
+from ditkit.initial import fresh_network
 from ditkit.objectives.contract import open_objective
-from ditkit.session import fresh_network
 from ditkit.steps import draw_case
 
 PIXELS = {"data": {"image_size": 128}, "model": {"preset": "dit-tiny/4", "depth": 6}}

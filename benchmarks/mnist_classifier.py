@@ -1,4 +1,4 @@
-"""A small MNIST classifier, the judge of `mnist_quality.py`. Train it with `python benchmarks/mnist_classifier.py`.
+"""Trains the LeNet that `ditkit evaluate` and `mnist_quality.py` judge digits with.
 
 Images are B x 1 x 28 x 28 in [-1, 1]. Legend: B batch, H W image, F features.
 """
@@ -14,39 +14,12 @@ import numpy
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from ditkit.evaluation.lenet import LeNet as Classifier
 
 CACHE = Path(__file__).parent / ".cache"
 DEFAULT_OUT = CACHE / "mnist_classifier.safetensors"
-FEATURES = 64
-
-
-class Classifier(nn.Module):
-    """Three stages of convolutions with BatchNorm, mean pooling over a 3 x 3 grid, then 64 features and 10 logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(_stage(1, 24, kernel=5, stride=1), _stage(24, 32, kernel=3, stride=2))
-        self.middle = nn.Sequential(_stage(32, 48, kernel=3, stride=1), _stage(48, 64, kernel=3, stride=2))
-        self.top = nn.Sequential(_stage(64, 96, kernel=3, stride=1), nn.AdaptiveAvgPool2d(3), nn.Flatten())
-        self.embed = nn.Sequential(nn.Linear(96 * 9, FEATURES, bias=False), nn.BatchNorm1d(FEATURES), nn.ReLU())
-        self.head = nn.Linear(FEATURES, 10)
-
-    def features(self, images_B1HW: Tensor) -> Tensor:
-        """The B x 64 activations before the last linear layer."""
-        return self.embed(self.top(self.middle(self.stem(images_B1HW))))
-
-    def logits(self, images_B1HW: Tensor) -> Tensor:
-        """The B x 10 class scores."""
-        return self.head(self.features(images_B1HW))
-
-    def forward(self, images_B1HW: Tensor) -> Tensor:
-        return self.logits(images_B1HW)
-
-
-def _stage(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
 
 def load_classifier(path: Path = DEFAULT_OUT) -> Classifier:
@@ -130,6 +103,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=DEFAULT_OUT, help="where to save the weights (default: %(default)s)"
     )
+    parser.add_argument("--half", action="store_true", help="save float16, as in the package")
     parser.add_argument("--mnist", type=Path, default=None, help="folder of the IDX files (default: the package's own)")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -142,6 +116,8 @@ def main() -> None:
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+    if arguments.half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     save_file(state, arguments.out, metadata={"test_accuracy": f"{accuracy:.4f}"})
     print(f"test accuracy {accuracy:.2%} in {time.perf_counter() - started:.0f} s, saved to {arguments.out}")
 

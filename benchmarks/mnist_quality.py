@@ -76,10 +76,10 @@ def statistics(features_NF: Tensor) -> tuple[Tensor, Tensor]:
 def real_reference(features_NF: Tensor, labels_N: Tensor, *, per_class: int) -> Reference:
     """The real images' statistics without the last 1,000 drawn, and the drawn ones' distance (mean of 5 draws)."""
     kept: tuple[Tensor, Tensor] = statistics(features_NF)
-    distances = []
+    labels, distances = labels_N.unique().tolist(), []
     for seed in range(REAL_DRAWS):
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.cat([_some_of_class(labels_N, label, per_class, generator) for label in range(CLASSES)])
+        drawn = torch.cat([_some_of_class(labels_N, label, per_class, generator) for label in labels])
         is_kept_N = torch.ones(len(labels_N), dtype=torch.bool)
         is_kept_N[drawn] = False
         kept = statistics(features_NF[is_kept_N])
@@ -95,7 +95,11 @@ def _some_of_class(labels_N: Tensor, label: int, count: int, generator: torch.Ge
 
 def judge(images_N1HW: Tensor, labels_N: Tensor, classifier: Classifier, reference: Reference) -> Quality:
     """Quality of generated images (in [-1, 1]) that were asked to be of the given labels."""
-    features_NF, predicted_N = features_and_labels(classifier, images_N1HW)
+    return compared(*features_and_labels(classifier, images_N1HW), labels_N, reference)
+
+
+def compared(features_NF: Tensor, predicted_N: Tensor, labels_N: Tensor, reference: Reference) -> Quality:
+    """Quality of generated images by their features, and the labels that they were taken for and asked to have."""
     right_N = (predicted_N == labels_N).double()
     frechet = frechet_distance(*statistics(features_NF), reference.mean_F, reference.covariance_FF)
     return Quality(
@@ -104,7 +108,7 @@ def judge(images_N1HW: Tensor, labels_N: Tensor, classifier: Classifier, referen
         frechet=frechet,
         frechet_real=reference.frechet_real,
         ratio=frechet / reference.frechet_real,
-        accuracy_by_class=[right_N[labels_N == label].mean().item() for label in range(CLASSES)],
+        accuracy_by_class=[right_N[labels_N == label].mean().item() for label in labels_N.unique().tolist()],
     )
 
 
@@ -138,9 +142,8 @@ def classifier_at(path: Path) -> Classifier:
 
 
 def report(quality: Quality, seconds: float) -> str:
-    """The figures in words, with a verdict on the target."""
+    """The figures in words."""
     by_class = " ".join(f"{label}:{share:.0%}" for label, share in enumerate(quality.accuracy_by_class))
-    reached = quality.label_accuracy >= 0.98 and quality.ratio <= 2
     return "\n".join(
         [
             f"samples            {quality.samples} in {seconds:.0f} s",
@@ -148,7 +151,6 @@ def report(quality: Quality, seconds: float) -> str:
             f"Fréchet distance   {quality.frechet:.4f}",
             f"  of real images   {quality.frechet_real:.4f}   (mean of {REAL_DRAWS} draws)",
             f"  ratio            {quality.ratio:.2f}",
-            f"target             98 % and at most 2.00: {'reached' if reached else 'MISSED'}",
         ]
     )
 

@@ -1,6 +1,7 @@
-"""What does a change of the `mnist` recipe gain at equal cost? One training under a budget of CPU time, then judged.
+"""What does a change of a recipe gain at equal cost? One training under a budget of CPU time, then judged.
 
-    python benchmarks/recipe_search.py --cpu-seconds 150 [--samples 500] [--guidance 1.42] [SECTION.KEY=VALUE ...]
+    python benchmarks/recipe_search.py --cpu-seconds 150 [--samples 500] [SECTION.KEY=VALUE ...]
+    python benchmarks/recipe_search.py --recipe celeba --data-dir FOLDER --cpu-seconds 600 [SECTION.KEY=VALUE ...]
 
 Words are settings as `ditkit train --set` takes them, on top of the recipe. One thread; the learning rate falls
 linearly with the CPU time that is spent, so that every trial ends its schedule whatever its steps cost. Prints one
@@ -14,15 +15,16 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from ditkit.threads import keep_memory
 
 keep_memory()
 
 import torch
-from mnist_classifier import DEFAULT_OUT, features_and_labels, mnist_folder, read_mnist
-from mnist_quality import CLASSES, Quality, classifier_at, judge, real_reference
-from torch import Tensor, nn
+from judges import Judge, open_judge
+from mnist_quality import Quality
+from torch import nn
 
 from ditkit import checkpoint, optim, recipes
 from ditkit.config import RunConfig
@@ -33,9 +35,9 @@ from ditkit.seeding import generator
 from ditkit.steps import drop_labels
 
 
-def train(config: RunConfig, images_N1HW: Tensor, label_N: Tensor, seconds: float) -> tuple[nn.Module, int]:
+def train(config: RunConfig, judge: Judge, seconds: float) -> tuple[nn.Module, int]:
     """The EMA network after so many CPU seconds, and the steps that they were enough for."""
-    network = checkpoint.build_network(config, CLASSES)
+    network = checkpoint.build_network(config, judge.classes)
     network.initialize(generator(config.seed, "weights"))
     objective, ema = open_objective(config.diffusion), Ema(network, config.optim.ema_decay)
     optimizer = optim.adamw(network, config.optim)
@@ -43,10 +45,13 @@ def train(config: RunConfig, images_N1HW: Tensor, label_N: Tensor, seconds: floa
     began = time.process_time()
     while (left := 1 - (time.process_time() - began) / seconds) > 0:
         if len(order) < batch:
-            order = torch.randperm(len(images_N1HW), generator=chance)
+            order = torch.randperm(len(judge.label_N), generator=chance)
         chosen, order = order[:batch], order[batch:]
-        x_BCHW = images_N1HW[chosen]
-        label_B = drop_labels(label_N[chosen], CLASSES, config.diffusion.label_drop, config.seed, step)
+        x_BCHW = judge.image_NCHW[chosen]
+        if config.data.flip:
+            mirrored_B = torch.rand(batch, generator=chance) < 0.5
+            x_BCHW = torch.where(mirrored_B[:, None, None, None], x_BCHW.flip(3), x_BCHW)
+        label_B = drop_labels(judge.label_N[chosen], judge.classes, config.diffusion.label_drop, config.seed, step)
         timestep_B = objective.draw_timesteps(batch, chance)
         noise_BCHW = torch.randn(x_BCHW.shape, generator=chance)
         objective.loss_at(network, x_BCHW, label_B, timestep_B, noise_BCHW).mean().backward()
@@ -59,25 +64,20 @@ def train(config: RunConfig, images_N1HW: Tensor, label_N: Tensor, seconds: floa
     return ema.network, step
 
 
-def judged(config: RunConfig, network: nn.Module, images_N1HW: Tensor, label_N: Tensor, samples: int) -> Quality:
+def judged(config: RunConfig, network: nn.Module, judge: Judge, samples: int) -> Quality:
     """What the classifier says of samples, an equal number of each label."""
-    classifier = classifier_at(DEFAULT_OUT)
-    features, _ = features_and_labels(classifier, images_N1HW)
-    asked_N = torch.arange(samples) % CLASSES
+    asked_N = torch.arange(samples) % judge.classes
     drawn = draw(
         network,
         config.diffusion,
         shape=config.shape,
         labels=asked_N.tolist(),
-        null_label=CLASSES,
+        null_label=judge.classes,
         seeds=range(samples),
         settings=config.sample,
         device="cpu",
     )
-    bytes_N1HW = ((drawn.clamp(-1, 1) + 1) * 127.5).round()
-    return judge(
-        bytes_N1HW / 127.5 - 1, asked_N, classifier, real_reference(features, label_N, per_class=samples // CLASSES)
-    )
+    return judge.judge(drawn, asked_N)
 
 
 def main() -> None:
@@ -86,15 +86,18 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--cpu-seconds", type=float, default=150)
     parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--guidance", type=float, default=1.42)
-    parser.add_argument("--steps", type=int, default=12, help="network calls a sample, the guided ones counted once")
+    parser.add_argument("--guidance", type=float, help="(default: 1.42 for mnist, the recipe's for celeba)")
+    parser.add_argument("--steps", type=int, default=12, help="sampling steps")
+    parser.add_argument("--recipe", choices=("mnist", "celeba"), default="mnist")
+    parser.add_argument("--data-dir", type=Path, help="CelebA, as `ditkit train celeba` takes it")
     words = parser.parse_args()
     torch.set_num_threads(1)
-    config = recipes.build(recipes.tree("mnist"), recipes.merge_settings(words.settings))
-    config = replace(config, sample=replace(config.sample, guidance=words.guidance, steps=words.steps))
-    images, labels = read_mnist(mnist_folder(), "train")
-    network, steps = train(config, images, labels, words.cpu_seconds)
-    quality = judged(config, network, images, labels, words.samples)
+    config = recipes.build(recipes.tree(words.recipe), recipes.merge_settings(words.settings))
+    guidance = words.guidance or (1.42 if words.recipe == "mnist" else config.sample.guidance)
+    config = replace(config, sample=replace(config.sample, guidance=guidance, steps=words.steps))
+    judge = open_judge(words.recipe, words.data_dir)
+    network, steps = train(config, judge, words.cpu_seconds)
+    quality = judged(config, network, judge, words.samples)
     print(
         f"{' '.join(words.settings) or 'the recipe'}: {steps} steps of {1000 * words.cpu_seconds / steps:.0f} ms, "
         f"{quality.label_accuracy:.1%}, ratio {quality.ratio:.2f} ({words.samples} samples)"

@@ -76,10 +76,14 @@ def config_of(shape: str) -> RunConfig:
     """ditkit's settings for a shape: exact GELU, otherwise the paper's network, as a flow."""
     one = SHAPES[shape]
     names = ("patch", "width", "depth", "heads")
+    pixels = one["channels"] == 1
+    size = {"image_size": one["side"] * (1 if pixels else 8), "channels": 1 if pixels else 3}
+    latents = {} if pixels else {"autoencoder": {"name": "kl", "channels": one["channels"], "shrink": 8}}
     return recipes.load(
         "mnist",
         {
-            "data": {"name": "folder", "image_size": one["side"], "channels": one["channels"], "validation": 0},
+            "data": {"name": "folder", "validation": 0, **size},
+            **latents,
             "model": {
                 **{name: one[name] for name in names},
                 "norm": "layer",

@@ -1,16 +1,20 @@
-"""How long until the digits are good? The original's recipe and ditkit's, quality of the samples against CPU time.
+"""How long until the images are good? The original's recipe and ditkit's, quality of the samples against CPU time.
 
 `python benchmarks/time_to_quality.py` trains each contestant, keeps snapshots along the way, draws samples from each
 with the EMA weights, and asks the classifier of `mnist_classifier.py` for label accuracy and Fréchet distance (as a
 multiple of that of as many real images, see `mnist_quality.py`). Everything is kept in --out: stopped at any moment,
-the same command goes on, and when all is there it only prints the table and draws the curves.
+the same command goes on, and when all is there it only prints the table and draws the curves. Faces:
+
+    python benchmarks/face_classifier.py --data-dir FOLDER
+    python benchmarks/time_to_quality.py --recipe celeba --data-dir FOLDER
 
 The clock is CPU time of training alone, in minutes of two cores (120 CPU seconds), so that other work on the machine
 does not count; drawing and judging are not on it. The original's recipe (a pixel DiT of patch 2, width 288, depth 6;
 epsilon, T = 400, linear betas, learning rate 1e-3 with 100 warm-up steps and cosine decay, batch 64, labels never
-dropped) gets --minutes, its schedule being as long as that; ditkit's gets the steps that its recipe says. Both run on
-ditkit's engine. The original draws ancestrally in 400 calls; here DPM-Solver++ draws for it in --steps, which is
-20 times cheaper (--sampler ddpm --steps 400 for the original's own).
+dropped) gets --minutes, its schedule being as long as that; ditkit's gets the steps that its recipe says, or those of
+--default-minutes. For faces the original's is scaled from 128x128 to 64x64: patch 4, width 512, depth 8, rate 1e-4,
+batch 112. Both run on ditkit's engine. The original draws ancestrally in 400 calls; here DPM-Solver++ draws for it
+in --steps, which is 20 times cheaper (--sampler ddpm --steps 400 for the original's own).
 """
 
 from __future__ import annotations
@@ -25,15 +29,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from mnist_classifier import CACHE, DEFAULT_OUT, features_and_labels, mnist_folder, read_mnist
-from mnist_quality import CLASSES, classifier_at, judge, real_reference
+from judges import Judge, open_judge
+from mnist_classifier import CACHE
 
 import ditkit
 from ditkit import recipes
 from ditkit.config import RunConfig
 from ditkit.events import Event, Saved
 
-ORIGINAL: dict[str, Any] = {
+DIGITS: dict[str, Any] = {
     "data": {"name": "mnist", "image_size": 28, "channels": 1, "validation": 500},
     "model": {
         "patch": 2,
@@ -55,6 +59,14 @@ ORIGINAL: dict[str, Any] = {
     "sample": {"sampler": "dpmpp", "steps": 20, "guidance": 1.0},
     "train": {"batch_size": 64, "accumulate": 4},  # parts of 16 images stay in the cache; the batch is the same
 }
+FACES: dict[str, Any] = {
+    **DIGITS,
+    "data": {"name": "celeba", "image_size": 64, "channels": 3, "label_by": "Male", "validation": 500},
+    "model": {**DIGITS["model"], "patch": 4, "width": 512, "depth": 8, "heads": 8},
+    "optim": {**DIGITS["optim"], "lr": 1e-4},
+    "train": {"batch_size": 112, "accumulate": 14},
+}
+ORIGINALS = {"mnist": DIGITS, "celeba": FACES}
 PROBE_STEPS = 6
 CHUNK = 100  # images between two looks at the disk
 TWO_CORE_MINUTE = 120.0  # CPU seconds
@@ -100,7 +112,7 @@ def steps_within(contestant: Contestant, minutes: float) -> int:
         # The first step is left out; the last is followed by saving and drawing.
         ditkit.train(config, contestant.folder / "probe", lambda event: marks.append(time.process_time()))
         each = (marks[PROBE_STEPS - 1] - marks[1]) / (PROBE_STEPS - 2)
-        _write(place, {"cpu_seconds_a_step": each, "steps": max(200, int(minutes * TWO_CORE_MINUTE / each))})
+        _write(place, {"cpu_seconds_a_step": each, "steps": max(2, int(minutes * TWO_CORE_MINUTE / each))})
     return _read(place, {})["steps"]
 
 
@@ -129,30 +141,26 @@ def with_snapshots(tree: Mapping[str, Any], steps: int, snapshots: int) -> RunCo
 
 
 def draw(contestant: Contestant, step: int, count: int, sample: Mapping[str, Any]) -> torch.Tensor:
-    """`count` samples of a snapshot, an equal number a label, as (N, 1, H, W) in [-1, 1]; goes on where it stopped."""
+    """`count` samples of a snapshot, an equal number a label, as (N, C, H, W) in [-1, 1]; goes on where it stopped."""
     place = contestant.folder / f"samples-{step}-{'-'.join(str(value) for value in sample.values())}.npy"
     images = [*np.load(place)] if place.exists() else []
     trained = ditkit.load(contestant.run / "checkpoints" / f"step-{step:07d}")
     while len(images) < count:
-        labels = [str(index % CLASSES) for index in range(len(images), min(count, len(images) + CHUNK))]
+        known = trained.card.labels
+        labels = [known[index % len(known)] for index in range(len(images), min(count, len(images) + CHUNK))]
         images += [one.image for one in ditkit.sample(trained, labels, seed=len(images), **sample)]
         np.save(place, np.stack(images))
     return torch.from_numpy(np.stack(images[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def judge_all(contestant: Contestant, samples: int, between: int, sample: Mapping[str, Any]) -> None:
+def judge_all(contestant: Contestant, judge: Judge, samples: int, between: int, sample: Mapping[str, Any]) -> None:
     """Judge the snapshots that are not judged yet, the last first: `samples` images of it, `between` of the others."""
-    classifier = classifier_at(DEFAULT_OUT)
-    features, labels = features_and_labels(classifier, read_mnist(mnist_folder(), "train")[0])[0], None
-    labels = read_mnist(mnist_folder(), "train")[1]
     quality = contestant.quality()
     for step in sorted(contestant.clock(), reverse=True):
         count = samples if step == max(contestant.clock()) else between
         if quality.get(step, {}).get("samples") == count:
             continue
-        reference = real_reference(features, labels, per_class=count // CLASSES)
-        images = draw(contestant, step, count, sample)
-        seen = judge(images, torch.arange(count) % CLASSES, classifier, reference)
+        seen = judge.judge(draw(contestant, step, count, sample), torch.arange(count) % judge.classes)
         quality[step] = {"samples": count, "accuracy": seen.label_accuracy, "ratio": seen.ratio, **sample}
         _write(contestant.folder / "quality.json", quality)
         print(f"{contestant.name}: step {step}, {seen.label_accuracy:.1%}, {seen.ratio:.2f}", flush=True)
@@ -210,26 +218,35 @@ def main() -> None:
     parser.add_argument("--snapshots", type=int, default=6)
     parser.add_argument("--sampler", default="dpmpp", help="of the original")
     parser.add_argument("--steps", type=int, default=20, help="the original's network calls an image")
+    parser.add_argument("--recipe", choices=ORIGINALS, default="mnist")
+    parser.add_argument("--data-dir", type=Path, help="CelebA, as `ditkit train celeba` takes it")
+    parser.add_argument("--default-minutes", type=float, help="the default's budget (default: its own steps)")
     parser.add_argument("--only", choices=("original", "default"), help="train and judge this one")
     parser.add_argument("--train-only", action="store_true", help="leave the judging for another time")
-    parser.add_argument("--out", type=Path, default=CACHE / "time_to_quality")
+    parser.add_argument("--out", type=Path, help="(default: a folder in .cache)")
     words = parser.parse_args()
-    original = Contestant("original", ORIGINAL, words.out / "original")
-    default = Contestant("default", recipes.tree("mnist"), words.out / "default")
+    out = words.out or CACHE / ("time_to_quality" if words.recipe == "mnist" else f"time_to_quality-{words.recipe}")
+    place = {"path": str(words.data_dir)} if words.data_dir else {}
+    trees = {"original": ORIGINALS[words.recipe], "default": recipes.tree(words.recipe)}
+    contestants = [
+        Contestant(name, {**tree, "data": {**tree["data"], **place}}, out / name) for name, tree in trees.items()
+    ]
+    budgets = {"original": words.minutes, "default": words.default_minutes}
     asked = {"original": {"sampler": words.sampler, "steps": words.steps}, "default": {}}
-    for one in (original, default):
+    for one in contestants:
         if words.only not in (None, one.name):
             continue
-        steps = steps_within(one, words.minutes) if one is original else recipes.build(one.tree).train.steps
+        budget = budgets[one.name]
+        steps = recipes.build(one.tree).train.steps if budget is None else steps_within(one, budget)
         train(one, with_snapshots(one.tree, steps, words.snapshots))
         if not words.train_only:
-            judge_all(one, words.samples, words.between, asked[one.name])
-    judged = [one for one in (original, default) if one.quality()]
+            judge_all(one, open_judge(words.recipe, words.data_dir), words.samples, words.between, asked[one.name])
+    judged = [one for one in contestants if one.quality()]
     print(table(judged))
     if len(judged) == 2:
-        print(verdict(original, default))
+        print(verdict(*judged))
     if judged:
-        plot(judged, words.out / "curves.png")
+        plot(judged, out / "curves.png")
 
 
 if __name__ == "__main__":

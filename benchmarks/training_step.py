@@ -244,8 +244,8 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False) -> Step:
     from ditkit.data.batches import Batch, Batches
     from ditkit.data.contract import open_dataset
     from ditkit.ema import Ema
+    from ditkit.initial import fresh_network
     from ditkit.objectives.contract import open_objective
-    from ditkit.session import fresh_network
     from ditkit.steps import Speed, compute_gradients, open_worker
     from ditkit.world import World
 

@@ -1,0 +1,187 @@
+"""What sees features in images: `lenet` in the package, `inception`, `dinov2`, or a network in a .onnx file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoint import read_tensors
+from ..errors import MachineError, UsageError, unknown
+from ..images import to_tensor
+from ..learner import fill
+from ..paths import expanded
+
+LENET, INCEPTION, DINOV2 = "lenet", "inception", "dinov2"
+NAMES = (LENET, INCEPTION, DINOV2)
+AT_ONCE = 250  # images
+_LENET_FILE = Path(__file__).parent / "lenet.safetensors"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Features (N, F) and class scores (N, L), both float32; L is 0 where the extractor is no classifier."""
+
+    features_NF: np.ndarray
+    logits_NL: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    """A network that turns images into features.
+
+    `look` takes float32 (B, C, H, W) in [-1, 1], as large and with as many channels as the images are.
+    """
+
+    name: str
+    distance: str  # what the Fréchet distance of these features is called
+    fingerprint: str  # of the weights
+    labels: tuple[str, ...]  # that it tells apart, by the words that a data set may have for them; empty if it cannot
+    look: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+    @torch.inference_mode()
+    def see(self, images: list[np.ndarray]) -> Seen:
+        """The features of images uint8 (H, W, C)."""
+        parts = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
+        seen = [self.look(to_tensor(part)) for part in parts]
+        features_NF = np.concatenate([features.float().cpu().numpy() for features, _ in seen])
+        logits = [scores.float().cpu().numpy() for _, scores in seen if scores is not None]
+        return Seen(features_NF, np.concatenate(logits) if logits else np.empty((len(images), 0), np.float32))
+
+
+def default_name(channels: int) -> str:
+    """The extractor for images of so many channels when nobody names one."""
+    return LENET if channels == 1 else INCEPTION
+
+
+def check_name(word: str) -> None:
+    """Raises UsageError for a word that is neither an extractor's name nor a .onnx file."""
+    if word in NAMES:
+        return
+    if expanded(word).suffix != ".onnx":
+        if "/" in word or "." in word:
+            raise UsageError(f"--features: {word} is not a .onnx file", f"give {', '.join(NAMES)}, or a .onnx file")
+        raise unknown("extractor", word, NAMES)
+    if not expanded(word).is_file():
+        raise UsageError(f"--features: there is no file {word}", "check the path")
+
+
+def open_extractor(word: str, device: str | torch.device = "cpu") -> Extractor:
+    """The extractor that a word names.
+
+    Raises UsageError for an unknown one and for a missing package, MachineError when its weights cannot be fetched.
+    """
+    check_name(word)
+    if word == LENET:
+        return _lenet(device)
+    if word == DINOV2:
+        return _dinov2(device)
+    return _inception(device) if word == INCEPTION else _onnx(expanded(word))
+
+
+def _lenet(device: str | torch.device) -> Extractor:
+    from .lenet import LABELS, LeNet, as_digits
+
+    network = LeNet()
+    fill(network, {name: value.float() for name, value in read_tensors(_LENET_FILE).items()}, _LENET_FILE)
+    network = network.to(device).eval().requires_grad_(False)
+
+    def look(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        features_BF = network.features(as_digits(image_BCHW.to(device)))
+        return features_BF, network.head(features_BF)
+
+    return Extractor(
+        name=LENET,
+        distance="Fréchet distance (LeNet)",
+        fingerprint=_hash(_LENET_FILE.read_bytes()),
+        labels=LABELS,
+        look=look,
+    )
+
+
+def _inception(device: str | torch.device) -> Extractor:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
+            FeatureExtractorInceptionV3,
+        )
+    except ImportError as error:
+        raise UsageError(
+            f"the features of InceptionV3 need the package torch-fidelity ({error})",
+            "`pip install 'ditkit[evaluate]'`, or choose others with --features",
+        ) from None
+    try:
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
+    except OSError as error:  # that of the network, too
+        raise MachineError(
+            f"cannot fetch the weights of InceptionV3: {error}",
+            "run this once where there is a network; they stay in torch's cache (TORCH_HOME)",
+        ) from None
+    network = network.to(device).eval().requires_grad_(False)
+    state = {name: value.cpu().contiguous().numpy().tobytes() for name, value in network.state_dict().items()}
+
+    def look(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        image_B3HW = image_BCHW.expand(-1, 3, -1, -1) if image_BCHW.shape[1] == 1 else image_BCHW
+        levels = ((image_B3HW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        features_BF, scores_BL = network(levels.to(device))
+        return features_BF, scores_BL
+
+    return Extractor(name=INCEPTION, distance="FID", fingerprint=_hash(b"".join(state.values())), labels=(), look=look)
+
+
+def _dinov2(device: str | torch.device) -> Extractor:
+    from .dinov2 import open_dinov2
+
+    network, weights = open_dinov2()
+    network = network.to(device).eval().requires_grad_(False)
+    return Extractor(
+        name=DINOV2,
+        distance="Fréchet distance (DINOv2)",
+        fingerprint=_hash(weights.read_bytes()),
+        labels=(),
+        look=lambda image_BCHW: (network(image_BCHW.to(device)), None),
+    )
+
+
+def _onnx(path: Path) -> Extractor:
+    """A network of one input, float32 (B, C, H, W) in [-1, 1], whose first output is reshaped to (B, F)."""
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UsageError(
+            "features of a .onnx file need the package onnxruntime", "`pip install 'ditkit[onnx]'`"
+        ) from None
+    content = path.read_bytes()
+    try:
+        session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own kinds of exceptions, which it does not export
+        raise UsageError(f"{path} cannot be opened: {str(error).splitlines()[0]}", "give another .onnx file") from None
+    entry = session.get_inputs()[0].name
+
+    def look(image_BCHW: Tensor) -> tuple[Tensor, None]:
+        try:
+            found = session.run(None, {entry: image_BCHW.numpy()})[0]
+        except Exception as error:
+            shape = " x ".join(map(str, image_BCHW.shape[1:]))
+            raise UsageError(
+                f"{path} does not take images of {shape}: {str(error).splitlines()[0]}",
+                "it must take float32 (batch, channels, height, width) in [-1, 1]",
+            ) from None
+        return torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(len(image_BCHW), -1)), None
+
+    return Extractor(
+        name=path.name,
+        distance=f"Fréchet distance ({path.stem})",
+        fingerprint=_hash(content),
+        labels=(),
+        look=look,
+    )
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

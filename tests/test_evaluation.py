@@ -1,0 +1,241 @@
+"""The judge: its distances are what they are called, and better images get better figures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ditkit.cli.app import main
+from ditkit.data.contract import open_dataset
+from ditkit.errors import DataError, UsageError
+from ditkit.evaluation.distances import frechet, inception_score, kid, precision_recall, statistics
+from ditkit.evaluation.evaluate import evaluate
+from ditkit.evaluation.features import open_extractor
+from ditkit.evaluation.gallery import Gallery, joined
+from ditkit.evaluation.judge import Judge, open_judge
+from ditkit.evaluation.neighbours import nearest
+from ditkit.evaluation.reference import Reference
+from ditkit.recipes import load
+
+
+def gaussians(count: int, mean: float, std: float, features: int = 8, seed: int = 0) -> np.ndarray:
+    source = np.random.default_rng(seed)
+    return source.normal(mean, std, (count, features)).astype(np.float32)
+
+
+class Few:
+    """The first images of MNIST."""
+
+    def __init__(self, first: int, count: int):
+        self._all, self._first, self._count = open_dataset(load("mnist").data, "train"), first, count
+        self.labels, self.fingerprint = self._all.labels, f"{first}+{count}"
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        return self._all[self._first + index]
+
+
+@pytest.fixture
+def lenet_judge(tmp_path, monkeypatch):
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+    return open_judge(load("mnist"), dataset=Few(0, 1500))
+
+
+def test_the_frechet_distance_is_the_closed_form_of_gaussians():
+    a = statistics(np.array([[-1.0, 0], [1, 0], [0, -2], [0, 2]]))
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+    one, other = statistics(gaussians(200_000, 0, 1)), statistics(gaussians(200_000, 0.5, 2, seed=1))
+    assert frechet(one, other) == pytest.approx(8 * (0.5**2 + (2 - 1) ** 2), rel=0.02)
+
+
+def test_kid_is_unbiased_and_its_error_covers_it():
+    real = gaussians(600, 0, 1)
+    same = [kid(gaussians(300, 0, 1, seed=seed), real, seed=seed) for seed in range(1, 9)]
+    assert abs(np.mean([value for value, _ in same])) < 2 * np.mean([error for _, error in same])
+    value, error = kid(gaussians(300, 1, 1, seed=9), real)
+    assert value > 20 * error > 0
+
+
+def test_precision_and_recall_tell_blurred_from_narrow():
+    real = gaussians(500, 0, 1, features=2)
+    narrow = precision_recall(gaussians(500, 0, 0.2, features=2, seed=1), real)
+    wide = precision_recall(gaussians(500, 0, 5, features=2, seed=1), real)
+    assert narrow[0] > 0.95 and narrow[1] < 0.4
+    assert wide[0] < 0.3 and wide[1] > 0.9
+
+
+def test_the_inception_score_counts_the_kinds():
+    logits = 50 * np.eye(5)[np.arange(100) % 5]
+    assert inception_score(logits) == pytest.approx(5)
+    assert inception_score(np.ones((10, 5))) == pytest.approx(1)
+
+
+def test_the_distances_are_those_of_torch_fidelity():
+    fidelity = pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install 'ditkit[evaluate]'")
+    import torch
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    assert fidelity
+    drawn, real = gaussians(1200, 0.2, 1.3, features=32), gaussians(2000, 0, 1, features=32, seed=1)
+    theirs = [fid_features_to_statistics(torch.from_numpy(one)) for one in (drawn, real)]
+    distance = fid_statistics_to_metric(*theirs, False)["frechet_inception_distance"]
+    assert frechet(statistics(drawn), statistics(real)) == pytest.approx(distance, rel=1e-3)
+    options = {"kid_subsets": 100, "kid_subset_size": 1000, "verbose": False}
+    some = drawn[:1000], real[:1000]  # so that every subset is all of them
+    kernel = kid_features_to_metric(*map(torch.from_numpy, some), **options)
+    assert kid(*some)[0] == pytest.approx(kernel["kernel_inception_distance_mean"], rel=1e-3)
+
+
+def test_half_of_the_real_images_score_well_and_noise_badly(lenet_judge):
+    others = Few(1500, 1000)
+    half = [others[index] for index in range(len(others))]
+    labels = [str(label) for _, label in half]
+    real = lenet_judge.score([image for image, _ in half], labels)
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), dtype=np.uint8)
+    bad = lenet_judge.score(list(noise), labels)
+    assert real["accuracy"] > 0.98 and abs(real["kid"]) < 4 * real["kid_error"]
+    assert real["precision"] > 0.7 and real["recall"] > 0.7
+    assert bad["frechet"] > 50 * real["frechet"] and bad["kid"] > 100 * abs(real["kid"])
+    assert bad["accuracy"] < 0.3 and bad["precision"] < 0.05
+
+
+def test_the_reference_comes_from_the_cache_and_changes_with_the_images(lenet_judge):
+    looked: list[int] = []
+    config = load("mnist")
+    again = open_judge(config, dataset=Few(0, 1500), on_image=lambda done, _of: looked.append(done))
+    assert not looked and again.reference.fingerprint == lenet_judge.reference.fingerprint
+    np.testing.assert_array_equal(again.reference.features_NF, lenet_judge.reference.features_NF)
+    other = open_judge(config, dataset=Few(1, 1500), on_image=lambda done, _of: looked.append(done))
+    assert looked and other.reference.fingerprint != lenet_judge.reference.fingerprint
+
+
+def test_copies_of_training_images_are_found():
+    few = Few(0, 300)
+    copies, fresh = [few[7][0], few[123][0]], [Few(300, 1)[0][0]]
+    near = nearest([*copies, *fresh], few)
+    assert near.indices_NK[:2, 0].tolist() == [7, 123] and near.distances_NK[:2, 0].tolist() == [0, 0]
+    assert near.is_copy_N.tolist() == [True, True, False] and near.memorised == pytest.approx(2 / 3)
+    assert (np.diff(near.distances_NK, axis=1) >= 0).all()
+
+
+def test_parts_of_a_gallery_are_kept_and_damaged_ones_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path))
+    gallery = Gallery(identity={"seed": 0}, images=178, extractor=open_extractor("lenet"))
+    images = [np.full((28, 28, 1), level, np.uint8) for level in range(50)]
+    seen = gallery.see(128, images)
+    kept = gallery.there(128)
+    assert gallery.chunks() == [(0, 128), (128, 178)] and gallery.there(0) is None and kept is not None
+    np.testing.assert_array_equal(kept.features_NF, seen.features_NF)
+    assert len(joined([seen, kept]).logits_NL) == 100
+    part = next(gallery.folder.iterdir())
+    part.write_bytes(part.read_bytes()[:-10])
+    assert gallery.there(128) is None
+
+
+def command(capsys, *line: str) -> tuple[int, str, str]:
+    code = main(["evaluate", "--device", "cpu", *line])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def few_digits(monkeypatch, tmp_path):
+    """The judge sees 400 images instead of all of MNIST, which takes twenty seconds."""
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ditkit.evaluation.reference.MOST_IMAGES", 400)
+
+
+def test_the_command_keeps_its_figures_with_what_they_depend_on(few_digits, tmp_path, capsys):
+    line = ["mnist", "--samples", "20", "--steps", "2", "--json"]
+    code, out, err = command(capsys, *line)
+    record = json.loads(out)
+    assert code == 0 and "warning: distances of 20 images" in err
+    assert record["drawn"]["steps"] == 2 and record["drawn"]["samples"] == 20 and record["step"] == 5400
+    assert record["features"]["distance"] == "Fréchet distance (LeNet)" and record["reference"]["images"] == 400
+    assert 0 <= record["metrics"]["accuracy"] <= 1 and record["metrics"]["frechet"] > 0
+    again = json.loads(command(capsys, *line, "--seed", "5")[1])
+    kept = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    assert [one["drawn"]["first_seed"] for one in kept] == [0, 5] and kept[1]["metrics"] == again["metrics"]
+    assert not list((tmp_path / "cache" / "evaluations").iterdir())
+
+
+def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch):
+    import ditkit
+
+    class Stop(Exception):
+        pass
+
+    trained, looks, see = ditkit.load("mnist"), [], Gallery.see
+    monkeypatch.setattr("ditkit.evaluation.gallery.CHUNK", 8)
+    judge = open_judge(trained.card.config)
+
+    def stops(self, start, images):
+        if len(looks) == 2:
+            raise Stop
+        looks.append(start)
+        return see(self, start, images)
+
+    monkeypatch.setattr(Gallery, "see", stops)
+    with pytest.raises(Stop):
+        evaluate(trained, judge, samples=24)
+    monkeypatch.setattr(Gallery, "see", lambda self, start, images: looks.append(start) or see(self, start, images))
+    stopped = evaluate(trained, judge, samples=24)
+    assert looks == [0, 8, 16]
+    whole = evaluate(trained, judge, samples=24)
+    assert looks == [0, 8, 16, 0, 8, 16] and whole.metrics == stopped.metrics
+
+
+def test_more_training_scores_better(few_digits, tmp_path):
+    import ditkit
+    from ditkit import recipes
+
+    tiny = {"width": 48, "depth": 2, "heads": 2, "patch": 4}
+    train = {"steps": 240, "batch_size": 32, "save_every": 40, "sample_every": 10_000, "keep": 100}
+    config = recipes.build(recipes.tree("mnist"), {"model": tiny, "train": train, "data": {"validation": 10}})
+    run = ditkit.train(config, tmp_path / "runs" / "tiny")
+    folder = tmp_path / "runs" / "tiny" / "checkpoints"
+    judge = open_judge(config)
+    scores = [evaluate(ditkit.load(folder / f"step-{step:07d}"), judge, samples=100) for step in (40, 120, 240)]
+    distances = [one.metrics["frechet"] for one in scores]
+    assert run and distances == sorted(distances, reverse=True) and distances[0] > 1.5 * distances[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["mnist", "--features", "lennet"], "did you mean 'lenet'"),
+        (["mnist", "--features", "none.onnx"], "there is no file none.onnx"),
+        (["mnist", "--out", "figures.txt"], "is not the name of a .json file"),
+        (["mnist", "--data-dir", "nowhere"], "is not a folder"),
+        (["nothing"], "there is no run"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(few_digits, capsys, line, said):
+    code, out, err = command(capsys, *line)
+    assert code == 2 and not out and said in err and len(err.splitlines()) == 2
+
+
+def test_another_file_is_not_written_over(few_digits, tmp_path, capsys):
+    (tmp_path / "evaluation.json").write_text('{"mine": 1}', encoding="utf-8")
+    code, _, err = command(capsys, "mnist", "--samples", "20")
+    assert code == DataError.exit_code and "is no list of evaluations" in err
+    assert (tmp_path / "evaluation.json").read_text(encoding="utf-8") == '{"mine": 1}'
+
+
+def test_a_judge_needs_enough_images(few_digits):
+    import ditkit
+
+    extractor = open_extractor("lenet")
+    features = gaussians(20, 0, 1, features=64)
+    judge = Judge(
+        extractor=extractor,
+        reference=Reference(statistics=statistics(features), features_NF=features, fingerprint="x"),
+    )
+    with pytest.raises(UsageError, match="say nothing"):
+        evaluate(ditkit.load("mnist"), judge, samples=3)

@@ -1,0 +1,87 @@
+"""`ditkit sweep`: every combination once, equal seeds, and nothing lost when it is stopped."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ditkit.cli.app import main
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ditkit.evaluation.reference.MOST_IMAGES", 300)
+
+
+def sweep(capsys, *line: str) -> tuple[int, str, str]:
+    code = main(["sweep", "mnist", "--device", "cpu", *line])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_every_combination_is_drawn_once_and_looks_as_sample_draws_it(tmp_path, capsys):
+    line = ["--guidance", "1,3", "--steps", "2, 4,2", "--labels", "7", "--out", "all"]
+    code, out, err = sweep(capsys, *line)
+    assert code == 0 and "4 ways of drawing 1 images each" in err
+    rows = json.loads((tmp_path / "all/sweep.json").read_text(encoding="utf-8"))["ways"]
+    assert [(row["steps"], row["guidance"]) for row in rows] == [(2, 1), (2, 3), (4, 1), (4, 3)]
+    assert [row["calls"] for row in rows] == [2, 2, 4, 4] and all(row["seconds_an_image"] > 0 for row in rows)
+    assert out.count("\n") == 2 + 4 + 1 and (tmp_path / "all/sweep.md").read_text(encoding="utf-8") in out
+    assert main(["sample", "--model", "mnist", "--labels", "7", "--guidance", "3", "--steps", "4", "--out", "one"]) == 0
+    with Image.open(tmp_path / "one/000-7.png") as one, Image.open(tmp_path / "all/sweep.png") as picture:
+        single, whole = np.asarray(one.convert("L")), np.asarray(picture.convert("L"))
+    factor = next((scale for scale in range(1, 9) if _contains(whole, single.repeat(scale, 0).repeat(scale, 1))), None)
+    assert factor, "the image that `sample` draws is not in the picture"
+
+
+def _contains(whole: np.ndarray, part: np.ndarray) -> bool:
+    height, width = part.shape
+    windows = np.lib.stride_tricks.sliding_window_view(whole, part.shape)[:, :, height // 2, width // 2]
+    places = np.argwhere(windows == part[height // 2, width // 2])
+    return any((whole[y : y + height, x : x + width] == part).all() for y, x in places)
+
+
+def test_ways_are_judged_and_the_best_is_bold(tmp_path, capsys):
+    code, out, _ = sweep(capsys, "--steps", "1,8", "--samples", "30", "--labels", "1", "2", "--json")
+    answer = json.loads(out)
+    bad, good = (way["metrics"] for way in answer["ways"])
+    assert code == 0 and answer["samples"] == 30 and good["frechet"] < bad["frechet"]
+    table = next((tmp_path / "sweeps").glob("*/sweep.md")).read_text(encoding="utf-8").splitlines()
+    assert f"**{good['frechet']:.3f}**" in table[3] and f"**{bad['frechet']:.3f}**" not in table[2]
+
+
+def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, capsys, monkeypatch):
+    from ditkit import sampling
+
+    calls, real = [], sampling.sample
+
+    def stops(*words, **how):
+        calls.append(how["steps"])
+        if how["steps"] == 4:
+            raise KeyboardInterrupt
+        return real(*words, **how)
+
+    monkeypatch.setattr("ditkit.sampling.sample", stops)
+    code, *_ = sweep(capsys, "--steps", "3,4,5", "--labels", "7", "--out", "part")
+    assert code == 130 and calls[-1] == 4
+    assert [row["steps"] for row in json.loads((tmp_path / "part/sweep.json").read_bytes())["ways"]] == [3]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["--steps", "5,ten"], "--steps"),
+        (["--steps", "5,,10"], "empty place"),
+        (["--sampler", "flow-euler,flow-oiler"], "did you mean 'flow-euler'"),
+        (["--guidance", ",".join(map(str, range(101)))], "101 ways"),
+        (["--samples", "20", "--features", "nobody"], "unknown extractor"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(capsys, line, said):
+    code, out, err = sweep(capsys, *line)
+    assert code == 2 and not out and said in err and len(err.splitlines()) <= 2
