@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ditkit.errors import DitkitError, UsageError
-from ditkit.plots import plot_losses, plot_lr, save_figure, series, smoothed, terminal_plot
+from ditkit.plots import plot_losses, plot_lr, save_figure, series, smoothed
+from ditkit.terminal_plots import terminal_plot
 
 
 def rows(losses: list[float], **more: float) -> list[dict]:

@@ -1,11 +1,10 @@
-"""Plots of training: losses of one or more runs, the learning-rate range test, and losses in the terminal."""
+"""Plots of training: losses of one or more runs, and the learning-rate range test."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-import string
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ _QUARTERS = (
     ("loss_q4", "noise 75–100 %", "#2B0B57"),
 )
 _GREY = "#6E7781"
-_LETTERS = string.ascii_uppercase
 _MOST_POINTS = 20_000  # a line; far more than a page has pixels, and Agg gives up on millions
 
 Rows = Sequence[Mapping[str, Any]]
@@ -83,7 +81,7 @@ def plot_losses(
     With `by_noise`, four curves for the quarters of the noise range instead: the loss differs between them by far
     more than it falls. Raises DitkitError when the runs hold nothing that can be plotted.
     """
-    shown = _with_something(runs, [key for key, *_ in _QUARTERS] if by_noise else ["loss", "validation_loss"])
+    shown = with_something(runs, [key for key, *_ in _QUARTERS] if by_noise else ["loss", "validation_loss"])
     figure, axes, below = _page(shown)
     limits: list[Limits] = []
     for index, (name, rows) in enumerate(shown.items()):
@@ -157,14 +155,20 @@ def save_figure(figure: Figure, path: Path) -> None:
     known = sorted(figure.canvas.get_supported_filetypes())
     if ending not in known:
         raise UsageError(f"cannot write a plot as {path.name}", "end the name in .png, .pdf or .svg")
+    write_atomically(path, rendered(figure, ending))
+
+
+def rendered(figure: Figure, ending: str = "png") -> bytes:
+    """The content of a picture file of a figure."""
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s).*Glyph .* missing from")  # shown as boxes; no reason to fail
         figure.savefig(data, format=ending, dpi=150)
-    write_atomically(path, data.getvalue())
+    return data.getvalue()
 
 
-def _with_something(runs: Mapping[str, Rows], keys: Sequence[str]) -> dict[str, Rows]:
+def with_something(runs: Mapping[str, Rows], keys: Sequence[str]) -> dict[str, Rows]:
+    """The runs that have a number for any of these keys. Raises DataError when none has."""
     shown = {name: rows for name, rows in runs.items() if any(len(series(rows, key)[0]) for key in keys)}
     if not shown:
         names = ", ".join(runs) or "no run"
@@ -233,7 +237,7 @@ def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, lab
         seen.append(y)
         if len(x):
             axes.plot(x, y, style, color=shade, linewidth=1.4, label=label + name, zorder=4, **dots)
-    return _worth_seeing(losses, strong, log, np.concatenate(seen))
+    return worth_seeing(losses, strong, log, np.concatenate(seen))
 
 
 def _draw_quarters(axes: Axes, rows: Rows, smooth: float, log: bool, style: str, name: str) -> list[Limits]:
@@ -249,11 +253,11 @@ def _draw_quarters(axes: Axes, rows: Rows, smooth: float, log: bool, style: str,
         marker = "o" if len(steps) < 2 else None
         label = f"{name} · {label}" if name else label
         axes.plot(steps[few], strong[few], style, color=colour, linewidth=1.9, marker=marker, label=label)
-        limits.append(_worth_seeing(losses, strong, log))
+        limits.append(worth_seeing(losses, strong, log))
     return limits
 
 
-def _worth_seeing(losses: np.ndarray, strong: np.ndarray, log: bool, others: Any = ()) -> Limits:
+def worth_seeing(losses: np.ndarray, strong: np.ndarray, log: bool, others: Any = ()) -> Limits:
     """The range to show: the smoothed end, the validation losses and, unless `log`, no spike of the first steps."""
     if not len(losses):
         return float(min(others)), float(max(others))
@@ -276,75 +280,3 @@ def _limit(axes: Axes, limits: Sequence[tuple[float, float]], log: bool) -> None
         return
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     axes.set_ylim(max(low - room, 0) if low >= 0 else low - room, high + room)
-
-
-def terminal_plot(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], width: int, height: int, *, log: bool = False, smooth: float = 0.98
-) -> str:
-    """The smoothed training losses (validation where there is none) in braille dots: `height` lines of <= `width`.
-
-    Several runs carry letters that the legend explains. Raises DitkitError when there is nothing to plot.
-    """
-    width, height = max(width, 24), max(height, 6)
-    curves, limits = {}, []
-    for name, rows in _with_something(runs, ["loss", "validation_loss"]).items():
-        steps, losses = series(rows, "loss" if len(series(rows, "loss")[0]) else "validation_loss")
-        curves[name] = steps, smoothed(losses, smooth)
-        limits.append((float(curves[name][1].min()), _worth_seeing(losses, curves[name][1], log)[1]))
-    low, high = min(low for low, _ in limits), max(high for _, high in limits)
-    log = log and low > 0
-    scale = np.log10 if log else np.asarray
-    bottom, top = float(scale(low)), float(scale(high))
-    if top <= bottom:
-        bottom, top = bottom - 0.5, top + 0.5
-    labels = [f"{10**value if log else value:.3g}" for value in (top, (top + bottom) / 2, bottom)]
-    legend = _terminal_legend(curves, width, max(1, (height - 4) // 2))
-    gutter = max(len(label) for label in labels)
-    cells = np.full((height - 2 - len(legend), width - gutter - 2), 0x2800)
-    first = min(steps[0] for steps, _ in curves.values())
-    last = max(steps[-1] for steps, _ in curves.values())
-    letters: dict[tuple[int, int], str] = {}
-    for index, (steps, losses) in enumerate(curves.values()):
-        across = (steps - first) / max(last - first, 1) * (2 * cells.shape[1] - 1)
-        down = (top - scale(losses)) / (top - bottom) * (4 * cells.shape[0] - 1)
-        path = _draw_braille(cells, across, down)
-        for part in range(3 if len(curves) > 1 and path else 0):
-            spot = path[int(len(path) * (index + 0.5 + part * len(curves)) / (3 * len(curves)))]
-            letters[spot] = _LETTERS[index % 26]
-    lines = []
-    rows_with_labels = dict(zip((0, (len(cells) - 1) // 2, len(cells) - 1), labels, strict=True))
-    for row, line in enumerate(cells):
-        marks = "".join(letters.get((row, column), chr(code)) for column, code in enumerate(line))
-        lines.append(f"{rows_with_labels.get(row, ''):>{gutter}} ┤{marks}".rstrip("\u2800"))
-    lines.append(f"{'':{gutter}} └{'─' * cells.shape[1]}")
-    start, end = f"step {first:.0f}", f"{last:.0f}"
-    lines.append(f"{'':{gutter + 2}}{start}{end:>{cells.shape[1] - len(start)}}")
-    return "\n".join(lines + legend)
-
-
-def _draw_braille(cells: np.ndarray, across: np.ndarray, down: np.ndarray) -> list[tuple[int, int]]:
-    """Set the dots of a curve (in dots from the top left); returns the cells it passes, from left to right."""
-    bits = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-    columns = np.arange(math.ceil(across[0]), math.floor(across[-1]) + 1)
-    heights = np.interp(columns, across, down)
-    path: list[tuple[int, int]] = []
-    before = heights[0] if len(heights) else 0.0
-    for column, now in zip(columns.tolist(), heights.tolist(), strict=True):
-        start, stop = sorted((round(before), round(now)))
-        for dot in range(max(start + (start < stop and before < now), 0), min(stop, 4 * len(cells) - 1) + 1):
-            cells[dot // 4, column // 2] |= bits[dot % 4][column % 2]
-        if 0 <= round(now) < 4 * len(cells) and (not path or path[-1][1] != column // 2):
-            path.append((round(now) // 4, column // 2))
-        before = now
-    return path
-
-
-def _terminal_legend(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], width: int, most: int) -> list[str]:
-    """One line a run with its last loss, at most `most` lines."""
-    lines = []
-    for index, (name, (_, losses)) in enumerate(curves.items()):
-        mark = f"{_LETTERS[index % 26]} " if len(curves) > 1 else ""
-        room = width - len(mark) - 12
-        name = " ".join(name.split())
-        lines.append(f"{mark}{name if len(name) <= room else name[: room - 1] + '…'}  {losses[-1]:.4g}")
-    return lines if len(lines) <= most else [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import complete, console
+from .gif_drawings import FRAMES, Drawing
 from .options import (
     DIFFUSION,
     MODEL,
@@ -29,29 +30,35 @@ if TYPE_CHECKING:
     from PIL import Image
 
 EXAMPLES = (
-    "Examples:\n\nditkit make-gif\nditkit make-gif train --model runs/mnist\nditkit make-gif denoise --labels 3 1 4"
+    "Examples:\n\nditkit make-gif\nditkit make-gif train --model runs/mnist\nditkit make-gif denoise --labels 3 1 4\n"
+    "ditkit make-gif interpolate --labels 3 8 0"
 )
-KINDS = ("train", "denoise")
-MOST_IMAGES = 100
+KINDS = ("train", "denoise", "interpolate", "compare")
 
 What = Annotated[
     str | None,
     typer.Argument(
-        metavar="[train|denoise|RUN]",
+        metavar="[train|denoise|interpolate|compare|RUN]",
         autocompletion=complete.gif_words,
         show_default="train",
-        help="train: the sample grids over training. denoise: one drawing, step by step. Or a run, to take its grids.",
+        help="train: the sample grids over training. denoise: one drawing, step by step. interpolate: from one image "
+        "to the next, through noise and labels. compare: the grids of several runs. Or a run, to take its grids.",
     ),
 ]
-WhichRun = Annotated[
-    str | None,
-    typer.Argument(metavar="[RUN]", autocompletion=complete.run_names, show_default="the newest run", help="The run."),
+WhichRuns = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN...]",
+        autocompletion=complete.run_names,
+        show_default="the newest run",
+        help="The run; several to compare.",
+    ),
 ]
 Kind = Annotated[
     str | None,
     typer.Option(
         "--kind",
-        metavar="train|denoise",
+        metavar="train|denoise|interpolate|compare",
         show_default="train",
         help="The same as the first word.",
         rich_help_panel=MODEL,
@@ -60,12 +67,24 @@ Kind = Annotated[
 Seed = Annotated[
     str, typer.Option("--seed", metavar="N", help="Image i is drawn from seed N + i.", rich_help_panel=DIFFUSION)
 ]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        metavar="N",
+        min=2,
+        max=60,
+        show_default="16",
+        help="Of interpolate: images from each label to the next.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
         metavar="FILE",
-        show_default="progress.gif or denoise.gif in the run",
+        show_default="progress.gif, denoise.gif, interpolate.gif in the run; ./compare.gif",
         help="Where the GIF goes.",
         rich_help_panel=OUTPUT,
     ),
@@ -74,7 +93,7 @@ Out = Annotated[
 
 def run(
     what: What = None,
-    which: WhichRun = None,
+    which: WhichRuns = None,
     kind: Kind = None,
     model: Model = None,
     no_ema: RawWeights = False,
@@ -83,6 +102,7 @@ def run(
     guidance: Guidance = None,
     sampler: Sampler = None,
     seed: Seed = "0",
+    frames: Frames = None,
     out: Out = None,
     force: Force = False,
     runs_dir: RunsDir = None,
@@ -90,12 +110,13 @@ def run(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a GIF of training (the picture people share), or of denoising."""
+    """Make a GIF of training (the picture people share), of denoising, or of the way from one image to the next."""
     from ..errors import UsageError
     from ..paths import expanded
     from . import words
 
-    kind, word = _understand(what, which, kind, model)
+    kind, runs = _understand(what, which or [], kind, model)
+    word = runs[0] if runs else None
     if out:
         out = expanded(out)
         if out.suffix.lower() != ".gif" or out.is_dir():
@@ -103,34 +124,50 @@ def run(
         words.check_file(out, force=force)
     words.device(device)
     flags = {"--steps": steps, "--guidance": guidance, "--sampler": sampler}
-    if kind == "train":
+    if frames is not None and kind != "interpolate":
+        raise UsageError("--frames is for interpolating", "say `ditkit make-gif interpolate`")
+    if kind in ("train", "compare"):
         given = [flag for flag, value in {**flags, "--labels": labels}.items() if value is not None]
         if given:
-            raise UsageError(f"{given[0]} is for denoising", "say `ditkit make-gif denoise`")
-        path = _training(word, runs_dir, out, quiet=quiet)
+            raise UsageError(f"{given[0]} is for drawing", "say `ditkit make-gif denoise`, or interpolate")
+        path = _training(word, runs_dir, out, quiet=quiet) if kind == "train" else _comparing(runs, runs_dir, out)
     else:
         flags |= {"--seed": seed}
-        path = _denoising(word, runs_dir, out, labels=labels, flags=flags, ema=not no_ema, device=device, quiet=quiet)
+        drawing = Drawing(
+            word=word,
+            runs_dir=runs_dir,
+            out=out,
+            labels=labels,
+            flags=flags,
+            ema=not no_ema,
+            device=device,
+            quiet=quiet,
+        )
+        path = drawing.denoising() if kind == "denoise" else drawing.interpolating(frames or FRAMES)
     if not quiet:
         console.data(str(path))
 
 
-def _understand(what: str | None, which: str | None, kind: str | None, model: str | None) -> tuple[str, str | None]:
-    """(kind, run): the first word is a kind, or a run when --kind or nothing says the kind."""
+def _understand(what: str | None, which: list[str], kind: str | None, model: str | None) -> tuple[str, list[str]]:
+    """(kind, runs): the first word is a kind, or a run when --kind or nothing says the kind."""
     from ..errors import UsageError, unknown
 
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    named = [word for word in (what, which, model) if word is not None]
+    named = [word for word in (what, *which, model) if word is not None]
     if kind is None and what in KINDS:
         kind, named = what, named[1:]
     elif kind is not None and what == kind and len(named) > 1:
         named = named[1:]
-    if len(named) > 1:
+    if kind == "compare":
+        if len(set(named)) < 2:
+            raise UsageError("comparing takes two runs or more", "e.g. `ditkit make-gif compare mnist mnist-2`")
+    elif len(named) > 1:
         raise UsageError(
-            f"{' and '.join(named)} are two runs, or {named[0]!r} is meant as a kind", "known kinds: train, denoise"
+            f"{' and '.join(named)} are two runs, or {named[0]!r} is meant as a kind",
+            f"known kinds: {', '.join(KINDS)}",
         )
-    return kind or "train", named[0] if named else None
+    return kind or "train", list(dict.fromkeys(named))
 
 
 def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quiet: bool) -> Path:
@@ -163,51 +200,33 @@ def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quie
     return path
 
 
-def _denoising(
-    word: str | None,
-    runs_dir: Path | None,
-    out: Path | None,
-    *,
-    labels: list[str] | None,
-    flags: dict[str, Any],
-    ema: bool,
-    device: str,
-    quiet: bool,
-) -> Path:
-    from dataclasses import replace
-
-    from ..errors import UsageError
+def _comparing(names: list[str], runs_dir: Path | None, out: Path | None) -> Path:
+    """The grids of several runs in a row, at each step the newest that a run has."""
+    from ..errors import DataError
+    from ..run_folder import find_run
+    from ..run_folder import runs_dir as runs_place
     from . import words
-    from .order import columns, draw, read_order
 
-    order = read_order(labels, flags, model=word, runs_dir=runs_dir, ema=ema)
-    if labels and len(order.labels) > MOST_IMAGES:
-        raise UsageError(f"--labels asks for more than {MOST_IMAGES} images, too many for a GIF", "ask for fewer")
-    wanted = order.labels[:MOST_IMAGES] if labels else order.labels[:10]
-    order = replace(order, labels=wanted, batch_size=len(wanted))
-    run_folder = order.weights.parent.parent.parent
-    inside_run = (run_folder / "config.toml").is_file()
-    path = out or (run_folder / "denoise.gif" if inside_run else words.free_name(Path("denoise"), ".gif"))
+    folders = [find_run(name, runs_place(runs_dir)) for name in names]
+    grids = [folder.sample_grids() for folder in folders]
+    for folder, found in zip(folders, grids, strict=True):
+        if not found:
+            raise DataError(f"{folder.path} has no sample grids yet", "train it, or lower --set train.sample_every")
+    path = out or words.free_name(Path("compare"), ".gif")
     words.check_writable(path.parent)
-    across, captions = columns(wanted), wanted if order.card.labels else None
+
+    from PIL import Image
+
+    from ..gifs import MOST_FRAMES, thinned, training_gif
+    from ..images import in_a_row
+
+    steps = sorted({step for found in grids for step, _ in found})
+    steps = [step for step in steps if step >= max(found[0][0] for found in grids)]  # every run has one from here on
+    titles = [folder.path.resolve().name for folder in folders]
     frames: list[tuple[str, Image.Image]] = []
-    calls = 0
-
-    def keep(step: int, steps: int, x_BCHW: Any) -> None:
-        from ..gifs import MOST_FRAMES, thinned
-        from ..images import grid, to_uint8
-
-        nonlocal calls
-        calls = steps
-        if step not in thinned(steps, MOST_FRAMES - 1):  # ten thousand pictures would not fit into memory
-            return
-        picture = grid(to_uint8(x_BCHW), across, captions=captions)
-        frames.append((f"step {step} of {steps}", picture))
-
-    final = list(draw(order, device, quiet=quiet, on_noisy=keep))
-    from ..gifs import denoising_gif
-    from ..images import grid
-
-    frames.append((f"step {calls} of {calls}", grid([one.image for one in final], across, captions=captions)))
-    denoising_gif(frames, path)
+    for index in thinned(len(steps), MOST_FRAMES):
+        newest = [[file for step, file in found if step <= steps[index]][-1] for found in grids]
+        pictures = [Image.open(file).convert("RGB") for file in newest]
+        frames.append((f"step {steps[index]:,}", in_a_row(pictures, titles)))
+    training_gif(frames, path)
     return path

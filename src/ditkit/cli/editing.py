@@ -1,0 +1,141 @@
+"""What `edit inpaint` and `edit img2img` share: reading the image, drawing, and the files that come of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import console
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..config import DataConfig
+    from ..sampling import Sample
+    from .order import Order
+
+Picture = Annotated[
+    Path | None, typer.Argument(metavar="IMAGE", show_default=False, help="The image to change: PNG, JPEG, WebP …")
+]
+MOST_IMAGES = 100
+
+
+def carry_out(
+    picture: Path | None,
+    labels: list[str] | None,
+    flags: dict[str, Any],
+    *,
+    mask: Path | None,
+    strength: float,
+    model: str | None,
+    ema: bool,
+    out: Path | None,
+    force: bool,
+    yes: bool,
+    as_json: bool,
+    runs_dir: Path | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Check everything, draw one image for each label, and write them beside a grid that begins with the original."""
+    from ..errors import UsageError
+    from ..paths import expanded
+    from . import words
+    from .order import check_folder, read_order
+    from .targets import watching
+
+    if picture is None:
+        raise UsageError("which image is to be changed?", "e.g. `ditkit edit img2img photo.png`")
+    with watching(quiet=quiet, yes=yes):
+        order = read_order(labels, flags, model=model, runs_dir=runs_dir, ema=ema)
+    if len(order.labels) > MOST_IMAGES:
+        raise UsageError(f"{len(order.labels)} images are more than {MOST_IMAGES}", "ask for fewer with --labels")
+    words.device(device)
+    folder = expanded(out) if out else words.free_name(Path("edits") / f"{words.slug(picture.stem)}-{order.name}")
+    check_folder(folder, [*order.file_names, "grid.png"], force=force)
+    original, paint = _read(expanded(picture), expanded(mask) if mask else None, order.card.config.data)
+    drawn = _draw(order, original, paint, strength, device, quiet=quiet)
+    about = {**order.text, "edited": picture.name, "strength": f"{strength:g}"}
+    paths = _save(drawn, original, paint, folder, order, about)
+    if as_json:
+        records = [
+            {"path": str(path), "label": one.label, "seed": one.seed} for path, one in zip(paths, drawn, strict=True)
+        ]
+        console.data(json.dumps({"images": records, "grid": str(folder / "grid.png")}))
+    elif not quiet:
+        for path in [*paths, folder / "grid.png"]:
+            console.data(console.flat(str(path)))
+
+
+def _read(picture: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """The image as the model's training images were prepared, and where it is to be painted."""
+    from PIL import Image
+
+    from ..data.transforms import examine, fit, open_file
+    from ..errors import UsageError
+
+    height, width = data.image_size
+    for path in (picture, mask):
+        if path is not None and not path.is_file():
+            raise UsageError(f"there is no file {path}", "check the path")
+    image, header = examine(lambda: open_file(picture), picture.name, data.channels)
+    original = fit(image, height, width, crop=data.crop)
+    if mask is None:
+        return original, None
+    cover, its = examine(lambda: open_file(mask), mask.name, 1)
+    if its.size != header.size:
+        sizes = [" x ".join(map(str, one.size)) for one in (its, header)]
+        raise UsageError(f"the mask is {sizes[0]} pixels, the image {sizes[1]}", "they must be of one size")
+    paint = fit(cover, height, width, resample=Image.Resampling.BOX, crop=data.crop)[:, :, 0] > 127
+    if not paint.any():
+        raise UsageError(f"{mask} is black where the model looks: nothing is to be painted", "make that part white")
+    return original, paint
+
+
+def _draw(
+    order: Order, original: np.ndarray, paint: np.ndarray | None, strength: float, device: str, *, quiet: bool
+) -> list[Sample]:
+    with console.loading_torch(quiet=quiet):
+        from ..checkpoint import load
+        from ..device import find_device
+        from ..editing import edit
+    trained = load(order.weights, device=find_device(device))
+    with console.bar("drawing", quiet=quiet) as show:
+        return edit(
+            trained,
+            original,
+            order.labels,
+            paint=paint,
+            strength=strength,
+            seed=order.seed,
+            settings=order.settings,
+            on_step=lambda step, steps, *_: show(step + 1, steps),
+        )
+
+
+def _save(
+    drawn: list[Sample],
+    original: np.ndarray,
+    paint: np.ndarray | None,
+    folder: Path,
+    order: Order,
+    about: dict[str, str],
+) -> list[Path]:
+    from ..images import grid, save_png
+
+    paths = [folder / name for name in order.file_names]
+    for path, one in zip(paths, drawn, strict=True):
+        save_png(one.image, path, {**({"label": one.label} if one.label else {}), "seed": str(one.seed), **about})
+    cells, captions = [original], ["original"]
+    if paint is not None:
+        covered = original.copy()
+        covered[paint] = 128
+        cells.append(covered)
+        captions.append("to be painted")
+    cells += [one.image for one in drawn]
+    captions += [one.label or f"seed {one.seed}" for one in drawn]
+    save_png(grid(cells, min(8, len(cells)), captions=captions), folder / "grid.png", about)
+    return paths

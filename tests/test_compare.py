@@ -1,0 +1,96 @@
+"""`ditkit compare`: what differs, and samples of equal seeds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ditkit
+from ditkit.cli.app import main
+from ditkit.recipes import build, tree
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    place = tmp_path_factory.mktemp("compare") / "runs"
+    for name, width, lr in (("narrow", 16, 1e-3), ("wide", 32, 2e-3)):
+        model = {"width": width, "depth": 1, "heads": 2, "patch": 14}
+        train = {"steps": 3, "batch_size": 4, "validate_every": 1, "sample_columns": 1}
+        config = build(
+            tree("mnist"),
+            {"model": model, "optim": {"lr": lr}, "train": train, "data": {"validation": 4}, "sample": {"steps": 2}},
+        )
+        ditkit.train(config, place / name, device="cpu")
+    record = {"metrics": {"frechet": 12.5}, "drawn": {"samples": 100}}
+    (place / "wide" / "evaluation.json").write_text(json.dumps([record]), encoding="utf-8")
+    return place
+
+
+def compare(runs, *line: str) -> int:
+    return main(["compare", *line, "--runs-dir", str(runs), "--device", "cpu"])
+
+
+def test_figures_differences_and_pictures_of_two_runs(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert compare(runs, "narrow", "wide", "--labels", "3", "8", "--out", "c") == 0
+    out = capsys.readouterr().out
+    assert "| model.width | 16 | 32 |" in out and "| optim.lr | 0.001 | 0.002 |" in out and "model.depth" not in out
+    record = json.loads((tmp_path / "c/compare.json").read_text(encoding="utf-8"))
+    narrow, wide = record["runs"]
+    assert narrow["parameters"] < wide["parameters"] and narrow["step"] == wide["step"] == 3
+    assert wide["frechet (100 images)"] == 12.5 and 0 < narrow["best"] <= narrow["validation loss"]
+    assert (tmp_path / "c/compare.md").read_text(encoding="utf-8") in out
+    with Image.open(tmp_path / "c/losses.png") as losses, Image.open(tmp_path / "c/samples.png") as samples:
+        assert losses.width > 500 and np.asarray(samples).std() > 10
+
+
+def test_runs_are_drawn_from_equal_seeds(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert compare(runs, "narrow", str(runs / "narrow"), "--out", "same") == 2  # one run, named twice
+    shutil.copytree(runs / "narrow", tmp_path / "copy")
+    assert compare(runs, "narrow", str(tmp_path / "copy"), "--labels", "3", "--out", "same") == 0
+    with Image.open(tmp_path / "same/samples.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    rows = pixels[:, pixels.shape[1] // 2 :]
+    dark = np.flatnonzero((rows < 250).mean(axis=1) > 0.5)
+    first, second = np.split(dark, np.flatnonzero(np.diff(dark) > 1)[:1] + 1)
+    assert (rows[first] == rows[second[: len(first)]]).all()
+
+
+def test_a_gif_of_two_runs_shows_at_each_step_the_newest_grid_of_each(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    early = runs / "narrow" / "samples" / "step-0000001.png"
+    Image.new("RGB", (60, 40), (200, 0, 0)).save(early)
+    Image.new("RGB", (60, 40), (0, 0, 200)).save(runs / "wide" / "samples" / "step-0000002.png")
+    try:
+        assert main(["make-gif", "compare", "narrow", "wide", "--runs-dir", str(runs), "--out", "both.gif"]) == 0
+    finally:
+        early.unlink()
+        (runs / "wide" / "samples" / "step-0000002.png").unlink()
+    with Image.open(tmp_path / "both.gif") as gif:
+        assert gif.n_frames == 2, "step 1 has no grid of the second run"
+        colours = {colour for _, colour in gif.convert("RGB").getcolors(1 << 20) or []}
+    assert any(red > 150 > blue for red, _, blue in colours) and any(blue > 150 > red for red, _, blue in colours)
+    assert main(["make-gif", "compare", "narrow", "--runs-dir", str(runs)]) == 2
+    assert "two runs or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["wide"], "two runs or more"),
+        ([], "two runs or more"),
+        (["wide", "wide"], "two runs or more"),
+        (["wide", "wid"], "did you mean"),
+        (["wide", "narrow", "--labels", "cat"], "unknown label"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(runs, tmp_path, monkeypatch, capsys, line, said):
+    monkeypatch.chdir(tmp_path)
+    assert compare(runs, *line) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 2 and not list(tmp_path.iterdir())
