@@ -139,7 +139,7 @@ RUN = (
     [
         "--set model.patch=4",
         "--batch-size 32 --set model.patch=2 --set model.depth=2",
-        "--batch-size 64 --set model.patch=2 --set model.depth=3 --set train.accumulate=4 "
+        "--batch-size 64 --set model.patch=2 --set model.depth=2 --set model.width=96 --set train.accumulate=4 "
         "--set model.conditioning=cross-attention --set model.mlp=gelu-tanh --set model.norm=layer",
     ],
 )
@@ -183,6 +183,7 @@ def test_checkpoints_that_are_kept_for_good_need_room() -> None:
     assert checkpoints(keep=2, keep_every=5000) == 6
     assert checkpoints(keep=900) == 11
     assert checkpoints(steps=10) == 2
+    assert checkpoints(keep=900, keep_every=1500) == 10 + 6 - 3 + 1  # those of both count once
 
 
 def test_latents_of_mirrored_images_with_a_spread_are_four_halves_a_value() -> None:

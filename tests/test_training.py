@@ -107,6 +107,11 @@ def test_the_best_checkpoint_and_every_nth_are_kept_beside_the_last(tiny, tmp_pa
     assert RunFolder(tmp_path / "r").checkpoint_steps() == [4, 6, 10, 12]
 
 
+def test_every_nth_is_kept_however_seldom_others_are_saved(tiny, tmp_path):
+    run(tiny(train={"save_every": 7, "keep_every": 5, "keep": 1, "validate_every": 100}), tmp_path / "r")
+    assert RunFolder(tmp_path / "r").checkpoint_steps() == [5, 10, 12]
+
+
 def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_end(tiny, tmp_path):
     config = tiny()
     run(config, tmp_path / "straight")

@@ -11,14 +11,14 @@ import dataclasses
 import math
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import durable, manifest, tensor_files
 from .autoencoders.contract import Autoencoder, open_autoencoder
@@ -26,14 +26,12 @@ from .card import KEY, Card, LatentStats, read_card
 from .config import RunConfig
 from .errors import CheckpointError, DataError, MachineError
 from .latents import Codec
+from .learner import Learner, check_shapes, checkpoint_bytes, fill, places
 from .models.dit import DiT
 from .recovery import Recovery
 from .run_folder import RunFolder, find_weights, runs_dir, sweep
-from .sharding import whole
 
 Length = Annotated[int, Field(ge=0, lt=2**63)]  # of a file, in bytes
-
-_SLOTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, for each parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,7 @@ class State:
     compiled: bool = False  # whether the network was
     parts: int = 1  # parts that it did split it into, for want of memory
     validation_loss: FiniteFloat | None = None  # measured at this very step
+    images: int = 0  # of the data set; 0 in checkpoints of an earlier ditkit
     latents: LatentStats | None = None
     recovery: Recovery = field(default_factory=Recovery)
 
@@ -67,30 +66,6 @@ class Trained:
     network: DiT
     codec: Codec
     source: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """What learns, and all that a checkpoint restores."""
-
-    network: DiT
-    ema: nn.Module
-    optimizer: torch.optim.Optimizer
-    sharded: bool = False
-    held: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)  # of a checkpoint, to be split over processes
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """File name to tensors by name; the optimiser's are called parameter|slot."""
-        slots = {
-            f"{name}|{slot}": self.optimizer.state[parameter][slot]
-            for name, parameter in self.network.named_parameters()
-            for slot in (_SLOTS if self.optimizer.state.get(parameter) else ())
-        }
-        return {
-            "ema.safetensors": self.ema.state_dict(),
-            "model.safetensors": self.network.state_dict(),
-            "optimizer.safetensors": slots,
-        }
 
 
 _STATE = TypeAdapter(State)
@@ -119,7 +94,7 @@ def load(
     codec = open_codec(card, device, autoencoder)
     tensors = read_tensors(path)
     with torch.device("meta"):  # a card may ask for more memory than there is
-        _check_shapes(build_network(card.config, len(card.labels)), tensors, path)
+        check_shapes(build_network(card.config, len(card.labels)), tensors, path)
     network = build_network(card.config, len(card.labels))
     fill(network, tensors, path)
     return Trained(card=card, network=network.to(device).eval().requires_grad_(False), codec=codec, source=path)
@@ -137,8 +112,8 @@ def open_codec(card: Card, device: str | torch.device, place: str | Path | None 
 
 
 def check_same_autoencoder(autoencoder: Autoencoder, stats: LatentStats | None) -> None:
-    """Raise DataError if the latents were made by other weights."""
-    if stats and autoencoder.fingerprint != stats.autoencoder:
+    """Raise DataError if the latents were made by other weights; imported models do not say by which."""
+    if stats and stats.autoencoder and autoencoder.fingerprint != stats.autoencoder:
         raise DataError(
             "the autoencoder's weights are not those that the network was trained with", "put those files back"
         )
@@ -174,11 +149,6 @@ def save(folder: RunFolder, *, card: Card, state: State, learner: Learner) -> Pa
             ) from None
         raise
     return final
-
-
-def checkpoint_bytes(learner: Learner) -> int:
-    """About how large a checkpoint is, in bytes: weights, their average, and two moments."""
-    return sum(4 * one.numel() * one.element_size() for one in learner.network.parameters()) + (64 << 10)
 
 
 def check_space(place: Path, needed: int, what: str) -> None:
@@ -226,7 +196,7 @@ def restore_newest(
             if state.step != step:
                 raise CheckpointError(f"{path / 'state.json'} is of step {state.step}", "use the checkpoint before it")
             check(state)
-            for name, place in _places(learner).items():
+            for name, place in places(learner).items():
                 place(tensor_files.parse(manifest.read_file(path, name, files), path / name), path / name)
         except manifest.NewerFormat:
             raise
@@ -245,79 +215,9 @@ def restore_newest(
     return None
 
 
-def _places(learner: Learner) -> dict[str, Callable[[Mapping[str, Tensor], Path], None]]:
-    """What is done with the tensors of each file."""
-
-    def fill_or_hold(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-        if learner.sharded:
-            _check_shapes(network, tensors, path)
-            learner.held[path.name] = tensors
-        else:
-            fill(network, tensors, path)
-
-    return {
-        "model.safetensors": lambda tensors, path: fill_or_hold(learner.network, tensors, path),
-        "ema.safetensors": lambda tensors, path: fill_or_hold(learner.ema, tensors, path),
-        "optimizer.safetensors": lambda tensors, path: _fill_optimizer(learner, tensors, path),
-    }
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, on the CPU. Raises CheckpointError if it is damaged."""
     return tensor_files.parse(manifest.read_weights(path), path)
-
-
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Load tensors into a network of exactly these names and shapes. Raises CheckpointError otherwise."""
-    _check_shapes(network, tensors, source)
-    network.load_state_dict(dict(tensors))
-
-
-def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    _check_tensors(wanted, tensors, source)
-
-
-def _fill_optimizer(learner: Learner, tensors: Mapping[str, Tensor], source: Path) -> None:
-    parameters = dict(learner.network.named_parameters())
-    shapes = {
-        f"{name}|{slot}": () if slot == "step" else tuple(parameter.shape)
-        for name, parameter in parameters.items()
-        for slot in _SLOTS
-    }
-    _check_tensors(shapes if tensors else {}, tensors, source)
-    learner.optimizer.state.clear()
-    if learner.sharded:
-        learner.held[source.name] = tensors
-        return
-    for name, parameter in parameters.items() if tensors else ():
-        slots = {slot: tensors[f"{name}|{slot}"].to(parameter.device) for slot in _SLOTS}
-        learner.optimizer.state[parameter] = slots
-
-
-def gather(learner: Learner) -> None:
-    """Take part while the first process writes a sharded learner."""
-    for tensors in learner.tensors().values():
-        for value in tensors.values():
-            whole(value.detach())
-
-
-def empty_slots(learner: Learner) -> None:
-    """Give the optimiser state of the right shapes, to be filled."""
-    for parameter in learner.network.parameters():
-        step = torch.zeros((), device=parameter.device)
-        moments = {slot: torch.zeros_like(parameter) for slot in _SLOTS if slot != "step"}
-        learner.optimizer.state[parameter] = {**moments, "step": step}
-
-
-def _check_tensors(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: Path) -> None:
-    given = {name: tuple(value.shape) for name, value in tensors.items()}
-    if wanted != given:
-        wrong = sorted(set(wanted.items()) ^ set(given.items()))[0][0]
-        raise CheckpointError(f"{source} does not fit its own card (at {wrong})", "use another checkpoint")
-    for name, value in tensors.items():
-        if not value.is_floating_point() or not bool(value.isfinite().all()):
-            raise CheckpointError(f"{source} holds numbers that are not finite (in {name})", "use another checkpoint")
 
 
 def _parse_state(path: Path, content: bytearray) -> State:
@@ -341,6 +241,7 @@ def _validation_loss(path: Path) -> float | None:
 def _contents(card: Card, state: State, learner: Learner) -> Iterator[tuple[str, bytes | Iterator[bytes | memoryview]]]:
     """Name and content of each file, a tensor at a time."""
     for name, tensors in learner.tensors().items():
-        own = None if name == "optimizer.safetensors" else dataclasses.replace(card, weights=name.partition(".")[0])
+        described = name in ("ema.safetensors", "model.safetensors")
+        own = dataclasses.replace(card, weights=name.partition(".")[0]) if described else None
         yield name, tensor_files.pieces(tensors, {KEY: own.to_json()} if own else None)
     yield "state.json", _STATE.dump_json(state, indent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
@@ -68,7 +69,7 @@ class ModelConfig:
     heads: Annotated[int, Field(ge=1, le=128)] = 6
     mlp_ratio: Annotated[float, Field(gt=0, le=16)] = 4.0
     conditioning: Literal["in-context", "cross-attention", "adaln", "adaln-zero"] = "adaln-zero"
-    positions: Literal["2d", "1d"] = "2d"  # fixed sine-cosine table, added to the tokens
+    positions: Literal["2d", "1d", "1d-interleaved"] = "2d"  # fixed sine-cosine table, added to the tokens
     rope: bool = False  # 2-D rotary positions in every attention, besides
     norm: Literal["layer", "rms"] = "layer"
     mlp: Literal["gelu-tanh", "gelu", "swiglu"] = "gelu-tanh"
@@ -77,6 +78,7 @@ class ModelConfig:
     time_activation: Literal["silu", "selu"] = "silu"
     frequency_size: Annotated[int, Field(ge=8, le=4096, multiple_of=2)] = 256
     frequency_shift: Literal[0, 1] = 0  # frequencies end at 10000^-(1-1/n) (0) or at 10000^-1 (1, as in diffusers)
+    final_activation: Literal["silu", "selu"] = "silu"  # of the condition, before the final layer's modulation
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -98,7 +100,7 @@ class DiffusionConfig:
 
     process: Literal["diffusion", "flow"] = "flow"
     objective: str = "velocity"
-    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000  # of a flow: what the network calls pure noise
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 2e-2
     timestep_sampling: Literal["uniform", "logit-normal"] = "uniform"
@@ -114,6 +116,8 @@ class DiffusionConfig:
         OBJECTIVES.check(self.objective)
         if self.beta_end < self.beta_start:
             raise UsageError("diffusion.beta_end is below diffusion.beta_start", "swap them")
+        if self.process == "diffusion" and self.timesteps < 2:
+            raise UsageError("a diffusion needs two timesteps or more", "change --set diffusion.timesteps")
         if self.objective == "learned-sigma" and self.process == "flow":
             raise UsageError("learned-sigma needs a diffusion process", "use --set diffusion.process=diffusion")
 
@@ -181,11 +185,26 @@ class TrainConfig:
     sample_every: Count = 1000
     sample_columns: Annotated[int, Field(ge=1, le=32)] = 4  # images per class in the sample grids
     validate_every: Count = 250
+    evaluate_every: Count | None = None  # steps between measurements of the KID of a few drawn images
+    evaluate_samples: Annotated[int, Field(ge=10, le=100_000)] = 256  # images drawn for it
     keep: Annotated[int, Field(ge=1, le=1000)] = 2  # newest checkpoints kept, besides that of the best validation loss
     keep_every: Count | None = None  # checkpoints at multiples of this step are kept for good
     spike: Annotated[float, Field(gt=1, le=1e9)] = 20.0  # a loss this many times its running mean is not learnt from
     max_skips: Count = 5  # steps skipped in a row before the run goes back to its last good checkpoint
     rollbacks: CountOrZero = 3  # times it may go back, each with other noise and half the learning rate
+    snapshot_every: Count | None = None  # two averages of the weights are kept at multiples of this step, see post_hoc
+    init_from: str | None = None  # weights file that the run begins with
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step, besides the last."""
+        return step % self.save_every == 0 or (self.keep_every is not None and step % self.keep_every == 0)
+
+    @property
+    def saves(self) -> int:
+        """How many checkpoints a whole run writes."""
+        every, for_good, before = self.save_every, self.keep_every, self.steps - 1
+        both = before // for_good - before // math.lcm(every, for_good) if for_good else 0
+        return before // every + both + 1
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:

@@ -56,10 +56,11 @@ class Disk:
     metrics: int
     samples: int
     latents: int  # in the cache, once for all runs on the same images
+    snapshots: int = 0  # of two averages, in half precision
 
     @property
     def total(self) -> int:
-        return self.checkpoints + self.metrics + self.samples + self.latents
+        return self.checkpoints + self.metrics + self.samples + self.latents + self.snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def memory(setting: Setting, parts: int) -> Memory:
         weights=weights,
         gradients=weights,
         optimiser=2 * weights,
-        ema=weights,
+        ema=weights * (3 if config.train.snapshot_every else 1),
         activations=max(0, peak - weights),
         scattered=round(scattered * max(peak, drawing)) if on_cpu else 0,
         drawing=max(0, drawing - max(peak, weights)),
@@ -169,10 +170,9 @@ def disk(config: RunConfig, labels: int, images: int) -> Disk:
     """The files of a run from its first step to its last."""
     train = config.train
     one = size.checkpoint_bytes(config, labels) + (64 << 10)
-    saves = -(-train.steps // train.save_every)
     held_out = 1 if config.data.validation else 0  # that of the lowest loss
     for_good = train.steps // train.keep_every if train.keep_every else 0
-    kept = min(saves, train.keep + held_out + for_good)
+    kept = min(train.saves, train.keep + held_out + for_good)
     height, width = config.data.image_size
     grid = 2 * drawn_at_once(config, labels) * height * width * config.data.channels * _PIXEL_BYTES
     return Disk(
@@ -181,6 +181,9 @@ def disk(config: RunConfig, labels: int, images: int) -> Disk:
         metrics=train.steps // train.log_every * (_METRICS_ROW + _TIMING_ROW),
         samples=round(-(-train.steps // train.sample_every) * grid),
         latents=_latents(config, images),
+        snapshots=train.steps // train.snapshot_every * _FLOAT * size.parameters(config, labels)
+        if train.snapshot_every
+        else 0,
     )
 
 

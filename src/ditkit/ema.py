@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from .power_ema import decay_of_power
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -26,3 +29,31 @@ class Ema:
         averages = [parameter.data for parameter in self.network.parameters()]
         weights = [parameter.data for parameter in network.parameters()]
         torch._foreach_lerp_(averages, weights, 1 - decay_at(step, self.decay))  # pyright: ignore
+
+
+class PowerEmas:
+    """Averages with power-function profiles, of which any other length can be made after training (see `post_hoc`).
+
+    `lengths` are relative standard deviations, in units of the training so far; none are kept for ().
+    """
+
+    def __init__(self, network: nn.Module, lengths: Sequence[float]):
+        self.networks = {length: Ema(network, 0).network for length in lengths}
+
+    @classmethod
+    def none(cls) -> PowerEmas:
+        """Of a run that keeps none."""
+        return cls(nn.Identity(), ())
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move towards `network` after its step number `step`, counted from 1 (Karras et al. 2024, eq. 2)."""
+        for length, average in self.networks.items():
+            averages = [parameter.data for parameter in average.parameters()]
+            weights = [parameter.data for parameter in network.parameters()]
+            torch._foreach_lerp_(averages, weights, 1 - decay_of_power(step, length))  # pyright: ignore
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All of them, called length|name."""
+        for length, average in self.networks.items():
+            yield from ((f"{length:g}|{name}", value) for name, value in average.state_dict().items())

@@ -17,11 +17,11 @@ from .cost import Setting, drawn_at_once
 from .data.batches import Batch
 from .data.contract import Split, open_dataset
 from .ema import Ema
+from .initial import fresh_network
 from .models import size
 from .objectives.contract import open_objective
 from .peak import Gauge
 from .registry import SAMPLERS
-from .session import fresh_network
 from .steps import Speed, compute_gradients, open_worker
 from .world import World
 
@@ -97,7 +97,7 @@ def _for_the_run(setting: Setting, gauge: Gauge, step: float, call: float) -> Ti
     grids = -(-train.steps // train.sample_every)
     drawing = grids * 2 * drawn_at_once(config, setting.labels) * guided * sample.steps * call
     validation = -(-train.steps // train.validate_every) * 2 * config.data.validation * call
-    saving = -(-train.steps // train.save_every) * size.checkpoint_bytes(config, setting.labels) / _DISK
+    saving = train.saves * size.checkpoint_bytes(config, setting.labels) / _DISK
     speed = train.batch_size / step
     return Timing(
         step=step,

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import manifest, recipes
-from .config import RunConfig, differences
-from .durable import is_litter, make_folder, write_atomically
-from .errors import BusyError, CheckpointError, MachineError, UsageError, unknown
+from . import bundled, manifest, recipes
+from .config import RunConfig
+from .downloads.place import is_hub
+from .durable import is_litter, write_atomically
+from .errors import BusyError, CheckpointError, UsageError, unknown
 from .metrics import read_metrics
 from .paths import expanded, try_lock
 
-# What may differ when a run continues: it changes neither the network nor what a step computes.
-_FREE = ("train.steps", "train.log_every", "train.save_every", "train.sample_every", "train.sample_columns")
-_FREE += ("train.validate_every", "train.keep", "train.accumulate", "train.spike", "train.max_skips")
-_FREE += ("train.rollbacks", "data.worker", "data.max_bad", "data.path", "data.label_file", "sample.")
-_FREE += ("autoencoder.source",)
-
-# What may differ only when the user insists: the run goes on, but is no longer one that settings alone repeat.
-_FORCED = ("optim.", "train.batch_size", "data.flip", "data.validation", "diffusion.label_drop", "diffusion.weighting")
-_FORCED += (
-    "diffusion.min_snr_gamma",
-    "diffusion.timestep_sampling",
-    "diffusion.logit_",
-    "diffusion.stratified",
-    "seed",
-)
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-IMAGES = "images"  # stands for the files of the dataset
 
 
 @dataclass(frozen=True)
@@ -65,6 +51,14 @@ class RunFolder:
         return self.path / "bad_files.txt"
 
     @property
+    def import_file(self) -> Path:
+        return self.path / "imported.json"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -72,8 +66,36 @@ class RunFolder:
     def samples(self) -> Path:
         return self.path / "samples"
 
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def averages(self) -> Path:
+        return self.path / "averages"
+
     def is_run(self) -> bool:
         return self.config_file.is_file()
+
+    def is_imported(self) -> bool:
+        """Whether its weights come from elsewhere, so that there is nothing to continue."""
+        return self.is_run() and self.import_file.is_file()
+
+    def imported_from(self) -> dict[str, str]:
+        """`origin` and `source` of an imported model, in words; empty where nothing is known."""
+        try:
+            about = json.loads(self.import_file.read_bytes())
+            return {key: str(value) for key, value in about.items()}
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
+
+    def check_continues(self) -> None:
+        """Raise UsageError for an imported model."""
+        if self.is_imported():
+            raise UsageError(
+                f"{self.path} was imported: it has no optimiser state to continue with",
+                f"begin a new run with its weights: `ditkit train … --name NEW --init-from {self.path.name}`",
+            )
 
     def read_config(self) -> RunConfig:
         """The run's resolved settings. Raises DitkitError when the file is missing or edited into nonsense."""
@@ -105,7 +127,7 @@ class RunFolder:
         for step in reversed(self.checkpoint_steps()):
             try:
                 manifest.read_file(self.checkpoint(step), name)
-            except manifest.NewerFormat:
+            except (manifest.NewerFormat, manifest.NotThere):
                 raise
             except CheckpointError as error:
                 damaged.append(error)
@@ -142,7 +164,8 @@ def run_names(runs: Path) -> list[str]:
     """Names of the runs in a folder, newest first."""
     if not runs.is_dir():
         return []
-    folders = [RunFolder(path) for path in runs.iterdir() if RunFolder(path).is_run()]
+    there = [RunFolder(path) for path in runs.iterdir() if not path.name.startswith(".")]
+    folders = [folder for folder in there if folder.is_run()]
     return [folder.path.name for folder in sorted(folders, key=_age, reverse=True)]
 
 
@@ -150,7 +173,10 @@ def newest_run(runs: Path) -> RunFolder:
     """The run that was worked on last. Raises DitkitError when there is none."""
     names = run_names(runs)
     if not names:
-        raise UsageError(f"there is no run in {runs}", "train one with `ditkit train mnist`, or name its folder")
+        raise UsageError(
+            f"there is no run in {runs}",
+            "train one with `ditkit train mnist`, or name its folder; `ditkit sample --model mnist` needs none",
+        )
     return RunFolder(runs / names[0])
 
 
@@ -169,18 +195,24 @@ def find_run(word: str | None, runs: Path) -> RunFolder:
 def find_weights(
     word: str | None, runs: Path, *, ema: bool = True, on_damage: Callable[[Path], None] = lambda _path: None
 ) -> Path:
-    """The weights file that a run, a checkpoint folder or a file stands for.
+    """The weights file that a run, a checkpoint folder, a file or hf://user/name is.
 
-    For a run that is its newest whole checkpoint's; newer, damaged ones are reported. Raises CheckpointError if there
-    is none, UsageError for a word that names nothing.
+    A word that is no run's may be the name of a bundled model.
+
+    For a run that is its newest whole checkpoint's; newer, damaged ones are reported. One on the hub is downloaded.
+    Raises CheckpointError if there is none, UsageError for a word that names nothing, MachineError for the network.
     """
+    if word and is_hub(word):
+        from .downloads.models import fetch_weights
+
+        return fetch_weights(word, ema=ema)
     name = "ema.safetensors" if ema else "model.safetensors"
     path = expanded(word) if word else None
     if path and path.is_file():
         if path.suffix.lower() in PICKLES:
             raise CheckpointError(
                 f"{path} may be a pickle, which can run any code when opened; ditkit reads .safetensors",
-                "give a run, a checkpoint folder or a .safetensors file",
+                f"bring in its weights, without running any of it, with `ditkit import {path}`",
             )
         if path.suffix != ".safetensors":
             raise UsageError(f"{path} is not a .safetensors file", "give a run, a checkpoint folder or a weights file")
@@ -188,6 +220,12 @@ def find_weights(
         return sibling if not ema and path.name == "ema.safetensors" and sibling.is_file() else path
     if path and ((path / name).is_file() or manifest.is_checkpoint(path)):
         return path / name
+    if word and word not in run_names(runs) and not RunFolder(expanded(word)).is_run():
+        inside = bundled.weights(word)
+        if inside and not ema:
+            raise UsageError(f"the model {word} inside the package has EMA weights only", "leave out --no-ema")
+        if inside:
+            return inside
     run = find_run(word, runs)
     newest = run.newest_whole(name, on_damage)
     if newest is None:
@@ -197,74 +235,12 @@ def find_weights(
     return newest / name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A run folder that is ready to be trained in."""
-
-    folder: RunFolder
-    config: RunConfig
-    step: int  # steps already done
-
-    @property
-    def finished(self) -> bool:
-        return self.step >= self.config.train.steps
-
-
-def prepare(config: RunConfig, path: Path, *, fresh: bool = False, force_change: Collection[str] = ()) -> Prepared:
-    """Start a run in `path`, or continue the one that is there.
-
-    With `fresh`, an existing run is left alone and the next free name (`mnist-2`) is used. `force_change` names
-    settings that may differ from the run's. Raises UsageError when the run that is there has other settings or the
-    folder is something else, MachineError when it cannot be written.
-    """
-    folder = RunFolder(path)
-    if fresh and folder.is_run():
-        folder = RunFolder(_free_name(path))
-    if folder.is_run():
-        return _continue(config, folder, force_change)
-    where = folder.path
-    if where.exists() and (not where.is_dir() or not all(is_litter(path) for path in where.iterdir())):
-        raise UsageError(f"{where} exists and is not a run of ditkit", "choose another place with --name or --runs-dir")
-    try:
-        make_folder(folder.path)
-        folder.write_config(config)
-    except OSError as error:
-        raise MachineError(f"cannot write to {folder.path}: {error.strerror}", "choose another --runs-dir") from None
-    return Prepared(folder=folder, config=config, step=0)
-
-
-def _continue(config: RunConfig, folder: RunFolder, force_change: Collection[str]) -> Prepared:
-    changed = differences(folder.read_config(), config)
-    fixed = {key: pair for key, pair in changed.items() if not key.startswith(_FREE)}
-    refused = {key: pair for key, pair in fixed.items() if key not in force_change or not key.startswith(_FORCED)}
-    if refused:
-        listed = ", ".join(f"{key} = {old!r} (now {new!r})" for key, (old, new) in list(refused.items())[:4])
-        hint = f"continue it with `ditkit train {folder.path}` (its own settings); --fresh or --name starts another"
-        if all(key.startswith(_FORCED) for key in refused):
-            hint += "; or change it with " + " ".join(f"--force-change {key}" for key in refused)
-        raise UsageError(f"{folder.path} was started with {listed}", hint)
-    step = folder.last_step()  # other settings are written once the run goes on with them
-    if step >= config.train.steps:  # nothing more to do, so be sure of it
-        step = step if manifest.is_whole(folder.checkpoint(step)) else 0
-    return Prepared(folder=folder, config=config, step=step)
-
-
-def check_force_change(keys: Collection[str]) -> None:
-    """Raise UsageError for a setting that cannot change in the middle of a run."""
-    for key in keys:
-        if key != IMAGES and not key.startswith((*_FREE, *_FORCED)):
-            raise UsageError(
-                f"--force-change: {key} cannot change in the middle of a run",
-                f"what can: {IMAGES}, {', '.join(f'{one}…' if one.endswith(('.', '_')) else one for one in _FORCED)}",
-            )
-
-
 def sweep(folder: RunFolder) -> None:
     """Remove what a crash or pruning left behind; failing to is harmless."""
     for pattern in (".tmp-*", ".trash-*"):
         for path in folder.checkpoints.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
-    for path in (*folder.path.glob(".*.tmp"), *folder.samples.glob(".*.tmp")):
+    for path in (*folder.path.glob(".*.tmp"), *folder.samples.glob(".*.tmp"), *folder.snapshots.glob(".*.tmp")):
         if is_litter(path):
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -291,10 +267,3 @@ def _age(folder: RunFolder) -> tuple[float, str]:
     """When the run was last worked on."""
     touched = [file.stat().st_mtime for file in (folder.config_file, folder.metrics_file) if file.exists()]
     return max(touched), folder.path.name
-
-
-def _free_name(path: Path) -> Path:
-    number = 2
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate

@@ -14,24 +14,28 @@ import torch
 from torch import nn
 
 from . import checkpoint, optim, sharding
-from .checkpoint import Learner, State
+from .checkpoint import State
 from .config import RunConfig
 from .data.batches import Batches
 from .data.contract import Dataset, open_dataset
 from .device import find_dtype
-from .ema import Ema
+from .ema import Ema, PowerEmas
 from .errors import DataError, MachineError, UsageError
+from .evaluation.judge import Judge, open_judge
 from .events import OnEvent, Warned
+from .initial import first_latents, first_network, fresh_network
 from .journal import Journal
 from .latents import Codec
+from .learner import Learner, checkpoint_bytes, empty_slots
 from .material import open_material
 from .models.dit import DiT
 from .objectives.contract import open_objective
 from .peak import Gauge, open_gauge
+from .power_ema import TRACKED
 from .previews import ValidationSet
 from .recovery import Recovery
-from .run_folder import IMAGES, RunFolder, sweep
-from .seeding import generator
+from .run_folder import RunFolder, sweep
+from .starting import IMAGES
 from .steps import Speed, Worker, open_worker
 from .threads import give_back_memory
 from .world import World
@@ -56,6 +60,7 @@ class Session:
     journal: Journal
     on_event: OnEvent
     gauge: Gauge
+    judge: Judge | None = None  # in the leading process, if the run is to be judged while it trains
     step: int = 0  # steps done: the only progress there is
     recovery: Recovery = field(default_factory=Recovery)
     saved: int | None = None  # step of the newest checkpoint
@@ -70,6 +75,10 @@ class Session:
     @property
     def dtype(self) -> torch.dtype:
         return self.worker.dtype
+
+    @property
+    def averages(self) -> PowerEmas:
+        return self.learner.averages
 
     def whole(self, network: nn.Module) -> nn.Module:
         """A network to look at: itself, or a whole copy in the leading process. All processes must ask together."""
@@ -104,10 +113,10 @@ def open_session(
     world.check_same(dataset.fingerprint, "images")
     objective = open_objective(config.diffusion)
     dtype = find_dtype(dtype_name, device)
-    ema, learner = _learner(config, len(dataset.labels), device, dtype, sharded=speed.shard and world.size > 1)
+    ema, learner = _learner(config, dataset.labels, folder, world, device, dtype, shard=speed.shard)
 
     state = _restore(config, folder, world, learner, dataset, on_event, force_change)
-    known = state.latents if state else None
+    known = state.latents if state else first_latents(config)
     material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
     world.meet()  # machines that do not share their caches make latents at their own pace
     share = world.share(config.train.batch_size)
@@ -135,25 +144,42 @@ def open_session(
         journal=Journal(folder, state, writes=world.leads),
         on_event=on_event,
         gauge=open_gauge(config, device, dtype, world.size),
+        judge=_judge(config, dataset, world, device),
     )
     if state:
         _take_up(session, state)
     _open_bad_files(session, same_images=state is not None and state.fingerprint == dataset.fingerprint)
-    if any(world.collect(bool(session.validation.bad))):
-        note_bad(session, session.validation.bad)
     return session
 
 
+def _judge(config: RunConfig, dataset: Dataset, world: World, device: torch.device) -> Judge | None:
+    """Opened before the first step: a package or weights that are missing are no news for the middle of a night."""
+    if config.train.evaluate_every is None or not world.leads:
+        return None
+    return open_judge(config, device=device, dataset=dataset)
+
+
 def _learner(
-    config: RunConfig, labels: int, device: torch.device, dtype: torch.dtype, *, sharded: bool
+    config: RunConfig,
+    labels: tuple[str, ...],
+    folder: RunFolder,
+    world: World,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    shard: bool,
 ) -> tuple[Ema, Learner]:
-    network = fresh_network(config, labels, device)
+    """The network as a new run starts from it; one with a checkpoint needs no more of that than its shape."""
+    begins = world.tell(world.leads and not folder.checkpoint_steps())
+    network = first_network(config, labels, device) if begins else fresh_network(config, len(labels), device)
+    sharded = shard and world.size > 1
     ema = Ema(network, config.optim.ema_decay)
+    averages = PowerEmas(network, TRACKED if config.train.snapshot_every else ())
     if sharded:
-        for one in (network, ema.network):
+        for one in (network, ema.network, *averages.networks.values()):
             sharding.shard(one, device, dtype)
     optimizer = optim.adamw(network, config.optim)
-    return ema, Learner(network=network, ema=ema.network, optimizer=optimizer, sharded=sharded)
+    return ema, Learner(network=network, ema=ema.network, optimizer=optimizer, averages=averages, sharded=sharded)
 
 
 def _restore(
@@ -185,19 +211,11 @@ def _restore(
         sweep(folder)
         # One more than are kept, because an old one goes only when the new one is there.
         more = config.train.keep + 1 - min(len(folder.checkpoint_steps()), config.train.keep)
-        checkpoint.check_space(folder.path, more * checkpoint.checkpoint_bytes(learner), f"{more} checkpoints need")
+        checkpoint.check_space(folder.path, more * checkpoint_bytes(learner), f"{more} checkpoints need")
     world.meet()
     state = spread(world, learner, state)
     give_back_memory()  # of the files read: continuing must not need more than training did
     return state
-
-
-def fresh_network(config: RunConfig, labels: int, device: torch.device) -> DiT:
-    """A network whose weights are a function of the run's seed alone, on any device."""
-    with torch.random.fork_rng(devices=[]):
-        network = checkpoint.build_network(config, labels)
-    network.initialize(generator(config.seed, "weights"))
-    return network.to(device)
 
 
 def _take_up(session: Session, state: State) -> None:
@@ -249,7 +267,7 @@ def spread(world: World, learner: Learner, state: State | None) -> State | None:
     if not has_slots:
         learner.optimizer.state.clear()
     elif not (world.leads and learner.optimizer.state):
-        checkpoint.empty_slots(learner)
+        empty_slots(learner)
     hand_out(learner)
     return state
 
@@ -263,14 +281,15 @@ def hand_out(learner: Learner) -> None:
 
 
 def _open_bad_files(session: Session, *, same_images: bool) -> None:
-    """What is known of unreadable images; nothing when the images are others now."""
+    """What is known of unreadable images, and of held-out ones; nothing of before when the images are others now."""
     place = session.folder.bad_files
-    if session.world.leads and place.exists():
-        if not same_images:
-            place.unlink()
-            return
+    if session.world.leads and place.exists() and not same_images:
+        place.unlink()
+    elif session.world.leads and place.exists():
         lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
         session.bad = dict.fromkeys(line for line in lines if line)
+    if any(session.world.collect(bool(session.validation.bad))):
+        note_bad(session, session.validation.bad)
 
 
 def note_bad(session: Session, found: Mapping[int, str]) -> None:

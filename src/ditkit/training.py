@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
-from . import optim, run_folder
+from . import optim, run_folder, starting
 from .board import is_lost
 from .config import RunConfig, from_dict, to_dict
 from .data import workers
 from .data.batches import Batch
 from .device import memory_mb
 from .errors import DataError, DivergedError, MachineError, PeerError
-from .events import Event, Finished, OnEvent, Sampled, Started, Stepped, Validated, Warned
+from .events import Event, Finished, OnEvent, Started, Stepped, Warned
 from .journal import by_quarter
 from .latent_cache import Interrupted
-from .previews import draw_grid
+from .looks import judge, show, validate
 from .reports import report_divergence
 from .run_folder import RunFolder
-from .saving import go_back, keep, save
+from .saving import go_back, keep, save, take_snapshot
 from .session import Session, note_bad, open_session
 from .steps import Seen, Speed, compute_gradients
 from .world import World, join
@@ -90,7 +90,7 @@ def _claimed(
     """The run's settings and folder, prepared and locked by the leading process."""
     with contextlib.ExitStack() as held:
         if world.leads:
-            prepared = run_folder.prepare(config, path, force_change=force_change)
+            prepared = starting.prepare(config, path, force_change=force_change)
             held.enter_context(run_folder.lock(prepared.folder))
             config, path = prepared.config, prepared.folder.path
         tree, place = world.tell((to_dict(config), str(path)))
@@ -148,11 +148,15 @@ def _steps(
         last = session.step == config.steps
         if session.step % config.validate_every == 0:
             validate(session)
+        if config.evaluate_every and session.step % config.evaluate_every == 0:
+            judge(session)
+        if config.snapshot_every and session.step % config.snapshot_every == 0:
+            take_snapshot(session)
         if last:
             _round_off(session, metrics)
         if last or session.step % config.sample_every == 0:
             show(session)
-        if last or session.step % config.save_every == 0:
+        if last or config.saves_at(session.step):
             save(session)
         if session.world.size == 1:  # several processes agreed during the step; one need not wait for the next
             raised = flags()
@@ -213,6 +217,7 @@ def take_step(session: Session, batch: Batch, flags: Callable[[], list[bool]]) -
         session.learner.optimizer.step()
         session.ema.update(network, step + 1)
         session.recovery = session.recovery.learn(loss)
+    session.averages.update(network, step + 1)  # also when nothing was learnt: they count steps
     session.learner.optimizer.zero_grad(set_to_none=True)
     session.step += 1
     quarters = by_quarter(seen.loss_B, seen.timestep_B / config.diffusion.timesteps)
@@ -283,37 +288,6 @@ def log(session: Session, metrics: dict[str, float], seconds: float, since_start
 def _row(step: int, metrics: dict[str, float]) -> dict[str, float]:
     """A row of metrics.jsonl: seven digits, and nothing that JSON cannot say."""
     return {"step": step, **{key: float(f"{value:.7g}") for key, value in metrics.items() if math.isfinite(value)}}
-
-
-def validate(session: Session) -> None:
-    """Measure the validation loss with the EMA weights and the raw ones, if images are held out."""
-    if not len(session.validation):
-        return
-    part = max(1, session.config.train.batch_size // session.worker.parts)
-    losses = []
-    for network in (session.learner.ema, session.learner.network):
-        seen = session.whole(network)
-        if session.world.leads:
-            losses.append(session.validation.loss(seen, session.device, session.dtype, part))
-    if session.world.leads:
-        ema, raw = losses
-        if math.isfinite(ema) and math.isfinite(raw):
-            rounded = {"validation_loss": float(f"{ema:.7g}"), "validation_loss_raw": float(f"{raw:.7g}")}
-            session.journal.append("metrics", {"step": session.step, **rounded})
-            session.validated = (session.step, rounded["validation_loss"])
-        session.on_event(Validated(step=session.step, loss=ema))
-    session.world.meet()
-
-
-def show(session: Session) -> None:
-    """Draw the sample grid of this step."""
-    raw, ema = session.whole(session.learner.network), session.whole(session.learner.ema)
-    if session.world.leads:
-        path = session.folder.samples / f"step-{session.step:07d}.png"
-        draw_grid(session.config, session.labels, raw.eval(), ema, path, session.step, session.device, session.codec)
-        raw.train()
-        session.on_event(Sampled(step=session.step, path=path))
-    session.world.meet()
 
 
 def _started(session: Session) -> Started:
