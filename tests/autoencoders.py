@@ -23,17 +23,17 @@ def write_tiny(folder: Path, *, seed: int = 0, channels: int = 5, **changes: Any
     return folder
 
 
-def write_kl(folder: Path, *, seed: int = 0, channels: int = 3, **changes: Any) -> Path:
+def write_kl(folder: Path, *, seed: int = 0, channels: int = 3, levels: int = 3, **changes: Any) -> Path:
     """An AutoencoderKL of a few thousand parameters, in diffusers' layout; returns the folder."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    kinds = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
+    kinds = ("DownEncoderBlock2D",) * levels, ("UpDecoderBlock2D",) * levels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AutoencoderKL(
             down_block_types=kinds[0],
             up_block_types=kinds[1],
-            block_out_channels=(8, 8, 8),
+            block_out_channels=(8,) * levels,
             norm_num_groups=4,
             latent_channels=channels,
             **changes,

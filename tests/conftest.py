@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # the same whatever else this machine does
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _PROCESSES)))  # whatever else goes on here
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

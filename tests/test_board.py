@@ -82,10 +82,10 @@ def test_a_launch_agrees_on_a_name_whatever_an_earlier_one_has_left(monkeypatch)
 def test_what_all_processes_of_a_machine_do_wrong_its_first_one_says(capsys, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setattr(launch, "_joined", False)
-    said = []
+    said, threads = [], threading.active_count()
     for local in "01":
         monkeypatch.setenv("LOCAL_RANK", local)
         assert app.main(["train", "mnist", "--stepz", "3"]) == 2
         said.append(capsys.readouterr().err.count("error:"))
     assert said == [1, 0]
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads

@@ -16,19 +16,31 @@ from ditkit.cli import app
 
 FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
-    "--autoencoder --config --set --name --runs-dir --fresh --yes "
-    "--sample-every --keep-every --force-change --shard --preempt-signal --dry-run --quiet --device --dtype "
-    "--threads --compile --grad-checkpointing --debug",
+    "--autoencoder --config --set --name --runs-dir --fresh --yes --sample-every --evaluate-every --keep-every "
+    "--snapshot-every --track --force-change --shard --preempt-signal --dry-run --quiet --device --dtype "
+    "--threads --compile --grad-checkpointing --init-from --debug",
     "estimate": "--steps --batch-size --data-dir --label-by --label-file --image-size --autoencoder --config --set "
     "--sample-every --keep-every --device --dtype --no-probe --runs-dir --json --quiet --debug",
-    "sample": "--autoencoder --labels --steps --guidance --guidance-interval --sampler --reuse --seed --model --no-ema "
-    "--out --force --json --runs-dir --device --batch-size --quiet --debug",
+    "sample": "--autoencoder --autoguide --labels --steps --guidance --guidance-interval --sampler --reuse --seed "
+    "--model --ema --no-ema --out --force --yes --json --runs-dir --device --backend --batch-size --quiet --debug",
+    "evaluate": "--autoguide --samples --features --neighbours --steps --guidance --guidance-interval --sampler "
+    "--reuse --seed --ema --no-ema --data-dir --out --yes --json --runs-dir --device --batch-size --quiet --debug",
+    "sweep": "--labels --guidance --steps --sampler --reuse --seed --samples --features --ema --no-ema --data-dir "
+    "--out --force --yes --json --runs-dir --device --batch-size --quiet --debug",
     "lr-find": "--label-by --label-file --image-size --autoencoder "
     "--yes --config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
     "--quiet --debug",
     "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
-    "make-gif": "--kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force --runs-dir "
-    "--device --quiet --debug",
+    "report": "--out --force --runs-dir --quiet --debug",
+    "compare": "--labels --seed --no-ema --out --force --json --runs-dir --device --quiet --debug",
+    "make-gif": "--frames --kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force "
+    "--runs-dir --device --quiet --debug",
+    "edit": "--debug",
+    "edit inpaint": "--mask --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes --json "
+    "--runs-dir --device --quiet --debug",
+    "edit img2img": "--strength --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes "
+    "--json --runs-dir --device --quiet --debug",
+    "export": "--format --out --dtype --no-ema --autoencoder --force --runs-dir --json --quiet --debug",
     "data": "--debug",
     "data show": "--data-dir --label-by --label-file --image-size --limit --config --set --runs-dir --out --force "
     "--json --quiet --debug",
@@ -36,6 +48,10 @@ FLAGS = {
     "--force --device --json --quiet --debug",
     "data list": "--json --debug",
     "data remove": "--all --unfinished --yes --json --quiet --debug",
+    "import": "--as --set --runs-dir --force --yes --json --quiet --debug",
+    "hub": "--debug",
+    "hub push": "--private --message --dtype --data-licence --yes --dry-run --runs-dir --quiet --debug",
+    "hub pull": "--as --yes --runs-dir --quiet --debug",
     "show": "--runs-dir --debug",
     "list": "--debug",
     "doctor": "--runs-dir --debug",
@@ -106,15 +122,24 @@ def test_commands_come_in_the_order_of_work() -> None:
         "train",
         "estimate",
         "sample",
+        "evaluate",
+        "sweep",
         "lr-find",
         "plot-loss",
+        "report",
+        "compare",
         "make-gif",
+        "edit",
+        "import",
+        "export",
         "data",
+        "hub",
         "show",
         "list",
         "doctor",
     ]
     assert list(app.command().commands["data"].commands) == ["show", "reconstruct", "list", "remove"]
+    assert list(app.command().commands["hub"].commands) == ["push", "pull"]
 
 
 def test_sample_takes_no_positional_argument() -> None:

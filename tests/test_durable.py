@@ -14,6 +14,7 @@ from test_training import run
 from ditkit import checkpoint, durable, manifest, tensor_files, training
 from ditkit.errors import BusyError, CheckpointError, MachineError
 from ditkit.events import Finished, Warned
+from ditkit.learner import fill
 from ditkit.run_folder import RunFolder, lock
 
 Usage = namedtuple("Usage", "total used free")
@@ -164,7 +165,7 @@ def test_a_checkpoint_never_holds_numbers_that_are_not_finite(tiny, tmp_path):
     tensors = {name: value.clone() for name, value in trained.network.state_dict().items()}
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     with pytest.raises(CheckpointError, match="not finite"):
-        checkpoint.fill(trained.network, tensors, tmp_path)
+        fill(trained.network, tensors, tmp_path)
 
 
 def test_a_worker_that_dies_is_one_clear_error_and_the_checkpoints_stay(tiny, tmp_path, monkeypatch):

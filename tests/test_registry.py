@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ditkit.errors import DitkitError, UsageError
-from ditkit.registry import AUTOENCODERS, DATASETS, OBJECTIVES, SAMPLERS, Registry
+from ditkit.registry import AUTOENCODERS, DATASETS, OBJECTIVES, SAMPLERS, TRACKERS, Registry
 
-FAMILIES = (DATASETS, OBJECTIVES, SAMPLERS, AUTOENCODERS)
+FAMILIES = (DATASETS, OBJECTIVES, SAMPLERS, AUTOENCODERS, TRACKERS)
 
 
 def test_the_families_hold_what_they_should():

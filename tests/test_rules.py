@@ -14,7 +14,7 @@ MODULES = {
 }
 
 # A module imports from its own layer or below; families (layer 1) never import each other.
-_CHECKPOINTS = ("checkpoint", "tensor_files", "recovery", "latents", "latent_cache", "journal", "compiling")
+_CHECKPOINTS = ("checkpoint", "learner", "tensor_files", "recovery", "latents", "latent_cache", "journal", "compiling")
 _PROCESSES = ("world", "board", "exchange", "sharding")
 LAYERS = {
     0: (
@@ -31,21 +31,27 @@ LAYERS = {
         "downloads",
         "cache",
         "run_folder",
+        "starting",
+        "power_ema",
+        "bundled",
         "threads",
         "autoencoders.presets",
         "autoencoders.files",
         "recipes",
         "models.presets",
         "models.size",
+        "model_card",
     ),
-    1: ("models", "data", "objectives", "samplers", "autoencoders"),
+    1: ("models", "data", "objectives", "samplers", "autoencoders", "trackers"),
     2: (
         "ema",
+        "post_hoc",
         "optim",
         "seeding",
         "device",
         "images",
         "plots",
+        "terminal_plots",
         "gifs",
         "sheets",
         "guidance",
@@ -54,6 +60,9 @@ LAYERS = {
         *_PROCESSES,
         "rehearsal",
         "peak",
+        "weights",
+        "initial",
+        "tracking",
     ),
     3: (
         "training",
@@ -63,9 +72,15 @@ LAYERS = {
         "steps",
         "reports",
         "sampling",
+        "jax",
         "previews",
         "lr_finder",
         "reconstruction",
+        "evaluation",
+        "looks",
+        "run_report",
+        "editing",
+        "interpolation",
         "cost",
         "probe",
     ),
@@ -73,7 +88,7 @@ LAYERS = {
 }
 FAMILIES = LAYERS[1]
 ALLOWED_BETWEEN_FAMILIES = {("samplers", "objectives")}  # for Process
-HEAVY = {"torch", "diffusers", "numpy", "PIL", "matplotlib", "safetensors"}
+HEAVY = {"torch", "diffusers", "numpy", "PIL", "matplotlib", "safetensors", "jax", "flax", "optax"}
 
 
 def name_of(file: Path) -> str:
@@ -173,7 +188,10 @@ def test_nothing_dangerous_and_nothing_platform_dependent(file):
             assert not names & {"pickle", "torchvision", "pyplot"}
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in {"eval", "exec", "torch.load", "torch.save"}, called
+            assert called not in {"eval", "exec", "torch.save"}, called
+            if called == "torch.load":  # of other people's pickles, in one place, which executes nothing
+                assert name_of(file) == "weights.pickles"
+                assert [ast.unparse(one.value) for one in node.keywords if one.arg == "weights_only"] == ["True"]
             mode = [ast.unparse(one) for one in node.args] + [ast.unparse(one.value) for one in node.keywords]
             text = not any(
                 "b'" in one or "'b" in one or "'rb'" in one or "'wb'" in one or "'ab'" in one for one in mode

@@ -12,7 +12,8 @@ from ditkit import manifest, recipes, run_folder
 from ditkit.durable import write_synced
 from ditkit.errors import CheckpointError, DitkitError, UsageError
 from ditkit.metrics import MetricsFile, read_metrics, read_rows
-from ditkit.run_folder import RunFolder, find_run, find_weights, prepare, run_names
+from ditkit.run_folder import RunFolder, find_run, find_weights, run_names
+from ditkit.starting import prepare
 
 
 def a_run(path, steps=(), **overrides):

@@ -13,7 +13,7 @@ import pytest
 from test_cli import FLAGS, write_run
 from test_cli_errors import WRONG
 
-HEAVY = {"torch", "diffusers", "accelerate", "matplotlib", "safetensors"}
+HEAVY = {"torch", "diffusers", "accelerate", "matplotlib", "safetensors", "jax"}
 NOT_FOR_HELP = HEAVY | {"numpy", "PIL", "pydantic", "ditkit.config", "ditkit.registry"}
 TYPERS_OWN = {"pydantic"}  # newer versions of Typer read words with it
 

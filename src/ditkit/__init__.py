@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "training",
     "sample": "sampling",
+    "evaluate": "evaluation.evaluate",
+    "open_judge": "evaluation.judge",
+    "edit": "editing",
     "find_lr": "lr_finder",
     "load": "checkpoint",
     "DiT": "models.dit",
@@ -22,7 +25,10 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from .checkpoint import load
     from .config import RunConfig
+    from .editing import edit
     from .errors import DitkitError
+    from .evaluation.evaluate import evaluate
+    from .evaluation.judge import open_judge
     from .lr_finder import find_lr
     from .models.dit import DiT
     from .recipes import load as load_recipe

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import RunConfig, from_dict, to_dict
-from .errors import CheckpointError, DitkitError
+from .errors import CheckpointError, DitkitError, UsageError
 
 KEY = "ditkit"
 FORMAT = 1
@@ -25,7 +25,7 @@ class LatentStats:
 
     mean: tuple[float, ...]  # of each channel
     std: tuple[float, ...]
-    autoencoder: str  # fingerprint of its weights
+    autoencoder: str  # fingerprint of its weights; empty where nobody knows
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> LatentStats:
@@ -94,17 +94,53 @@ class Card:
 
 def read_card(path: Path) -> Card:
     """The card of a .safetensors file, from its header alone. Raises DitkitError if it has none."""
+    text = read_metadata(path).get(KEY)
+    if not isinstance(text, str):
+        raise CheckpointError(
+            f"{path} is not a weights file of ditkit, or it is damaged",
+            f"use another checkpoint; other projects' weights come in by `ditkit import {path}`",
+        )
+    return Card.from_json(text, path)
+
+
+def has_card(path: Path) -> bool:
+    """Whether a .safetensors file is ditkit's own. Raises CheckpointError for one that cannot be read or is damaged."""
+    return KEY in read_metadata(path)
+
+
+def read_metadata(path: Path) -> Mapping[str, Any]:
+    """The metadata of a .safetensors file, from its header alone. Raises CheckpointError."""
     try:
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # never wait for a pipe
         with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
             (length,) = struct.unpack("<Q", file.read(8))
             header = file.read(length) if length <= _LARGEST_HEADER else b""
-        metadata = json.loads(header.decode("utf-8"))["__metadata__"]
-        text = metadata[KEY]
+        metadata = json.loads(header.decode("utf-8")).get("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise TypeError
+        return metadata
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
+    except (struct.error, ValueError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(
             f"{path} is not a weights file of ditkit, or it is damaged", "use another checkpoint"
         ) from None
-    return Card.from_json(text, path)
+
+
+def check_guide(model: Card, guide: Card) -> None:
+    """Raise UsageError for a guide that does not predict the same of the same images as the model that it guides."""
+    ours, theirs = model.config, guide.config
+    pairs = {
+        "images": (ours.shape, theirs.shape),
+        "labels": (model.labels, guide.labels),
+        "process": (ours.diffusion.process, theirs.diffusion.process),
+        "objective": (ours.diffusion.objective, theirs.diffusion.objective),
+        "timesteps": (ours.diffusion.timesteps, theirs.diffusion.timesteps),
+        "latents": (model.latents, guide.latents),
+    }
+    other = [name for name, (mine, its) in pairs.items() if mine != its]
+    if other:
+        raise UsageError(
+            f"the guide has other {' and '.join(other)} than the model",
+            "guide with an early checkpoint of the same run, or with a smaller model trained on the same images",
+        )

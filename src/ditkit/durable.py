@@ -53,11 +53,11 @@ def describe(content: bytes | bytearray) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | Iterable[bytes | memoryview]) -> None:
     """Replace a file whole or not at all, durably."""
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
-        write_synced(temporary, text.encode("utf-8"))
+        write_synced(temporary, content.encode("utf-8") if isinstance(content, str) else content)
         rename(temporary, path)
         sync_folder(path.parent)
     finally:

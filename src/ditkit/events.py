@@ -42,6 +42,15 @@ class Validated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Images drawn with the EMA weights were compared with the real ones."""
+
+    step: int
+    kid: float
+    error: float  # standard error of it
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampled:
     """A sample grid was written."""
 
@@ -76,5 +85,5 @@ class Finished:
     folder: Path
 
 
-Event = Started | Stepped | Validated | Sampled | Saved | Warned | Finished
+Event = Started | Stepped | Validated | Judged | Sampled | Saved | Warned | Finished
 OnEvent = Callable[[Event], None]

@@ -158,19 +158,25 @@ def _in_lines(caption: str, face: Font, width: int) -> list[str]:
 
 def side_by_side(left: Image.Image, right: Image.Image, names: tuple[str, str] = ("raw", "EMA")) -> Image.Image:
     """Two pictures under their headings, such as the grids of the raw and of the EMA weights."""
+    return in_a_row([left, right], names)
+
+
+def in_a_row(pictures: Sequence[Image.Image], names: Sequence[str]) -> Image.Image:
+    """Pictures under their headings, with lines between them."""
     face = font(17, bold=True)
-    halves = [to_picture(left), to_picture(right)]
+    parts = [to_picture(picture) for picture in pictures]
     margin, heading = 12, 30
-    height = max(half.height for half in halves) + heading
-    canvas = Image.new("RGB", (sum(half.width for half in halves) + margin, height), BACKGROUND)
+    height = max(part.height for part in parts) + heading
+    canvas = Image.new("RGB", (sum(part.width + margin for part in parts) - margin, height), BACKGROUND)
     pen, x = ImageDraw.Draw(canvas), 0
-    for half, name in zip(halves, names, strict=True):
-        centre = x + half.width // 2
-        pen.text((centre, margin), shortened(name, face, half.width), INK, face, anchor="mt")
-        canvas.paste(half, (x, heading))
-        x += half.width + margin
-    line = halves[0].width + margin // 2
-    pen.line((line, margin, line, canvas.height - margin), (220, 220, 220))
+    for part, name in zip(parts, names, strict=True):
+        if x:
+            line = x - margin // 2
+            pen.line((line, margin, line, canvas.height - margin), (220, 220, 220))
+        centre = x + part.width // 2
+        pen.text((centre, margin), shortened(name, face, part.width), INK, face, anchor="mt")
+        canvas.paste(part, (x, heading))
+        x += part.width + margin
     return shrunk(canvas, LARGEST_SIDE)
 
 

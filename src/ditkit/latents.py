@@ -28,9 +28,21 @@ class Codec:
         """Images in about [-1, 1] of what a sampler drew."""
         if self.stats is None:
             return x_BCHW
+        mean_C11, std_C11 = self._mean_and_std(x_BCHW)
+        return decode_in_parts(self.autoencoder, x_BCHW * std_C11 + mean_C11)
+
+    @torch.inference_mode()
+    def from_images(self, image_BCHW: Tensor) -> Tensor:
+        """What a sampler would have to draw for these images in [-1, 1]."""
+        if self.stats is None:
+            return image_BCHW
+        mean_C11, std_C11 = self._mean_and_std(image_BCHW)
+        return (self.autoencoder.encode(image_BCHW).mean_BCHW - mean_C11) / std_C11
+
+    def _mean_and_std(self, like: Tensor) -> tuple[Tensor, ...]:
+        assert self.stats is not None
         both = (self.stats.mean, self.stats.std)
-        mean_C, std_C = (torch.tensor(one, dtype=x_BCHW.dtype, device=x_BCHW.device) for one in both)
-        return decode_in_parts(self.autoencoder, x_BCHW * std_C[:, None, None] + mean_C[:, None, None])
+        return tuple(torch.tensor(one, dtype=like.dtype, device=like.device)[:, None, None] for one in both)
 
 
 class LatentReader:

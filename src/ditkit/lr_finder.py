@@ -18,10 +18,10 @@ from .data.batches import Batches, Reader
 from .data.contract import Dataset, open_dataset
 from .device import autocast, find_device, find_dtype
 from .errors import DivergedError
+from .initial import first_latents, first_network
 from .material import open_material
 from .objectives.contract import open_objective
 from .previews import Cases, ValidationSet, pixel_cases
-from .session import fresh_network
 from .steps import draw_case, drop_labels
 
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -60,9 +60,9 @@ def find_lr(
     precision = find_dtype(dtype, where)
     dataset = open_dataset(config.data, "train")
     objective = open_objective(config.diffusion)
-    network = fresh_network(config, len(dataset.labels), where)
+    network = first_network(config, dataset.labels, where)
     optimizer = optim.adamw(network, config.optim)
-    material = open_material(config, dataset, where)
+    material = open_material(config, dataset, where, stats=first_latents(config))
     scored = ValidationSet(_cases(material.train, config.train.batch_size), objective, config.seed)
     batches = Batches(material.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
     rates, losses = [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,8 +37,9 @@ def open_material(
 ) -> Material:
     """The train images of a config, `dataset`, and its held-out ones; latents are made where they are wanted.
 
-    `stats` are those of a run that goes on; without them they are measured. Raises latent_cache.Interrupted when
-    `should_stop` says so while latents are made, DataError for other autoencoder weights than the run's.
+    `stats` are those of a run that goes on, or of the model that it begins with; without them they are measured.
+    Raises latent_cache.Interrupted when `should_stop` says so while latents are made, DataError for other autoencoder
+    weights than the run's.
     """
     held_out = open_dataset(config.data, "validation")
     autoencoder = open_autoencoder(config, device)
@@ -46,6 +47,8 @@ def open_material(
         cases = pixel_cases(held_out, range(len(held_out)))
         return Material(train=dataset, validation=cases, codec=Codec(autoencoder, None))
     check_same_autoencoder(autoencoder, stats)
+    if stats:  # those of an imported model do not say whose they are; from now on they do
+        stats = replace(stats, autoencoder=autoencoder.fingerprint)
 
     def latents(images: Dataset, split: Split) -> Latents:
         recipe = Recipe(

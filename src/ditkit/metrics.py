@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import MachineError
+from .errors import DataError, MachineError
 
 
 class MetricsFile:
@@ -77,6 +78,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def numbers_line(row: Mapping[str, Any]) -> str:
+    """A row as a line of metrics.jsonl, with nothing in it that is no finite number."""
+    kept = {key: value for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return json.dumps(kept, separators=(",", ":")) + "\n"
+
+
 def _integer(text: str) -> int:
     if len(text) > 18:
         raise ValueError("larger than any number in a row, and perhaps than a float can be")
@@ -87,3 +94,28 @@ def read_metrics(metrics: Path, timing: Path | None = None) -> list[dict[str, An
     """Rows of metrics.jsonl, each joined with the timing of its step."""
     times = {row["step"]: row for row in read_rows(timing)} if timing else {}
     return [{**(times.get(row["step"], {}) if "loss" in row else {}), **row} for row in read_rows(metrics)]
+
+
+def read_evaluations(path: Path) -> list[dict[str, Any]]:
+    """The records of an evaluation.json, the newest last; none without the file. Raises DataError for another file."""
+    try:
+        records = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise MachineError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    except (ValueError, RecursionError):
+        records = None
+    if not isinstance(records, list) or not all(isinstance(one, dict) and "metrics" in one for one in records):
+        raise DataError(f"{path} is no list of evaluations", "remove it, or name another file with --out")
+    return records
+
+
+def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of training, of the rows of `read_metrics`; each start of a run counts from 0 again."""
+    total = before = 0.0
+    for row in rows:
+        now = float(row.get("seconds", before))
+        total += now - before if now >= before else now
+        before = now
+    return total

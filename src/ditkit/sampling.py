@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .card import Card
+from .card import Card, check_guide
 from .config import DiffusionConfig, SampleConfig, from_dict, to_dict
 from .errors import UsageError, unknown
 from .guidance import Guidance, guided
@@ -34,7 +34,7 @@ OnStep = Callable[[int, int, Tensor, Tensor], None]
 
 _CACHED_TOKENS = 3072  # tokens at once whose activations about stay in a processor's cache
 _MOST_AT_ONCE = 256  # images
-_FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow says next to nothing about the image
+FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow says next to nothing about the image
 
 
 class TrainedModel(Protocol):
@@ -48,6 +48,32 @@ class TrainedModel(Protocol):
 
     @property
     def codec(self) -> Codec: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """An image to begin with: clean, in the network's world (C, H, W), and which part of it stays.
+
+    `strength` in (0, 1] is how far back towards noise the image goes first (SDEdit, Meng et al. 2022, arXiv
+    2108.01073); 1 is all noise. `keep_HW` is 1 where the image stays as it is, between 0 and 1 where it is blended.
+    """
+
+    source_CHW: Tensor
+    strength: float = 1.0
+    keep_HW: Tensor | None = None
+
+    def first_call(self, calls: int) -> int:
+        """The network call to begin with, of so many."""
+        return min(calls - 1, calls - max(1, round(self.strength * calls)))
+
+    def noisy(self, noise_BCHW: Tensor, process: Process, timestep: Tensor) -> Tensor:
+        """The image with as much of the noise as there is at a timestep ()."""
+        signal, level = (one.to(noise_BCHW.device) for one in process.signal_noise(timestep))
+        return signal * self.source_CHW.to(noise_BCHW.device) + level * noise_BCHW
+
+    def kept(self, x_BCHW: Tensor, known: Tensor) -> Tensor:
+        """What is drawn, and what is known where the image stays (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8)."""
+        return x_BCHW if self.keep_HW is None else x_BCHW.lerp(known.expand_as(x_BCHW), self.keep_HW.to(x_BCHW.device))
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,7 @@ def sample(
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
     reuse: int | None = None,
+    guide: TrainedModel | None = None,
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[Sample]:
@@ -76,8 +103,9 @@ def sample(
 
     A number instead of labels draws that many, going round the labels. An unconditional model takes a number, or
     the word "any" as often as there are images to draw. `reuse` N goes through the network's blocks in every N-th call
-    only: faster, not quite the same images. Raises UsageError for an unknown label or sampler, and for a sampler that
-    does not fit the model's process.
+    only: faster, not quite the same images. With a `guide`, a worse model of the same images (an early checkpoint, a
+    smaller network), guidance leads away from what that one draws (see `guidance`). Raises UsageError for an unknown
+    label or sampler, for a sampler that does not fit the model's process, and for a guide of something else.
     """
     batches = sample_batches(
         trained,
@@ -88,6 +116,7 @@ def sample(
         guidance=guidance,
         guidance_interval=guidance_interval,
         reuse=reuse,
+        guide=guide,
         batch_size=batch_size,
         on_step=on_step,
     )
@@ -104,16 +133,19 @@ def sample_batches(
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
     reuse: int | None = None,
+    guide: TrainedModel | None = None,
+    edit: Edit | None = None,
     batch_size: int | None = None,
     on_step: OnStep | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Sample]]:
     """What `sample` gives, a batch at a time, so that memory stays bounded.
 
-    `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole.
+    `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole. `edit` begins with an image
+    instead of pure noise, or keeps a part of one.
     """
     card, config = trained.card, trained.card.config
-    words = _words(card.labels, labels)
+    words = words_of(card.labels, labels)
     asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance, "reuse": reuse}
     if guidance_interval is not None:
         asked["guidance_from"], asked["guidance_to"] = guidance_interval
@@ -122,8 +154,19 @@ def sample_batches(
     device = next(trained.network.parameters()).device
     ids = [0 if word is None else card.labels.index(word) for word in words]
     seeds = [seed + index for index in range(len(words))]
-    batches = _batches(len(words), batch_size or default_batch_size(trained.network, config.shape, device))
-    plan = _Plan(trained.network, config.diffusion, settings, len(card.labels), ids, device)
+    batches = batches_of(len(words), batch_size or default_batch_size(trained.network, config.shape, device))
+    if guide is not None:
+        check_guide(card, guide.card)
+    plan = _Plan(
+        trained.network,
+        config.diffusion,
+        settings,
+        len(card.labels),
+        ids,
+        device,
+        guide=guide.network if guide is not None else None,
+        edit=edit,
+    )
     mine = range(part[0], len(batches), part[1])
     for number, index in enumerate(mine):
         batch = batches[index]
@@ -132,7 +175,8 @@ def sample_batches(
         yield [Sample(*one) for one in zip(images, words[batch], seeds[batch], strict=True)]
 
 
-def _words(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
+def words_of(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
+    """The label of each image that is asked for. Raises UsageError for one that a model does not know."""
     if isinstance(labels, int):
         if labels < 1:
             raise UsageError(f"cannot draw {labels} images", "ask for one or more")
@@ -157,27 +201,37 @@ def draw(
     seeds: Sequence[int],
     settings: SampleConfig,
     device: torch.device | str,
+    noise_NCHW: Tensor | None = None,
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Draws (N, C, H, W), float32 on the CPU, in the network's world and not clipped to it; C, H, W is `shape`.
 
-    Image i depends on its seed, label and the settings, not on its batch. The global random state is not touched.
+    Image i depends on its seed, label and the settings, not on its batch; it begins with its part of `noise_NCHW` if
+    that is given. The global random state is not touched.
     Raises UsageError for a sampler that is unknown or does not fit the process.
     """
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
     device = torch.device(device)
-    batches = _batches(len(seeds), batch_size or default_batch_size(network, shape, device))
+    batches = batches_of(len(seeds), batch_size or default_batch_size(network, shape, device))
     plan = _Plan(network, objective_config, settings, null_label, labels, device)
     images = [
-        plan.draw(shape, labels[batch], seeds[batch], on_step, number, len(batches))
+        plan.draw(
+            shape,
+            labels[batch],
+            seeds[batch],
+            on_step,
+            number,
+            len(batches),
+            noise_NCHW[batch] if noise_NCHW is not None else None,
+        )
         for number, batch in enumerate(batches)
     ]
     return torch.cat(images) if images else torch.empty(0, *shape)
 
 
-def _batches(images: int, batch_size: int) -> list[slice]:
+def batches_of(images: int, batch_size: int) -> list[slice]:
     """As few batches of at most `batch_size` as will do, about equally large."""
     number = -(-images // batch_size)
     ends = [-(-images * index // number) for index in range(number + 1)]
@@ -190,10 +244,15 @@ def default_batch_size(network: Network, shape: tuple[int, int, int], device: to
         return min(250, max(64, 2**19 // (shape[0] * shape[1] * shape[2])))
     tokens, config = network.grid[0] * network.grid[1], network.config
     if device.type != "cuda":
-        return min(_MOST_AT_ONCE, max(4, _CACHED_TOKENS // tokens))
+        return images_in_cache(tokens)
     # Of one block: its input and what is kept beside it, queries, keys and values, and the hidden layer; guided.
     bytes_each = 2 * 4 * tokens * config.width * (8 + 4 * config.mlp_ratio)
     return max(1, min(_MOST_AT_ONCE, int(torch.cuda.mem_get_info(device)[0] / 2 / bytes_each)))
+
+
+def images_in_cache(tokens: int) -> int:
+    """How many images of so many tokens a processor draws at once best."""
+    return min(_MOST_AT_ONCE, max(4, _CACHED_TOKENS // tokens))
 
 
 class _Plan:
@@ -207,13 +266,19 @@ class _Plan:
         null_label: int,
         labels: Sequence[int],
         device: torch.device,
+        guide: Network | None = None,
+        edit: Edit | None = None,
     ):
         objective = open_objective(config)
         self._process: Process = objective.process
         self._prediction = objective.prediction
         self._settings, self._device = settings, device
         self._guidance = Guidance(
-            scale=settings.guidance, start=settings.guidance_from, stop=settings.guidance_to, null_label=null_label
+            scale=settings.guidance,
+            start=settings.guidance_from,
+            stop=settings.guidance_to,
+            null_label=null_label,
+            by_another=guide is not None,
         )
         self._scheduler = open_scheduler(
             settings.sampler, self._process, learned_variance=config.objective == "learned-sigma"
@@ -221,6 +286,8 @@ class _Plan:
         self._takes_generator = "generator" in inspect.signature(self._scheduler.step).parameters
         timestep_N = set_steps(self._scheduler, self._process, settings.steps)
         self._trajectory = Trajectory(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
+        self._guide = Trajectory(guide, timestep_N, labels, reuse=settings.reuse) if guide is not None else None
+        self._edit = edit
 
     @torch.inference_mode()
     def draw(
@@ -231,37 +298,49 @@ class _Plan:
         on_step: OnStep | None,
         batch: int,
         batches: int,
+        noise_BCHW: Tensor | None = None,
     ) -> Tensor:
         """One batch, from pure noise to the last estimate of the clean images."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        x_BCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self._device)
+        if noise_BCHW is None:
+            noise_BCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        noise_BCHW = noise_BCHW.to(self._device)
         label_B = torch.tensor(labels, dtype=torch.int64, device=self._device)
-        scheduler = self._scheduler
+        scheduler, edit = self._scheduler, self._edit
         timestep_N = set_steps(scheduler, self._process, self._settings.steps)
-        noise = {"generator": generators} if self._takes_generator else {}
-        calls = len(timestep_N)
+        extra = {"generator": generators} if self._takes_generator else {}
+        calls, first = len(timestep_N), edit.first_call(len(timestep_N)) if edit else 0
+        if first and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        x_BCHW = edit.noisy(noise_BCHW, self._process, timestep_N[first]) if edit else noise_BCHW
         clean_BCHW = x_BCHW
-        for call, timestep in enumerate(timestep_N):
-            clean_BCHW, output_BCHW = self._predict(self._trajectory.at(call), x_BCHW, timestep, label_B)
+        for call in range(first, calls):
+            clean_BCHW, output_BCHW = self._predict(call, x_BCHW, timestep_N[call], label_B)
             if on_step is not None:
                 on_step(batch * calls + call, batches * calls, clean_BCHW, x_BCHW)
             # Every sampler's last step goes to noise level 0, that is to this estimate; no noise is added to it.
             if call + 1 < calls:
-                x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **noise).prev_sample
+                x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **extra).prev_sample
+                if edit:
+                    x_BCHW = edit.kept(x_BCHW, edit.noisy(noise_BCHW, self._process, timestep_N[call + 1]))
+        if edit:
+            clean_BCHW = edit.kept(clean_BCHW, edit.source_CHW.to(self._device))
         return clean_BCHW.float().cpu()
 
-    def _predict(self, network: Network, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The estimate of the clean images at a timestep (), and what the scheduler's step takes."""
+    def _predict(self, call: int, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The estimate of the clean images at a call's timestep (), and what the scheduler's step takes."""
         signal, noise = self._process.signal_noise(timestep)
         timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
-        output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance)
+        guide = self._guide.at(call) if self._guide is not None else None
+        network = self._trajectory.at(call)
+        output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance, guide)
         channels = x_BCHW.shape[1]
         predicted, variance = output[:, :channels], output[:, channels:]
         signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)
         clean_BCHW, eps_BCHW = to_clean_and_noise(self._prediction, predicted, x_BCHW, signal, noise)
         if self._process.kind == "flow" and self._prediction == "epsilon":
             # x_0 = (x_t - noise eps) / signal: an error of eps would be magnified up to a thousandfold.
-            clean_BCHW = clean_BCHW * (signal / _FAINT_SIGNAL).clamp(max=1)
+            clean_BCHW = clean_BCHW * (signal / FAINT_SIGNAL).clamp(max=1)
         if self._settings.clamp:
             clean_BCHW = clean_BCHW.clamp(-1, 1)
             eps_BCHW = (x_BCHW - signal * clean_BCHW) / noise

@@ -64,8 +64,9 @@ class Ground:
 
 def _learner(config: Any) -> Any:
     from ditkit import optim
-    from ditkit.checkpoint import Learner, build_network
+    from ditkit.checkpoint import build_network
     from ditkit.ema import Ema
+    from ditkit.learner import Learner
 
     network = build_network(config, 10)
     return Learner(network=network, ema=Ema(network, 0.9).network, optimizer=optim.adamw(network, config.optim))

@@ -139,6 +139,7 @@ def in_fresh_process(function: str, seconds: float = 280, **arguments: Any) -> A
             _server.cache_clear()
             raise AssertionError(f"{function} has not ended after {seconds} seconds")
         code = server.stdout.readline().strip()
+        assert code, f"the process to fork from has ended with {server.wait()}; its stderr says why"
         assert code == "0", f"{function} failed ({code}):\n{answer.with_suffix('.log').read_text('utf-8')[-6000:]}"
         return json.loads(answer.read_text("utf-8"))
 
@@ -192,7 +193,7 @@ def preload() -> None:
     import ditkit
 
     for module in pkgutil.walk_packages(ditkit.__path__, "ditkit."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and not module.name.startswith("ditkit.jax"):  # may not be installed
             importlib.import_module(module.name)
     for name in ("torch._dynamo", "torch.utils.data", "rich.console", "pytest", "PIL.Image"):
         importlib.import_module(name)

@@ -23,6 +23,7 @@ from test_cli import walk, write_run
 from ditkit import recipes
 from ditkit.cli import app
 from ditkit.config import RunConfig, _flat, to_dict
+from ditkit.evaluation.evaluate import Evaluation
 from ditkit.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(120)
@@ -73,8 +74,19 @@ BASES = {
     "estimate": ["mnist"],
     "lr-find": ["mnist"],
     "make-gif": ["denoise"],
+    "evaluate": ["pets"],
+    "sweep": ["pets"],
+    "compare": ["pets", "runs/pets"],
     "data show": ["mnist"],
 }
+EVALUATION = Evaluation(
+    metrics={"precision": 1.0},
+    about={
+        "drawn": {"samples": 10, "sampler": "ddim", "steps": 1, "guidance": 1.0},
+        "reference": {"images": 10},
+        "features": {"name": "lenet", "distance": "distance"},
+    },
+)
 COMMAND = app.command()
 COMMANDS = dict(walk(COMMAND))
 
@@ -116,6 +128,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
     monkeypatch.setattr("ditkit.cli.lr_find._tell", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
+    monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
     monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
     monkeypatch.setattr("ditkit.plots.plot_losses", lambda *_, **__: None)
@@ -229,6 +244,9 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
     kept: list[object] = []
     grid = images.grid
     monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
+    monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
     monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
     monkeypatch.setattr(images, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))

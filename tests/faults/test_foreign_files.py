@@ -159,7 +159,7 @@ def test_a_pickle_is_refused_and_never_opened(suffix: str, command: str, capsys:
     assert (code, out) == (4, "")
     assert err.splitlines() == [
         f"error: model{suffix} may be a pickle, which can run any code when opened; ditkit reads .safetensors",
-        "hint: give a run, a checkpoint folder or a .safetensors file",
+        f"hint: bring in its weights, without running any of it, with `ditkit import model{suffix}`",
     ]
     with pytest.raises(CheckpointError, match="can run any code"):
         load(f"model{suffix}")

@@ -362,7 +362,7 @@ def test_a_weights_file_on_its_own_is_refused_for_its_card(
     lines = [line.partition(":")[0] for line in said.err.splitlines()]
     assert (code, lines, said.out) == (4, ["error", "hint"], ""), said.err
     assert len(said.err) < 1500
-    assert seconds < 0.5
+    assert seconds < 2  # of one thread; a network of that size takes minutes to fill
 
 
 def test_an_older_checkpoint_that_waits_for_ever_does_not_stop_pruning(

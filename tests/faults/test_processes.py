@@ -51,8 +51,8 @@ def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, mo
     from ditkit import steps
     from ditkit.data.batches import Batches
     from ditkit.data.contract import open_dataset
+    from ditkit.initial import fresh_network
     from ditkit.objectives.contract import open_objective
-    from ditkit.session import fresh_network
     from ditkit.world import World
 
     config, cpu = tiny(), torch.device("cpu")

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("datasets", "recipes", "models", "objectives", "samplers", "autoencoders")
+FORMATS = ("safetensors", "diffusers", "onnx")
+FAMILIES = ("datasets", "recipes", "models", "objectives", "samplers", "autoencoders", "trackers")
 Names = list[tuple[str, str]]
 
 
@@ -30,11 +31,18 @@ def training_targets(ctx: Any, incomplete: str) -> Names:
     from ..registry import DATASETS
 
     names = dict(runs(ctx)) | DATASETS.descriptions() | dict(recipes())
-    return [pair for pair in names.items() if pair[0].startswith(incomplete)] + _folders(incomplete)
+    return [pair for pair in names.items() if pair[0].startswith(incomplete)] + folders(incomplete)
+
+
+def trackers(incomplete: str) -> Names:
+    """Where metrics can go."""
+    from ..registry import TRACKERS
+
+    return [pair for pair in TRACKERS.descriptions().items() if pair[0].startswith(incomplete)]
 
 
 def run_names(ctx: Any, incomplete: str) -> Names:
-    return [pair for pair in runs(ctx) if pair[0].startswith(incomplete)] + _folders(incomplete)
+    return [pair for pair in runs(ctx) if pair[0].startswith(incomplete)] + folders(incomplete)
 
 
 def recipes_and_runs(ctx: Any, incomplete: str) -> Names:
@@ -43,7 +51,9 @@ def recipes_and_runs(ctx: Any, incomplete: str) -> Names:
 
 
 def gif_words(ctx: Any, incomplete: str) -> Names:
+    """Kinds of GIFs, and runs."""
     kinds = [("train", "the sample grids over training"), ("denoise", "one drawing, step by step")]
+    kinds += [("interpolate", "from one image to the next"), ("compare", "the grids of several runs")]
     return [pair for pair in kinds if pair[0].startswith(incomplete)] + run_names(ctx, incomplete)
 
 
@@ -53,10 +63,15 @@ def samplers(incomplete: str) -> Names:
     return [pair for pair in SAMPLERS.descriptions().items() if pair[0].startswith(incomplete)]
 
 
+def backends(incomplete: str) -> Names:
+    names = [("torch", "what trains, and draws everything"), ("jax", "compiled by XLA")]
+    return [pair for pair in names if pair[0].startswith(incomplete)]
+
+
 def autoencoders(incomplete: str) -> Names:
     from ..autoencoders.presets import descriptions
 
-    return [pair for pair in descriptions().items() if pair[0].startswith(incomplete)] + _folders(incomplete)
+    return [pair for pair in descriptions().items() if pair[0].startswith(incomplete)] + folders(incomplete)
 
 
 def cached(incomplete: str) -> Names:
@@ -70,11 +85,15 @@ def families(incomplete: str) -> list[str]:
     return [name for name in FAMILIES if name.startswith(incomplete)]
 
 
+def formats(incomplete: str) -> list[str]:
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
 def devices(incomplete: str) -> list[str]:
     return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
 
 
-def _folders(incomplete: str) -> Names:
+def folders(incomplete: str) -> Names:
     """Folders, for words that are being typed as a path."""
     if not incomplete.startswith((".", "/", "~")) and "/" not in incomplete:
         return []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from . import data_list, data_reconstruct, data_remove, data_show
-
 COMMANDS = {
-    "show": data_show,
-    "reconstruct": data_reconstruct,
-    "list": data_list,
-    "remove": data_remove,
+    "show": "data_show",
+    "reconstruct": "data_reconstruct",
+    "list": "data_list",
+    "remove": "data_remove",
 }
 EXAMPLES = "Examples:\n\nditkit data show ./photos\nditkit data list\nditkit data remove --unfinished"

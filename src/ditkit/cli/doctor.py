@@ -25,6 +25,8 @@ PARTS = (
     ("pyarrow", "pyarrow.parquet", True),
     ("torchvision", "torchvision", False),
     ("accelerate", "accelerate", False),
+    ("jax", "jax", False),
+    ("optax", "optax", False),
 )
 
 

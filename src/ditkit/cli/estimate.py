@@ -267,6 +267,7 @@ def told(report: dict[str, Any]) -> list[str]:
                 ("checkpoints", "checkpoints, with one that is being written"),
                 ("metrics", "metrics"),
                 ("samples", "sample grids, about"),
+                ("snapshots", "snapshots of the averages"),
                 ("latents", "latents, once for all runs on these images"),
             )
             if disk[key]

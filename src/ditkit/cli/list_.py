@@ -23,7 +23,7 @@ Family = Annotated[
 
 
 def run(family: Family = None, debug: Debug = False) -> None:
-    """List the datasets, recipes, models, objectives, samplers and autoencoders by name."""
+    """List the datasets, recipes, models, objectives, samplers, autoencoders and trackers by name."""
     from ..errors import unknown
 
     if family is not None and family not in complete.FAMILIES:
@@ -46,10 +46,16 @@ def _describe(family: str) -> dict[str, str]:
         return dict(complete.recipes())
     if family == "models":
         sizes = {name: presets.settings(name) for name in presets.names()}
-        return {name: ", ".join(f"{key} {value}" for key, value in size.items()) for name, size in sizes.items()}
+        spoken = {name: ", ".join(f"{key} {value}" for key, value in size.items()) for name, size in sizes.items()}
+        return {**spoken, presets.DIFFUSERS: "any size, with the parts that `export --format diffusers` takes"}
     if family == "autoencoders":
         from ..autoencoders.presets import descriptions
 
         return descriptions()
-    families = {"datasets": registry.DATASETS, "objectives": registry.OBJECTIVES, "samplers": registry.SAMPLERS}
+    families = {
+        "datasets": registry.DATASETS,
+        "objectives": registry.OBJECTIVES,
+        "samplers": registry.SAMPLERS,
+        "trackers": registry.TRACKERS,
+    }
     return families[family].descriptions()

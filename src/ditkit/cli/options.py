@@ -110,16 +110,28 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        metavar="RUN|CHECKPOINT|FILE",
+        metavar="RUN|CHECKPOINT|FILE|hf://USER/NAME",
         autocompletion=complete.run_names,
         show_default="the newest run",
-        help="What draws: a run by name or folder, a checkpoint folder, or a .safetensors file.",
+        help="What draws: a run by name or folder, a checkpoint folder, a .safetensors file, or a model on the hub, "
+        "perhaps with @revision.",
         rich_help_panel=MODEL,
     ),
 ]
 RawWeights = Annotated[
     bool,
     typer.Option("--no-ema", help="Use the raw weights instead of their moving average.", rich_help_panel=MODEL),
+]
+EmaLength = Annotated[
+    str | None,
+    typer.Option(
+        "--ema",
+        metavar="LENGTH",
+        show_default="the one tracked in training",
+        help="Make a moving average of this length, in units of the training: 0.05 is about the last tenth. For runs "
+        "trained with --snapshot-every.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Labels = Annotated[
     list[str] | None,

@@ -5,24 +5,30 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import recipes
 from ..card import Card, read_card
-from ..config import to_dict
-from ..errors import UsageError
+from ..config import SampleConfig, to_dict
+from ..downloads.place import is_hub, parse
+from ..errors import UsageError, unknown
+from ..power_ema import checked_length
 from ..run_folder import find_weights
 from ..run_folder import runs_dir as runs_place
 from . import console, targets, words
+from .guide import find_guide
 from .together import ALONE, Together
 
 if TYPE_CHECKING:
     from ..sampling import Sample
 
-UNCONDITIONAL = 16  # images when nothing is asked for
+UNASKED = 16  # images when nothing is asked for: of a model without labels, or with more kinds than
+MOST_KINDS = 100
 AUTO = "auto"  # a batch size
+BACKENDS = ("torch", "jax")
 _SETTINGS = {  # flag -> setting
     "--steps": "sample.steps",
     "--guidance": "sample.guidance",
@@ -40,6 +46,7 @@ class Order:
     weights: Path
     card: Card
     name: str  # of the folder of images
+    origin: str  # of the weights, as the images name it
     labels: list[str]  # "any" for each image of an unconditional model
     seed: int
     batch_size: int | None  # None: what fits
@@ -48,7 +55,24 @@ class Order:
     guidance: float
     interval: tuple[float, float]
     reuse: int
+    ema: float | None = None  # length of the average, where one was asked for
+    guide: Path | None = None  # weights that stand for the null label
     autoencoder: Path | None = None  # where that of the run lies now
+    backend: str = "torch"  # or "jax"
+
+    @property
+    def settings(self) -> SampleConfig:
+        """How it is drawn, as settings."""
+        low, high = self.interval
+        return replace(
+            self.card.config.sample,
+            sampler=self.sampler,
+            steps=self.steps,
+            guidance=self.guidance,
+            guidance_from=low,
+            guidance_to=high,
+            reuse=self.reuse,
+        )
 
     @property
     def file_names(self) -> list[str]:
@@ -62,13 +86,15 @@ class Order:
         """What every PNG says about its making."""
         low, high = self.interval
         return {
-            "checkpoint": str(self.weights),
+            "checkpoint": self.origin,
             "step": str(self.card.step),
             "sampler": self.sampler,
             "steps": str(self.steps),
             "guidance": f"{self.guidance:g}",
             "guidance_interval": f"{low:g} {high:g}",
             "reuse": str(self.reuse),
+            **({"ema": f"{self.ema:g}"} if self.ema is not None else {}),
+            **({"autoguide": str(self.guide)} if self.guide else {}),
             "software": "ditkit",
         }
 
@@ -78,7 +104,10 @@ def read_order(
 ) -> Order:
     """Words and the weights' own card as an Order. Raises UsageError for every mistake in them."""
     flags = {flag: None if (flag, value) == ("--batch-size", AUTO) else value for flag, value in flags.items()}
-    weights = find_weights(model, runs_place(runs_dir), ema=ema, on_damage=_tell_of_damage)
+    weights = find_weights(model, runs_place(runs_dir), ema=ema, on_damage=tell_of_damage)
+    length = flags.get("--ema")
+    if length is not None:
+        weights = _averaged(weights, length, ema=ema)
     card = read_card(weights)
     asked = [
         targets.nested(_SETTINGS[flag], value)
@@ -93,11 +122,14 @@ def read_order(
     except UsageError as error:
         raise targets.in_flags(error, flags, _SETTINGS) from None
     targets.check_sampler(config)
-    images = words.expand_labels(labels or card.labels or [f"{words.ANY}*{UNCONDITIONAL}"], card.labels)
+    some = card.labels if len(card.labels) <= MOST_KINDS else card.labels[:UNASKED]
+    guide, scale = flags.get("--autoguide"), config.sample.guidance
+    images = words.expand_labels(labels or some or [f"{words.ANY}*{UNASKED}"], card.labels)
     return Order(
         weights=weights,
         card=card,
-        name=f"{_model_name(weights)}-{card.step}",
+        name=f"{model_name(weights, model)}-{card.step}",
+        origin=_origin(model, weights),
         labels=images,
         seed=config.seed,
         batch_size=config.train.batch_size if flags.get("--batch-size") else None,
@@ -106,18 +138,40 @@ def read_order(
         guidance=config.sample.guidance,
         interval=(config.sample.guidance_from, config.sample.guidance_to),
         reuse=config.sample.reuse,
+        ema=float(length) if length is not None else None,
+        guide=find_guide(guide, weights, card, runs_place(runs_dir), scale=scale, ema=ema) if guide else None,
     )
 
 
-def _tell_of_damage(path: Path) -> None:
+def _averaged(weights: Path, text: str, *, ema: bool) -> Path:
+    length = checked_length(text)
+    if not ema:
+        raise UsageError("--ema and --no-ema ask for different weights", "leave one of them out")
+    with console.loading_torch():
+        from ..post_hoc import average
+    return average(weights, length)
+
+
+def tell_of_damage(path: Path) -> None:
+    """Say that a checkpoint is passed over."""
     console.say(f"warning: {path} is damaged; looking for the checkpoint before it")
 
 
-def _model_name(weights: Path) -> str:
-    """The run's name for runs/NAME/checkpoints/step-…/ema.safetensors, else the file's."""
+def model_name(weights: Path, word: str | None = None) -> str:
+    """The repository's name for hf://user/NAME, the run's for runs/NAME/checkpoints/step-…/…, else the file's."""
+    if word and is_hub(word):
+        return words.slug(parse(word).repo.rpartition("/")[2])
     place = weights.resolve()
-    inside_run = place.parent.parent.name == "checkpoints"
+    inside_run = place.parent.parent.name in ("checkpoints", "averages")
     return words.slug(place.parent.parent.parent.name if inside_run else place.stem)
+
+
+def _origin(model: str | None, weights: Path) -> str:
+    if not is_hub(model):
+        return str(weights)
+    from ..downloads.models import source_of
+
+    return source_of(weights.parent)
 
 
 def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
@@ -132,6 +186,20 @@ def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
         )
 
 
+def on_backend(order: Order, word: str) -> Order:
+    """The same order for `torch` or `jax`. Raises UsageError for another word, and for what JAX does not draw."""
+    if word not in BACKENDS:
+        raise unknown("backend", word, BACKENDS)
+    if word == "jax":
+        from ..jax.limits import check_installed, check_sampling
+
+        if order.guide is not None:
+            raise UsageError("the JAX backend knows no autoguidance", "use --backend torch")
+        check_sampling(replace(order.card.config, sample=order.settings))
+        check_installed()
+    return replace(order, backend=word)
+
+
 def draw(
     order: Order,
     device: str,
@@ -144,6 +212,9 @@ def draw(
 
     Processes that were launched together draw a batch each and exchange them: all get all images, in their order.
     """
+    if order.backend == "jax":
+        yield from _draw_in_jax(order, device, quiet=quiet, together=together)
+        return
     with console.loading_torch(quiet=quiet):
         from ..checkpoint import load
         from ..device import find_device
@@ -152,6 +223,7 @@ def draw(
         place = find_device(device)
         with targets.watching(quiet=quiet):
             trained = together.do(lambda: load(order.weights, device=place, autoencoder=order.autoencoder))
+            guide = load(order.guide, device=place, autoencoder=order.autoencoder) if order.guide else None
     batch_size = order.batch_size or together.tell(
         min(
             default_batch_size(trained.network, trained.card.config.shape, place),
@@ -175,6 +247,7 @@ def draw(
             guidance=order.guidance,
             guidance_interval=order.interval,
             reuse=order.reuse,
+            guide=guide,
             batch_size=batch_size,
             on_step=on_step,
             part=(together.rank, together.size),
@@ -182,6 +255,23 @@ def draw(
         for _ in range(rounds):
             for batch in together.collect(next(batches, [])):
                 yield from batch
+
+
+def _draw_in_jax(order: Order, device: str, *, quiet: bool, together: Together) -> Iterator[Sample]:
+    if together.size > 1:
+        raise UsageError("the JAX backend draws in one process", "start it without a launcher, or use --backend torch")
+    with console.loading_torch(quiet=quiet):
+        from ..jax.files import load
+        from ..jax.sampling import sample_batches
+
+        trained = load(order.weights, device=device)
+    batches = sample_batches(
+        trained, order.labels, settings=order.settings, seed=order.seed, batch_size=order.batch_size
+    )
+    with console.bar("drawing", quiet=quiet) as show:
+        for number, one in enumerate(chain.from_iterable(batches), 1):
+            show(number, len(order.labels))
+            yield one
 
 
 def columns(labels: list[str]) -> int:

@@ -105,7 +105,7 @@ def _read(words: list[str] | None, runs_dir: Path | None) -> tuple[dict[str, lis
 def _drawn(rows: dict[str, list[dict[str, Any]]]) -> str:
     import shutil
 
-    from ..plots import terminal_plot
+    from ..terminal_plots import terminal_plot
 
     size = shutil.get_terminal_size((80, 24))
     return terminal_plot(rows, max(20, min(size.columns, 160) - 1), max(8, min(size.lines - 4, 30)))

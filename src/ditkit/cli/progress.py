@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..events import Event, Finished, Sampled, Started, Stepped, Validated, Warned
+from ..events import Event, Finished, Judged, Sampled, Started, Stepped, Validated, Warned
 from . import console
 from .words import spoken_duration
 
@@ -53,6 +53,8 @@ class TrainingProgress:
             self._step(event)
         elif isinstance(event, Validated):
             self._validation = event.loss
+        elif isinstance(event, Judged):
+            self.note(f"step {event.step}: KID {event.kid:.4f} ± {event.error:.4f}")
         elif isinstance(event, Sampled):
             self._show(event)
         elif isinstance(event, Warned):

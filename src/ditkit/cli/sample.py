@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import console
+from . import complete, console
+from .guide import Autoguide
 from .options import (
     DIFFUSION,
     MACHINE,
@@ -17,6 +18,7 @@ from .options import (
     OUTPUT,
     Debug,
     Device,
+    EmaLength,
     Force,
     Guidance,
     Json,
@@ -27,6 +29,7 @@ from .options import (
     RunsDir,
     Sampler,
     SampleSteps,
+    Yes,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +82,16 @@ Reuse = Annotated[
         rich_help_panel=DIFFUSION,
     ),
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        autocompletion=complete.backends,
+        help="What computes, torch or jax (`pip install 'ditkit[jax]'`): the same images, up to rounding.",
+        rich_help_panel=MACHINE,
+    ),
+]
 BatchSize = Annotated[
     str,
     typer.Option(
@@ -97,15 +110,19 @@ def run(
     guidance_interval: Interval = None,
     sampler: Sampler = None,
     reuse: Reuse = None,
+    autoguide: Autoguide = None,
     seed: Seed = "0",
     model: Model = None,
     autoencoder: MovedAutoencoder = None,
+    ema: EmaLength = None,
     no_ema: RawWeights = False,
     out: Out = None,
     force: Force = False,
+    yes: Yes = False,
     as_json: Json = False,
     runs_dir: RunsDir = None,
     device: Device = "auto",
+    backend: Backend = "torch",
     batch_size: BatchSize = "auto",
     quiet: Quiet = False,
     debug: Debug = False,
@@ -122,25 +139,40 @@ def run(
         "--guidance-interval": guidance_interval,
         "--sampler": sampler,
         "--reuse": reuse,
+        "--autoguide": autoguide,
+        "--ema": ema,
         "--seed": seed,
         "--batch-size": batch_size,
     }
 
     def prepare() -> tuple[Order, Path]:
-        from ..paths import expanded
-        from . import words
-        from .order import check_folder, read_order
+        from ..run_folder import runs_dir as runs_place
+        from . import offer, words
+        from .order import on_backend, read_order
+        from .targets import watching
 
-        order = read_order(labels, flags, model=model, runs_dir=runs_dir, ema=not no_ema)
+        offered = None if model else offer.faces(labels, runs_place(runs_dir), yes=yes, quiet=quiet)
+        with watching(quiet=quiet, yes=yes):
+            order = read_order(labels, flags, model=model or offered, runs_dir=runs_dir, ema=not no_ema)
+        order = on_backend(order, backend)
         order = replace(order, autoencoder=words.autoencoder_folder(autoencoder))
         words.device(device)
-        folder = expanded(out) if out else words.free_name(Path("samples") / order.name)
-        check_folder(folder, [*order.file_names, "grid.png"], force=force)
-        return order, folder
+        return order, _place(order, out, force=force)
 
     with launched_together(device, quiet=quiet) as together:
         order, folder = together.do(prepare)
         _draw(order, folder, device, together, as_json=as_json, quiet=quiet or not together.leads)
+
+
+def _place(order: Order, out: Path | None, *, force: bool) -> Path:
+    """The folder of the images. Raises DitkitError when they cannot go there."""
+    from ..paths import expanded
+    from .order import check_folder
+    from .words import free_name
+
+    folder = expanded(out) if out else free_name(Path("samples") / order.name)
+    check_folder(folder, [*order.file_names, "grid.png"], force=force)
+    return folder
 
 
 def _draw(order: Order, folder: Path, device: str, together: Together, *, as_json: bool, quiet: bool) -> None:

@@ -37,7 +37,9 @@ FLAGS = {  # flag -> setting
     "--image-size": "data.image_size",
     "--autoencoder": "autoencoder",
     "--sample-every": "train.sample_every",
+    "--evaluate-every": "train.evaluate_every",
     "--keep-every": "train.keep_every",
+    "--snapshot-every": "train.snapshot_every",
 }
 
 
@@ -243,7 +245,8 @@ def _on_folder_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**base, "data": {**base["data"], **tree["data"]}}
 
 
-def _folder(word: str) -> str:
+def data_place(word: str) -> str:
+    """Where images are, as settings keep it. Raises UsageError for what is no such place."""
     place = _place(word)
     if place is None:
         raise UsageError(f"--data-dir: {word} is not a folder, nor a .zip or .tar archive", "check the path")
@@ -284,7 +287,7 @@ def _place(word: str) -> str | None:
 
 
 _READ: dict[str, Callable[[str], Any]] = {
-    "--data-dir": _folder,
+    "--data-dir": data_place,
     "--label-by": _name,
     "--label-file": _file,
     "--autoencoder": autoencoder_settings,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +25,17 @@ from .options import (
     Settings,
     Yes,
 )
+from .plan import Plan, decide
 from .train_options import (
     BatchSize,
     Compile,
     DryRun,
     Dtype,
+    EvaluateEvery,
     ForceChange,
     Fresh,
     GradCheckpointing,
+    InitFrom,
     KeepEvery,
     Lr,
     MaxTime,
@@ -42,13 +44,16 @@ from .train_options import (
     SampleEvery,
     Seed,
     Shard,
+    SnapshotEvery,
     Steps,
     Target,
     Threads,
+    Track,
 )
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..events import Event
     from ..threads import Threads as ChosenThreads
 
 EXAMPLES = (
@@ -71,12 +76,16 @@ def run(
     label_file: LabelFile = None,
     image_size: ImageSize = None,
     autoencoder: Autoencoder = None,
+    init_from: InitFrom = None,
     config: Config = None,
     settings: Settings = None,
     name: Name = None,
     runs_dir: RunsDir = None,
     sample_every: SampleEvery = None,
     keep_every: KeepEvery = None,
+    evaluate_every: EvaluateEvery = None,
+    snapshot_every: SnapshotEvery = None,
+    track: Track = None,
     fresh: Fresh = False,
     force_change: ForceChange = None,
     dry_run: DryRun = False,
@@ -93,14 +102,14 @@ def run(
 ) -> None:
     """Train a model, or continue: the same command takes up an unfinished run where it stopped.
 
-    Everything goes to runs/NAME: settings, metrics, checkpoints, and a grid of samples from time to time. Ctrl-C
-    finishes the step, saves and ends.
+    Everything goes to runs/NAME: settings, metrics, checkpoints, grids of samples. Ctrl-C finishes the step and saves.
     """
-    fit_batch = batch_size is not None and batch_size.strip().lower() == "auto"
     flags = {
         "--steps": steps,
-        "--batch-size": None if fit_batch else batch_size,
+        "--batch-size": batch_size,
         "--seed": seed,
+        "--lr": lr,
+        "--init-from": init_from,
         "--data-dir": data_dir,
         "--label-by": label_by,
         "--label-file": label_file,
@@ -108,99 +117,19 @@ def run(
         "--autoencoder": autoencoder,
         "--sample-every": sample_every,
         "--keep-every": keep_every,
+        "--evaluate-every": evaluate_every,
+        "--snapshot-every": snapshot_every,
     }
-    plan = _plan(target, config, settings or [], flags, lr=lr, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
-    plan.yes, plan.shard, plan.fit_batch = yes, shard, fit_batch
-    plan.check_words(max_time, device, dtype, preempt_signal, force_change)
-    plan.check_speed(threads, compile, grad_checkpointing)
-    if dry_run and launch.leads():
-        _print_plan(plan, quiet=quiet)
-    if dry_run:
-        return
-    _train(plan, quiet=quiet, runs_given=runs_dir is not None)
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """One run, decided: what, where, on what, for how long."""
-
-    config: RunConfig
-    folder: Path
-    find_lr: bool
-    fresh: bool
-    yes: bool = False
-    fit_batch: bool = False
-    seconds: float | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    shard: bool = False
-    preempt_signal: int | None = None
-    force_change: Sequence[str] = ()
-    threads: str = "auto"
-    compile: str = "auto"
-    grad_checkpointing: str = "auto"
-
-    def check_words(
-        self, max_time: str | None, device: str, dtype: str, preempt: str | None, force_change: list[str] | None
-    ) -> None:
-        from ..run_folder import check_force_change
-        from . import signals, words
-
-        self.preempt_signal = signals.preempt_signal(preempt) if preempt is not None else None
-        self.force_change = tuple(force_change or ())
-        check_force_change(self.force_change)
-        self.seconds = words.duration(max_time) if max_time is not None else None
-        self.device, self.dtype = words.device(device), words.dtype(dtype)
-
-    def check_speed(self, threads: str, compile: str, grad_checkpointing: str) -> None:
-        from . import words
-
-        self.threads, self.compile = words.threads(threads), words.switch("--compile", compile)
-        self.grad_checkpointing = words.switch("--grad-checkpointing", grad_checkpointing)
-
-
-def _plan(
-    target: str | None,
-    file: Path | None,
-    settings: list[str],
-    flags: dict[str, Any],
-    *,
-    lr: str | None,
-    name: str | None,
-    runs_dir: Path | None,
-    fresh: bool,
-    device: str,
-) -> Plan:
-    from ..errors import UsageError
-    from ..run_folder import RunFolder
-    from ..run_folder import runs_dir as runs_place
-    from . import targets, words
-
-    if target is None and file is None:
-        raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
-    runs = runs_place(runs_dir)
-    found = targets.find_target(target, runs) if target is not None else None
-    if found and found.folder and name is None:
-        folder = found.folder
-    else:
-        folder = runs / (words.run_name(name) if name is not None else targets.name_of(found, file))
-    existing = RunFolder(folder)
-    if found:
-        found = targets.for_device(found, words.device(device), None if fresh else existing)
-    find_lr = lr is not None and lr.strip().lower() == "auto"
-    config = targets.build(found, file=file, settings=settings, flags={**flags, "--lr": None if find_lr else lr})
-    if find_lr and existing.is_run() and not fresh:
-        config = _with_lr(config, existing.read_config().optim.lr)  # measured when the run began
-        find_lr = existing.last_step() == 0
-    return Plan(config=config, folder=folder, find_lr=find_lr, fresh=fresh)
-
-
-def _with_lr(config: RunConfig, lr: float) -> RunConfig:
-    return replace(config, optim=replace(config.optim, lr=lr))
+    plan = decide(target, config, settings or [], flags, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
+    plan.check_words(max_time, device, dtype, preempt_signal, force_change, track, yes=yes)
+    plan.check_speed(threads, compile, grad_checkpointing, shard=shard)
+    (_print_plan if dry_run else _train)(plan, quiet=quiet)
 
 
 def _print_plan(plan: Plan, *, quiet: bool) -> None:
     """The settings on stdout, what they cost on stderr."""
+    if not launch.leads():
+        return
     from .. import recipes
     from . import estimate
     from .targets import check_data
@@ -229,7 +158,7 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
         console.say(line)
 
 
-def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
+def _train(plan: Plan, *, quiet: bool) -> None:
     from ..threads import take_threads
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
@@ -237,6 +166,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
 
     quiet = quiet or not launch.leads()
     _, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
+    plan.tell_beginning(labels, quiet=quiet)
     threads = _chosen_threads(plan, quiet=quiet)
     if plan.fit_batch:
         plan.config = _fitted(plan, labels, quiet=quiet)
@@ -248,14 +178,21 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
         config, folder = prepared
         with console.loading_torch(quiet=quiet):
             from ..steps import Speed
+            from ..tracking import Tracking
             from ..training import train
         take_threads(threads)
         progress = TrainingProgress(folder.name, quiet=quiet)
-        with progress, watching(quiet=quiet, yes=plan.yes):
+        tracking = Tracking(plan.trackers if launch.leads() else (), config, progress.note)
+
+        def listen(event: Event) -> None:
+            progress(event)
+            tracking(event)
+
+        with progress, contextlib.closing(tracking), watching(quiet=quiet, yes=plan.yes):
             train(
                 config,
                 folder,
-                progress,
+                listen,
                 device=plan.device,
                 dtype=plan.dtype,
                 max_seconds=plan.seconds,
@@ -264,7 +201,7 @@ def _train(plan: Plan, *, quiet: bool, runs_given: bool) -> None:
                 speed=Speed(compile=plan.compile, grad_checkpointing=plan.grad_checkpointing, shard=plan.shard),
             )
     if progress.finished:
-        for line in next_steps(progress.finished, progress.labels, elsewhere=runs_given):
+        for line in next_steps(progress.finished, progress.labels, elsewhere=plan.elsewhere):
             progress.note(line)
     if progress.finished and progress.finished.reason == "stopped":
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
@@ -306,7 +243,9 @@ def _fitted(plan: Plan, labels: Sequence[str], *, quiet: bool) -> RunConfig:
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
     from ..errors import BusyError
-    from ..run_folder import RunFolder, lock, prepare, sweep
+    from ..run_folder import RunFolder, lock, sweep
+    from ..starting import prepare
+    from .plan import with_lr
 
     if launch.leads() and plan.device not in (
         "auto",
@@ -331,7 +270,7 @@ def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
         )
         return None
     if plan.find_lr:
-        config = _with_lr(config, _measured_lr(config, folder, plan.device, quiet=quiet))
+        config = with_lr(config, _measured_lr(config, folder, plan.device, quiet=quiet))
         prepared.folder.write_config(config)
     return config, folder
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import complete
-from .options import MACHINE, OPTIMISER, OUTPUT
+from .options import MACHINE, MODEL, OPTIMISER, OUTPUT
 
 RECIPES = "the recipe's"
 
@@ -55,6 +55,16 @@ Lr = Annotated[
         show_default=RECIPES,
         help="Peak learning rate of AdamW; auto measures one first, as `ditkit lr-find` does.",
         rich_help_panel=OPTIMISER,
+    ),
+]
+InitFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--init-from",
+        metavar="RUN|CHECKPOINT|FILE",
+        autocompletion=complete.run_names,
+        help="Begin a new run with the averaged weights of this model, which brings its architecture and objective.",
+        rich_help_panel=MODEL,
     ),
 ]
 SampleEvery = Annotated[
@@ -120,13 +130,45 @@ Name = Annotated[
         "--name", metavar="NAME", show_default="the target's", help="Name of the run.", rich_help_panel=OUTPUT
     ),
 ]
+EvaluateEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluate-every",
+        metavar="N",
+        show_default="never",
+        help="Steps between measurements of the KID of train.evaluate_samples (256) images against the real ones.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 KeepEvery = Annotated[
     str | None,
     typer.Option(
         "--keep-every",
         metavar="N",
         show_default="no others",
-        help="Keep the checkpoints of every N-th step, beside the last two and the best.",
+        help="Save a checkpoint at every N-th step and keep it, beside the last two and the best.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+SnapshotEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--snapshot-every",
+        metavar="N",
+        show_default="never",
+        help="Steps between snapshots of two averages of the weights: `sample --ema 0.05` makes one of any length of "
+        "them after training. 30 to 100 in a run are enough; each takes as much disk as the weights.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        autocompletion=complete.trackers,
+        show_default=False,
+        help="Where else metrics and samples go, repeatable: tensorboard or wandb (`pip install 'ditkit[wandb]'`).",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -152,7 +152,7 @@ def slug(text: str, otherwise: str = "run") -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-.")[:60] or otherwise
 
 
-def run_name(word: str) -> str:
+def run_name(word: str, option: str = "--name") -> str:
     """A --name that can be a folder. Raises UsageError otherwise."""
     if (
         not word.strip()
@@ -161,9 +161,9 @@ def run_name(word: str) -> str:
         or len(word) > 100
         or not word.isprintable()
     ):
-        raise UsageError(f"--name: {word[:100]!r} cannot name a folder", "use letters, digits, dots and dashes")
+        raise UsageError(f"{option}: {word[:100]!r} cannot name a folder", "use letters, digits, dots and dashes")
     if Path(word).name != word or set(word) & set('/\\:*?"<>|'):
-        raise UsageError(f"--name: {word!r} is a path", "a name only; the place is --runs-dir")
+        raise UsageError(f"{option}: {word!r} is a path", "a name only; the place is --runs-dir")
     return word
 
 
