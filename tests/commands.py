@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +71,17 @@ def carry_out(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in err
     if "--json" in words:
         assert json.loads(out)["images"]
+
+
+def explain_itself(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`python benchmarks/NAME.py ...` must exist, be importable and have a --help."""
+    script = TOP / shlex.split(command)[1]
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.syspath_prepend(str(script.parent))
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    assert caught.value.code == 0
+    assert "usage" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-
-import pytest
-from commands import TOP, blocks, carry_out, commands, here  # noqa: F401
+from commands import TOP, blocks, carry_out, commands, explain_itself, here  # noqa: F401
 
 COMMANDS = [one for kind, content in blocks(TOP / "README.md") if not kind for one in commands(content)]
 EXTRAS = ("--format onnx", "--backend jax", "jax_sampling")  # need packages that the tests do without
@@ -36,14 +33,5 @@ def test_the_commands_run_one_after_the_other(here, capfd):  # noqa: F811
 
 
 def test_benchmarks_of_the_readme_explain_themselves(monkeypatch, capsys):
-    import runpy
-    import sys
-
     for command in filter(is_benchmark, PLAIN):
-        script = TOP / shlex.split(command)[1]
-        monkeypatch.setattr(sys, "argv", [str(script), "--help"])
-        monkeypatch.syspath_prepend(str(script.parent))
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(script), run_name="__main__")
-        assert caught.value.code == 0
-        assert "usage" in capsys.readouterr().out
+        explain_itself(command, monkeypatch, capsys)
