@@ -17,7 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 def pytest_configure(config: pytest.Config) -> None:
     """Each process that runs tests computes with its share of the cores, whatever the load; before torch is loaded."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # else others run them, and inherit
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # else workers do
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
 
