@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from ditkit.cli.app import main
 from ditkit.data.contract import open_dataset
-from ditkit.errors import DataError, UsageError
+from ditkit.errors import DataError, MachineError, UsageError
 from ditkit.evaluation.distances import frechet, inception_score, kid, precision_recall, statistics
 from ditkit.evaluation.evaluate import evaluate
 from ditkit.evaluation.features import open_extractor
@@ -89,6 +90,15 @@ def test_the_distances_are_those_of_torch_fidelity():
     some = drawn[:1000], real[:1000]  # so that every subset is all of them
     kernel = kid_features_to_metric(*map(torch.from_numpy, some), **options)
     assert kid(*some)[0] == pytest.approx(kernel["kernel_inception_distance_mean"], rel=1e-3)
+
+
+def test_a_torchvision_of_another_torch_is_one_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "torch_fidelity.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torch_fidelity", raising=False)
+    with pytest.raises(MachineError, match="needs the torchvision made for this torch") as caught:
+        open_extractor("inception")
+    assert "install torch and torchvision together" in str(caught.value.hint)
 
 
 def test_half_of_the_real_images_score_well_and_noise_badly(lenet_judge):

@@ -119,7 +119,9 @@ def test_wandb_keeps_one_run_offline(tmp_path):
         line += ["--set", f"{key}={value}"]
     environment = {**os.environ, "WANDB_MODE": "offline"}
     for steps in ("2", "4"):
-        subprocess.run([*line, "--steps", steps, "--track", "wandb"], cwd=tmp_path, env=environment, check=True)
+        words = [*line, "--steps", steps, "--track", "wandb"]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+        assert "warning: wandb" not in done.stderr
     name = (tmp_path / "runs/run/wandb-id.txt").read_text(encoding="utf-8")
     kept = list((tmp_path / "runs/run/wandb").glob(f"offline-run-*-{name}"))
     assert len(kept) == 2 and all(list(one.glob("*.wandb")) for one in kept)

@@ -110,7 +110,12 @@ def _inception(device: str | torch.device) -> Extractor:
         from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
             FeatureExtractorInceptionV3,
         )
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        if "torchvision" in str(error):
+            raise MachineError(
+                f"torch-fidelity, which brings InceptionV3, needs the torchvision made for this torch ({error})",
+                "install torch and torchvision together, from the same index, or choose others with --features",
+            ) from None
         raise UsageError(
             f"the features of InceptionV3 need the package torch-fidelity ({error})",
             "`pip install 'ditkit[evaluate]'`, or choose others with --features",

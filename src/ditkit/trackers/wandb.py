@@ -47,4 +47,4 @@ class _WandB:
         self._run.log({"samples": self._library.Image(str(path))}, step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
