@@ -225,7 +225,8 @@ def _draw(drawn: Sweep, device: str, *, quiet: bool, yes: bool) -> None:
     each = plan.samples or len(plan.shown)
     trained = {path: load(path, device=place) for path in dict.fromkeys(way.weights for way in plan.ways)}
     sample(trained[plan.order.weights], plan.shown[:1], steps=2)  # what happens once only is on nobody's clock
-    console.say(f"{len(plan.ways)} ways of drawing {each} images each", quiet=quiet)
+    ways = "1 way" if len(plan.ways) == 1 else f"{len(plan.ways)} ways"
+    console.say(f"{ways} of drawing {each} images each", quiet=quiet)
     with console.bar("drawing", quiet=quiet) as show:
         for number, way in enumerate(plan.ways):
             _draw_one(drawn, trained[way.weights], judge, way)
