@@ -99,7 +99,7 @@ class Sweep:
 def _best(metric: str, values: list[float]) -> float:
     from ..evaluation.judge import HIGHER_IS_BETTER
 
-    return max(values) if metric in HIGHER_IS_BETTER else min(values, key=abs)
+    return max(values) if metric in HIGHER_IS_BETTER else min(values)  # an unbiased distance is below 0 by chance
 
 
 def _name(row: dict[str, Any], varied: list[str]) -> str:
