@@ -35,7 +35,7 @@ from mnist_classifier import CACHE
 import ditkit
 from ditkit import recipes
 from ditkit.config import RunConfig
-from ditkit.events import Event, Saved
+from ditkit.events import Event, Saved, Stepped
 
 DIGITS: dict[str, Any] = {
     "data": {"name": "mnist", "image_size": 28, "channels": 1, "validation": 500},
@@ -107,11 +107,15 @@ def steps_within(contestant: Contestant, minutes: float) -> int:
     place = contestant.folder / "steps.json"
     if not place.exists():
         marks: list[float] = []
-        settings = {"steps": PROBE_STEPS, "save_every": 10**6, "sample_every": 10**6, "validate_every": 10**6}
-        config = recipes.build(contestant.tree, {"train": settings})
-        # The first step is left out; the last is followed by saving and drawing.
-        ditkit.train(config, contestant.folder / "probe", lambda event: marks.append(time.process_time()))
-        each = (marks[PROBE_STEPS - 1] - marks[1]) / (PROBE_STEPS - 2)
+        settings = {"steps": PROBE_STEPS, "save_every": 10**6, "sample_columns": 1}
+        overrides = {"train": settings, "data": {"validation": 0}, "sample": {"steps": 1}}
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Stepped):
+                marks.append(time.process_time())
+
+        ditkit.train(recipes.build(contestant.tree, overrides), contestant.folder / "probe", listen)
+        each = (marks[-1] - marks[0]) / (PROBE_STEPS - 1)  # the first step is left out
         _write(place, {"cpu_seconds_a_step": each, "steps": max(2, int(minutes * TWO_CORE_MINUTE / each))})
     return _read(place, {})["steps"]
 
@@ -121,11 +125,14 @@ def train(contestant: Contestant, config: RunConfig) -> None:
     clock = contestant.clock()
     done = max((int(path.name[5:]) for path in contestant.run.glob("checkpoints/step-*")), default=0)
     before = clock.get(done, 0.0)
-    started = time.process_time()
+    started = stepped = time.process_time()
 
     def listen(event: Event) -> None:
-        if isinstance(event, Saved):
-            clock[event.step] = before + time.process_time() - started
+        nonlocal stepped
+        if isinstance(event, Stepped):
+            stepped = time.process_time()  # what follows a step is not training: validation, a grid
+        elif isinstance(event, Saved):
+            clock[event.step] = before + stepped - started
             _write(contestant.folder / "clock.json", clock)
             print(f"{contestant.name}: step {event.step}, {clock[event.step] / TWO_CORE_MINUTE:.1f} min", flush=True)
 
@@ -137,7 +144,7 @@ def with_snapshots(tree: Mapping[str, Any], steps: int, snapshots: int) -> RunCo
     """A recipe's settings with checkpoints at equal distances, and nothing else that takes time."""
     every = -(-steps // snapshots)
     train = {"steps": steps, "save_every": every, "keep_every": every, "sample_every": steps, "validate_every": steps}
-    return recipes.build(tree, {"train": train})
+    return recipes.build(tree, {"train": {**train, "sample_columns": 1}})
 
 
 def draw(contestant: Contestant, step: int, count: int, sample: Mapping[str, Any]) -> torch.Tensor:
