@@ -57,7 +57,8 @@ SHORTER = {
     "sweep": ["--samples", "20"],
     "edit": ["--steps", "2"],
 }
-EARLIER = {"1000": "1", "@1000": "@1", "100": "1", "0.01,0.02,0.03,0.05,0.07,0.1,0.15": "0.07,0.1"}  # of two steps only
+LENGTHS = {"0.01,0.02,0.03,0.05,0.07,0.1,0.15": "0.07,0.1"}
+EARLIER = {"1000": "1", "@1000": "@1", "600": "1", "@600": "@1", "100": "1"} | LENGTHS  # what two steps have
 
 
 def carry_out(command: str, capfd: pytest.CaptureFixture[str]) -> None:
