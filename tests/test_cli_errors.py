@@ -43,6 +43,7 @@ WRONG = [
     ("train mnist --threads 0", "--threads: '0' is neither", "leave it out"),
     ("train mnist --compile yes", "unknown word for --compile: 'yes'", "auto"),
     ("train mnist --grad-checkpointing of", "unknown word for --grad-checkpointing: 'of'", "off"),
+    ("train mnist --label-by foo", "the digits of mnist have their own labels", "leave out --label-by"),
     ("train mnist --data-dir nowhere", "--data-dir: nowhere is not a folder", "check the path"),
     ("train mnist --config nowhere.toml", "cannot read nowhere.toml", "check the path"),
     ("train mnist --set optim.lrr=1", "unknown setting 'optim.lrr'", "optim.lr"),
@@ -158,6 +159,7 @@ def test_a_mistake_is_two_plain_lines_and_exit_code_2(
         ("sample --model bare", 4, "bare has no checkpoint yet", "when training stops"),
         ("make-gif bare", 3, "bare has no sample grids yet", "train it longer"),
         ("plot-loss bare", 3, "bare has no losses yet", "train it first"),
+        ("make-gif train bare-grid", 3, "step-0000001.png is damaged", "delete it"),
     ],
 )
 def test_what_is_missing_is_told_with_the_exit_code_of_its_kind(
@@ -167,6 +169,10 @@ def test_what_is_missing_is_told_with_the_exit_code_of_its_kind(
     if "bare" in line:
         (tmp_path / "runs/bare").mkdir(parents=True)
         (tmp_path / "runs/bare/config.toml").write_text("", encoding="utf-8")
+    if "bare-grid" in line:
+        (tmp_path / "runs/bare").rename(tmp_path / "runs/bare-grid")
+        (tmp_path / "runs/bare-grid/samples").mkdir()
+        (tmp_path / "runs/bare-grid/samples/step-0000001.png").write_bytes(b"x")
     found, out, err = said(capsys, line)
     assert (found, out) == (code, "")
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,21 @@ def test_a_finished_run_says_so_and_how_to_train_on(capsys: pytest.CaptureFixtur
     assert code == 0
     assert err == (
         "runs/mnist is finished: 6 steps\ntrain on with `ditkit train runs/mnist --steps 12`, or anew with --fresh\n"
+    )
+
+
+def test_fewer_steps_than_an_unfinished_run_has_done_do_not_finish_it(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    assert said(capsys, f"train mnist --name past --steps 3 --quiet {TINY}")[0] == 0
+    folder = RunFolder(home / "runs/past")
+    config = folder.read_config()
+    folder.write_config(replace(config, train=replace(config.train, steps=50)))
+    code, _, err = said(capsys, "train runs/past --steps 2")
+    assert code == 0 and folder.checkpoint_steps()[-1] == 3
+    assert err == (
+        "runs/past is at step 3 of 50, past --steps 2\n"
+        "continue with `ditkit train runs/past`, or begin anew with --fresh\n"
     )
 
 

@@ -94,3 +94,22 @@ def test_mistakes_are_said_in_one_line(runs, tmp_path, monkeypatch, capsys, line
     assert compare(runs, *line) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 2 and not list(tmp_path.iterdir())
+
+
+def test_each_run_has_its_own_row_also_when_no_label_is_common(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("cats", "dogs"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (28, 28), 60 * number).save(tmp_path / "photos" / kind / f"{number}.png")
+    small = {"width": 16, "depth": 1, "heads": 2, "patch": 14}
+    data = {"path": str(tmp_path / "photos"), "image_size": 28, "channels": 1, "validation": 0}
+    train = {"steps": 1, "batch_size": 4, "sample_columns": 1}
+    config = build(tree("folder"), {"model": small, "data": data, "train": train, "sample": {"steps": 2}})
+    ditkit.train(config, tmp_path / "pets", device="cpu")
+    seen = []
+    monkeypatch.setattr("ditkit.images.grid", lambda images, across, **words: seen.append((across, words)) or images[0])
+    assert compare(runs, "narrow", str(tmp_path / "pets"), "--out", "c") == 0
+    ((across, words),) = seen
+    captions = words["captions"]
+    assert captions[:across] == list("0123456789") and captions[across:] == ["cats", "dogs"] * 5

@@ -169,8 +169,9 @@ def test_damaged_missing_and_too_few_snapshots_are_told(kept, tmp_path):
     with pytest.raises(CheckpointError, match=r"step-0000102.*damaged"):
         average(weights, 0.07)
     snapshot.write_bytes(content[:5])
-    with pytest.raises(CheckpointError, match="step-0000102"):
+    with pytest.raises(CheckpointError, match="step-0000102") as caught:
         average(weights, 0.07)
+    assert caught.value.hint == "delete it, or leave out --ema"
     for one in (run / "snapshots").iterdir():
         one.unlink()
     with pytest.raises(UsageError, match=r"too few for a length of 0.01"):

@@ -28,6 +28,7 @@ from .power_ema import TRACKED, combination
 from .run_folder import RunFolder
 
 _FAR = 0.2  # of the wanted profile's norm: beyond it the average is not the one that was asked for
+_WITHOUT = "delete it, or leave out --ema"
 _SUM, _MADE_OF = "sha256", "made_of"  # in the metadata of a snapshot, of a finished average
 
 
@@ -72,7 +73,7 @@ def average(weights: Path, length: float) -> Path:
     factors, far = combination(profiles, (card.step, length))
     if far > _FAR:
         raise UsageError(
-            f"--ema: the {len(sources) - 1} snapshots of {run.path} are too few for a length of {length:g}",
+            f"--ema: {run.path} kept its averages at {len(sources)} steps, too few for a length of {length:g}",
             "ask for a longer average, or train with snapshots more often (--snapshot-every)",
         )
     tensors = _sum(sources, factors, card.step)
@@ -82,7 +83,8 @@ def average(weights: Path, length: float) -> Path:
         check_space(path.parent, sum(one.nbytes for one in tensors.values()) + (64 << 10), "the average needs")
         durable.write_atomically(path, tensor_files.pieces(tensors, metadata))
     except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror or error}", "free some space") from None
+        hint = "free some space, or copy the run to where its folder can be written to"
+        raise MachineError(f"cannot write {path}: {error.strerror or error}", hint) from None
     return path
 
 
@@ -108,7 +110,10 @@ def _snapshots(folder: RunFolder, before: int) -> Iterator[_Source]:
 
 def _identity(length: float, newest: str, sources: list[_Source]) -> str:
     """What an average is made of, without reading all of it."""
-    sums = [read_metadata(one.path).get(_SUM) for one in sources[1:]]
+    try:
+        sums = [read_metadata(one.path).get(_SUM) for one in sources[1:]]
+    except CheckpointError as error:
+        raise CheckpointError(error.message, _WITHOUT) from None
     return hashlib.sha256(json.dumps([length, newest, [one.step for one in sources], sums]).encode()).hexdigest()
 
 
@@ -136,7 +141,7 @@ def _opened(source: _Source, *, checked: bool) -> dict[str, np.ndarray]:
     if checked:
         manifest.read_file(source.path.parent, source.path.name)
     elif _checksum(source.path) != read_metadata(source.path).get(_SUM):
-        raise CheckpointError(f"{source.path} is damaged (its checksum differs)", "delete it, or leave out --ema")
+        raise CheckpointError(f"{source.path} is damaged (its checksum differs)", _WITHOUT)
     return tensor_files.mapped(source.path)
 
 

@@ -106,7 +106,7 @@ def _facts(folder: RunFolder, config: RunConfig, rows: Sequence[Mapping[str, Any
         facts["KID, while it trained"] = f"{distances[-1]:.4f}"
     seconds = spent_seconds(losses)
     if seconds:
-        facts["time"] = f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
+        facts["time in steps"] = f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
     facts["incidents"] = str(len(read_rows(folder.incidents_file)))
     cells = "".join(f"<div>{_text(key)}<b>{_text(value)}</b></div>" for key, value in facts.items())
     return f'<div class="facts">{cells}</div>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -309,9 +310,11 @@ def note_bad(session: Session, found: Mapping[int, str]) -> None:
     most = session.config.data.max_bad * session.images
     if len(session.bad) > most:
         last = list(session.bad)[-1]
+        enough = min(1, max(0.05, math.ceil(200 * len(session.bad) / session.images) / 100))  # twice as many
         raise DataError(
             f"{len(session.bad)} of {session.images} images cannot be read, more than data.max_bad allows ({last})",
-            f"they are listed in {place}: mend or remove them, or allow more with --set data.max_bad=0.05",
+            f"they are listed in {place}, and `ditkit data show` finds all: mend or remove them, or allow more "
+            f"with --set data.max_bad={enough:g}",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def _continue(config: RunConfig, folder: RunFolder, force_change: Collection[str
     refused = {key: pair for key, pair in fixed.items() if key not in force_change or not key.startswith(_FORCED)}
     if refused:
         listed = ", ".join(f"{key} = {old!r} (now {new!r})" for key, (old, new) in list(refused.items())[:4])
-        hint = f"continue it with `ditkit train {folder.path}` (its own settings); --fresh or --name starts another"
+        again = f"ditkit train {shlex.quote(str(folder.path))}"
+        hint = f"continue it with `{again}` (its own settings); --fresh or --name starts another"
         if all(key.startswith(_FORCED) for key in refused):
             hint += "; or change it with " + " ".join(f"--force-change {key}" for key in refused)
         raise UsageError(f"{folder.path} was started with {listed}", hint)

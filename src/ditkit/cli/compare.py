@@ -96,7 +96,7 @@ def _row(folder: RunFolder, order: Order) -> dict[str, Any]:
         "step": order.card.step,
         "parameters": parameters(config, len(order.card.labels)),
         "batch size": config.train.batch_size,
-        "minutes": spent_seconds(rows) / 60,
+        "minutes in steps": spent_seconds(rows) / 60,
         "validation loss": validation[-1] if validation else None,
         "best": min(validation) if validation else None,
     }
@@ -157,15 +157,13 @@ def _draw(path: Path, orders: list[Order], names: list[str], device: str, *, qui
 
     known = [set(order.labels) for order in orders]
     common = [label for label in orders[0].labels if all(label in one for one in known)][:SHOWN]
+    across = len(common) or SHOWN
     images, captions = [], []
     for order in orders:
-        wanted = common or order.labels[:SHOWN]
-        wanted = (wanted * SHOWN)[:SHOWN] if not order.card.labels else wanted
+        wanted = ((common or order.labels) * across)[:across]  # rows of one length
         drawn = list(draw(replace(order, labels=wanted), device, quiet=quiet))
-        shown = [*drawn, *drawn][: len(common) or SHOWN]  # rows of one length
-        images += [one.image for one in shown]
-        captions += [one.label or f"seed {one.seed}" for one in shown]
-    across = len(images) // len(orders)
+        images += [one.image for one in drawn]
+        captions += [one.label or f"seed {one.seed}" for one in drawn]
     save_png(grid(images, across, captions=captions, row_names=names), path, {"software": "ditkit"})
 
 

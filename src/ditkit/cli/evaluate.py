@@ -73,8 +73,8 @@ Features = Annotated[
         "--features",
         metavar="NAME|FILE",
         show_default="lenet for one channel, inception for three",
-        help="Who looks at the images: lenet (in the package), inception (`pip install 'ditkit[evaluate]'`), dinov2 "
-        "(`pip install 'ditkit[dinov2]'`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].",
+        help="Who looks at the images: lenet (in the package), inception (`pip install 'ditkit\\[evaluate]'`), dinov2 "
+        "(`pip install 'ditkit\\[dinov2]'`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].",
         rich_help_panel=DATA,
     ),
 ]

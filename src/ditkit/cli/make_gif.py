@@ -187,15 +187,12 @@ def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quie
         raise DataError(f"{folder.path} has no sample grids yet", "train it longer, or lower --set train.sample_every")
     path = out or folder.path / "progress.gif"
     with console.spinner("drawing …", quiet=quiet):
-        from PIL import Image
-
         from ..gifs import MOST_FRAMES, thinned, training_gif
 
         frames: list[tuple[str, Image.Image]] = []
         for index in thinned(len(grids), MOST_FRAMES):
             step, file = grids[index]
-            with Image.open(file) as picture:
-                frames.append((f"step {step:,}", picture.convert("RGB")))
+            frames.append((f"step {step:,}", _opened(file)))
         training_gif(frames, path)
     return path
 
@@ -215,18 +212,32 @@ def _comparing(names: list[str], runs_dir: Path | None, out: Path | None) -> Pat
     path = out or words.free_name(Path("compare"), ".gif")
     words.check_writable(path.parent)
 
-    from PIL import Image
-
     from ..gifs import MOST_FRAMES, thinned, training_gif
     from ..images import in_a_row
 
     steps = sorted({step for found in grids for step, _ in found})
     steps = [step for step in steps if step >= max(found[0][0] for found in grids)]  # every run has one from here on
-    titles = [folder.path.resolve().name for folder in folders]
+    names = [folder.path.resolve().name for folder in folders]
     frames: list[tuple[str, Image.Image]] = []
     for index in thinned(len(steps), MOST_FRAMES):
-        newest = [[file for step, file in found if step <= steps[index]][-1] for found in grids]
-        pictures = [Image.open(file).convert("RGB") for file in newest]
-        frames.append((f"step {steps[index]:,}", in_a_row(pictures, titles)))
+        newest = [[one for one in found if one[0] <= steps[index]][-1] for found in grids]
+        titles = [
+            name if step == steps[index] else f"{name}, step {step:,}"
+            for name, (step, _) in zip(names, newest, strict=True)
+        ]
+        frames.append((f"step {steps[index]:,}", in_a_row([_opened(file) for _, file in newest], titles)))
     training_gif(frames, path)
     return path
+
+
+def _opened(grid: Path) -> Image.Image:
+    """A grid that a run has drawn. Raises DataError for one that is damaged."""
+    from PIL import Image
+
+    from ..errors import DataError
+
+    try:
+        with Image.open(grid) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        raise DataError(f"{grid} is damaged", "delete it: the GIF is made of the others") from None

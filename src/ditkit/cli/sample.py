@@ -88,7 +88,7 @@ Backend = Annotated[
         "--backend",
         metavar="NAME",
         autocompletion=complete.backends,
-        help="What computes, torch or jax (`pip install 'ditkit[jax]'`): the same images, up to rounding.",
+        help="What computes, torch or jax (`pip install 'ditkit\\[jax]'`): the same images, up to rounding.",
         rich_help_panel=MACHINE,
     ),
 ]

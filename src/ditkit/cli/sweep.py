@@ -168,7 +168,8 @@ def run(
     try:
         _draw(drawn, device, quiet=quiet, yes=yes)
     except KeyboardInterrupt:
-        console.say(f"stopped: {len(drawn.rows)} of {len(plan.ways)} ways are in {folder}", quiet=quiet)
+        done = f"{len(drawn.rows)} of {len(plan.ways)} ways are in {folder}" if drawn.rows else "no way was done yet"
+        console.say(f"stopped: {done}", quiet=quiet)
         raise
     finally:
         drawn.write()

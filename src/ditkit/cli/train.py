@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ from .train_options import (
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..events import Event
+    from ..starting import Prepared
     from ..threads import Threads as ChosenThreads
 
 EXAMPLES = (
@@ -264,10 +266,7 @@ def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     if prepared.finished:
         with contextlib.suppress(BusyError), lock(prepared.folder):
             sweep(prepared.folder)  # it may have been killed as it ended
-        console.say(f"{folder} is finished: {prepared.step} steps", quiet=quiet)
-        console.say(
-            f"train on with `ditkit train {folder} --steps {2 * prepared.step}`, or anew with --fresh", quiet=quiet
-        )
+        _tell_finished(prepared, config.train.steps, quiet=quiet)
         return None
     if plan.find_lr:
         config = with_lr(config, _measured_lr(config, folder, plan.device, quiet=quiet))
@@ -282,3 +281,15 @@ def _measured_lr(config: RunConfig, folder: Path, device: str, *, quiet: bool) -
     write(curve, folder / "lr-find.png")
     console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {folder / 'lr-find.png'}", quiet=quiet)
     return curve.suggestion
+
+
+def _tell_finished(prepared: Prepared, steps: int, *, quiet: bool) -> None:
+    """Why there is nothing to do for a run that is asked for so many steps."""
+    folder = prepared.folder.path
+    again, planned = f"ditkit train {shlex.quote(str(folder))}", prepared.folder.read_config().train.steps
+    if prepared.step < planned:
+        console.say(f"{folder} is at step {prepared.step} of {planned}, past --steps {steps}", quiet=quiet)
+        console.say(f"continue with `{again}`, or begin anew with --fresh", quiet=quiet)
+    else:
+        console.say(f"{folder} is finished: {prepared.step} steps", quiet=quiet)
+        console.say(f"train on with `{again} --steps {2 * prepared.step}`, or anew with --fresh", quiet=quiet)

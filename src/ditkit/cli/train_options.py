@@ -168,7 +168,7 @@ Track = Annotated[
         metavar="NAME",
         autocompletion=complete.trackers,
         show_default=False,
-        help="Where else metrics and samples go, repeatable: tensorboard or wandb (`pip install 'ditkit[wandb]'`).",
+        help="Where else metrics and samples go, repeatable: tensorboard or wandb (`pip install 'ditkit\\[wandb]'`).",
         rich_help_panel=OUTPUT,
     ),
 ]

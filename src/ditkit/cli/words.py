@@ -207,7 +207,7 @@ def check_writable(folder: Path) -> None:
     if not existing.is_dir():
         raise UsageError(f"--out: {existing} is a file", "name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise MachineError(f"cannot write to {existing}", "choose another folder with --out")
+        raise MachineError(f"cannot write to {existing}", "choose another place with --out")
 
 
 def check_file(path: Path, *, force: bool) -> None:

@@ -157,6 +157,8 @@ def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opene
     other = next((kind for first, kind in _OTHERS.items() if head.startswith(first)), "")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         other = "a web page, probably a quota or login page"
+    if not other and archive.name.lower().endswith(SUFFIXES):
+        raise Broken("is cut short, or no archive")
     raise DataError(
         f"{archive} is a file, not a folder of images or an archive of one{other and ': it is '}{other}",
         f"unpack it and give the folder; ditkit itself unpacks {' '.join(SUFFIXES)}",

@@ -179,7 +179,9 @@ class _Columns:
         if found is None and not self.guess:
             raise _NoLabels
         if found is None:
-            shown = ", ".join(name[:40] for name in others[:8]) or "nothing else"
+            if not others:
+                raise DataError(f"{self.where} has no column beside that of the file names", _FORMAT)
+            shown = ", ".join(name[:40] for name in others[:8])
             raise DataError(f"{self.where} has no column of labels, but: {shown}", "name one with --label-by")
         return file, [found]
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import DataConfig
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from .contract import Split
 from .places import local_folder
 from .transforms import fit
@@ -58,6 +58,8 @@ def dataset(config: DataConfig, split: Split) -> Digits:
 
     Validation is the start of the t10k set.
     """
+    if config.label_by or config.label_file:
+        raise UsageError("the digits of mnist have their own labels", "leave out --label-by and --label-file")
     images, label_ids, md5s = _read(split, None if config.path is None else local_folder(config.path))
     count = len(images) if split == "train" else min(config.validation, len(images))
     return Digits(
