@@ -14,11 +14,11 @@ from test_startup import run_lines
 
 from ditkit import durable, recipes, tensor_files
 from ditkit.card import KEY, Card, read_card
-from ditkit.checkpoint import build_network, load
+from ditkit.checkpoint import build_network, load, load_network
 from ditkit.errors import UsageError
 from ditkit.models.dit import DiT
 from ditkit.weights import diffusers, onnx
-from ditkit.weights.output import cast, load_network
+from ditkit.weights.output import cast
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in onnx._PARTS), reason="needs pip install 'ditkit[onnx]'"

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -92,12 +92,22 @@ def load(
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
     card = read_card(path)
     codec = open_codec(card, device, autoencoder)
+    return Trained(card=card, network=load_network(card, path).to(device), codec=codec, source=path)
+
+
+def load_network(card: Card, path: Path) -> DiT:
+    """The network of a weights file alone, float32, to look at only. Raises CheckpointError if it is damaged."""
     tensors = read_tensors(path)
-    with torch.device("meta"):  # a card may ask for more memory than there is
-        check_shapes(build_network(card.config, len(card.labels)), tensors, path)
+    check_fits(card, tensors, path)
     network = build_network(card.config, len(card.labels))
     fill(network, tensors, path)
-    return Trained(card=card, network=network.to(device).eval().requires_grad_(False), codec=codec, source=path)
+    return network.eval().requires_grad_(False)
+
+
+def check_fits(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError unless tensors are those of a card's network."""
+    with torch.device("meta"):  # a card may ask for more memory than there is
+        check_shapes(build_network(card.config, len(card.labels)), tensors, path)
 
 
 def open_codec(card: Card, device: str | torch.device, place: str | Path | None = None) -> Codec:

@@ -126,7 +126,8 @@ def _check(card: Card, form: str, path: Path, *, force: bool) -> None:
 def _safetensors(card: Card, weights: Path, path: Path, dtype: Any, _moved: Path | None, _quiet: bool) -> None:
     from .. import tensor_files
     from ..card import KEY
-    from ..weights.output import cast, load_network, write_file
+    from ..checkpoint import load_network
+    from ..weights.output import cast, write_file
 
     tensors = cast(load_network(card, weights).state_dict(), dtype)
     write_file(path, tensor_files.pieces(tensors, {KEY: card.to_json()}))
@@ -150,8 +151,8 @@ def _diffusers(_card: Card, weights: Path, path: Path, dtype: Any, moved: Path |
 
 
 def _onnx(card: Card, weights: Path, path: Path, dtype: Any, _moved: Path | None, quiet: bool) -> None:
+    from ..checkpoint import load_network
     from ..weights import onnx
-    from ..weights.output import load_network
 
     onnx.check_parts()
     with console.spinner("exporting, then checking with onnxruntime …", quiet=quiet):

@@ -5,7 +5,7 @@ diffusers keeps a copy of the timestep and label embedding in every block. D wid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import torch
@@ -14,8 +14,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..errors import CheckpointError
 from .diffusers_configs import NULL_LABEL
-
-Layer = tuple[Tensor, Tensor]  # weight and bias
+from .folding import Layer, channels_first, channels_last, flat, linear, reordered
 
 _TABLE = "norm1.emb.class_embedder.embedding_table.weight"
 _SHARED = {  # ditkit's name: that within every block
@@ -52,29 +51,30 @@ def to_ditkit(
         raise CheckpointError(f"{path} has tensors of other shapes than a DiT's: {why}", "get it again") from None
     if left:
         raise CheckpointError(f"{path} has a tensor that no DiT has: {next(iter(left))}", "it is another network")
-    return {"label.weight": torch.cat([table[:labels], table[-1:]]), **_flat(found)}
+    return {"label.weight": torch.cat([table[:labels], table[-1:]]), **flat(found)}
 
 
 def _taken(left: MutableMapping[str, Tensor], table: Tensor, model: ModelConfig, outputs: int) -> dict[str, Layer]:
     """ditkit's layers, taken out of `left`. Raises KeyError for one that is missing, _Differ for unequal copies."""
-    weight, bias = _take(left, "pos_embed.proj")
+    weight, bias = linear(left, "pos_embed.proj")
     found = {"patch_in": (weight.flatten(1), bias)}
     for index in range(model.depth):
         theirs, ours = f"transformer_blocks.{index}", f"blocks.{index}"
         _same(table, left.pop(f"{theirs}.{_TABLE}"), _TABLE)
         for name, inside in _SHARED.items():
-            layer = _take(left, f"{theirs}.{inside}")
+            layer = linear(left, f"{theirs}.{inside}")
             for one, other in zip(found.setdefault(name, layer), layer, strict=True):
                 _same(one, other, inside)
-        qkv = [_take(left, f"{theirs}.{name}") for name in _QKV]
+        qkv = [linear(left, f"{theirs}.{name}") for name in _QKV]
         found[f"{ours}.attention.qkv"] = torch.cat([one[0] for one in qkv]), torch.cat([one[1] for one in qkv])
-        found[f"{ours}.modulation"] = _reordered(_take(left, f"{theirs}.norm1.linear"), _MODULATION)
+        found[f"{ours}.modulation"] = reordered(linear(left, f"{theirs}.norm1.linear"), _MODULATION)
         for name, inside in _IN_BLOCK.items():
-            found[f"{ours}.{name}"] = _take(left, f"{theirs}.{inside}")
-    found["final.modulation"] = _take(left, "proj_out_1")
-    weight, bias = _take(left, "proj_out_2")
-    rows = _rows(model.patch, len(bias) // model.patch**2)[: outputs * model.patch**2]
-    found["final.linear"] = weight[rows], bias[rows]
+            found[f"{ours}.{name}"] = linear(left, f"{theirs}.{inside}")
+    found["final.modulation"] = linear(left, "proj_out_1")
+    last = linear(left, "proj_out_2")
+    weight, bias = channels_first(last, model.patch, len(last[1]) // model.patch**2)
+    kept = outputs * model.patch**2
+    found["final.linear"] = weight[:kept], bias[:kept]
     return found
 
 
@@ -96,13 +96,12 @@ def to_diffusers(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str,
         theirs |= {f"{block}.{inside}": found[name] for name, inside in _SHARED.items()}
         parts = [one.chunk(3) for one in found[f"{ours}.attention.qkv"]]
         theirs |= {f"{block}.{name}": (parts[0][number], parts[1][number]) for number, name in enumerate(_QKV)}
-        theirs[f"{block}.norm1.linear"] = _reordered(found[f"{ours}.modulation"], _MODULATION_BACK)
+        theirs[f"{block}.norm1.linear"] = reordered(found[f"{ours}.modulation"], _MODULATION_BACK)
         theirs |= {f"{block}.{inside}": found[f"{ours}.{name}"] for name, inside in _IN_BLOCK.items()}
     theirs["proj_out_1"] = found["final.modulation"]
-    weight, bias = found["final.linear"]
-    back = _rows(model.patch, len(bias) // model.patch**2).argsort()
-    theirs["proj_out_2"] = weight[back], bias[back]
-    return {**_flat(theirs), **tables}
+    last = found["final.linear"]
+    theirs["proj_out_2"] = channels_last(last, model.patch, len(last[1]) // model.patch**2)
+    return {**flat(theirs), **tables}
 
 
 def labels_in_use(table: Tensor, named: int) -> int:
@@ -126,22 +125,3 @@ class _Differ(Exception):
 def _same(one: Tensor, other: Tensor, name: str) -> None:
     if not torch.equal(one, other):
         raise _Differ(name)
-
-
-def _take(tensors: MutableMapping[str, Tensor], name: str) -> Layer:
-    return tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.bias")
-
-
-def _flat(layers: Mapping[str, Layer]) -> dict[str, Tensor]:
-    return {f"{name}.{part}": layer[at] for name, layer in layers.items() for at, part in enumerate(("weight", "bias"))}
-
-
-def _reordered(layer: Layer, order: Sequence[int]) -> Layer:
-    """The same layer, the equal parts of its output in another order."""
-    weights, biases = (one.chunk(len(order)) for one in layer)
-    return torch.cat([weights[index] for index in order]), torch.cat([biases[index] for index in order])
-
-
-def _rows(patch: int, channels: int) -> Tensor:
-    """Where each row of a final layer, (C, P, P) in ditkit, is in diffusers' (P, P, C)."""
-    return torch.arange(patch * patch * channels).view(-1, channels).T.reshape(-1)

@@ -73,8 +73,19 @@ def reordered(layer: Layer, order: Sequence[int]) -> Layer:
 
 def channels_first(layer: Layer, patch: int, channels: int) -> Layer:
     """A final layer whose output is (P, P, C), as ditkit has it: (C, P, P)."""
-    row = torch.arange(patch * patch * channels).view(-1, channels).T.reshape(-1)
+    row = _rows(patch, channels)
     return layer[0][row], layer[1][row]
+
+
+def channels_last(layer: Layer, patch: int, channels: int) -> Layer:
+    """The way back from `channels_first`."""
+    row = _rows(patch, channels).argsort()
+    return layer[0][row], layer[1][row]
+
+
+def _rows(patch: int, channels: int) -> Tensor:
+    """Where each row of (C, P, P) is in (P, P, C)."""
+    return torch.arange(patch * patch * channels).view(-1, channels).T.reshape(-1)
 
 
 def other_time(weight_DF: Tensor, *, start: float, sign: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every export needs: the network alone, tensors in fewer bits, and files that are whole or absent."""
+"""What every export needs: tensors in fewer bits, and files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -12,24 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import durable
-from ..card import Card
-from ..checkpoint import build_network, read_tensors
-from ..errors import CheckpointError, MachineError, UsageError
-from ..learner import fill
-from ..models.dit import DiT
-from ..models.size import parameters
+from ..errors import MachineError, UsageError
 
 Content = Iterable[bytes | memoryview]
-
-
-def load_network(card: Card, path: Path) -> DiT:
-    """The network of a weights file without its autoencoder, float32. Raises CheckpointError if it is damaged."""
-    tensors = read_tensors(path)
-    if sum(one.numel() for one in tensors.values()) != parameters(card.config, len(card.labels)):
-        raise CheckpointError(f"{path} does not fit its own card", "use another checkpoint")
-    network = build_network(card.config, len(card.labels))
-    fill(network, tensors, path)
-    return network.eval().requires_grad_(False)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

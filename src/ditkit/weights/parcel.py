@@ -16,11 +16,12 @@ from ..card import KEY, read_card
 from ..checkpoint import read_tensors
 from ..downloads.models import METRICS, SETTINGS, WEIGHTS
 from ..downloads.place import SCHEME
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, UsageError
 from ..images import save_png
 from ..metrics import numbers_line, read_rows
 from ..plots import plot_losses, save_figure
 from ..run_folder import RunFolder
+from .output import cast
 
 README = "README.md"
 FILES = (README, WEIGHTS, SETTINGS, METRICS, model_card.LOSSES, model_card.GRID)  # all that ditkit ever publishes
@@ -42,7 +43,10 @@ def pack(weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data
     card, run = read_card(weights), run_of(weights)
     rows = [row for row in read_rows(run.metrics_file) if row["step"] <= card.step] if run else []
     public = model_card.public_card(card)
-    tensors = {name: _as(value, getattr(torch, dtype), name) for name, value in read_tensors(weights).items()}
+    try:
+        tensors = cast(read_tensors(weights), getattr(torch, dtype))
+    except UsageError as error:  # of what is published, the weights are to blame, not the word
+        raise CheckpointError(error.message, error.hint) from None
     content = tensor_files.pieces(tensors, {KEY: replace(public, weights="ema").to_json()})
     durable.write_synced(folder / WEIGHTS, content)
     durable.write_synced(folder / SETTINGS, recipes.dump(public.config).encode())
@@ -62,13 +66,6 @@ def pack(weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data
         pictures=pictures,
     )
     durable.write_synced(folder / README, model_card.write(model).encode())
-
-
-def _as(value: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    cast = value.to(dtype)
-    if not bool(cast.isfinite().all()):
-        raise CheckpointError(f"{name} holds numbers that {dtype} cannot", "use --dtype bfloat16, or float32")
-    return cast
 
 
 def _draw_losses(rows: Sequence[Mapping[str, Any]], folder: Path, repo: str) -> list[str]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ..card import Card, read_card
-from ..checkpoint import build_network, read_tensors
+from ..checkpoint import check_fits, read_tensors
 from ..downloads.models import METRICS, WEIGHTS, source_of
-from ..learner import check_tensors
 from ..metrics import read_rows
 from ..run_folder import RunFolder
 from .placed import place
@@ -22,9 +19,7 @@ def keep(fetched: Path, folder: RunFolder) -> Card:
     """
     path = fetched / WEIGHTS
     card, tensors = read_card(path), read_tensors(path)
-    with torch.device("meta"):  # a card may ask for more memory than there is
-        wanted = build_network(card.config, len(card.labels)).state_dict()
-    check_tensors({name: tuple(value.shape) for name, value in wanted.items()}, tensors, path)
+    check_fits(card, tensors, path)
     about = {"origin": "a model of ditkit's", "source": source_of(fetched)}
     place(folder, card=card, files={WEIGHTS: tensors}, metrics=read_rows(fetched / METRICS), about=about)
     return card

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import manifest, recipes, tensor_files
 from ..card import has_card, read_card
-from ..checkpoint import build_network
+from ..checkpoint import check_fits
 from ..config import to_dict
 from ..errors import CheckpointError, UsageError
-from ..learner import check_tensors
 from ..run_folder import PICKLES
 from . import diffusers, folding, meta, original
 from .class_names import short_names
@@ -47,12 +44,9 @@ def read_foreign(path: Path, settings: Mapping[str, Any] = {}) -> Foreign:
     found = _of_folder(path, settings) if path.is_dir() else _of_file(path, settings)
     config = recipes.build(to_dict(found.card.config), settings)
     found = dataclasses.replace(found, card=dataclasses.replace(found.card, config=config))
-    with torch.device("meta"):
-        network = build_network(config, len(found.card.labels))
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     for tensors in (found.ema, found.raw):
         if tensors is not None:
-            check_tensors(shapes, tensors, path)
+            check_fits(found.card, tensors, path)
     return found
 
 
