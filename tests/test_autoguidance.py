@@ -14,7 +14,7 @@ from ditkit.errors import UsageError
 from ditkit.guidance import Guidance, guided
 from ditkit.latents import Codec
 from ditkit.recipes import build, load, tree
-from ditkit.sampling import sample, sample_batches
+from ditkit.sampling import sample
 
 LABELS = ("cat", "dog")
 
@@ -58,7 +58,7 @@ def test_images_do_not_depend_on_their_batch_and_guides_may_be_smaller():
     trained, guide = model(0), model(1, width=8, depth=1)
     how = {"guidance": 2.0, "guide": guide, "seed": 5}
     together = sample(trained, ["cat", "dog", "cat"], **how)
-    single = [one for batch in sample_batches(trained, ["cat", "dog", "cat"], batch_size=1, **how) for one in batch]
+    single = sample(trained, ["cat", "dog", "cat"], batch_size=1, **how)
     for one, other in zip(together, single, strict=True):
         assert abs(one.image.astype(int) - other.image).max() <= 1
     assert len(sample(trained, ["cat"], reuse=2, **how)) == 1

@@ -61,8 +61,8 @@ def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, capsys, monkeypatch):
     calls, real = [], sampling.sample
 
     def stops(*words, **how):
-        calls.append(how["steps"])
-        if how["steps"] == 4:
+        calls.append(how["settings"].steps if "settings" in how else how["steps"])
+        if calls[-1] == 4:
             raise KeyboardInterrupt
         return real(*words, **how)
 

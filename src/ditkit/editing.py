@@ -43,18 +43,14 @@ def edit(
         raise UsageError(f"a strength of {strength:g} is not above 0 and at most 1", "0.6 is usual")
     if paint is not None and not paint.any():
         raise UsageError("the mask is black: there is nothing to paint", "make white what is to be painted")
-    settings = settings or trained.card.config.sample
     device = next(trained.network.parameters()).device
     source_CHW = trained.codec.from_images(to_tensor(image)[None].to(device))[0]
     keep_HW = None if paint is None else 1 - _shrunk(torch.from_numpy(paint), source_CHW)
     batches = sample_batches(
         trained,
         labels,
+        settings=settings,
         seed=seed,
-        sampler=settings.sampler,
-        steps=settings.steps,
-        guidance=settings.guidance,
-        guidance_interval=(settings.guidance_from, settings.guidance_to),
         edit=Edit(source_CHW=source_CHW, strength=strength, keep_HW=keep_HW),
         batch_size=batch_size,
         on_step=on_step,

@@ -89,6 +89,7 @@ def sample(
     trained: TrainedModel,
     labels: Sequence[str] | int,
     *,
+    settings: SampleConfig | None = None,
     seed: int = 0,
     sampler: str | None = None,
     steps: int | None = None,
@@ -99,7 +100,8 @@ def sample(
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[Sample]:
-    """Draws one image per label, the i-th with seed `seed + i`; what is not given is as the card has it.
+    """Draws one image per label, the i-th with seed `seed + i`; what is not given is as `settings`, else the card,
+    has it.
 
     A number instead of labels draws that many, going round the labels. An unconditional model takes a number, or
     the word "any" as often as there are images to draw. `reuse` N goes through the network's blocks in every N-th call
@@ -107,18 +109,14 @@ def sample(
     smaller network), guidance leads away from what that one draws (see `guidance`). Raises UsageError for an unknown
     label or sampler, for a sampler that does not fit the model's process, and for a guide of something else.
     """
+    asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance, "reuse": reuse}
+    if guidance_interval is not None:
+        asked["guidance_from"], asked["guidance_to"] = guidance_interval
+    given = {name: value for name, value in asked.items() if value is not None}
+    config = trained.card.config
+    settings = from_dict({**to_dict(config), "sample": {**asdict(settings or config.sample), **given}}).sample
     batches = sample_batches(
-        trained,
-        labels,
-        seed=seed,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
-        guidance_interval=guidance_interval,
-        reuse=reuse,
-        guide=guide,
-        batch_size=batch_size,
-        on_step=on_step,
+        trained, labels, settings=settings, seed=seed, guide=guide, batch_size=batch_size, on_step=on_step
     )
     return list(chain.from_iterable(batches))
 
@@ -127,30 +125,21 @@ def sample_batches(
     trained: TrainedModel,
     labels: Sequence[str] | int,
     *,
+    settings: SampleConfig | None = None,
     seed: int = 0,
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    reuse: int | None = None,
     guide: TrainedModel | None = None,
     edit: Edit | None = None,
     batch_size: int | None = None,
     on_step: OnStep | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Sample]]:
-    """What `sample` gives, a batch at a time, so that memory stays bounded.
+    """What `sample` gives, a batch at a time, so that memory stays bounded; `settings` are the card's if None.
 
     `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole. `edit` begins with an image
     instead of pure noise, or keeps a part of one.
     """
     card, config = trained.card, trained.card.config
     words = words_of(card.labels, labels)
-    asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance, "reuse": reuse}
-    if guidance_interval is not None:
-        asked["guidance_from"], asked["guidance_to"] = guidance_interval
-    given = {name: value for name, value in asked.items() if value is not None}
-    settings = from_dict({**to_dict(config), "sample": {**asdict(config.sample), **given}}).sample
     device = next(trained.network.parameters()).device
     ids = [0 if word is None else card.labels.index(word) for word in words]
     seeds = [seed + index for index in range(len(words))]
@@ -160,7 +149,7 @@ def sample_batches(
     plan = _Plan(
         trained.network,
         config.diffusion,
-        settings,
+        settings or config.sample,
         len(card.labels),
         ids,
         device,

@@ -292,19 +292,8 @@ def _near(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, qui
     from ..images import save_png
     from ..sampling import sample
 
-    order, how = case.order, case.order.settings
-    drawn = sample(
-        trained,
-        count,
-        seed=order.seed,
-        sampler=how.sampler,
-        steps=how.steps,
-        guidance=how.guidance,
-        guidance_interval=(how.guidance_from, how.guidance_to),
-        reuse=how.reuse,
-        guide=guide,
-        batch_size=order.batch_size,
-    )
+    order = case.order
+    drawn = sample(trained, count, settings=order.settings, seed=order.seed, guide=guide, batch_size=order.batch_size)
     with console.bar("comparing with real images", quiet=quiet) as show:
         near = nearest([one.image for one in drawn], images, show)
     save_png(picture([one.image for one in drawn], near, images, order.name), case.picture, order.text)

@@ -75,7 +75,7 @@ class Drawing:
         stops = stops * 2 if len(stops) == 1 else stops  # two images of one label
         if len(stops) > MOST_STOPS:
             raise UsageError(f"{len(stops)} images are more than {MOST_STOPS}, too many for a GIF", "ask for fewer")
-        if order.sampler == "ddpm":
+        if order.settings.sampler == "ddpm":
             raise UsageError("ddpm adds noise at every step, so neighbours do not look alike", "use --sampler ddim")
         path = self._path(order, "interpolate")
         with console.loading_torch(quiet=self.quiet):

@@ -50,29 +50,11 @@ class Order:
     labels: list[str]  # "any" for each image of an unconditional model
     seed: int
     batch_size: int | None  # None: what fits
-    sampler: str
-    steps: int
-    guidance: float
-    interval: tuple[float, float]
-    reuse: int
+    settings: SampleConfig
     ema: float | None = None  # length of the average, where one was asked for
     guide: Path | None = None  # weights that stand for the null label
     autoencoder: Path | None = None  # where that of the run lies now
     backend: str = "torch"  # or "jax"
-
-    @property
-    def settings(self) -> SampleConfig:
-        """How it is drawn, as settings."""
-        low, high = self.interval
-        return replace(
-            self.card.config.sample,
-            sampler=self.sampler,
-            steps=self.steps,
-            guidance=self.guidance,
-            guidance_from=low,
-            guidance_to=high,
-            reuse=self.reuse,
-        )
 
     @property
     def file_names(self) -> list[str]:
@@ -84,15 +66,15 @@ class Order:
     @property
     def text(self) -> dict[str, str]:
         """What every PNG says about its making."""
-        low, high = self.interval
+        how = self.settings
         return {
             "checkpoint": self.origin,
             "step": str(self.card.step),
-            "sampler": self.sampler,
-            "steps": str(self.steps),
-            "guidance": f"{self.guidance:g}",
-            "guidance_interval": f"{low:g} {high:g}",
-            "reuse": str(self.reuse),
+            "sampler": how.sampler,
+            "steps": str(how.steps),
+            "guidance": f"{how.guidance:g}",
+            "guidance_interval": f"{how.guidance_from:g} {how.guidance_to:g}",
+            "reuse": str(how.reuse),
             **({"ema": f"{self.ema:g}"} if self.ema is not None else {}),
             **({"autoguide": str(self.guide)} if self.guide else {}),
             "software": "ditkit",
@@ -133,11 +115,7 @@ def read_order(
         labels=images,
         seed=config.seed,
         batch_size=config.train.batch_size if flags.get("--batch-size") else None,
-        sampler=config.sample.sampler,
-        steps=config.sample.steps,
-        guidance=config.sample.guidance,
-        interval=(config.sample.guidance_from, config.sample.guidance_to),
-        reuse=config.sample.reuse,
+        settings=config.sample,
         ema=float(length) if length is not None else None,
         guide=find_guide(guide, weights, card, runs_place(runs_dir), scale=scale, ema=ema) if guide else None,
     )
@@ -241,12 +219,8 @@ def draw(
         batches = sample_batches(
             trained,
             order.labels,
+            settings=order.settings,
             seed=order.seed,
-            sampler=order.sampler,
-            steps=order.steps,
-            guidance=order.guidance,
-            guidance_interval=order.interval,
-            reuse=order.reuse,
             guide=guide,
             batch_size=batch_size,
             on_step=on_step,

@@ -29,7 +29,7 @@ from .options import (
     Yes,
 )
 from .sample import BatchSize, Seed
-from .ways import LISTS, Plan, Sweep
+from .ways import LISTS, Plan, Sweep, setting
 
 if TYPE_CHECKING:
     from ..checkpoint import Trained
@@ -248,15 +248,12 @@ def _draw_one(drawn: Sweep, trained: Trained, judge: Judge | None, way: Order) -
     shown = sample(
         trained,
         plan.shown,
+        settings=way.settings,
         seed=plan.order.seed,
-        sampler=way.sampler,
-        steps=way.steps,
-        guidance=way.guidance,
-        reuse=way.reuse,
         batch_size=len(plan.shown),
         on_step=count,
     )
-    row: dict[str, Any] = {name: getattr(way, name) for name in LISTS.values()}
+    row: dict[str, Any] = {name: setting(way, name) for name in LISTS.values()}
     row |= {"calls": calls, "seconds_an_image": (time.perf_counter() - started) / len(shown)}
     if judge is not None and plan.samples:
         found = evaluate(

@@ -41,7 +41,7 @@ class Plan:
     @property
     def varied(self) -> list[str]:
         """The settings that are not the same in all ways."""
-        return [name for name in LISTS.values() if len({getattr(way, name) for way in self.ways}) > 1] or ["steps"]
+        return [name for name in LISTS.values() if len({setting(way, name) for way in self.ways}) > 1] or ["steps"]
 
 
 class Sweep:
@@ -94,6 +94,11 @@ class Sweep:
                 cells.append(f"**{text}**" if row["metrics"][key] == best[key] else text)
             lines.append("| " + " | ".join(cells) + " |")
         return lines
+
+
+def setting(way: Order, name: str) -> str | float | None:
+    """One of `LISTS`, as a way has it."""
+    return way.ema if name == "ema" else getattr(way.settings, name)
 
 
 def _best(metric: str, values: list[float]) -> float:

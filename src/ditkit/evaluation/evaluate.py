@@ -103,12 +103,8 @@ def _drawing(
             for batch in sample_batches(
                 trained,
                 asked,
+                settings=settings,
                 seed=seed + start,
-                sampler=settings.sampler,
-                steps=settings.steps,
-                guidance=settings.guidance,
-                guidance_interval=(settings.guidance_from, settings.guidance_to),
-                reuse=settings.reuse,
                 guide=guide,
                 batch_size=batch_size,
             ):
