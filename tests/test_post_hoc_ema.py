@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 
 import numpy as np
@@ -18,9 +19,14 @@ from ditkit.cli.app import main
 from ditkit.ema import PowerEmas
 from ditkit.errors import CheckpointError, UsageError
 from ditkit.post_hoc import average
-from ditkit.power_ema import LONGEST, SHORTEST, TRACKED, combination, decay_of_power, length_of, power_of, product
+from ditkit.power_ema import LONGEST, SHORTEST, TRACKED, combination, decay_of_power, power_of, product
 from ditkit.run_folder import RunFolder
 from ditkit.training import train
+
+
+def length_of(power: float) -> float:
+    """The length of an exponent (eq. 4), which `power_of` inverts."""
+    return math.sqrt((power + 1) / (power + 2) ** 2 / (power + 3))
 
 
 def profile(step: int, length: float, grid: np.ndarray) -> np.ndarray:

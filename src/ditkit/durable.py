@@ -16,6 +16,29 @@ _BLOCK = 1 << 20
 _RENAMES = 5  # Windows refuses while a virus scanner looks at a file
 
 
+def sha256_of(path: Path, start: int = 0) -> str:
+    """The SHA-256 of a file from byte `start` to its end, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def replace_folder(new: Path, place: Path, old: Path) -> None:
+    """Rename `new` to `place`; what is there goes to `old` first, and comes back should that fail."""
+    there = place.exists()
+    if there:
+        rename(place, old)
+    try:
+        rename(new, place)
+    except OSError:
+        if there:
+            rename(old, place)
+        raise
+
+
 def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> dict[str, Any]:
     """Write a new file and force it to disk; returns its length and SHA-256, as a manifest states them."""
     digest, length = hashlib.sha256(), 0

@@ -21,14 +21,12 @@ class Ema:
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = _copy(network)
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Move towards `network` after its step number `step`, counted from 1."""
-        averages = [parameter.data for parameter in self.network.parameters()]
-        weights = [parameter.data for parameter in network.parameters()]
-        torch._foreach_lerp_(averages, weights, 1 - decay_at(step, self.decay))  # pyright: ignore
+        _move(self.network, network, decay_at(step, self.decay))
 
 
 class PowerEmas:
@@ -38,7 +36,7 @@ class PowerEmas:
     """
 
     def __init__(self, network: nn.Module, lengths: Sequence[float]):
-        self.networks = {length: Ema(network, 0).network for length in lengths}
+        self.networks = {length: _copy(network) for length in lengths}
 
     @classmethod
     def none(cls) -> PowerEmas:
@@ -49,11 +47,19 @@ class PowerEmas:
     def update(self, network: nn.Module, step: int) -> None:
         """Move towards `network` after its step number `step`, counted from 1 (Karras et al. 2024, eq. 2)."""
         for length, average in self.networks.items():
-            averages = [parameter.data for parameter in average.parameters()]
-            weights = [parameter.data for parameter in network.parameters()]
-            torch._foreach_lerp_(averages, weights, 1 - decay_of_power(step, length))  # pyright: ignore
+            _move(average, network, decay_of_power(step, length))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All of them, called length|name."""
         for length, average in self.networks.items():
             yield from ((f"{length:g}|{name}", value) for name, value in average.state_dict().items())
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+def _move(average: nn.Module, network: nn.Module, decay: float) -> None:
+    averages = [parameter.data for parameter in average.parameters()]
+    weights = [parameter.data for parameter in network.parameters()]
+    torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore

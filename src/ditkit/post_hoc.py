@@ -25,7 +25,7 @@ from .checkpoint import check_space
 from .errors import CheckpointError, MachineError, UsageError
 from .learner import AVERAGES
 from .power_ema import TRACKED, combination
-from .run_folder import RunFolder
+from .run_folder import RunFolder, run_of
 
 _FAR = 0.2  # of the wanted profile's norm: beyond it the average is not the one that was asked for
 _WITHOUT = "delete it, or leave out --ema"
@@ -55,8 +55,8 @@ def average(weights: Path, length: float) -> Path:
     MachineError for a full disk.
     """
     checkpoint = weights.resolve().parent
-    run = RunFolder(checkpoint.parent.parent)
-    if not run.is_run() or not manifest.is_checkpoint(checkpoint):
+    run = run_of(weights)
+    if run is None or not manifest.is_checkpoint(checkpoint):
         raise UsageError(f"--ema: {weights} is not a checkpoint of a run, so there are no snapshots", "name a run")
     files = manifest.read(checkpoint)
     if AVERAGES not in files:
@@ -146,10 +146,7 @@ def _opened(source: _Source, *, checked: bool) -> dict[str, np.ndarray]:
 
 
 def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
+    """Of a snapshot's tensors, without the header that states it."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        file.seek(8 + length)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return durable.sha256_of(path, start=8 + length)

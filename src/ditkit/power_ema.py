@@ -32,11 +32,6 @@ def power_of(length: float) -> float:
     return max(root.real for root in np.roots([1, 7, 16 - inverse, 12 - inverse]) if abs(root.imag) < 1e-9)
 
 
-def length_of(power: float) -> float:
-    """The length of an exponent (eq. 4)."""
-    return math.sqrt((power + 1) / (power + 2) ** 2 / (power + 3))
-
-
 def decay_of_power(step: int, length: float) -> float:
     """The decay of update number `step`, counted from 1, in [0, 1): (1 - 1/step)^(gamma + 1) (eq. 2)."""
     return (1 - 1 / step) ** (power_of(length) + 1)

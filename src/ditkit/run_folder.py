@@ -180,6 +180,13 @@ def newest_run(runs: Path) -> RunFolder:
     return RunFolder(runs / names[0])
 
 
+def run_of(weights: Path) -> RunFolder | None:
+    """The run that a weights file is part of: one of a checkpoint, or an average that was made after training."""
+    place = weights.resolve().parent.parent
+    run = RunFolder(place.parent)
+    return run if place in (run.checkpoints, run.averages) and run.is_run() else None
+
+
 def find_run(word: str | None, runs: Path) -> RunFolder:
     """A run by name or by path; the newest for None. Raises UsageError for one that is not there."""
     if word is None:

@@ -100,8 +100,8 @@ def sample(
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[Sample]:
-    """Draws one image per label, the i-th with seed `seed + i`; what is not given is as `settings`, else the card,
-    has it.
+    """Draws one image per label, the i-th with seed `seed + i`; what is not given is as `settings` have it, or the
+    card.
 
     A number instead of labels draws that many, going round the labels. An unconditional model takes a number, or
     the word "any" as often as there are images to draw. `reuse` N goes through the network's blocks in every N-th call

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import complete, console
+from . import complete, console, words
 from .options import OUTPUT, Debug, Device, Force, Json, Labels, Quiet, RawWeights, RunsDir
 from .sample import Seed
 
@@ -57,7 +57,6 @@ def run(
     from ..paths import expanded
     from ..run_folder import find_run
     from ..run_folder import runs_dir as runs_place
-    from . import words
     from .order import check_folder, read_order
 
     found = [find_run(name, runs_place(runs_dir)) for name in runs or []]
@@ -170,16 +169,14 @@ def _draw(path: Path, orders: list[Order], names: list[str], device: str, *, qui
 def _lines(table: list[dict[str, Any]], differing: dict[str, list[Any]]) -> list[str]:
     """Two tables of Markdown: figures, and the settings that differ."""
     heads = list(dict.fromkeys(key for row in table for key in row))
-    lines = _markdown(heads, [[_spoken(row.get(head)) for head in heads] for row in table])
+    lines = words.markdown(heads, [[_spoken(row.get(head)) for head in heads] for row in table])
     if differing:
         lines += [""]
         names = [str(row["run"]) for row in table]
-        lines += _markdown(["setting", *names], [[key, *map(_spoken, values)] for key, values in differing.items()])
+        lines += words.markdown(
+            ["setting", *names], [[key, *map(_spoken, values)] for key, values in differing.items()]
+        )
     return lines
-
-
-def _markdown(heads: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def _spoken(value: Any) -> str:

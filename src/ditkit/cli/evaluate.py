@@ -214,7 +214,7 @@ def _place(out: Path | None, order: Order) -> Path:
     from ..errors import UsageError
     from ..metrics import read_evaluations
     from ..paths import expanded
-    from ..run_folder import RunFolder
+    from ..run_folder import run_of
     from . import words
 
     if out is not None:
@@ -222,8 +222,8 @@ def _place(out: Path | None, order: Order) -> Path:
         if path.suffix.lower() != ".json" or path.is_dir():
             raise UsageError(f"--out: {path} is not the name of a .json file", "e.g. --out evaluation.json")
     else:
-        run = RunFolder(order.weights.resolve().parent.parent.parent)
-        path = run.evaluation_file if run.is_run() else Path("evaluation.json")
+        run = run_of(order.weights)
+        path = run.evaluation_file if run else Path("evaluation.json")
     words.check_writable(path.parent)
     read_evaluations(path)  # another file of that name is not written over
     return path

@@ -110,10 +110,10 @@ class Drawing:
             return read_order(self.labels, self.flags, model=self.word, runs_dir=self.runs_dir, ema=self.ema)
 
     def _path(self, order: Order, name: str) -> Path:
+        from ..run_folder import run_of
         from . import words
 
-        run_folder = order.weights.parent.parent.parent
-        inside_run = (run_folder / "config.toml").is_file()
-        path = self.out or (run_folder / f"{name}.gif" if inside_run else words.free_name(Path(name), ".gif"))
+        inside = order.weights.parent.parent.parent / f"{name}.gif"  # as it was typed, not resolved
+        path = self.out or (inside if run_of(order.weights) else words.free_name(Path(name), ".gif"))
         words.check_writable(path.parent)
         return path

@@ -48,11 +48,11 @@ def find_guide(word: str, weights: Path, card: Card, runs: Path, *, scale: float
 
 def _of_step(word: str, weights: Path, runs: Path, ema: bool) -> Path:
     from ..errors import UsageError
-    from ..run_folder import RunFolder, find_run
+    from ..run_folder import find_run, run_of
 
     name, _, step = word.rpartition("@")
-    run = find_run(name, runs) if name else RunFolder(weights.resolve().parent.parent.parent)
-    if not run.is_run():
+    run = find_run(name, runs) if name else run_of(weights)
+    if run is None:
         raise UsageError(f"--autoguide {word}: {weights} is not in a run's folder", "say RUN@STEP")
     known = run.checkpoint_steps()
     if not step.isascii() or not step.isdigit() or int(step) not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,7 +63,7 @@ def run(
     with console.spinner(f"writing {folder.path} …", quiet=quiet):
         card = keep(fetched, folder)
     console.say(f"step {card.step:,}, {len(card.labels)} labels", quiet=quiet)
-    spoken = folder.path if runs_dir is not None else folder.path.name
+    spoken = shlex.quote(str(folder.path) if runs_dir is not None else folder.path.name)
     console.say(f"draw with `ditkit sample --model {spoken}`", quiet=quiet)
     if not quiet:
         console.data(str(folder.path))

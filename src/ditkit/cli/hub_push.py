@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import complete, console
+from .export import DTYPES, Dtype
 from .options import MODEL, OUTPUT, Debug, Quiet, RunsDir, Yes
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ EXAMPLES = (
     "Examples:\n\nditkit hub push mnist me/digits\nditkit hub push mnist me/digits --dry-run\n"
     "ditkit hub push pets me/pets --private --dtype float16 --data-licence 'CC BY 4.0, photos by me'"
 )
-_DTYPES = ("float32", "float16", "bfloat16")
 
 Which = Annotated[
     str | None,
@@ -39,10 +39,6 @@ Private = Annotated[
 Message = Annotated[
     str | None,
     typer.Option("--message", metavar="TEXT", show_default="the step", help="Of the commit.", rich_help_panel=OUTPUT),
-]
-Kept = Annotated[
-    str,
-    typer.Option("--dtype", metavar="NAME", help="float32, float16 or bfloat16: half the size.", rich_help_panel=MODEL),
 ]
 DataLicence = Annotated[
     str | None,
@@ -65,7 +61,7 @@ def run(
     repo: Where = None,
     private: Private = False,
     message: Message = None,
-    dtype: Kept = "float32",
+    dtype: Dtype = "float32",
     data_licence: DataLicence = None,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -89,8 +85,8 @@ def run(
     if model is None or repo is None:
         raise UsageError("push what, and where to?", "e.g. `ditkit hub push mnist user/name`")
     name = destination_name(repo)
-    if dtype not in _DTYPES:
-        raise unknown("dtype", dtype, _DTYPES)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     check_licence(data_licence)
     if message is not None and not message.strip():
         raise UsageError("--message: an empty one says nothing", "leave it out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -226,5 +227,5 @@ def _tell(about: Mapping[str, Any], labels: Sequence[str], name: str) -> None:
     trained = f", step {about['step']:,}" if about["step"] else ""
     losses = f", {about['losses']:,} losses" if about["losses"] else ""
     console.say(f"this is {about['origin']}: {count}{trained}{losses}")
-    some = " ".join(f"'{label}'" if " " in label else label for label in labels[:2])
-    console.say(f"draw with `ditkit sample --model {name}{f' --labels {some}' if some else ''}`")
+    some = f" --labels {shlex.join(labels[:2])}" if labels else ""
+    console.say(f"draw with `ditkit sample --model {shlex.quote(name)}{some}`")

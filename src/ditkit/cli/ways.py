@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import words
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -84,7 +86,7 @@ class Sweep:
         metrics = [key for key in COLUMNS if any(key in row.get("metrics", {}) for row in self.rows)]
         names = [name for name in LISTS.values() if any(row[name] is not None for row in self.rows)]
         heads = [*names, "calls", "ms an image", *(COLUMNS[key][0] for key in metrics)]
-        lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        rows = []
         best = {key: _best(key, [row["metrics"][key] for row in self.rows]) for key in metrics}
         for row in self.rows:
             cells = [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in names]
@@ -92,8 +94,8 @@ class Sweep:
             for key in metrics:
                 text = COLUMNS[key][1].format(row["metrics"][key])
                 cells.append(f"**{text}**" if row["metrics"][key] == best[key] else text)
-            lines.append("| " + " | ".join(cells) + " |")
-        return lines
+            rows.append(cells)
+        return words.markdown(heads, rows)
 
 
 def setting(way: Order, name: str) -> str | float | None:

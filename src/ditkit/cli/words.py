@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import MachineError, UsageError, unknown
@@ -165,6 +165,11 @@ def run_name(word: str, option: str = "--name") -> str:
     if Path(word).name != word or set(word) & set('/\\:*?"<>|'):
         raise UsageError(f"{option}: {word!r} is a path", "a name only; the place is --runs-dir")
     return word
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def free_name(path: Path, ending: str = "") -> Path:

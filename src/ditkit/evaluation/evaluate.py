@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import torch
 from .. import __version__
 from ..checkpoint import Trained
 from ..config import SampleConfig
+from ..durable import sha256_of
 from ..errors import UsageError
 from ..sampling import sample_batches, words_of
 from .gallery import Gallery, joined
@@ -148,8 +148,4 @@ def _about(
 
 
 def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return sha256_of(path)[:16]

@@ -25,11 +25,6 @@ class Judge:
     extractor: Extractor
     reference: Reference
 
-    @property
-    def features(self) -> str:
-        """The extractor's name."""
-        return self.extractor.name
-
     def score(self, images: list[np.ndarray], labels: Sequence[str | None]) -> dict[str, float]:
         """Metrics of at least two drawn images, uint8 (H, W, C), and the labels that were asked for."""
         return self.score_seen(self.extractor.see(images), labels)

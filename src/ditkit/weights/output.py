@@ -50,14 +50,9 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
                 durable.write_synced(path, content)
             for place in (*(one for one in temporary.iterdir() if one.is_dir()), temporary):
                 durable.sync_folder(place)
-            if folder.exists():
-                durable.rename(folder, old)
-            durable.rename(temporary, folder)
+            durable.replace_folder(temporary, folder, old)
             durable.sync_folder(folder.parent)
     finally:
-        if old.exists() and not folder.exists():
-            with contextlib.suppress(OSError):
-                durable.rename(old, folder)
         for place in (temporary, old):
             shutil.rmtree(place, ignore_errors=True)
 

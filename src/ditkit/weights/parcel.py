@@ -20,18 +20,11 @@ from ..errors import CheckpointError, DataError, UsageError
 from ..images import save_png
 from ..metrics import numbers_line, read_rows
 from ..plots import plot_losses, save_figure
-from ..run_folder import RunFolder
+from ..run_folder import RunFolder, run_of
 from .output import cast
 
 README = "README.md"
 FILES = (README, WEIGHTS, SETTINGS, METRICS, model_card.LOSSES, model_card.GRID)  # all that ditkit ever publishes
-
-
-def run_of(weights: Path) -> RunFolder | None:
-    """The run that a weights file is part of."""
-    place = weights.resolve().parent.parent
-    run = RunFolder(place.parent)
-    return run if place == run.checkpoints and run.is_run() else None
 
 
 def pack(weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data_licence: str | None = None) -> None:

@@ -46,7 +46,7 @@ def place(
         needed = sum(one.numel() * one.element_size() for tensors in files.values() for one in tensors.values())
         check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
         _write(new, card, files, metrics, about)
-        _swap(new.path, folder.path, old)
+        durable.replace_folder(new.path, folder.path, old)
         durable.sync_folder(runs)
     except OSError as error:
         raise MachineError(
@@ -64,19 +64,6 @@ def place_foreign(folder: RunFolder, foreign: Foreign, source: str) -> Path:
     metrics = [{"step": step, "loss": float(f"{loss:.7g}")} for step, loss in foreign.losses]
     about = {"origin": foreign.origin, "source": source}
     return place(folder, card=foreign.card, files=files, metrics=metrics, about=about)
-
-
-def _swap(new: Path, place: Path, old: Path) -> None:
-    """Put `new` where something may be, which goes to `old`, and comes back should that fail."""
-    there = place.exists()
-    if there:
-        durable.rename(place, old)
-    try:
-        durable.rename(new, place)
-    except OSError:
-        if there:
-            durable.rename(old, place)
-        raise
 
 
 def _write(
