@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +44,7 @@ def carry_out(
     from ..paths import expanded
     from . import words
     from .order import check_folder, read_order
+    from .sample import save_one, tell_drawn
     from .targets import watching
 
     if picture is None:
@@ -59,15 +59,12 @@ def carry_out(
     original, paint = _read(expanded(picture), expanded(mask) if mask else None, order.card.config.data)
     drawn = _draw(order, original, paint, strength, device, quiet=quiet)
     about = {**order.text, "edited": picture.name, "strength": f"{strength:g}"}
-    paths = _save(drawn, original, paint, folder, order, about)
-    if as_json:
-        records = [
-            {"path": str(path), "label": one.label, "seed": one.seed} for path, one in zip(paths, drawn, strict=True)
-        ]
-        console.data(json.dumps({"images": records, "grid": str(folder / "grid.png")}))
-    elif not quiet:
-        for path in [*paths, folder / "grid.png"]:
-            console.data(console.flat(str(path)))
+    records = []
+    for name, one in zip(order.file_names, drawn, strict=True):
+        save_one(one, folder / name, about)
+        records.append({"path": str(folder / name), "label": one.label, "seed": one.seed})
+    _save_grid(drawn, original, paint, folder / "grid.png", about)
+    tell_drawn(records, folder, as_json=as_json, quiet=quiet)
 
 
 def _read(picture: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
@@ -116,19 +113,12 @@ def _draw(
         )
 
 
-def _save(
-    drawn: list[Sample],
-    original: np.ndarray,
-    paint: np.ndarray | None,
-    folder: Path,
-    order: Order,
-    about: dict[str, str],
-) -> list[Path]:
+def _save_grid(
+    drawn: list[Sample], original: np.ndarray, paint: np.ndarray | None, path: Path, about: dict[str, str]
+) -> None:
+    """The results behind the original, and behind what of it is to be painted."""
     from ..images import grid, save_png
 
-    paths = [folder / name for name in order.file_names]
-    for path, one in zip(paths, drawn, strict=True):
-        save_png(one.image, path, {**({"label": one.label} if one.label else {}), "seed": str(one.seed), **about})
     cells, captions = [original], ["original"]
     if paint is not None:
         covered = original.copy()
@@ -137,5 +127,4 @@ def _save(
         captions.append("to be painted")
     cells += [one.image for one in drawn]
     captions += [one.label or f"seed {one.seed}" for one in drawn]
-    save_png(grid(cells, min(8, len(cells)), captions=captions), folder / "grid.png", about)
-    return paths
+    save_png(grid(cells, min(8, len(cells)), captions=captions), path, about)

@@ -185,7 +185,7 @@ def _draw(order: Order, folder: Path, device: str, together: Together, *, as_jso
         if not together.leads:
             continue
         path = folder / names[len(records)]
-        _save(one, path, order)
+        save_one(one, path, order.text)
         records.append({"path": str(path), "label": one.label, "seed": one.seed})
         drawn.extend([one] if len(drawn) < IN_GRID else [])
 
@@ -195,14 +195,15 @@ def _draw(order: Order, folder: Path, device: str, together: Together, *, as_jso
 
     together.do(finish)
     if together.leads:
-        _tell(records, folder / "grid.png", folder, as_json=as_json, quiet=quiet)
+        tell_drawn(records, folder, as_json=as_json, quiet=quiet)
 
 
-def _save(one: Sample, path: Path, order: Order) -> None:
+def save_one(one: Sample, path: Path, text: dict[str, str]) -> None:
+    """Write a drawn image as a PNG that says its label, its seed and `text`."""
     from ..images import save_png
 
     label = {"label": one.label} if one.label else {}
-    save_png(one.image, path, {**label, "seed": str(one.seed), **order.text})
+    save_png(one.image, path, {**label, "seed": str(one.seed), **text})
 
 
 def _save_grid(drawn: list[Sample], path: Path, order: Order) -> None:
@@ -215,7 +216,9 @@ def _save_grid(drawn: list[Sample], path: Path, order: Order) -> None:
     save_png(picture, path, {"labels": " ".join(order.labels[:IN_GRID]), "seed": str(order.seed), **order.text})
 
 
-def _tell(records: list[dict[str, Any]], grid: Path, folder: Path, *, as_json: bool, quiet: bool) -> None:
+def tell_drawn(records: list[dict[str, Any]], folder: Path, *, as_json: bool, quiet: bool) -> None:
+    """Print the places of the images ({"path", "label", "seed"} each) and of the grid.png beside them."""
+    grid = folder / "grid.png"
     if as_json:
         console.data(json.dumps({"images": records, "grid": str(grid)}))
         return
