@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+import torch._dynamo  # noqa: F401 (torch imports it when first asked for shapes: not on the clock of a test)
 from PIL import Image
 from test_cli import walk, write_run
 
@@ -121,7 +122,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run = write_run(place / "runs")
     (run / "samples").mkdir()
     Image.new("L", (8, 8)).save(run / "samples/step-0000100.png")
-    monkeypatch.setattr(app, "command", lambda: COMMAND)
     monkeypatch.setattr(ditkit.training, "train", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.data.mnist.dataset", lambda config, split: digits)
     monkeypatch.setattr("ditkit.lr_finder.find_lr", lambda *_, **__: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,8 +88,9 @@ class Group(TyperGroup):
         return _tidy(super().get_params(ctx))
 
 
+@functools.cache
 def root() -> Group:
-    """The whole command line, ready to be invoked."""
+    """The whole command line, ready to be invoked; built once a process."""
     app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.callback(
         invoke_without_command=True, epilog="Begin with [bold]ditkit train mnist[/], then [bold]ditkit sample[/]."
