@@ -19,6 +19,8 @@ def pytest_configure(config: pytest.Config) -> None:
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # else workers do
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    if hasattr(config.option, "loadscopereorder"):  # files in their order, tests/faults first: those are the long ones
+        config.option.loadscopereorder = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
