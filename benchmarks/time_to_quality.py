@@ -200,8 +200,9 @@ def verdict(original: Contestant, default: Contestant) -> str:
 
 
 def plot(contestants: list[Contestant], path: Path) -> None:
-    """Both curves against time, both axes of time logarithmic."""
+    """Quality against time, logarithmic."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -212,6 +213,10 @@ def plot(contestants: list[Contestant], path: Path) -> None:
         right.plot(minutes, [row["accuracy"] for _, row in rows], "o-", label=one.name)
     left.set(xscale="log", yscale="log", xlabel="minutes of two cores", ylabel="Fréchet distance ÷ real images'")
     right.set(xscale="log", xlabel="minutes of two cores", ylabel="label accuracy")
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
     left.legend()
     figure.savefig(path)
 
