@@ -18,6 +18,7 @@ import torch
 from ditkit.config import DataConfig
 from ditkit.data import workers as processes
 from ditkit.data.batches import Batches, flips, order, replacements
+from ditkit.data.kept import Room
 from ditkit.errors import DataError
 
 
@@ -163,6 +164,21 @@ def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_
         assert torch.equal(kept.batch(step).x_BCHW, forgetful.batch(step).x_BCHW)
     assert sorted(fitting.reads) == list(range(20))
     assert len(large.reads) == 60
+
+
+def test_a_set_that_fits_on_the_device_is_decoded_once_and_its_batches_are_made_there_to_the_last_bit():
+    bad = (int(order(0, 0, 250)[25]),)
+    fitting, large = Ramps(250, bad), Ramps(250, bad)  # every value of a pixel
+    there = Batches(fitting, 40, seed=0, flip=True, cache_bytes=0, room=Room(torch.device("cpu"), 250 * 6))
+    too_large = Batches(large, 40, seed=0, flip=True, cache_bytes=0, room=Room(torch.device("cpu"), 250 * 6 - 1))
+    fitting.reads.clear()
+    large.reads.clear()
+    for step in (3, 0, *range(14)):
+        one, other = there.batch(step), too_large.batch(step)
+        assert torch.equal(one.x_BCHW, other.x_BCHW) and torch.equal(one.label_B, other.label_B)
+        assert one.x_BCHW.is_contiguous() and one.x_BCHW.dtype == torch.float32
+    assert sorted(set(fitting.reads)) == [index for index in range(250) if index not in bad]
+    assert (len(fitting.reads), len(large.reads)) == (250, 16 * 40)  # one of them in the place of the bad one, too
 
 
 def test_a_bad_image_is_replaced_by_one_that_seed_and_index_alone_decide_and_is_named_once():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ditkit import cost, peak, recipes, rehearsal
 from ditkit.checkpoint import build_network
 from ditkit.config import RunConfig
+from ditkit.data.kept import Room
 from ditkit.objectives.contract import open_objective
 
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
@@ -246,3 +248,15 @@ def test_kept_images_are_those_of_pixels_that_fit() -> None:
     workers = dataclasses.replace(setting.config, data=dataclasses.replace(setting.config.data, workers=2))
     assert cost.memory(dataclasses.replace(setting, config=workers), 1).images == 0
     assert cost.memory(dataclasses.replace(setting, images=10**9), 1).images == 0
+
+
+def test_kept_images_on_a_gpu_are_pixels_or_latents_that_fit_into_its_room() -> None:
+    latents = recipes.load("celeba-latent")  # float16, and mirrored
+    with_spread = recipes.load("celeba-latent", {"autoencoder": {"name": "kl"}})
+    one = 2 * 2 * math.prod(latents.shape)
+    for config, each in ((_config(), 28 * 28), (latents, one), (with_spread, 2 * one)):
+        device = torch.device("cuda")
+        for most, kept in ((1000 * each, 1000 * each), (1000 * each - 1, 0)):
+            setting = cost.Setting(config=config, labels=10, images=1000, device=device, room=Room(device, most))
+            assert cost.memory(setting, 1).images == kept
+    assert cost.memory(cost.Setting(config=latents, labels=10, images=1000), 1).images == 0

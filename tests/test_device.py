@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ditkit.device import find_device
+from ditkit.device import find_device, room_to_keep
 from ditkit.errors import MachineError
 
 
@@ -32,3 +32,10 @@ def test_a_gpu_that_is_not_there_is_refused():
         pytest.skip("there is one")
     with pytest.raises(MachineError, match="no cuda device"):
         find_device("cuda")
+
+
+def test_a_data_set_may_take_a_quarter_of_what_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 24 << 30))
+    room = room_to_keep(torch.device("cuda:1"))
+    assert room and (room.device, room.most_bytes) == (torch.device("cuda:1"), 2 << 30)
+    assert room_to_keep(torch.device("cpu")) is None

@@ -24,6 +24,7 @@ from ditkit.card import LatentStats, read_card
 from ditkit.config import RunConfig
 from ditkit.data.batches import Batches
 from ditkit.data.contract import open_dataset
+from ditkit.data.kept import Room
 from ditkit.data.workers import iterate
 from ditkit.errors import DataError, MachineError
 from ditkit.events import Finished
@@ -331,6 +332,37 @@ def test_a_latent_run_that_was_stopped_ends_as_one_that_was_not(kind: str, laten
     shutil.rmtree(latent_cache.cache_folder("latents"))
     run(config, tmp_path / "stopped")
     assert digest(tmp_path / "straight") == digest(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_latents_that_fit_on_the_device_are_read_once_and_are_the_same_there(
+    kind: str, latent_run, monkeypatch: pytest.MonkeyPatch
+):
+    config = latent_run(kind)
+    material = open_material(config, open_dataset(config.data, "train"), CPU)
+    where_they_lie = Batches(material.train, 8, seed=3, flip=True)
+    there, too_large = (Batches(material.train, 8, 3, flip=True, room=Room(CPU, size)) for size in (1 << 30, 1))
+    real, reads = Latents.shard, []
+    monkeypatch.setattr(Latents, "shard", lambda self, number: (reads.append(number), real(self, number))[1])
+    for step in range(12):
+        one, other, same = (batches.batch(step) for batches in (where_they_lie, there, too_large))
+        assert torch.equal(one.x_BCHW, other.x_BCHW) and torch.equal(one.label_B, other.label_B)
+        assert torch.equal(one.x_BCHW, same.x_BCHW)
+    assert reads.count(0) == 2, "once where they lie, by one reader, and once for the device"
+    x_BCHW = there.without_cache().batch(2).x_BCHW
+    assert torch.equal(x_BCHW, where_they_lie.batch(2).x_BCHW)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_run_with_its_latents_on_the_device_ends_as_one_without(
+    kind: str, latent_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = latent_run(kind)
+    run(config, tmp_path / "straight")
+    run(config, tmp_path / "there", stop_after=5)
+    monkeypatch.setattr("ditkit.session.room_to_keep", lambda device: Room(device, 1 << 30))
+    run(config, tmp_path / "there")
+    assert digest(tmp_path / "straight") == digest(tmp_path / "there")
 
 
 def test_workers_give_the_same_latents_as_a_thread(latent_run):

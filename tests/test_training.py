@@ -14,6 +14,7 @@ from ditkit import checkpoint, durable, manifest
 from ditkit.card import read_card
 from ditkit.config import to_dict
 from ditkit.data.batches import Batches
+from ditkit.data.kept import Room
 from ditkit.errors import CheckpointError, DataError, MachineError
 from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated, Warned
 from ditkit.journal import by_quarter
@@ -69,6 +70,21 @@ def test_a_run_speaks_saves_samples_and_validates_when_it_should(tiny, tmp_path)
     rows = folder.metrics()
     assert {"step", "loss", "grad_norm", "lr", "images_per_second", "memory_mb"} <= set(rows[0])
     assert [row["step"] for row in rows if "validation_loss" in row] == [4, 8, 12]
+
+
+def test_a_run_with_its_images_on_the_device_ends_as_one_without(tiny, tmp_path, monkeypatch):
+    config, asked = tiny(data={"flip": True}), []
+
+    def room(device: torch.device) -> Room:
+        asked.append(device.type)
+        return Room(device, 1 << 30)
+
+    run(config, tmp_path / "straight")
+    run(config, tmp_path / "there", stop_after=5)
+    monkeypatch.setattr("ditkit.session.room_to_keep", room)
+    run(config, tmp_path / "there")
+    assert asked == ["cpu"]
+    assert digest(tmp_path / "straight") == digest(tmp_path / "there")
 
 
 def test_a_short_run_learns(tiny, tmp_path):

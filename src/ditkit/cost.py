@@ -11,7 +11,7 @@ import torch
 
 from .autoencoders.presets import PIXEL
 from .config import RunConfig
-from .data.batches import MOST_CACHE_BYTES
+from .data.kept import MOST_CACHE_BYTES, Room
 from .models import size
 from .rehearsal import drawing_peak, training_peak
 from .steps import parts_for
@@ -39,7 +39,7 @@ class Memory:
     scattered: int  # between the blocks in use, where the allocator cannot put any other
     drawing: int  # what a sample grid takes beyond what a step does; it comes between steps
     batches: int  # images, noise and those prepared ahead; on a CPU the held-out images too
-    images: int  # decoded images that are kept
+    images: int  # decoded images or latents that are kept
     process: int  # the program itself and the list of images; on a GPU what the driver takes
 
     @property
@@ -74,6 +74,7 @@ class Setting:
     dtype: torch.dtype = torch.float32
     processes: int = 1
     process_bytes: int = 0  # what this program has taken already, on a CPU
+    room: Room | None = None  # what the data set may take of a device
 
     @property
     def share(self) -> int:
@@ -104,7 +105,7 @@ def memory(setting: Setting, parts: int) -> Memory:
         scattered=round(scattered * max(peak, drawing)) if on_cpu else 0,
         drawing=max(0, drawing - max(peak, weights)),
         batches=_batches(setting),
-        images=_kept_images(setting) if on_cpu else 0,
+        images=_kept_images(setting),
         process=setting.process_bytes + _CODE if on_cpu else _CONTEXT,
     )
 
@@ -126,11 +127,15 @@ def _batches(setting: Setting) -> int:
 
 
 def _kept_images(setting: Setting) -> int:
-    """Bytes of decoded images that stay in memory; latents are read where they lie."""
-    data = setting.config.data
-    decoded = setting.images * math.prod(data.image_size) * data.channels
-    keeps = setting.config.autoencoder.name == PIXEL and not data.workers and decoded <= MOST_CACHE_BYTES
-    return decoded if keeps else 0
+    """Bytes of images or latents that stay in memory, or on the device; other latents are read where they lie."""
+    config, data = setting.config, setting.config.data
+    if config.autoencoder.name == PIXEL:
+        size, most = setting.images * math.prod(data.image_size) * data.channels, MOST_CACHE_BYTES
+    else:
+        size, most = _latents_to_train_on(config, setting.images), 0
+    if setting.device.type != "cpu":
+        most = setting.room.most_bytes if setting.room else 0
+    return size if size <= most and not data.workers else 0
 
 
 def available_memory(device: torch.device, process_bytes: int = 0) -> int | None:
@@ -188,11 +193,16 @@ def disk(config: RunConfig, labels: int, images: int) -> Disk:
 
 
 def _latents(config: RunConfig, images: int) -> int:
+    """Bytes of the latents of so many images to train on, and of those held out."""
     if config.autoencoder.name == PIXEL:
         return 0
-    versions = (2 if config.data.flip else 1) * (2 if config.autoencoder.name == "kl" else 1)  # mirrored; mean and std
     held_out = config.data.validation * (2 if config.autoencoder.name == "kl" else 1)
-    return 2 * math.prod(config.shape) * (images * versions + held_out)
+    return _latents_to_train_on(config, images) + 2 * math.prod(config.shape) * held_out
+
+
+def _latents_to_train_on(config: RunConfig, images: int) -> int:
+    versions = (2 if config.data.flip else 1) * (2 if config.autoencoder.name == "kl" else 1)  # mirrored; mean and std
+    return 2 * math.prod(config.shape) * images * versions
 
 
 def free_disk(place: Path) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
+from .data.kept import Room
 from .errors import MachineError, UsageError, unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -53,6 +54,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Matrix products in `dtype`; nothing changes for float32."""
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield
+
+
+def room_to_keep(device: torch.device) -> Room | None:
+    """What a data set may take of a device's memory: a quarter of what is free. None where that is the CPU's own."""
+    return Room(device, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else None
 
 
 def memory_mb(device: torch.device) -> float:

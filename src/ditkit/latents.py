@@ -12,9 +12,12 @@ from torch import Tensor
 from .autoencoders.contract import Autoencoder, decode_in_parts
 from .card import LatentStats
 from .data.batches import Batch, replacements
+from .data.kept import Room
 from .errors import DataError
 from .latent_cache import Latents
 from .seeding import generator
+
+Array = Any  # np.ndarray, or a Tensor where the batches are made on a device: what is computed here, both can
 
 
 class Codec:
@@ -49,13 +52,14 @@ class LatentReader:
     """Latents of a data set, made of unit variance channel by channel (a Reader).
 
     Where the autoencoder has a posterior, each showing of an image is another draw from it, a function of the seed
-    and the position.
+    and the position. On a `device`, they are kept and the batches made there; else they are read where they lie.
     """
 
-    def __init__(self, latents: Latents, stats: LatentStats, seed: int):
-        self._latents, self._seed = latents, seed
-        self._mean_C, self._std_C = (np.array(one, dtype=np.float32) for one in (stats.mean, stats.std))
-        self._shards: dict[int, dict[str, np.ndarray]] = {}
+    def __init__(self, latents: Latents, stats: LatentStats, seed: int, device: torch.device | None = None):
+        self._latents, self._stats, self._seed, self._device = latents, stats, seed, device
+        mean, std = (np.array(one, dtype=np.float32)[:, None, None] for one in (stats.mean, stats.std))
+        self._mean_C11, self._std_C11 = self._here(mean), self._here(std)
+        self._shards: dict[int, dict[str, Array]] = {}
 
     def __getstate__(self) -> Mapping[str, Any]:
         return {**self.__dict__, "_shards": {}}  # a pickled map would be a copy of the file
@@ -68,21 +72,25 @@ class LatentReader:
         chosen = [self._readable(int(index), bad) for index in indices]
         versions = mirrored.astype(int).tolist()
         pairs = list(zip(chosen, versions, strict=True))
-        x_BCHW = np.stack([self._at("mean", *pair) for pair in pairs]).astype(np.float32)
+        x_BCHW = self._stacked("mean", pairs)
         if "std" in self._shard(0):
-            std_BCHW = np.stack([self._at("std", *pair) for pair in pairs]).astype(np.float32)
+            std_BCHW = self._stacked("std", pairs)
             noise = (
                 torch.randn(std_BCHW.shape[1:], generator=generator(self._seed, "posterior", int(position))).numpy()
                 for position in positions
             )
-            x_BCHW += std_BCHW * np.stack(list(noise))
-        x_BCHW -= self._mean_C[:, None, None]
-        x_BCHW /= self._std_C[:, None, None]
+            x_BCHW += std_BCHW * self._here(np.stack(list(noise)))
+        x_BCHW -= self._mean_C11
+        x_BCHW /= self._std_C11
         labels = torch.from_numpy(self._latents.label_ids[chosen])
-        return Batch(torch.from_numpy(x_BCHW), labels, bad)
+        return Batch(torch.as_tensor(x_BCHW), labels, bad)
 
     def without_cache(self) -> LatentReader:
-        return self
+        return LatentReader(self._latents, self._stats, self._seed)
+
+    def kept_in(self, room: Room) -> LatentReader:
+        fits = sum(shard["bytes"] for shard in self._latents.shards) <= room.most_bytes
+        return LatentReader(self._latents, self._stats, self._seed, room.device) if fits else self
 
     def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:
         """Every readable image's latent, unmirrored, without a draw: float32 (N, C, H, W); labels; the others."""
@@ -90,9 +98,9 @@ class LatentReader:
         good = [index for index in range(len(self)) if index not in bad]
         if not good:
             return torch.empty(0), torch.empty(0, dtype=torch.int64), bad
-        x_BCHW = np.stack([self._at("mean", index, 0) for index in good]).astype(np.float32)
-        x_BCHW = (x_BCHW - self._mean_C[:, None, None]) / self._std_C[:, None, None]
-        return torch.from_numpy(x_BCHW), torch.from_numpy(self._latents.label_ids[good]), bad
+        x_BCHW = self._stacked("mean", [(index, 0) for index in good])
+        x_BCHW = (x_BCHW - self._mean_C11) / self._std_C11
+        return torch.as_tensor(x_BCHW), torch.from_numpy(self._latents.label_ids[good]), bad
 
     def _readable(self, index: int, bad: dict[int, str]) -> int:
         """The index, or that of the image that takes its place."""
@@ -105,11 +113,17 @@ class LatentReader:
             bad[other] = self._latents.bad[other]
         raise DataError(f"hardly any image can be read: {bad[index]}", "check that the files are whole")
 
-    def _at(self, name: str, index: int, version: int) -> np.ndarray:
-        number, row = divmod(index, self._latents.shard_images)
-        return self._shard(number)[name][row, version]
+    def _stacked(self, name: str, pairs: list[tuple[int, int]]) -> Array:
+        """`mean` or `std` of these images and versions: float32 (B, C, H, W)."""
+        places = ((divmod(index, self._latents.shard_images), version) for index, version in pairs)
+        rows: list[Any] = [self._shard(number)[name][row, version] for (number, row), version in places]
+        return np.stack(rows).astype(np.float32) if self._device is None else torch.stack(rows).float()
 
-    def _shard(self, number: int) -> dict[str, np.ndarray]:
+    def _shard(self, number: int) -> dict[str, Array]:
         if number not in self._shards:
-            self._shards[number] = self._latents.shard(number)
+            self._shards[number] = {name: self._here(one) for name, one in self._latents.shard(number).items()}
         return self._shards[number]
+
+    def _here(self, array: np.ndarray) -> Array:
+        """In numpy, because torch would start a second team of threads when called outside the main thread."""
+        return array if self._device is None else torch.tensor(array, device=self._device)

@@ -19,7 +19,7 @@ from .checkpoint import State
 from .config import RunConfig
 from .data.batches import Batches
 from .data.contract import Dataset, open_dataset
-from .device import find_dtype
+from .device import find_dtype, room_to_keep
 from .ema import Ema, PowerEmas
 from .errors import DataError, MachineError, UsageError
 from .evaluation.judge import Judge, open_judge
@@ -28,7 +28,7 @@ from .initial import first_latents, first_network, fresh_network
 from .journal import Journal
 from .latents import Codec
 from .learner import Learner, checkpoint_bytes, empty_slots
-from .material import open_material
+from .material import Material, open_material
 from .models.dit import DiT
 from .objectives.contract import open_objective
 from .peak import Gauge, open_gauge
@@ -120,7 +120,6 @@ def open_session(
     known = state.latents if state else first_latents(config)
     material = open_material(config, dataset, device, stats=known, should_stop=should_stop)
     world.meet()  # machines that do not share their caches make latents at their own pace
-    share = world.share(config.train.batch_size)
     compiled = state.compiled if state else None
     worker, text = open_worker(
         config, learner.network, objective, device, dtype, world, speed, compiled, sharded=learner.sharded
@@ -137,9 +136,7 @@ def open_session(
         worker=worker,
         learner=learner,
         ema=ema,
-        batches=Batches(
-            material.train, config.train.batch_size, config.seed, config.data.flip, share, pin=device.type == "cuda"
-        ),
+        batches=_batches(config, material, world, device),
         validation=ValidationSet(material.validation, objective, config.seed),
         codec=material.codec,
         journal=Journal(folder, state, writes=world.leads),
@@ -151,6 +148,19 @@ def open_session(
         _take_up(session, state)
     _open_bad_files(session, same_images=state is not None and state.fingerprint == dataset.fingerprint)
     return session
+
+
+def _batches(config: RunConfig, material: Material, world: World, device: torch.device) -> Batches:
+    """This process's share of each batch, made on a GPU where the images fit there and no other process reads them."""
+    return Batches(
+        material.train,
+        config.train.batch_size,
+        config.seed,
+        config.data.flip,
+        world.share(config.train.batch_size),
+        pin=device.type == "cuda",
+        room=None if config.data.workers else room_to_keep(device),
+    )
 
 
 def _judge(config: RunConfig, dataset: Dataset, world: World, device: torch.device) -> Judge | None:

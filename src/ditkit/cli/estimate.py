@@ -42,7 +42,7 @@ _NAMES = {
     "scattered": "allocator's gaps",
     "drawing": "sample grids, beyond",
     "batches": "batches",
-    "images": "decoded images",
+    "images": "images that are kept",
     "process": "the process itself",
 }
 
@@ -195,7 +195,7 @@ def _setting(
     calm_threads(threads)
     with console.loading_torch(quiet=quiet):
         from .. import cost
-        from ..device import find_device, find_dtype
+        from ..device import find_device, find_dtype, room_to_keep
         from ..probe import process_bytes
         from ..world import launched
 
@@ -210,6 +210,7 @@ def _setting(
         dtype=find_dtype(dtype, where),
         processes=launched()[1],
         process_bytes=held,
+        room=room_to_keep(where),
     )
     return setting, cost.available_memory(where, held)
 

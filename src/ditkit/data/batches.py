@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from .contract import Dataset
+from .kept import MOST_CACHE_BYTES, Room, keep, made_ready
 
-MOST_CACHE_BYTES = 256 << 20
 _REPLACEMENTS = 20  # tried for an image that cannot be read
 
 
@@ -26,13 +26,14 @@ _REPLACEMENTS = 20  # tried for an image that cannot be read
 class Batch:
     """Images of a step, float32 (B, C, H, W) in [-1, 1], and their labels, int64 (B,)."""
 
-    x_BCHW: Tensor
+    x_BCHW: Tensor  # on the device that trains, where the data set is kept there; else on the CPU
     label_B: Tensor
     bad: dict[int, str]  # images that could not be read and were replaced, new with this batch: index -> why
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU copies from while the CPU goes on."""
-        return Batch(self.x_BCHW.pin_memory(), self.label_B.pin_memory(), self.bad)
+        x_BCHW = self.x_BCHW if self.x_BCHW.is_cuda else self.x_BCHW.pin_memory()
+        return Batch(x_BCHW, self.label_B.pin_memory(), self.bad)
 
 
 @runtime_checkable
@@ -49,13 +50,18 @@ class Reader(Protocol):
         """The same, keeping nothing in memory: for processes, each of which would keep it all."""
         ...
 
+    def kept_in(self, room: Room) -> Reader:
+        """The same, to the last bit, with everything read once and kept on a device; as it is, if that is too small."""
+        ...
+
 
 class Batches:
     """An endless stream of shuffled batches: position p = step * batch_size + i shows image order(p // n)[p % n].
 
     The stream crosses epochs, so that every batch is full even when the set is smaller than one. `share` is the part
     of each batch that is made here. An image that cannot be read is replaced by another one that depends on the seed
-    and the image alone. Decoded images of a dataset are kept in memory when the whole set fits into `cache_bytes`.
+    and the image alone. A whole set that fits into `room` on the device that trains is kept there, and its batches
+    are made there; decoded images of another are kept in memory when all of them fit into `cache_bytes`.
     """
 
     def __init__(
@@ -67,10 +73,12 @@ class Batches:
         share: slice = slice(None),
         cache_bytes: int = MOST_CACHE_BYTES,
         pin: bool = False,
+        room: Room | None = None,
     ):
         if len(dataset) == 0:
             raise DataError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
-        self._reader = dataset if isinstance(dataset, Reader) else Decoded(dataset, seed, cache_bytes)
+        reader = dataset if isinstance(dataset, Reader) else Decoded(dataset, seed, cache_bytes)
+        self._reader = reader.kept_in(room) if room else reader
         self._batch_size, self._seed, self._flip, self._share = batch_size, seed, flip, share
         self.pin = pin  # what `iterate` gives
 
@@ -114,40 +122,37 @@ class Batches:
 class Decoded:
     """The pixels of a dataset's images, scaled to [-1, 1] (a Reader)."""
 
-    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int):
-        self._dataset, self._seed = dataset, seed
+    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int, room: Room | None = None):
+        self._dataset, self._seed, self._cache_bytes = dataset, seed, cache_bytes
         self._bad: dict[int, str] = {}
         self._shape: tuple[int, ...] | None = None
         self._shape = self._decode(0)[0].shape
         self._known = np.zeros(len(dataset), dtype=bool)
         self._labels = np.zeros(len(dataset), dtype=np.int64)
-        fits = len(dataset) * int(np.prod(self._shape)) <= cache_bytes
-        self._cache = np.empty((len(dataset), *self._shape), dtype=np.uint8) if fits else None
+        self._kept = keep(len(dataset), self._shape, cache_bytes, room)
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
-        images_BHWC, label_B = self._read(indices)
-        images_BHWC[mirrored] = images_BHWC[mirrored, :, ::-1]
-        # In numpy, because torch would start a second team of threads when called outside the main thread.
-        x_BCHW = np.divide(images_BHWC.transpose(0, 3, 1, 2), np.float32(127.5), dtype=np.float32, order="C")
-        x_BCHW -= 1
+        if self._kept is None:
+            decoded = [self._decode(int(index)) for index in indices]
+            x_BCHW = made_ready(np.stack([image for image, _ in decoded]), mirrored)
+            labels = np.array([label for _, label in decoded], dtype=np.int64)
+        else:
+            for index in np.unique(indices[~self._known[indices]]):
+                image, self._labels[index] = self._decode(int(index))
+                self._kept.put(index, image)
+                self._known[index] = True
+            x_BCHW, labels = self._kept.ready(indices, mirrored), self._labels[indices]
         bad, self._bad = self._bad, {}
-        return Batch(torch.from_numpy(x_BCHW), torch.from_numpy(label_B), bad)
+        return Batch(x_BCHW, torch.from_numpy(labels), bad)
 
     def without_cache(self) -> Decoded:
         return Decoded(self._dataset, self._seed, cache_bytes=0)
 
-    def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images, uint8 (B, H, W, C), that may be written to, and labels of some indices."""
-        if self._cache is None:
-            decoded = [self._decode(int(index)) for index in indices]
-            return np.stack([image for image, _ in decoded]), np.array([label for _, label in decoded], dtype=np.int64)
-        for index in np.unique(indices[~self._known[indices]]):
-            self._cache[index], self._labels[index] = self._decode(int(index))
-            self._known[index] = True
-        return self._cache[indices], self._labels[indices]
+    def kept_in(self, room: Room) -> Decoded:
+        return Decoded(self._dataset, self._seed, self._cache_bytes, room)
 
     def _decode(self, index: int) -> tuple[np.ndarray, int]:
         """The image and label of an index, or of its replacement."""
