@@ -181,6 +181,17 @@ def test_a_set_that_fits_on_the_device_is_decoded_once_and_its_batches_are_made_
     assert (len(fitting.reads), len(large.reads)) == (250, 16 * 40)  # one of them in the place of the bad one, too
 
 
+def test_images_that_are_read_only_or_run_backwards_are_kept_on_the_device_too():
+    class Views(Ramps):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            image, label = super().__getitem__(index)
+            image.flags.writeable = False
+            return image[:, ::-1], label
+
+    one, other = Batches(Views(9), 9, seed=0, room=Room(torch.device("cpu"), 1 << 20)), Batches(Views(9), 9, seed=0)
+    assert torch.equal(one.batch(0).x_BCHW, other.batch(0).x_BCHW)
+
+
 def test_a_bad_image_is_replaced_by_one_that_seed_and_index_alone_decide_and_is_named_once():
     bad = int(order(0, 0, 40)[25])
     batches = Batches(Ramps(40, bad=(bad,)), 10, seed=0)

@@ -60,7 +60,8 @@ class _OnDevice:
         self._middle = torch.tensor(_MIDDLE, device=device)
 
     def put(self, index: int, image: np.ndarray) -> None:
-        self._images[index] = torch.from_numpy(image).to(self._images.device)
+        # A copy, because what a data set gives may be read-only, or a view that runs backwards.
+        self._images[index] = torch.tensor(np.ascontiguousarray(image), device=self._images.device)
 
     def ready(self, indices: np.ndarray, mirrored: np.ndarray) -> Tensor:
         device = self._images.device
