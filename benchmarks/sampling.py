@@ -9,8 +9,8 @@ ancestral steps, no guidance) and diffusers' DiTPipeline (DDIM, guidance 4 in ev
 one, so that the transformer is what is timed). Each round times every case once, after a probe of the peak: a matrix
 product of 1536. All cases share ditkit's way of keeping memory, which the peers would not have alone. Long cases are
 timed in part and extrapolated, unless --full is given: the loop of the original from a few calls of one image, the
-pipeline from two steps with all images, ditkit from 16 images with all steps. Errors are the largest difference of a
-value from that of the plain way; of the lossy levers they say little at random weights, see `quality`.
+pipeline from two steps with all images, ditkit from 16 images (--timed) with all steps. Errors are the largest
+difference of a value from that of the plain way; of the lossy levers they say little at random weights, see `quality`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from ditkit.models.dit import DiT, flops
 from ditkit.sampling import default_batch_size, draw
 
 CALLS = 399  # of the original's loop
-TIMED = 16  # images that ditkit draws where more are asked for
 LABELS = 10
 SHAPES: dict[str, dict[str, Any]] = {
     "mnist": {"channels": 1, "side": 28, "patch": 2, "width": 288, "depth": 6, "heads": 6},
@@ -112,12 +111,12 @@ def ditkit_case(
     images: int,
     settings: SampleConfig,
     *,
+    most: int,
     batch: int | None = None,
-    full: bool = False,
     around: Callable[[], Any] | None = None,
 ) -> Case:
-    """Images drawn by ditkit, all steps; 16 of them where there are more."""
-    timed = images if full else min(images, TIMED)
+    """Images drawn by ditkit, all steps; `most` of them where there are more."""
+    timed = min(images, most)
     each = flops(config.model, channels=config.shape[0], size=(config.shape[1], config.shape[2]))
     rows: list[int] = []
 
@@ -257,12 +256,10 @@ def peers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
         (f"ditkit, {steps // 2} steps, unguided", replace(unguided, steps=steps // 2)),
         (f"ditkit, {steps} steps, unguided, reuse 2", replace(unguided, reuse=2)),
     ):
-        cases.append(ditkit_case(name, network, config, images, settings, full=full))
+        cases.append(ditkit_case(name, network, config, images, settings, most=words.timed))
     if shape == "mnist":
-        default = recipes.load("mnist")
-        cases.append(
-            ditkit_case("ditkit, recipe mnist as it is", random_network(default), default, images, default.sample)
-        )
+        default, name = recipes.load("mnist"), "ditkit, recipe mnist as it is"
+        cases.append(ditkit_case(name, random_network(default), default, images, default.sample, most=words.timed))
     return cases
 
 
@@ -271,7 +268,7 @@ def levers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
     config = config_of(shape)
     network = random_network(config)
     plain = replace(config.sample, sampler="flow-dpmpp", steps=words.steps, guidance=4.0)
-    timed = images if words.full else min(images, TIMED)
+    timed = min(images, words.timed)
     fitting = default_batch_size(network, config.shape, torch.device("cpu"))
     table: list[tuple[str, SampleConfig, int | None, Any]] = [
         ("plain: one batch, nothing kept", plain, timed, no_table),
@@ -285,7 +282,7 @@ def levers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
         (f"{words.steps // 2} steps", replace(plain, steps=words.steps // 2), None, None),
     ]
     return [
-        ditkit_case(name, network, config, images, settings, batch=batch, full=words.full, around=around)
+        ditkit_case(name, network, config, images, settings, most=words.timed, batch=batch, around=around)
         for name, settings, batch, around in table
     ]
 
@@ -333,12 +330,16 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=["peers", "levers"], default=["peers", "levers"])
     parser.add_argument("--steps", type=int, default=20, help="sampling steps, at least 2")
     parser.add_argument("--calls", type=int, default=6, help="calls of the original's loop that are timed")
+    parser.add_argument("--timed", type=int, default=16, help="images that ditkit draws where more are asked for")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, one thread")
     parser.add_argument("--full", action="store_true", help="extrapolate nothing: hours")
     parser.add_argument("--json", action="store_true")
-    return speed(parser.parse_args())
+    words = parser.parse_args()
+    if words.full:
+        words.timed = max(words.images)
+    return speed(words)
 
 
 if __name__ == "__main__":
