@@ -4,9 +4,10 @@
     python benchmarks/recipe_search.py --recipe celeba --data-dir FOLDER --cpu-seconds 600 [SECTION.KEY=VALUE ...]
 
 Words are settings as `ditkit train --set` takes them, on top of the recipe. One thread; the learning rate falls
-linearly with the CPU time that is spent, so that every trial ends its schedule whatever its steps cost. Prints one
-line: steps, CPU time a step, label accuracy and Fréchet ratio (see `mnist_quality.py`). Ratios of different --samples
-are not comparable: the yardstick is the distance of as many real images.
+linearly with the CPU time that is spent, so that every trial ends its schedule whatever its steps cost; with --stay 0.7
+it stays for 0.7 of it and then falls. --muon: the matrices of the blocks by Muon (see `muon.py`). Prints one line:
+steps, CPU time a step, label accuracy and Fréchet ratio (see `mnist_quality.py`). Ratios of different --samples are not
+comparable: the yardstick is the distance of as many real images.
 """
 
 # ruff: noqa: E402 (memory is kept before torch is imported)
@@ -24,6 +25,7 @@ keep_memory()
 import torch
 from judges import Judge, open_judge
 from mnist_quality import Quality
+from muon import muon_and_adamw
 from torch import nn
 
 from ditkit import checkpoint, optim, recipes
@@ -35,12 +37,14 @@ from ditkit.seeding import generator
 from ditkit.steps import drop_labels
 
 
-def train(config: RunConfig, judge: Judge, seconds: float) -> tuple[nn.Module, int]:
+def train(
+    config: RunConfig, judge: Judge, seconds: float, stay: float = 0.0, *, muon: bool = False
+) -> tuple[nn.Module, int]:
     """The EMA network after so many CPU seconds, and the steps that they were enough for."""
     network = checkpoint.build_network(config, judge.classes)
     network.initialize(generator(config.seed, "weights"))
     objective, ema = open_objective(config.diffusion), Ema(network, config.optim.ema_decay)
-    optimizer = optim.adamw(network, config.optim)
+    optimizers = muon_and_adamw(network, config.optim) if muon else [optim.adamw(network, config.optim)]
     chance, batch, order, step = torch.Generator().manual_seed(1), config.train.batch_size, torch.empty(0), 0
     began = time.process_time()
     while (left := 1 - (time.process_time() - began) / seconds) > 0:
@@ -56,9 +60,11 @@ def train(config: RunConfig, judge: Judge, seconds: float) -> tuple[nn.Module, i
         noise_BCHW = torch.randn(x_BCHW.shape, generator=chance)
         objective.loss_at(network, x_BCHW, label_B, timestep_B, noise_BCHW).mean().backward()
         optim.clip(network, config.optim.clip, optim.norm(network))
-        optim.set_rate(optimizer, config.optim.lr * left * min(1.0, (step + 1) / max(1, config.optim.warmup_steps)))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        share = min(1.0, left / (1 - stay)) * min(1.0, (step + 1) / max(1, config.optim.warmup_steps))
+        for optimizer in optimizers:
+            optim.set_rate(optimizer, config.optim.lr * share)
+            optimizer.step()
+        network.zero_grad(set_to_none=True)
         step += 1
         ema.update(network, step)
     return ema.network, step
@@ -88,6 +94,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--guidance", type=float, help="(default: 1.42 for mnist, the recipe's for celeba)")
     parser.add_argument("--steps", type=int, default=12, help="sampling steps")
+    parser.add_argument("--stay", type=float, default=0.0, help="share of the time at the full learning rate")
+    parser.add_argument("--muon", action="store_true", help="for the matrices of the blocks")
     parser.add_argument("--recipe", choices=("mnist", "celeba"), default="mnist")
     parser.add_argument("--data-dir", type=Path, help="CelebA, as `ditkit train celeba` takes it")
     words = parser.parse_args()
@@ -96,10 +104,12 @@ def main() -> None:
     guidance = words.guidance or (1.42 if words.recipe == "mnist" else config.sample.guidance)
     config = replace(config, sample=replace(config.sample, guidance=guidance, steps=words.steps))
     judge = open_judge(words.recipe, words.data_dir)
-    network, steps = train(config, judge, words.cpu_seconds)
+    network, steps = train(config, judge, words.cpu_seconds, words.stay, muon=words.muon)
     quality = judged(config, network, judge, words.samples)
+    options = [f"stay={words.stay}"] * bool(words.stay) + ["muon"] * words.muon
+    trial = " ".join([*options, *words.settings]) or "the recipe"
     print(
-        f"{' '.join(words.settings) or 'the recipe'}: {steps} steps of {1000 * words.cpu_seconds / steps:.0f} ms, "
+        f"{trial}: {steps} steps of {1000 * words.cpu_seconds / steps:.0f} ms, "
         f"{quality.label_accuracy:.1%}, ratio {quality.ratio:.2f} ({words.samples} samples)"
     )
 
