@@ -112,6 +112,11 @@ def test_processes_give_the_batches_that_a_thread_gives_and_end_with_the_iterato
     assert set(multiprocessing.active_children()) <= others
 
 
+def test_more_processes_than_cores_are_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    assert len(_first(Batches(Ramps(40), 8, seed=5), 0, 2, workers=2)) == 2
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_shares_of_all_processes_make_up_the_batch(size: int):
     whole = Batches(Ramps(40), 8, seed=1, flip=True).batch(4)

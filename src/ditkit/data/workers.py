@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
@@ -39,19 +40,20 @@ def lost_a_worker(error: BaseException) -> bool:
 
 
 def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Generator[Batch, None, None]:
-    loader = DataLoader(
-        _Steps(batches.without_cache()),
-        batch_size=None,
-        sampler=range(start_step, _ENDLESS),
-        num_workers=config.workers,
-        worker_init_fn=begin,
-        timeout=_LOOK,
-        pin_memory=batches.pin,
-        multiprocessing_context=None if config.worker_start == "auto" else config.worker_start,
-        generator=torch.Generator(),  # else it would draw from the global one
-    )
     others = set(multiprocessing.active_children())
-    with _sheltered():
+    with _sheltered(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are cores: as was asked
+        loader = DataLoader(
+            _Steps(batches.without_cache()),
+            batch_size=None,
+            sampler=range(start_step, _ENDLESS),
+            num_workers=config.workers,
+            worker_init_fn=begin,
+            timeout=_LOOK,
+            pin_memory=batches.pin,
+            multiprocessing_context=None if config.worker_start == "auto" else config.worker_start,
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
         ready: Any = iter(loader)
     try:
         yield from _taken(ready, config.worker_timeout)
