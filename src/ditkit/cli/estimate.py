@@ -224,12 +224,14 @@ def _tried(setting: Setting, parts: int, seconds: float, *, quiet: bool) -> dict
         return asdict(measure(setting, parts, gauge, seconds))
 
 
-def fitted(config: RunConfig, labels: int, *, device: str, dtype: str, at_least: int, quiet: bool) -> RunConfig:
+def fitted(
+    config: RunConfig, labels: int, images: int, *, device: str, dtype: str, at_least: int, quiet: bool
+) -> RunConfig:
     """The same settings, with a batch in as few parts as fit into memory. Raises UsageError if none do."""
     from ..errors import UsageError
     from .words import spoken_size
 
-    setting, there = _setting(config, labels, 1, device, dtype, quiet=quiet)
+    setting, there = _setting(config, labels, images, device, dtype, quiet=quiet)
     from .. import cost
 
     usual = max(cost.usual_parts(setting), at_least)

@@ -142,7 +142,7 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
     if quiet:
         return
     if plan.fit_batch:
-        config = _fitted(plan, labels, quiet=quiet)
+        config = _fitted(plan, labels, images, quiet=quiet)
     report = estimate.examine(
         config,
         len(labels),
@@ -167,11 +167,11 @@ def _train(plan: Plan, *, quiet: bool) -> None:
     from .targets import check_data, watching
 
     quiet = quiet or not launch.leads()
-    _, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
+    images, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
     plan.tell_beginning(labels, quiet=quiet)
     threads = _chosen_threads(plan, quiet=quiet)
     if plan.fit_batch:
-        plan.config = _fitted(plan, labels, quiet=quiet)
+        plan.config = _fitted(plan, labels, images, quiet=quiet)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, plan.preempt_signal) as stop:
         prepared = _prepare(plan, quiet=quiet)
@@ -230,7 +230,7 @@ def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
     return chosen
 
 
-def _fitted(plan: Plan, labels: Sequence[str], *, quiet: bool) -> RunConfig:
+def _fitted(plan: Plan, labels: Sequence[str], images: int, *, quiet: bool) -> RunConfig:
     """The settings with a batch in as many parts as memory asks for; a run that goes on keeps those that it has."""
     from ..run_folder import RunFolder
     from .estimate import fitted
@@ -239,7 +239,8 @@ def _fitted(plan: Plan, labels: Sequence[str], *, quiet: bool) -> RunConfig:
     train = plan.config.train
     had = before.read_config().train.accumulate if before.is_run() and not plan.fresh else 1
     least = train.accumulate if train.batch_size % had else max(train.accumulate, had)
-    return fitted(plan.config, len(labels), device=plan.device, dtype=plan.dtype, at_least=least, quiet=quiet)
+    where = {"device": plan.device, "dtype": plan.dtype}
+    return fitted(plan.config, len(labels), images, **where, at_least=least, quiet=quiet)
 
 
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
