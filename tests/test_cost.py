@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ditkit import cost, peak, recipes, rehearsal
 from ditkit.checkpoint import build_network
 from ditkit.config import RunConfig
-from ditkit.data.kept import Room
 from ditkit.objectives.contract import open_objective
 
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
@@ -257,6 +256,6 @@ def test_kept_images_on_a_gpu_are_pixels_or_latents_that_fit_into_its_room() -> 
     for config, each in ((_config(), 28 * 28), (latents, one), (with_spread, 2 * one)):
         device = torch.device("cuda")
         for most, kept in ((1000 * each, 1000 * each), (1000 * each - 1, 0)):
-            setting = cost.Setting(config=config, labels=10, images=1000, device=device, room=Room(device, most))
+            setting = cost.Setting(config=config, labels=10, images=1000, device=device, room=most)
             assert cost.memory(setting, 1).images == kept
     assert cost.memory(cost.Setting(config=latents, labels=10, images=1000), 1).images == 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ditkit.device import find_device, room_to_keep
+from ditkit.data.kept import Place
+from ditkit.device import find_device, place_of_batches
 from ditkit.errors import MachineError
 
 
@@ -35,7 +36,10 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 
 def test_a_data_set_may_take_a_quarter_of_what_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = torch.device("cuda:1"), torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 24 << 30))
-    room = room_to_keep(torch.device("cuda:1"))
-    assert room and (room.device, room.most_bytes) == (torch.device("cuda:1"), 2 << 30)
-    assert room_to_keep(torch.device("cpu")) is None
+    threads = min(16, torch.get_num_threads())
+    assert place_of_batches(gpu, workers=0) == Place(gpu, most_bytes=2 << 30, threads=threads)
+    assert place_of_batches(gpu, workers=2) == Place(gpu)
+    assert place_of_batches(cpu, workers=0) == Place()
+    assert (Place(gpu).pins, Place(cpu).pins) == (True, False)

@@ -24,7 +24,7 @@ from ditkit.card import LatentStats, read_card
 from ditkit.config import RunConfig
 from ditkit.data.batches import Batches
 from ditkit.data.contract import open_dataset
-from ditkit.data.kept import Room
+from ditkit.data.kept import Place
 from ditkit.data.workers import iterate
 from ditkit.errors import DataError, MachineError
 from ditkit.events import Finished
@@ -341,7 +341,7 @@ def test_latents_that_fit_on_the_device_are_read_once_and_are_the_same_there(
     config = latent_run(kind)
     material = open_material(config, open_dataset(config.data, "train"), CPU)
     where_they_lie = Batches(material.train, 8, seed=3, flip=True)
-    there, too_large = (Batches(material.train, 8, 3, flip=True, room=Room(CPU, size)) for size in (1 << 30, 1))
+    there, too_large = (Batches(material.train, 8, 3, flip=True, place=Place(CPU, size)) for size in (1 << 30, 1))
     real, reads = Latents.shard, []
     monkeypatch.setattr(Latents, "shard", lambda self, number: (reads.append(number), real(self, number))[1])
     for step in range(12):
@@ -360,7 +360,7 @@ def test_a_run_with_its_latents_on_the_device_ends_as_one_without(
     config = latent_run(kind)
     run(config, tmp_path / "straight")
     run(config, tmp_path / "there", stop_after=5)
-    monkeypatch.setattr("ditkit.session.room_to_keep", lambda device: Room(device, 1 << 30))
+    monkeypatch.setattr("ditkit.session.place_of_batches", lambda device, workers: Place(device, 1 << 30))
     run(config, tmp_path / "there")
     assert digest(tmp_path / "straight") == digest(tmp_path / "there")
 

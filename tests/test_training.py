@@ -14,7 +14,7 @@ from ditkit import checkpoint, durable, manifest
 from ditkit.card import read_card
 from ditkit.config import to_dict
 from ditkit.data.batches import Batches
-from ditkit.data.kept import Room
+from ditkit.data.kept import Place
 from ditkit.errors import CheckpointError, DataError, MachineError
 from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated, Warned
 from ditkit.journal import by_quarter
@@ -75,15 +75,15 @@ def test_a_run_speaks_saves_samples_and_validates_when_it_should(tiny, tmp_path)
 def test_a_run_with_its_images_on_the_device_ends_as_one_without(tiny, tmp_path, monkeypatch):
     config, asked = tiny(data={"flip": True}), []
 
-    def room(device: torch.device) -> Room:
-        asked.append(device.type)
-        return Room(device, 1 << 30)
+    def place(device: torch.device, workers: int) -> Place:
+        asked.append((device.type, workers))
+        return Place(device, 1 << 30, threads=3)
 
     run(config, tmp_path / "straight")
     run(config, tmp_path / "there", stop_after=5)
-    monkeypatch.setattr("ditkit.session.room_to_keep", room)
+    monkeypatch.setattr("ditkit.session.place_of_batches", place)
     run(config, tmp_path / "there")
-    assert asked == ["cpu"]
+    assert asked == [("cpu", 0)]
     assert digest(tmp_path / "straight") == digest(tmp_path / "there")
 
 

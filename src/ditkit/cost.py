@@ -11,7 +11,7 @@ import torch
 
 from .autoencoders.presets import PIXEL
 from .config import RunConfig
-from .data.kept import MOST_CACHE_BYTES, Room
+from .data.kept import MOST_CACHE_BYTES
 from .models import size
 from .rehearsal import drawing_peak, training_peak
 from .steps import parts_for
@@ -74,7 +74,7 @@ class Setting:
     dtype: torch.dtype = torch.float32
     processes: int = 1
     process_bytes: int = 0  # what this program has taken already, on a CPU
-    room: Room | None = None  # what the data set may take of a device
+    room: int = 0  # bytes that the data set may take on a GPU
 
     @property
     def share(self) -> int:
@@ -134,7 +134,7 @@ def _kept_images(setting: Setting) -> int:
     else:
         size, most = _latents_to_train_on(config, setting.images), 0
     if setting.device.type != "cpu":
-        most = setting.room.most_bytes if setting.room else 0
+        most = setting.room
     return size if size <= most and not data.workers else 0
 
 

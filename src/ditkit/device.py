@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import torch
 
-from .data.kept import Room
+from .data.kept import Place
 from .errors import MachineError, UsageError, unknown
 
+_MOST_DECODING = 16  # threads; more wait for each other
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -56,9 +57,20 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def room_to_keep(device: torch.device) -> Room | None:
-    """What a data set may take of a device's memory: a quarter of what is free. None where that is the CPU's own."""
-    return Room(device, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else None
+def room_to_keep(device: torch.device) -> int:
+    """Bytes of a device's own memory that a data set may take: a quarter of what is free."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 0
+
+
+def place_of_batches(device: torch.device, workers: int) -> Place:
+    """Where and how batches are made for a device. Other `workers` that read could not keep anything on it.
+
+    While a GPU computes, the cores are free to decode.
+    """
+    if workers:
+        return Place(device)
+    threads = 1 if device.type == "cpu" else min(_MOST_DECODING, torch.get_num_threads())
+    return Place(device, room_to_keep(device), threads)
 
 
 def memory_mb(device: torch.device) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .autoencoders.contract import Autoencoder, decode_in_parts
 from .card import LatentStats
 from .data.batches import Batch, replacements
-from .data.kept import Room
+from .data.kept import Place
 from .errors import DataError
 from .latent_cache import Latents
 from .seeding import generator
@@ -88,9 +88,9 @@ class LatentReader:
     def without_cache(self) -> LatentReader:
         return LatentReader(self._latents, self._stats, self._seed)
 
-    def kept_in(self, room: Room) -> LatentReader:
-        fits = sum(shard["bytes"] for shard in self._latents.shards) <= room.most_bytes
-        return LatentReader(self._latents, self._stats, self._seed, room.device) if fits else self
+    def at(self, place: Place) -> LatentReader:
+        fits = sum(shard["bytes"] for shard in self._latents.shards) <= place.most_bytes
+        return LatentReader(self._latents, self._stats, self._seed, place.device) if fits else self
 
     def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:
         """Every readable image's latent, unmirrored, without a draw: float32 (N, C, H, W); labels; the others."""

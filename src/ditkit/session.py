@@ -19,7 +19,7 @@ from .checkpoint import State
 from .config import RunConfig
 from .data.batches import Batches
 from .data.contract import Dataset, open_dataset
-from .device import find_dtype, room_to_keep
+from .device import find_dtype, place_of_batches
 from .ema import Ema, PowerEmas
 from .errors import DataError, MachineError, UsageError
 from .evaluation.judge import Judge, open_judge
@@ -151,16 +151,9 @@ def open_session(
 
 
 def _batches(config: RunConfig, material: Material, world: World, device: torch.device) -> Batches:
-    """This process's share of each batch, made on a GPU where the images fit there and no other process reads them."""
-    return Batches(
-        material.train,
-        config.train.batch_size,
-        config.seed,
-        config.data.flip,
-        world.share(config.train.batch_size),
-        pin=device.type == "cuda",
-        room=None if config.data.workers else room_to_keep(device),
-    )
+    """This process's share of each batch."""
+    share, place = world.share(config.train.batch_size), place_of_batches(device, config.data.workers)
+    return Batches(material.train, config.train.batch_size, config.seed, config.data.flip, share, place=place)
 
 
 def _judge(config: RunConfig, dataset: Dataset, world: World, device: torch.device) -> Judge | None:

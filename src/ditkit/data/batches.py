@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .contract import Dataset
-from .kept import MOST_CACHE_BYTES, Room, keep, made_ready
+from .kept import MOST_CACHE_BYTES, Place, keep, made_ready
 
 _REPLACEMENTS = 20  # tried for an image that cannot be read
 
@@ -50,8 +50,8 @@ class Reader(Protocol):
         """The same, keeping nothing in memory: for processes, each of which would keep it all."""
         ...
 
-    def kept_in(self, room: Room) -> Reader:
-        """The same, to the last bit, with everything read once and kept on a device; as it is, if that is too small."""
+    def at(self, place: Place) -> Reader:
+        """The same batches, to the last bit, made and everything kept on the device of a place, if there is room."""
         ...
 
 
@@ -60,8 +60,8 @@ class Batches:
 
     The stream crosses epochs, so that every batch is full even when the set is smaller than one. `share` is the part
     of each batch that is made here. An image that cannot be read is replaced by another one that depends on the seed
-    and the image alone. A whole set that fits into `room` on the device that trains is kept there, and its batches
-    are made there; decoded images of another are kept in memory when all of them fit into `cache_bytes`.
+    and the image alone. A whole set that fits on the device of `place` is kept there, and its batches are made there;
+    decoded images of another are kept in memory when all of them fit into `cache_bytes`.
     """
 
     def __init__(
@@ -72,15 +72,14 @@ class Batches:
         flip: bool = False,
         share: slice = slice(None),
         cache_bytes: int = MOST_CACHE_BYTES,
-        pin: bool = False,
-        room: Room | None = None,
+        place: Place = Place(),
     ):
         if len(dataset) == 0:
             raise DataError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
-        reader = dataset if isinstance(dataset, Reader) else Decoded(dataset, seed, cache_bytes)
-        self._reader = reader.kept_in(room) if room else reader
+        is_reader = isinstance(dataset, Reader)
+        self._reader = dataset.at(place) if is_reader else Decoded(dataset, seed, cache_bytes, place)
         self._batch_size, self._seed, self._flip, self._share = batch_size, seed, flip, share
-        self.pin = pin  # what `iterate` gives
+        self.pins = place.pins  # what `iterate` gives
 
     def batch(self, step: int) -> Batch:
         """The batch of a step. Raises DataError when too many images in a row cannot be read."""
@@ -112,7 +111,7 @@ class Batches:
 
     def _ahead(self, step: int) -> Batch:
         batch = self.batch(step)
-        return batch.pin_memory() if self.pin else batch
+        return batch.pin_memory() if self.pins else batch
 
     def without_cache(self) -> Batches:
         """The same stream, keeping nothing in memory: for processes, each of which would keep it all."""
@@ -122,28 +121,28 @@ class Batches:
 class Decoded:
     """The pixels of a dataset's images, scaled to [-1, 1] (a Reader)."""
 
-    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int, room: Room | None = None):
-        self._dataset, self._seed, self._cache_bytes = dataset, seed, cache_bytes
+    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int, place: Place = Place()):
+        self._dataset, self._seed, self._cache_bytes, self._threads = dataset, seed, cache_bytes, place.threads
         self._bad: dict[int, str] = {}
         self._shape: tuple[int, ...] | None = None
-        self._shape = self._decode(0)[0].shape
+        self._shape = self._decoded([0])[0][0].shape
         self._known = np.zeros(len(dataset), dtype=bool)
         self._labels = np.zeros(len(dataset), dtype=np.int64)
-        self._kept = keep(len(dataset), self._shape, cache_bytes, room)
+        self._kept = keep(len(dataset), self._shape, cache_bytes, place)
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
         if self._kept is None:
-            decoded = [self._decode(int(index)) for index in indices]
+            decoded = self._decoded(indices.tolist())
             x_BCHW = made_ready(np.stack([image for image, _ in decoded]), mirrored)
             labels = np.array([label for _, label in decoded], dtype=np.int64)
         else:
-            for index in np.unique(indices[~self._known[indices]]):
-                image, self._labels[index] = self._decode(int(index))
+            new = np.unique(indices[~self._known[indices]]).tolist()
+            for index, (image, label) in zip(new, self._decoded(new), strict=True):
                 self._kept.put(index, image)
-                self._known[index] = True
+                self._labels[index], self._known[index] = label, True
             x_BCHW, labels = self._kept.ready(indices, mirrored), self._labels[indices]
         bad, self._bad = self._bad, {}
         return Batch(x_BCHW, torch.from_numpy(labels), bad)
@@ -151,25 +150,36 @@ class Decoded:
     def without_cache(self) -> Decoded:
         return Decoded(self._dataset, self._seed, cache_bytes=0)
 
-    def kept_in(self, room: Room) -> Decoded:
-        return Decoded(self._dataset, self._seed, self._cache_bytes, room)
+    def at(self, place: Place) -> Decoded:
+        return Decoded(self._dataset, self._seed, self._cache_bytes, place)
 
-    def _decode(self, index: int) -> tuple[np.ndarray, int]:
-        """The image and label of an index, or of its replacement."""
+    def _decoded(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
+        """Images and labels of some indices, or of their replacements; the bad ones are noted in the same order."""
+        if self._threads > 1 and len(indices) > 1:
+            with ThreadPoolExecutor(self._threads, thread_name_prefix="ditkit-decode") as pool:
+                found = list(pool.map(self._decode, indices))
+        else:
+            found = [self._decode(index) for index in indices]
+        for _, _, bad in found:
+            self._bad |= bad
+        return [(image, label) for image, label, _ in found]
+
+    def _decode(self, index: int) -> tuple[np.ndarray, int, dict[int, str]]:
+        """The image and label of an index, or of its replacement, and what could not be read for them."""
+        bad: dict[int, str] = {}
         for chosen in itertools.chain([index], replacements(self._seed, index, len(self._dataset))):
             try:
                 image, label = self._dataset[chosen]
             except DataError as error:
-                self._bad[chosen] = error.message
+                bad[chosen] = error.message
                 continue
             if image.dtype != np.uint8 or (self._shape and image.shape != self._shape):
                 raise DataError(
                     f"image {chosen} of the dataset is {image.dtype} {image.shape}, not uint8 {self._shape}",
                     "a dataset must give images of one size",
                 )
-            return image, label
-        why = next(reversed(self._bad.values()))
-        raise DataError(f"hardly any image can be read: {why}", "check that the files are whole")
+            return image, label, bad
+        raise DataError(f"hardly any image can be read: {bad[index]}", "check that the files are whole")
 
 
 def replacements(seed: int, index: int, length: int) -> Iterator[int]:

@@ -32,7 +32,7 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Image as uint8 (height, width, channels), and its label id."""
+        """Image as uint8 (height, width, channels), and its label id. Several threads may ask at once."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,11 +15,17 @@ _MIDDLE = np.float32(127.5)  # of the values of a pixel
 
 
 @dataclass(frozen=True)
-class Room:
-    """Memory of the device that trains, which may keep so many bytes of a data set."""
+class Place:
+    """Where batches are wanted, and what may be done there for them to be in time."""
 
-    device: torch.device
-    most_bytes: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    most_bytes: int = 0  # of its memory, which a whole data set may take
+    threads: int = 1  # that decode images
+
+    @property
+    def pins(self) -> bool:
+        """Whether it copies from pinned memory while the CPU goes on."""
+        return self.device.type == "cuda"
 
 
 class Kept(Protocol):
@@ -32,12 +38,12 @@ class Kept(Protocol):
         ...
 
 
-def keep(count: int, shape: tuple[int, ...], most_bytes: int, room: Room | None) -> Kept | None:
-    """A place for `count` images where all of them fit: on the device, else in `most_bytes` of memory, else nowhere."""
+def keep(count: int, shape: tuple[int, ...], cache_bytes: int, place: Place) -> Kept | None:
+    """What keeps `count` images where all of them fit: on the device, else in `cache_bytes` of memory, else nothing."""
     size = count * math.prod(shape)
-    if room and size <= room.most_bytes:
-        return _OnDevice(count, shape, room.device)
-    return _InMemory(count, shape) if size <= most_bytes else None
+    if size <= place.most_bytes:
+        return _OnDevice(count, shape, place.device)
+    return _InMemory(count, shape) if size <= cache_bytes else None
 
 
 class _InMemory:

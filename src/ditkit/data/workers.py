@@ -50,7 +50,7 @@ def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Ge
             num_workers=config.workers,
             worker_init_fn=begin,
             timeout=_LOOK,
-            pin_memory=batches.pin,
+            pin_memory=batches.pins,
             multiprocessing_context=None if config.worker_start == "auto" else config.worker_start,
             generator=torch.Generator(),  # else it would draw from the global one
         )
