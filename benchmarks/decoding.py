@@ -28,6 +28,7 @@ from ditkit.config import DataConfig
 from ditkit.data import workers
 from ditkit.data.batches import Batches
 from ditkit.data.folder import dataset
+from ditkit.data.kept import Place
 from ditkit.data.transforms import EXTENSIONS
 from ditkit.threads import calm_threads
 
@@ -65,7 +66,8 @@ def ours(folder: Path, arguments: argparse.Namespace, count: int) -> Iterator[in
     """The same of ditkit, nothing kept in memory."""
     size = (arguments.size, arguments.size)
     config = DataConfig(name="folder", path=str(folder), image_size=size, channels=3, validation=0, workers=count)
-    batches = Batches(dataset(config, "train"), arguments.batch, 0, cache_bytes=0)
+    place = Place(threads=arguments.threads)
+    batches = Batches(dataset(config, "train"), arguments.batch, 0, cache_bytes=0, place=place)
     for batch in workers.iterate(batches, 0, config):
         yield len(batch.x_BCHW)
 
@@ -107,6 +109,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="pixels a side of what comes out")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1, help="of ditkit where there are 0 workers, as beside a GPU")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
