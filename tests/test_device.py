@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ditkit.data.kept import Place
-from ditkit.device import find_device, place_of_batches
+from ditkit.device import decoding_threads, find_device, place_of_batches
 from ditkit.errors import MachineError
 
 
@@ -40,6 +40,7 @@ def test_a_data_set_may_take_a_quarter_of_what_is_free_on_a_gpu(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 24 << 30))
     threads = min(16, torch.get_num_threads())
     assert place_of_batches(gpu, workers=0) == Place(gpu, most_bytes=2 << 30, threads=threads)
+    assert (decoding_threads(gpu, 20), decoding_threads(cpu, 2)) == (20, 2)
     assert place_of_batches(gpu, workers=2) == Place(gpu)
     assert place_of_batches(cpu, workers=0) == Place()
     assert (Place(gpu).pins, Place(cpu).pins) == (True, False)

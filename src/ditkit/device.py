@@ -11,7 +11,7 @@ import torch
 from .data.kept import Place
 from .errors import MachineError, UsageError, unknown
 
-_MOST_DECODING = 16  # threads; more wait for each other
+_MOST_DECODING = 16  # threads
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -62,15 +62,14 @@ def room_to_keep(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 0
 
 
-def place_of_batches(device: torch.device, workers: int) -> Place:
-    """Where and how batches are made for a device. Other `workers` that read could not keep anything on it.
+def decoding_threads(device: torch.device, beside_cpu: int = 1) -> int:
+    """Threads that decode images: while a GPU computes, the cores are free for it; a CPU has hardly any to spare."""
+    return beside_cpu if device.type == "cpu" else max(beside_cpu, min(_MOST_DECODING, torch.get_num_threads()))
 
-    While a GPU computes, the cores are free to decode.
-    """
-    if workers:
-        return Place(device)
-    threads = 1 if device.type == "cpu" else min(_MOST_DECODING, torch.get_num_threads())
-    return Place(device, room_to_keep(device), threads)
+
+def place_of_batches(device: torch.device, workers: int) -> Place:
+    """Where and how batches are made for a device. Other `workers` that read could not keep anything on it."""
+    return Place(device) if workers else Place(device, room_to_keep(device), decoding_threads(device))
 
 
 def memory_mb(device: torch.device) -> float:

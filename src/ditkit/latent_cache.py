@@ -29,6 +29,7 @@ from .card import LatentStats
 from .config import RunConfig
 from .data.contract import Dataset, Split
 from .data.places import stem
+from .device import decoding_threads
 from .downloads.watch import Progress, watching
 from .errors import DataError, MachineError
 from .paths import NO_ROOM, alone, cache_folder, check_room
@@ -260,7 +261,7 @@ def _decoded(recipe: Recipe, indices: range) -> Iterator[tuple[np.ndarray, list[
         except DataError as error:
             return blank, 0, error.message
 
-    with ThreadPoolExecutor(2, thread_name_prefix="ditkit-decode") as pool:
+    with ThreadPoolExecutor(decoding_threads(recipe.device, 2), thread_name_prefix="ditkit-decode") as pool:
         ahead = [pool.submit(read, index) for index in parts[0]]
         for number, some in enumerate(parts):
             if recipe.should_stop():
