@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import subprocess
@@ -259,3 +260,13 @@ def test_kept_images_on_a_gpu_are_pixels_or_latents_that_fit_into_its_room() -> 
             setting = cost.Setting(config=config, labels=10, images=1000, device=device, room=most)
             assert cost.memory(setting, 1).images == kept
     assert cost.memory(cost.Setting(config=latents, labels=10, images=1000), 1).images == 0
+
+
+def test_a_process_measures_its_peak_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "_peak_of_process", functools.cache(peak._peak_of_process.__wrapped__))
+    measured = iter([1e9, 2e9])
+    monkeypatch.setattr(peak, "measured_peak", lambda _dtype: next(measured))
+    threads = [1, 1, 2, 1]
+    monkeypatch.setattr(peak.torch, "get_num_threads", lambda: threads.pop(0))
+    found = [peak.peak_flops(torch.device("cpu"), torch.float32) for _ in range(4)]
+    assert found == [1e9, 1e9, 2e9, 1e9]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class Gauge:
 
 
 def open_gauge(config: RunConfig, device: torch.device, dtype: torch.dtype, processes: int = 1) -> Gauge:
-    """The gauge of a run; on a CPU this measures its peak, in a few tenths of a second."""
+    """The gauge of a run; on a CPU the first one of a process measures the peak, in a few tenths of a second."""
     one = peak_flops(device, dtype)
     return Gauge(image_flops=3 * forward_flops(config), peak=one * processes if one else None)
 
@@ -69,7 +70,7 @@ def forward_flops(config: RunConfig) -> int:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """FLOP/s of matrix products: measured on a CPU, of the data sheet on a GPU; None for a GPU that is not listed."""
     if device.type == "cpu":
-        return measured_peak(dtype)
+        return _peak_of_process(dtype, torch.get_num_threads())
     if device.type != "cuda":
         return None
     tf32 = torch.get_float32_matmul_precision() != "highest"
@@ -83,6 +84,12 @@ def data_sheet(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
             found = half if dtype == torch.bfloat16 else (fast if tf32 and fast else plain)
             return found * 1e12 if found else None
     return None
+
+
+@functools.cache
+def _peak_of_process(dtype: torch.dtype, threads: int) -> float:
+    """`measured_peak`, once for each number of threads that torch uses."""
+    return measured_peak(dtype)
 
 
 @torch.no_grad()
