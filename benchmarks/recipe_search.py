@@ -5,9 +5,10 @@
 
 Words are settings as `ditkit train --set` takes them, on top of the recipe. One thread; the learning rate falls
 linearly with the CPU time that is spent, so that every trial ends its schedule whatever its steps cost; with --stay 0.7
-it stays for 0.7 of it and then falls. --muon: the matrices of the blocks by Muon (see `muon.py`). Prints one line:
-steps, CPU time a step, label accuracy and Fréchet ratio (see `mnist_quality.py`). Ratios of different --samples are not
-comparable: the yardstick is the distance of as many real images.
+it stays for 0.7 of it and then falls. --muon: the matrices of the blocks by Muon (see `muon.py`). --contrast 0.05:
+contrastive flow matching. Prints one line: steps, CPU time a step, label accuracy and Fréchet ratio (see
+`mnist_quality.py`). Ratios of different --samples are not comparable: the yardstick is the distance of as many real
+images.
 """
 
 # ruff: noqa: E402 (memory is kept before torch is imported)
@@ -26,24 +27,50 @@ import torch
 from judges import Judge, open_judge
 from mnist_quality import Quality
 from muon import muon_and_adamw
-from torch import nn
+from torch import Tensor, nn
 
 from ditkit import checkpoint, optim, recipes
-from ditkit.config import RunConfig
+from ditkit.config import DiffusionConfig, RunConfig
 from ditkit.ema import Ema
-from ditkit.objectives.contract import open_objective
+from ditkit.objectives.contract import Network, open_objective, over_image
+from ditkit.objectives.regression import Regression
 from ditkit.sampling import draw
 from ditkit.seeding import generator
 from ditkit.steps import drop_labels
 
 
+class Contrastive(Regression):
+    """x0 of a flow, whose velocity also keeps away from that of another image and noise (Stoica et al. 2025, ΔFM)."""
+
+    def __init__(self, config: DiffusionConfig, contrast: float):
+        """`contrast`: lambda, what keeping away counts, against 1 for the right velocity."""
+        super().__init__("x0", config)
+        self._contrast = contrast
+
+    def loss_at(
+        self, network: Network, x_BCHW: Tensor, label_B: Tensor, timestep_B: Tensor, noise_BCHW: Tensor
+    ) -> Tensor:
+        """Weighted squared error (B,); the other image and noise are those of the next sample."""
+        signal_B, noise_B = self.process.signal_noise(timestep_B)
+        level = over_image(noise_B)
+        output_BCHW = network(over_image(signal_B) * x_BCHW + level * noise_BCHW, timestep_B, label_B).float()
+        velocity_BCHW = noise_BCHW - x_BCHW
+        wrong_BCHW = x_BCHW + level * (velocity_BCHW - velocity_BCHW.roll(1, 0))  # the x0 that has the other velocity
+        right_B, wrong_B = (
+            self.weighted_error(output_BCHW, target_BCHW, noise_BCHW, signal_B, noise_B)
+            for target_BCHW in (x_BCHW, wrong_BCHW)
+        )
+        return right_B - self._contrast * wrong_B
+
+
 def train(
-    config: RunConfig, judge: Judge, seconds: float, stay: float = 0.0, *, muon: bool = False
+    config: RunConfig, judge: Judge, seconds: float, stay: float = 0.0, *, muon: bool = False, contrast: float = 0.0
 ) -> tuple[nn.Module, int]:
     """The EMA network after so many CPU seconds, and the steps that they were enough for."""
     network = checkpoint.build_network(config, judge.classes)
     network.initialize(generator(config.seed, "weights"))
-    objective, ema = open_objective(config.diffusion), Ema(network, config.optim.ema_decay)
+    objective = Contrastive(config.diffusion, contrast) if contrast else open_objective(config.diffusion)
+    ema = Ema(network, config.optim.ema_decay)
     optimizers = muon_and_adamw(network, config.optim) if muon else [optim.adamw(network, config.optim)]
     chance, batch, order, step = torch.Generator().manual_seed(1), config.train.batch_size, torch.empty(0), 0
     began = time.process_time()
@@ -96,6 +123,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="sampling steps")
     parser.add_argument("--stay", type=float, default=0.0, help="share of the time at the full learning rate")
     parser.add_argument("--muon", action="store_true", help="for the matrices of the blocks")
+    parser.add_argument("--contrast", type=float, default=0.0, help="lambda of contrastive flow matching")
     parser.add_argument("--recipe", choices=("mnist", "celeba"), default="mnist")
     parser.add_argument("--data-dir", type=Path, help="CelebA, as `ditkit train celeba` takes it")
     words = parser.parse_args()
@@ -104,9 +132,10 @@ def main() -> None:
     guidance = words.guidance or (1.42 if words.recipe == "mnist" else config.sample.guidance)
     config = replace(config, sample=replace(config.sample, guidance=guidance, steps=words.steps))
     judge = open_judge(words.recipe, words.data_dir)
-    network, steps = train(config, judge, words.cpu_seconds, words.stay, muon=words.muon)
+    network, steps = train(config, judge, words.cpu_seconds, words.stay, muon=words.muon, contrast=words.contrast)
     quality = judged(config, network, judge, words.samples)
     options = [f"stay={words.stay}"] * bool(words.stay) + ["muon"] * words.muon
+    options += [f"contrast={words.contrast}"] * bool(words.contrast)
     trial = " ".join([*options, *words.settings]) or "the recipe"
     print(
         f"{trial}: {steps} steps of {1000 * words.cpu_seconds / steps:.0f} ms, "

@@ -34,7 +34,7 @@ from mnist_classifier import CACHE
 
 import ditkit
 from ditkit import recipes
-from ditkit.config import RunConfig
+from ditkit.config import RunConfig, to_dict
 from ditkit.events import Event, Saved, Stepped
 
 DIGITS: dict[str, Any] = {
@@ -233,13 +233,17 @@ def main() -> None:
     parser.add_argument("--recipe", choices=ORIGINALS, default="mnist")
     parser.add_argument("--data-dir", type=Path, help="CelebA, as `ditkit train celeba` takes it")
     parser.add_argument("--default-minutes", type=float, help="the default's budget (default: its own steps)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="on top of the default's recipe"
+    )
     parser.add_argument("--only", choices=("original", "default"), help="train and judge this one")
     parser.add_argument("--train-only", action="store_true", help="leave the judging for another time")
     parser.add_argument("--out", type=Path, help="(default: a folder in .cache)")
     words = parser.parse_args()
     out = words.out or CACHE / ("time_to_quality" if words.recipe == "mnist" else f"time_to_quality-{words.recipe}")
     place = {"path": str(words.data_dir)} if words.data_dir else {}
-    trees = {"original": ORIGINALS[words.recipe], "default": recipes.tree(words.recipe)}
+    default = recipes.load(words.recipe, recipes.merge_settings(words.set))
+    trees = {"original": ORIGINALS[words.recipe], "default": to_dict(default)}
     contestants = [
         Contestant(name, {**tree, "data": {**tree["data"], **place}}, out / name) for name, tree in trees.items()
     ]

@@ -28,6 +28,17 @@ def test_each_of_several_processes_takes_its_own_gpu(name: str, two_gpus: None, 
         find_device(name)
 
 
+def test_a_process_that_sees_one_gpu_of_its_own_takes_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    with pytest.raises(MachineError, match="there is no cuda:1: torch sees 1"):
+        find_device("auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert find_device("auto") == torch.device("cuda:0")
+
+
 def test_a_gpu_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is one")
@@ -37,7 +48,9 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 def test_a_data_set_may_take_a_quarter_of_what_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, cpu = torch.device("cuda:1"), torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 24 << 30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 << 30, 24 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 << 30)
     threads = min(16, torch.get_num_threads())
     assert place_of_batches(gpu, workers=0) == Place(gpu, most_bytes=2 << 30, threads=threads)
     assert (decoding_threads(gpu, 20), decoding_threads(cpu, 2)) == (20, 2)

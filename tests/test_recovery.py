@@ -150,8 +150,12 @@ def test_a_spike_of_the_loss_is_not_learnt_from(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-    ids=["cuda", "cpu"],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["cuda", "cpu", "cublas"],
 )
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(tiny, tmp_path, monkeypatch, error):
     whole = run(tiny(), tmp_path / "whole")

@@ -8,10 +8,13 @@ from test_training import digest, run
 
 from ditkit import recipes, steps
 from ditkit.config import ModelConfig
-from ditkit.errors import MachineError
+from ditkit.errors import MachineError, UsageError
 from ditkit.events import Finished, Warned
+from ditkit.initial import fresh_network
 from ditkit.models.dit import DiT
-from ditkit.steps import Speed, parts_for
+from ditkit.objectives.contract import open_objective
+from ditkit.steps import Speed, open_worker, parts_for
+from ditkit.world import World
 
 CPU = torch.device("cpu")
 PIXELS = {"patch": 2, "width": 288}
@@ -31,6 +34,15 @@ def test_a_cpu_splits_what_its_caches_do_not_hold(settings, images, parts):
     config = recipes.load("mnist", settings)
     assert parts_for(config, CPU, images) == parts
     assert parts_for(config, torch.device("cuda"), images) == config.train.accumulate
+
+
+def test_a_sharded_network_is_not_compiled():
+    config = recipes.load("mnist")
+    given = (config, fresh_network(config, 10, CPU), open_objective(config.diffusion), CPU, torch.float32, World())
+    with pytest.raises(UsageError, match="a sharded network cannot be compiled"):
+        open_worker(*given, Speed(compile="on"), sharded=True)
+    worker, told = open_worker(*given, Speed(compile="auto"), compiled_before=True, sharded=True)
+    assert worker.compiled is None and told is None
 
 
 def test_activations_computed_twice_change_no_bit(tiny, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from .autoencoders.presets import PIXEL
 from .config import RunConfig
 from .data.kept import MOST_CACHE_BYTES
+from .device import free_bytes
 from .models import size
 from .rehearsal import drawing_peak, training_peak
 from .steps import parts_for
@@ -141,7 +142,7 @@ def _kept_images(setting: Setting) -> int:
 def available_memory(device: torch.device, process_bytes: int = 0) -> int | None:
     """Bytes that a run may take here, with what this process has already; None where nobody says."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + _CONTEXT
+        return free_bytes(device) + _CONTEXT
     if device.type != "cpu":
         return size.machine_memory()
     found = [size.machine_memory(), size.free_memory(process_bytes)]

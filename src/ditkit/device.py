@@ -18,14 +18,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def find_device(name: str = "auto") -> torch.device:
     """CUDA, else MPS, else the CPU; or the one named. Raises MachineError if that one is not there.
 
-    Of several processes that a launcher started, each takes the CUDA device of its own number.
+    Of several processes that a launcher started, each takes the CUDA device of its own number, or the only one that
+    the launcher lets it see.
     """
     if name == "auto":
         if torch.cuda.is_available():
             return find_device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        has_its_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
+        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        name = "cuda:0" if has_its_own else f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -41,13 +44,18 @@ def find_device(name: str = "auto") -> torch.device:
 def find_dtype(name: str, device: torch.device) -> torch.dtype:
     """The autocast precision: bfloat16 on CUDA that computes in it, float32 elsewhere; or the one named."""
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = device.type == "cuda" and _computes_bfloat16(device)
         return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
         raise unknown("dtype", name, ("auto", *DTYPES))
     if name == "bfloat16" and device.type == "mps":
         raise UsageError("bfloat16 is not supported on mps", "use --dtype float32")
     return DTYPES[name]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextlib.contextmanager
@@ -57,9 +65,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that tensors may still take: what nobody has, and what torch holds without using it."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
 def room_to_keep(device: torch.device) -> int:
     """Bytes of a device's own memory that a data set may take: a quarter of what is free."""
-    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 0
+    return free_bytes(device) // 4 if device.type == "cuda" else 0
 
 
 def decoding_threads(device: torch.device, beside_cpu: int = 1) -> int:

@@ -16,13 +16,14 @@ from . import optim
 from .config import RunConfig
 from .data.batches import Batches, Reader
 from .data.contract import Dataset, open_dataset
-from .device import autocast, find_device, find_dtype
+from .device import find_device, find_dtype
 from .errors import DivergedError
 from .initial import first_latents, first_network
 from .material import open_material
 from .objectives.contract import open_objective
 from .previews import Cases, ValidationSet, pixel_cases
-from .steps import draw_case, drop_labels
+from .steps import Speed, compute_gradients, open_worker
+from .world import World
 
 LOWEST, HIGHEST = 1e-6, 1.0
 _WARMUP_RATE = 2e-4  # not a part of the config's own rate: what is found must not depend on that
@@ -64,20 +65,13 @@ def find_lr(
     optimizer = optim.adamw(network, config.optim)
     material = open_material(config, dataset, where, stats=first_latents(config))
     scored = ValidationSet(_cases(material.train, config.train.batch_size), objective, config.seed)
+    worker, _ = open_worker(config, network, objective, where, precision, World(), Speed(compile="off"))
     batches = Batches(material.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
     rates, losses = [], []
     best = math.inf
     for step in range(-warmup, steps):
         rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else _WARMUP_RATE
-        batch = next(batches)
-        x_BCHW = batch.x_BCHW.to(where)
-        label_B = drop_labels(
-            batch.label_B, len(dataset.labels), config.diffusion.label_drop, config.seed, step + warmup
-        )
-        timestep_B, noise_BCHW = draw_case(objective, x_BCHW, config.seed, "lr finder", step + warmup)
-        with autocast(where, precision):
-            loss = objective.loss_at(network, x_BCHW, label_B.to(where), timestep_B.to(where), noise_BCHW).mean()
-        loss.backward()
+        compute_gradients(worker, step + warmup, next(batches), "lr finder", list, lambda: None)
         optim.clip(network, config.optim.clip, optim.norm(network))
         optim.set_rate(optimizer, rate)
         optimizer.step()

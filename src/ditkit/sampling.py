@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .card import Card, check_guide
 from .config import DiffusionConfig, SampleConfig, from_dict, to_dict
+from .device import free_bytes
 from .errors import UsageError, unknown
 from .guidance import Guidance, guided
 from .images import to_uint8
@@ -236,7 +237,7 @@ def default_batch_size(network: Network, shape: tuple[int, int, int], device: to
         return images_in_cache(tokens)
     # Of one block: its input and what is kept beside it, queries, keys and values, and the hidden layer; guided.
     bytes_each = 2 * 4 * tokens * config.width * (8 + 4 * config.mlp_ratio)
-    return max(1, min(_MOST_AT_ONCE, int(torch.cuda.mem_get_info(device)[0] / 2 / bytes_each)))
+    return max(1, min(_MOST_AT_ONCE, int(free_bytes(device) / 2 / bytes_each)))
 
 
 def images_in_cache(tokens: int) -> int:

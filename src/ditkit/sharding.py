@@ -21,7 +21,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def shard(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Leave this process its part of the weights; gradients become sums over all processes.
 
-    In bfloat16 the weights of blocks travel as such; gradients are added up in float32.
+    In bfloat16 the weights of blocks travel as such, but for those that compute in float32 (`conditioning.regressed`);
+    gradients are added up in float32.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -32,6 +33,8 @@ def shard(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     travels = None if dtype == torch.float32 else dtype
     policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in network.get_submodule("blocks").children():
+        if hasattr(block, "modulation"):
+            fully_shard(block.get_submodule("modulation"), mesh=mesh)
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh)
     for module in network.modules():

@@ -12,7 +12,7 @@ from . import compiling
 from .config import RunConfig
 from .data.batches import Batch
 from .device import autocast
-from .errors import MachineError
+from .errors import MachineError, UsageError, is_out_of_memory
 from .exchange import Exchange
 from .models.dit import DiT
 from .objectives.contract import Network, Objective
@@ -62,8 +62,13 @@ def open_worker(
     *,
     sharded: bool = False,
 ) -> tuple[Worker, str | None]:
-    """What computes gradients, and a line about what it could not have; `compiled_before`: so far, in this run."""
-    word = "off" if sharded and speed.compile == "auto" else speed.compile  # nobody has tried both
+    """What computes gradients, and a line about what it could not have; `compiled_before`: so far, in this run.
+
+    Raises UsageError for a sharded network that is to be compiled, MachineError where nothing can be compiled.
+    """
+    if sharded and speed.compile == "on":
+        raise UsageError("a sharded network cannot be compiled", "leave out --compile on, or --shard")
+    word = "off" if sharded else speed.compile
     compile_it, text = compiling.decide(word, compiled_before, config, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where products are float32
@@ -130,8 +135,8 @@ def compute_gradients(
         try:
             own_B = _gradients_of_share(worker, tensors, total)
             break
-        except RuntimeError as error:  # torch's own, on any device, or the CPU allocator's
-            if not _out_of_memory(error):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
         _make_room(worker, len(x_BCHW))
         on_less()
@@ -157,10 +162,6 @@ def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int)
         (loss_b.sum() / total).backward()
         losses.append(loss_b.detach().float())
     return torch.cat(losses)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _make_room(worker: Worker, images: int) -> None:

@@ -51,11 +51,11 @@ def train(
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
-    A run that is there already continues from its newest checkpoint, and ends exactly as if it had never stopped;
-    `force_change` names settings ("optim.lr", "images") that may differ from what it was started with. Launched as
-    several processes (torchrun), they share each batch, with `speed.shard` the weights too; each hears its own events,
-    and all end when one fails. Raises DitkitError for what the user can mend: other settings than the run has, missing
-    data, a full disk, a loss that stays not finite.
+    A run that is there already continues from its newest checkpoint, and ends as if it had never stopped, on a CPU to
+    the last bit; `force_change` names settings ("optim.lr", "images") that may differ from what it was started with.
+    Launched as several processes (torchrun), they share each batch, with `speed.shard` the weights too; each hears its
+    own events, and all end when one fails. Raises DitkitError for what the user can mend: other settings than the run
+    has, missing data, a full disk, a loss that stays not finite.
     """
     began = time.monotonic()
 

@@ -53,6 +53,7 @@ class World:
         """The first process's value, on all."""
         if self.size == 1:
             return value
+        self.meet()  # an exchange of tensors has a limit of time, and the first one may have work to do before
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
@@ -61,6 +62,7 @@ class World:
         """The values of all processes, in their order, on all."""
         if self.size == 1:
             return [value]
+        self.meet()
         box: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(box, value)
         return box

@@ -20,7 +20,7 @@ LONG = {"train.steps": 50, "train.sample_every": 50, "train.validate_every": 25,
 
 
 def sharded(folder: str) -> dict[str, Any]:
-    """Fifty steps by one process, by two, by two that shard; resumed with and without shards and on one."""
+    """Fifty steps by one process, by two, by two that shard, also in bfloat16; resumed with, without shards, on one."""
     preload()
     place = Path(folder)
     digits = write_digits(place / "digits")
@@ -39,6 +39,7 @@ def sharded(folder: str) -> dict[str, Any]:
     train("mixed", 1, **{"train.steps": 30})
     train("mixed", 2, "--shard", **{"train.steps": 40})
     train("mixed", 2)
+    train("bfloat16", 2, "--shard", "--dtype", "bfloat16", **{"train.steps": 9})
     for run in sorted((place / "runs").iterdir()):
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         found["losses"][run.name] = [row[key] for key in ("loss", "grad_norm") for row in rows if key in row]

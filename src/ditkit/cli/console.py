@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import launch
-from ..errors import DitkitError, MachineError, PeerError, UsageError
+from ..errors import DitkitError, MachineError, PeerError, UsageError, is_out_of_memory
 from ..paths import as_text
 from . import streams
 
@@ -198,8 +198,7 @@ def _explain(error: BaseException, command: str) -> tuple[str, str | None, int]:
         return "the installed torchvision does not fit the installed torch", hint, MachineError.exit_code
     if isinstance(error, ImportError):
         return f"cannot import {error.name}: {error}", "`ditkit doctor` says what is broken", MachineError.exit_code
-    full = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)  # torch on GPU, on CPU
-    if full or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "out of memory", "lower --batch-size, or choose a smaller model", MachineError.exit_code
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"internal error: {text}", None, INTERNAL

@@ -139,10 +139,11 @@ class Decoded:
             x_BCHW = made_ready(np.stack([image for image, _ in decoded]), mirrored)
             labels = np.array([label for _, label in decoded], dtype=np.int64)
         else:
-            new = np.unique(indices[~self._known[indices]]).tolist()
-            for index, (image, label) in zip(new, self._decoded(new), strict=True):
-                self._kept.put(index, image)
-                self._labels[index], self._known[index] = label, True
+            new = np.unique(indices[~self._known[indices]])
+            if len(new):
+                decoded = self._decoded(new.tolist())
+                self._kept.put(new, np.stack([image for image, _ in decoded]))
+                self._labels[new], self._known[new] = [label for _, label in decoded], True
             x_BCHW, labels = self._kept.ready(indices, mirrored), self._labels[indices]
         bad, self._bad = self._bad, {}
         return Batch(x_BCHW, torch.from_numpy(labels), bad)

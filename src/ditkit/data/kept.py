@@ -31,7 +31,7 @@ class Place:
 class Kept(Protocol):
     """Images of one size, uint8 (height, width, channels), by index."""
 
-    def put(self, index: int, image: np.ndarray) -> None: ...
+    def put(self, indices: np.ndarray, images_BHWC: np.ndarray) -> None: ...
 
     def ready(self, indices: np.ndarray, mirrored: np.ndarray) -> Tensor:
         """Those of some indices, which are there, of which some are mirrored: float32 (B, C, H, W) in [-1, 1]."""
@@ -50,8 +50,8 @@ class _InMemory:
     def __init__(self, count: int, shape: tuple[int, ...]):
         self._images = np.empty((count, *shape), dtype=np.uint8)
 
-    def put(self, index: int, image: np.ndarray) -> None:
-        self._images[index] = image
+    def put(self, indices: np.ndarray, images_BHWC: np.ndarray) -> None:
+        self._images[indices] = images_BHWC
 
     def ready(self, indices: np.ndarray, mirrored: np.ndarray) -> Tensor:
         return made_ready(self._images[indices], mirrored)
@@ -65,16 +65,19 @@ class _OnDevice:
         # A tensor: by a number, CUDA multiplies with its inverse, which rounds otherwise.
         self._middle = torch.tensor(_MIDDLE, device=device)
 
-    def put(self, index: int, image: np.ndarray) -> None:
-        # A copy, because what a data set gives may be read-only, or a view that runs backwards.
-        self._images[index] = torch.tensor(np.ascontiguousarray(image), device=self._images.device)
+    def put(self, indices: np.ndarray, images_BHWC: np.ndarray) -> None:
+        self._images[self._sent(indices)] = self._sent(images_BHWC)
 
     def ready(self, indices: np.ndarray, mirrored: np.ndarray) -> Tensor:
-        device = self._images.device
-        images_BHWC = self._images[torch.from_numpy(indices).to(device)]
-        mirrored_B111 = torch.from_numpy(mirrored).to(device)[:, None, None, None]
+        images_BHWC = self._images[self._sent(indices)]
+        mirrored_B111 = self._sent(mirrored)[:, None, None, None]
         images_BHWC = torch.where(mirrored_B111, images_BHWC.flip(2), images_BHWC)
         return images_BHWC.permute(0, 3, 1, 2).contiguous().float() / self._middle - 1
+
+    def _sent(self, array: np.ndarray) -> Tensor:
+        """On the device; a GPU goes on computing meanwhile, and nobody waits for it to be done."""
+        tensor, device = torch.from_numpy(array), self._images.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def made_ready(images_BHWC: np.ndarray, mirrored: np.ndarray) -> Tensor:
