@@ -60,6 +60,44 @@ def test_a_process_that_hangs_is_ended_after_another_has_failed(two, monkeypatch
     assert ended == [DataError.exit_code]
 
 
+def test_a_process_that_saves_is_left_alone_until_it_has(two, monkeypatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(board, "GRACE", 0.01)
+    monkeypatch.setattr(board, "_TICK", 0.01)
+    monkeypatch.setattr(board.os, "_exit", ended.append)
+    with two[0].watched():
+        with two[0].undisturbed():
+            two[1].end(DataError("gone", None))
+            time.sleep(0.3)
+            assert not ended
+        time.sleep(0.3)
+    assert ended == [DataError.exit_code]
+
+
+def test_a_process_that_hangs_after_another_died_says_so_to_all_and_once(two, monkeypatch, capfd) -> None:
+    ended: list[int] = []
+    for name, value in (("_TICK", 0.001), ("_SILENCE", 20), ("GRACE", 0.01), ("_FAREWELL", 0)):
+        monkeypatch.setattr(board, name, value)
+    monkeypatch.setattr(board.os, "_exit", ended.append)
+    with two[0].watched():
+        time.sleep(0.5)
+    assert ended == [MachineError.exit_code]
+    assert capfd.readouterr().err.count("error: another process of this run has ended") == 1
+    ends = two[1].end(MachineError("another process of this run has ended"))
+    assert isinstance(ends, PeerError) and ends.exit_code == MachineError.exit_code
+
+
+def test_when_the_notes_are_gone_one_process_of_each_machine_speaks(two, monkeypatch) -> None:
+    class Gone:
+        def compare_set(self, *_: str) -> bytes:
+            raise RuntimeError("recvValue failed")
+
+    error = MachineError("another process of this run has ended")
+    for rank, local, speaks in ((0, "0", True), (1, "1", True), (8, "0", True), (9, "1", False)):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert (Board(Gone(), rank, 16).end(error) is error) == speaks
+
+
 def test_a_process_without_a_sign_of_life_counts_as_dead(two, monkeypatch) -> None:
     for name, value in (("_TICK", 0.001), ("_SILENCE", 20)):
         monkeypatch.setattr(board, name, value)

@@ -116,6 +116,16 @@ def test_fresh_begins_beside_the_old_run(capsys: pytest.CaptureFixture[str], hom
     assert RunFolder(home / "runs/mnist").checkpoint_steps() == [6]
 
 
+@pytest.mark.parametrize("name", ["TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"])
+def test_fresh_is_refused_where_a_launcher_begins_again(
+    name: str, capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "2")
+    code, _, err = said(capsys, f"train mnist --steps 1 --fresh {TINY}")
+    assert code == 2 and "--fresh would begin anew whenever the run is started again" in err
+    assert "--name" in err
+
+
 def test_dry_run_prints_settings_and_cost_and_leaves_nothing(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     code, out, err = said(capsys, f"train mnist --name dry --steps 7 --lr 2e-4 --seed 3 --dry-run {TINY}")
     (home / "dry.toml").write_text(out, encoding="utf-8")

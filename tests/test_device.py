@@ -7,7 +7,7 @@ import torch
 
 from ditkit.data.kept import Place
 from ditkit.device import decoding_threads, find_device, place_of_batches
-from ditkit.errors import MachineError
+from ditkit.errors import MachineError, UsageError
 
 
 @pytest.fixture
@@ -37,6 +37,21 @@ def test_a_process_that_sees_one_gpu_of_its_own_takes_that(monkeypatch: pytest.M
         find_device("auto")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert find_device("auto") == torch.device("cuda:0")
+
+
+def test_one_device_is_refused_for_several_processes(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="cuda:1 is one device for 2 processes"):
+        find_device("cuda:1")
+
+
+def test_several_processes_do_not_take_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert find_device("auto") == torch.device("mps")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert find_device("auto") == torch.device("cpu")
 
 
 def test_a_gpu_that_is_not_there_is_refused():

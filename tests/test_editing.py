@@ -59,6 +59,31 @@ def test_little_strength_changes_little_and_all_of_it_is_a_new_image(mnist, thre
     assert np.abs(one.image.astype(int) - whole.image).max() <= 40  # the first timestep holds a trace of the image
 
 
+def test_samplers_agree_on_an_image_of_any_strength(mnist, three):
+    from dataclasses import replace
+
+    for strength in (0.3, 0.5, 0.7):
+        images = [
+            edit(mnist, three, ["3"] * 4, strength=strength, seed=4, settings=settings)
+            for settings in (
+                replace(mnist.card.config.sample, sampler=sampler, steps=20) for sampler in ("flow-dpmpp", "flow-heun")
+            )
+        ]
+        apart = [np.abs(a.image.astype(float) - b.image).mean() for a, b in zip(*images, strict=True)]
+        assert np.mean(apart) < 1, (strength, apart)
+
+
+def test_reused_blocks_are_those_of_the_same_batch(mnist, three):
+    from dataclasses import replace
+
+    settings = replace(mnist.card.config.sample, sampler="flow-euler", steps=5, reuse=3)
+    together, apart = (  # begins with call 1, which is not one that goes through the blocks as such
+        edit(mnist, three, ["3", "8"], strength=0.8, settings=settings, batch_size=size) for size in (2, 1)
+    )
+    for one, other in zip(together, apart, strict=True):
+        assert np.abs(one.image.astype(int) - other.image).max() <= 1
+
+
 def test_an_image_that_keeps_its_noise_is_redrawn_as_another_label(mnist, three):
     drawn = edit(mnist, three, ["8"] * 8, strength=0.9)
     assert read([one.image for one in drawn]).count("8") >= 6

@@ -19,7 +19,7 @@ from typing import Any
 import torch.distributed
 from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
-from .errors import DitkitError, MachineError, PeerError, UsageError
+from .errors import DitkitError, MachineError, PeerError, UsageError, is_out_of_memory
 
 GRACE = 30.0  # seconds that a process has to end by itself after another has failed
 _TICK = 1.0  # seconds between signs of life
@@ -35,6 +35,7 @@ class Board:
         self._store, self._rank, self._size = store, rank, size
         self._meetings = 0
         self._lost: str | None = None  # what the watch has noticed
+        self._saving = False
         self._left = threading.Event()
 
     def meet(self) -> None:
@@ -43,10 +44,10 @@ class Board:
         name, pause = f"meeting/{self._meetings}", 0.001
         self._store.add(name, 1)
         while self._store.add(name, 0) < self._size:
+            if self._lost:  # first, because the watch has put it on the notes as this process's failure
+                raise _lost(self._lost)
             if self._failure():
                 raise PeerError(self._failure() or 1)
-            if self._lost:
-                raise _lost(self._lost)
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
 
@@ -58,8 +59,19 @@ class Board:
         try:
             first = self._store.compare_set("failed", "", note).decode()
         except RuntimeError:  # whoever held the notes is gone: rank 0, or the launcher
-            return error if self._rank <= 1 else PeerError(_exit_code(error))
-        return error if first == note else PeerError(int(first.split()[1]))
+            speaks = self._rank <= 1 or os.environ.get("LOCAL_RANK") == "0"
+            return error if speaks else PeerError(_exit_code(error))
+        who, code = (int(word) for word in first.split())
+        return error if who == self._rank else PeerError(code)
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """While inside, this process is not ended because another has failed: it saves what it has."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -86,7 +98,7 @@ class Board:
         return int(self._store.get("failed").decode().split()[1]) if self._store.check(["failed"]) else None
 
     def _watch(self) -> None:
-        neighbour, last, silent, code = (self._rank + 1) % self._size, -1, 0, None
+        neighbour, last, silent, code, told = (self._rank + 1) % self._size, -1, 0, None, None
         while code is None:
             try:
                 self._store.add(f"alive/{self._rank}", 1)
@@ -98,11 +110,15 @@ class Board:
             except RuntimeError as error:
                 self._lost = str(error)
             if self._lost:
-                code = MachineError.exit_code
+                told = self.end(_lost(self._lost))
+                code = _exit_code(told)
             if self._left.wait(_TICK if code is None else GRACE):
                 return
-        if self._lost:
-            os.write(2, f"error: {_lost(self._lost).message}\n".encode())
+        while self._saving:
+            if self._left.wait(_TICK):
+                return
+        if isinstance(told, MachineError):
+            os.write(2, f"error: {told.message}\n".encode())
         os._exit(code)  # the thread that trains hangs in an exchange with a process that is gone
 
 
@@ -164,7 +180,7 @@ def _lost(why: str) -> MachineError:
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, DitkitError):
         return error.exit_code
-    if isinstance(error, (OSError, MemoryError)):
+    if isinstance(error, (OSError, ImportError)) or is_out_of_memory(error):
         return MachineError.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import RunConfig, from_dict, to_dict
+from .config import DiffusionConfig, RunConfig, from_dict, to_dict
 from .errors import CheckpointError, DitkitError, UsageError
 
 KEY = "ditkit"
@@ -127,6 +127,10 @@ def read_metadata(path: Path) -> Mapping[str, Any]:
         ) from None
 
 
+def _betas(config: DiffusionConfig) -> tuple[float, float] | None:
+    return (config.beta_start, config.beta_end) if config.process == "diffusion" else None
+
+
 def check_guide(model: Card, guide: Card) -> None:
     """Raise UsageError for a guide that does not predict the same of the same images as the model that it guides."""
     ours, theirs = model.config, guide.config
@@ -136,6 +140,7 @@ def check_guide(model: Card, guide: Card) -> None:
         "process": (ours.diffusion.process, theirs.diffusion.process),
         "objective": (ours.diffusion.objective, theirs.diffusion.objective),
         "timesteps": (ours.diffusion.timesteps, theirs.diffusion.timesteps),
+        "betas": (_betas(ours.diffusion), _betas(theirs.diffusion)),
         "latents": (model.latents, guide.latents),
     }
     other = [name for name, (mine, its) in pairs.items() if mine != its]

@@ -21,11 +21,15 @@ def find_device(name: str = "auto") -> torch.device:
     Of several processes that a launcher started, each takes the CUDA device of its own number, or the only one that
     the launcher lets it see.
     """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
     if name == "auto":
         if torch.cuda.is_available():
             return find_device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        alone = launched == 1  # processes cannot exchange what lies on MPS
+        return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
+    if name.startswith("cuda:") and (here := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
+        raise UsageError(f"{name} is one device for {here} processes", "leave out --device, or use --device cuda")
+    if name == "cuda" and launched > 1:
         has_its_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
         name = "cuda:0" if has_its_own else f"cuda:{local_rank}"

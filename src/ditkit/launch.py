@@ -23,6 +23,11 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
+def restarts() -> bool:
+    """Whether torchrun would start a run again that fails, or Slurm has done so."""
+    return any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"))
+
+
 def note_joined() -> None:
     """From here on the processes agree on who tells what went wrong."""
     global _joined

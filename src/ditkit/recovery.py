@@ -47,6 +47,10 @@ class Recovery:
         """After a step that was not."""
         return replace(self, skips=self.skips + 1, skipped=self.skipped + 1)
 
+    def with_other_losses(self) -> Recovery:
+        """Where a setting has changed what a loss is: none so far says which one would be a spike."""
+        return replace(self, learnt=0)
+
     def back_to(self, saved: Recovery) -> Recovery:
         """After going back to a checkpoint that was saved with `saved`."""
         return replace(saved, rollbacks=self.rollbacks + 1, skips=0, skipped=self.skipped)

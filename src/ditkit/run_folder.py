@@ -258,7 +258,7 @@ def lock(folder: RunFolder) -> Iterator[None]:
     """One process per run folder; the lock goes with the process. Raises DitkitError naming the holder."""
     file = (folder.path / "run.lock").open("a+", encoding="utf-8")
     try:
-        if not try_lock(file.fileno()):
+        if try_lock(file.fileno()) is False:  # None: a file system without locks
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise BusyError(f"{folder.path} is in use by {holder}", "wait for it, or use another --name")

@@ -300,6 +300,9 @@ class _Plan:
         timestep_N = set_steps(scheduler, self._process, self._settings.steps)
         extra = {"generator": generators} if self._takes_generator else {}
         calls, first = len(timestep_N), edit.first_call(len(timestep_N)) if edit else 0
+        first += -first % scheduler.order  # of Heun's two calls at a noise level, steps begin with the second
+        for trajectory in filter(None, (self._trajectory, self._guide)):
+            trajectory.begin()
         if first and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         x_BCHW = edit.noisy(noise_BCHW, self._process, timestep_N[first]) if edit else noise_BCHW

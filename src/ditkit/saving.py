@@ -38,22 +38,23 @@ def keep(session: Session) -> None:
 
 def _write(session: Session) -> None:
     at_this_step = session.validated is not None and session.validated[0] == session.step
-    path = checkpoint.save(
-        session.folder,
-        card=Card(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats),
-        state=State(
-            step=session.step,
-            **session.journal.sync(),
-            fingerprint=session.fingerprint,
-            images=session.images,
-            labels=session.labels,
-            **surroundings(session),
-            validation_loss=session.validated[1] if session.validated and at_this_step else None,
-            recovery=session.recovery,
-            latents=session.codec.stats,
-        ),
-        learner=session.learner,
-    )
+    with session.world.undisturbed():
+        path = checkpoint.save(
+            session.folder,
+            card=Card(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats),
+            state=State(
+                step=session.step,
+                **session.journal.sync(),
+                fingerprint=session.fingerprint,
+                images=session.images,
+                labels=session.labels,
+                **surroundings(session),
+                validation_loss=session.validated[1] if session.validated and at_this_step else None,
+                recovery=session.recovery,
+                latents=session.codec.stats,
+            ),
+            learner=session.learner,
+        )
     session.on_event(Saved(step=session.step, path=path))
     checkpoint.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
 

@@ -89,6 +89,7 @@ class Session:
         def build() -> DiT:
             return checkpoint.build_network(self.config, len(self.labels))
 
+        self.world.meet()  # the leading process looks at one copy while the others already wait for the next
         return sharding.gathered(network, build, keep=self.world.leads) or network
 
 
@@ -145,7 +146,7 @@ def open_session(
         judge=_judge(config, dataset, world, device),
     )
     if state:
-        _take_up(session, state)
+        _take_up(session, state, force_change)
     _open_bad_files(session, same_images=state is not None and state.fingerprint == dataset.fingerprint)
     return session
 
@@ -222,10 +223,12 @@ def _restore(
     return state
 
 
-def _take_up(session: Session, state: State) -> None:
+def _take_up(session: Session, state: State, force_change: Collection[str]) -> None:
     """Continue where a state left off, and say what is not as it was."""
     session.step = session.saved = state.step
     session.recovery = state.recovery
+    if any(key.startswith("diffusion.") for key in force_change):
+        session.recovery = state.recovery.with_other_losses()
     now, warn = surroundings(session), lambda text: session.on_event(Warned(step=state.step, text=text))
     split, new = ((one["processes"], one["sharded"], one["accumulate"]) for one in (vars(state), now))
     if split == new:
@@ -292,6 +295,7 @@ def _open_bad_files(session: Session, *, same_images: bool) -> None:
     elif session.world.leads and place.exists():
         lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
         session.bad = dict.fromkeys(line for line in lines if line)
+    session.bad = session.world.tell(session.bad)
     if any(session.world.collect(bool(session.validation.bad))):
         note_bad(session, session.validation.bad)
 

@@ -13,7 +13,7 @@ from .durable import is_litter, make_folder
 from .errors import MachineError, UsageError
 from .run_folder import RunFolder
 
-# What may differ when a run continues: it changes neither the network nor what a step computes.
+# What may differ when a run continues: the network and the steps so far stay what they are.
 _FREE = ("train.steps", "train.log_every", "train.save_every", "train.sample_every", "train.sample_columns")
 _FREE += ("train.validate_every", "train.evaluate_", "train.keep", "train.accumulate", "train.spike", "train.max_skips")
 _FREE += ("train.rollbacks", "data.worker", "data.max_bad", "data.path", "data.label_file", "sample.")
@@ -79,10 +79,14 @@ def _continue(config: RunConfig, folder: RunFolder, force_change: Collection[str
         if all(key.startswith(_FORCED) for key in refused):
             hint += "; or change it with " + " ".join(f"--force-change {key}" for key in refused)
         raise UsageError(f"{folder.path} was started with {listed}", hint)
-    step = folder.last_step()  # other settings are written once the run goes on with them
-    if step >= config.train.steps:  # nothing more to do, so be sure of it
-        step = step if manifest.is_whole(folder.checkpoint(step)) else 0
-    return Prepared(folder=folder, config=config, step=step)
+    # Other settings are written once the run goes on with them.
+    return Prepared(folder=folder, config=config, step=steps_done(folder, config))
+
+
+def steps_done(folder: RunFolder, config: RunConfig) -> int:
+    """Steps that a run has done of those that are wanted: where nothing seems left to do, 0 unless that is sure."""
+    step = folder.last_step()
+    return step if step < config.train.steps or manifest.is_whole(folder.checkpoint(step)) else 0
 
 
 def check_force_change(keys: Collection[str]) -> None:

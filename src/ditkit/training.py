@@ -57,7 +57,6 @@ def train(
     own events, and all end when one fails. Raises DitkitError for what the user can mend: other settings than the run
     has, missing data, a full disk, a loss that stays not finite.
     """
-    began = time.monotonic()
 
     def seconds_left() -> float:
         return (math.inf if max_seconds is None else max_seconds) - (time.monotonic() - began)
@@ -66,6 +65,7 @@ def train(
         return should_stop() or seconds_left() < 0
 
     with join(device) as (world, where), _claimed(world, config, Path(folder), force_change) as (settings, run):
+        began = time.monotonic()  # once all are here: the first one may have measured a learning rate before
         try:
             session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on, speed)
         except Interrupted:

@@ -46,6 +46,10 @@ class Trajectory:
             self._row_of_label = torch.zeros(network.classes + 1, dtype=torch.int64, device=device)
             self._row_of_label[label_L] = torch.arange(len(labels), device=device)
 
+    def begin(self) -> None:
+        """Begin with a new batch, of whose blocks nothing is known."""
+        self._difference_BTD = None
+
     def at(self, call: int) -> Network:
         """The network as the call of this number, counted from 0 in every batch, is to ask it."""
         network = self._dit

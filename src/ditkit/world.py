@@ -74,6 +74,10 @@ class World:
         if other is not None:
             raise DataError(f"process {other} has other {what} than process 0", f"give all of them the same {what}")
 
+    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """While inside, this process is not ended because another has failed."""
+        return self.board.undisturbed() if self.board else contextlib.nullcontext()
+
     def meet(self) -> None:
         """Wait, however long, until all processes are here. Raises DitkitError when one of them fails."""
         if self.board:

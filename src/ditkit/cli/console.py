@@ -41,8 +41,8 @@ def stderr() -> Console:
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """One line for people, on stderr."""
-    if not quiet:
+    """One line for people, on stderr; of several processes, the first one's."""
+    if not quiet and launch.leads():
         stderr().print(visible(text), markup=False)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import launch
+
 if TYPE_CHECKING:
     from ..config import RunConfig
     from .beginning import Beginning
@@ -111,6 +113,11 @@ def decide(
     find_lr, fit_batch = (_is_auto(flags[flag]) for flag in ("--lr", "--batch-size"))
     flags |= {"--lr": None} if find_lr else {}
     flags |= {"--batch-size": None} if fit_batch else {}
+    if fresh and launch.restarts():
+        raise UsageError(
+            "--fresh would begin anew whenever the run is started again (--max-restarts, requeue)",
+            "leave it out, and give the run a --name of its own",
+        )
     if target is None and file is None:
         raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
     runs = runs_place(runs_dir)

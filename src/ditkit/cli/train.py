@@ -247,20 +247,18 @@ def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
     from ..errors import BusyError
     from ..run_folder import RunFolder, lock, sweep
-    from ..starting import prepare
+    from ..starting import prepare, steps_done
     from .plan import with_lr
 
-    if launch.leads() and plan.device not in (
-        "auto",
-        "cpu",
-    ):  # a device that is not there must not leave a folder behind
+    if launch.leads() and plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..device import find_device
 
             find_device(plan.device)
     if not launch.leads():  # the leading process prepares, and tells the others when training begins
         existing = RunFolder(plan.folder)
-        finished = not plan.fresh and existing.is_run() and existing.last_step() >= plan.config.train.steps
+        is_new = plan.fresh or not existing.is_run()
+        finished = not is_new and steps_done(existing, plan.config) >= plan.config.train.steps
         return None if finished else (plan.config, plan.folder)
     prepared = prepare(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
     folder, config = prepared.folder.path, prepared.config

@@ -51,13 +51,16 @@ def checkpoint_bytes(config: RunConfig, labels: int) -> int:
 
 
 def training_bytes(config: RunConfig, labels: int) -> int:
-    """The least memory that training takes: weights, moments, gradients, a batch and what backward needs of it."""
+    """The least memory that training takes: weights, moments, gradients, a batch and its noise, what backward needs.
+
+    The last is of one image: a batch is split as far as memory asks for.
+    """
     model, train = config.model, config.train
     channels, height, width = config.shape
     tokens = (height // model.patch) * (width // model.patch)
     kept = model.depth * (6 * model.width + 2 * hidden_width(model.mlp, model.width, model.mlp_ratio))  # of a token
-    activations = 2 * (train.batch_size // train.accumulate) * tokens * kept  # 2 bytes each, as in bfloat16
-    batch = _FLOAT * train.batch_size * channels * height * width
+    activations = 2 * tokens * kept  # 2 bytes each, as in bfloat16
+    batch = 2 * _FLOAT * train.batch_size * channels * height * width
     return 5 * _FLOAT * parameters(config, labels) + batch + activations
 
 
@@ -127,7 +130,7 @@ def check_size(config: RunConfig, labels: int) -> None:
         f"this model has {_spoken(count)} parameters and needs about {_spoken(needed)}B to train; {there}",
         "lower model.width or model.depth, or take a --set model.preset (`ditkit list models`)"
         if large
-        else "lower --batch-size or data.image_size, raise model.patch, or split a batch with --set train.accumulate",
+        else "lower --batch-size or data.image_size, or raise model.patch",
     )
 
 
