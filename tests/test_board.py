@@ -51,8 +51,8 @@ def test_a_connection_that_breaks_without_a_word_is_told_as_such(two) -> None:
 
 def test_a_process_that_hangs_is_ended_after_another_has_failed(two, monkeypatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(board, "GRACE", 0.01)
-    monkeypatch.setattr(board, "_TICK", 0.01)
+    for name in ("GRACE", "_TICK", "_FAREWELL"):
+        monkeypatch.setattr(board, name, 0.01)
     monkeypatch.setattr(board.os, "_exit", ended.append)
     with two[0].watched():
         two[1].end(DataError("gone", None))
@@ -62,8 +62,8 @@ def test_a_process_that_hangs_is_ended_after_another_has_failed(two, monkeypatch
 
 def test_a_process_that_saves_is_left_alone_until_it_has(two, monkeypatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(board, "GRACE", 0.01)
-    monkeypatch.setattr(board, "_TICK", 0.01)
+    for name in ("GRACE", "_TICK", "_FAREWELL"):
+        monkeypatch.setattr(board, name, 0.01)
     monkeypatch.setattr(board.os, "_exit", ended.append)
     with two[0].watched():
         with two[0].undisturbed():

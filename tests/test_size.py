@@ -120,8 +120,8 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_estimate(monkeypatc
 def test_a_batch_larger_than_the_machine_is_refused_with_another_hint(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
     monkeypatch.setattr(size, "GPU_DEVICES", ())
-    config = recipes.load("mnist", {"train": {"batch_size": 10_000_000}})
-    with pytest.raises(UsageError, match=r"1\.89 M parameters and needs about \d+ GB to train") as caught:
+    config = recipes.load("folder", {"train": {"batch_size": 1_000_000}})
+    with pytest.raises(UsageError, match=r"7\.46 M parameters and needs about 98.5 GB to train") as caught:
         size.check_size(config, 10)
     assert "--batch-size" in str(caught.value.hint)
 

@@ -27,8 +27,7 @@ def find_device(name: str = "auto") -> torch.device:
             return find_device("cuda")
         alone = launched == 1  # processes cannot exchange what lies on MPS
         return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
-    if name.startswith("cuda:") and (here := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
-        raise UsageError(f"{name} is one device for {here} processes", "leave out --device, or use --device cuda")
+    named_one, here = name.startswith("cuda:"), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if name == "cuda" and launched > 1:
         has_its_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
@@ -40,6 +39,8 @@ def find_device(name: str = "auto") -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
         raise MachineError(f"this machine has no {device.type} device that torch can use", "leave out --device")
+    if named_one and here > 1:
+        raise UsageError(f"{name} is one device for {here} processes", "leave out --device, or use --device cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MachineError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA device(s)", "use cuda:0")
     return device

@@ -89,7 +89,6 @@ class Session:
         def build() -> DiT:
             return checkpoint.build_network(self.config, len(self.labels))
 
-        self.world.meet()  # the leading process looks at one copy while the others already wait for the next
         return sharding.gathered(network, build, keep=self.world.leads) or network
 
 

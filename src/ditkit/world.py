@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from .errors import DataError
 from .launch import launched, note_joined
 
 T = TypeVar("T")
+_FOR_EVER = timedelta(days=100)  # the first process may work while the others wait; who is gone, the board notices
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class World:
         """The first process's value, on all."""
         if self.size == 1:
             return value
-        self.meet()  # an exchange of tensors has a limit of time, and the first one may have work to do before
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
@@ -62,7 +63,6 @@ class World:
         """The values of all processes, in their order, on all."""
         if self.size == 1:
             return [value]
-        self.meet()
         box: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(box, value)
         return box
@@ -119,5 +119,6 @@ def _connect(device: torch.device, rank: int, size: int, store: Any) -> None:
         store=store,
         rank=rank,
         world_size=size,
+        timeout=_FOR_EVER,
         device_id=device if device.type == "cuda" else None,
     )
