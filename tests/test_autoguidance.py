@@ -78,6 +78,14 @@ def test_a_guide_of_something_else_is_refused():
     flow = dataclasses.replace(ours.config.diffusion, objective="epsilon")
     with pytest.raises(UsageError, match="has other objective than"):
         check_guide(ours, dataclasses.replace(ours, config=dataclasses.replace(ours.config, diffusion=flow)))
+    diffusion = load(
+        "mnist", {"diffusion": {"process": "diffusion", "objective": "epsilon"}, "sample": {"sampler": "ddim"}}
+    )
+    ours = dataclasses.replace(ours, config=diffusion)
+    check_guide(ours, ours)
+    other = dataclasses.replace(diffusion.diffusion, beta_end=0.01)
+    with pytest.raises(UsageError, match="the guide has other betas than the model"):
+        check_guide(ours, dataclasses.replace(ours, config=dataclasses.replace(diffusion, diffusion=other)))
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,16 @@ def two() -> tuple[Board, Board]:
     return Board(store, 0, 2), Board(store, 1, 2)
 
 
+@pytest.fixture
+def exits(monkeypatch) -> list[int]:
+    """The codes with which the watch would have ended this process; nothing is waited for long."""
+    ended: list[int] = []
+    for name, value in (("GRACE", 0.01), ("_TICK", 0.001), ("_SILENCE", 100), ("_FAREWELL", 0)):
+        monkeypatch.setattr(board, name, value)
+    monkeypatch.setattr(board.os, "_exit", ended.append)
+    return ended
+
+
 def test_a_meeting_waits_for_the_last_and_ends_for_all(two) -> None:
     with ThreadPoolExecutor() as pool:
         first = pool.submit(two[0].meet)
@@ -49,39 +59,27 @@ def test_a_connection_that_breaks_without_a_word_is_told_as_such(two) -> None:
     assert ends.message.endswith("(Connection closed by peer [127.0.0.1]:1)")
 
 
-def test_a_process_that_hangs_is_ended_after_another_has_failed(two, monkeypatch) -> None:
-    ended: list[int] = []
-    for name in ("GRACE", "_TICK", "_FAREWELL"):
-        monkeypatch.setattr(board, name, 0.01)
-    monkeypatch.setattr(board.os, "_exit", ended.append)
+def test_a_process_that_hangs_is_ended_after_another_has_failed(two, exits) -> None:
     with two[0].watched():
         two[1].end(DataError("gone", None))
         time.sleep(0.3)
-    assert ended == [DataError.exit_code]
+    assert exits == [DataError.exit_code]
 
 
-def test_a_process_that_saves_is_left_alone_until_it_has(two, monkeypatch) -> None:
-    ended: list[int] = []
-    for name in ("GRACE", "_TICK", "_FAREWELL"):
-        monkeypatch.setattr(board, name, 0.01)
-    monkeypatch.setattr(board.os, "_exit", ended.append)
+def test_a_process_that_saves_is_left_alone_until_it_has(two, exits) -> None:
     with two[0].watched():
         with two[0].undisturbed():
             two[1].end(DataError("gone", None))
             time.sleep(0.3)
-            assert not ended
+            assert not exits
         time.sleep(0.3)
-    assert ended == [DataError.exit_code]
+    assert exits == [DataError.exit_code]
 
 
-def test_a_process_that_hangs_after_another_died_says_so_to_all_and_once(two, monkeypatch, capfd) -> None:
-    ended: list[int] = []
-    for name, value in (("_TICK", 0.001), ("_SILENCE", 20), ("GRACE", 0.01), ("_FAREWELL", 0)):
-        monkeypatch.setattr(board, name, value)
-    monkeypatch.setattr(board.os, "_exit", ended.append)
+def test_a_process_that_hangs_after_another_died_says_so_to_all_and_once(two, exits, capfd) -> None:
     with two[0].watched():
         time.sleep(0.5)
-    assert ended == [MachineError.exit_code]
+    assert exits == [MachineError.exit_code]
     assert capfd.readouterr().err.count("error: another process of this run has ended") == 1
     ends = two[1].end(MachineError("another process of this run has ended"))
     assert isinstance(ends, PeerError) and ends.exit_code == MachineError.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from test_cli import said
 
 from ditkit import recipes
 from ditkit.cli import app
+from ditkit.cli.plan import Plan
 from ditkit.cli.signals import stop_on_signals
+from ditkit.cli.train import _prepare
 from ditkit.run_folder import RunFolder
 
 TINY = (
@@ -108,6 +111,18 @@ def test_a_run_folder_continues_with_its_own_settings(capsys: pytest.CaptureFixt
     assert err.startswith("continuing at step 3 of longer")
     assert RunFolder(home / "runs/longer").checkpoint_steps()[-1] == 5
     assert said(capsys, "train longer --device cpu --quiet") == (0, "", "")
+
+
+def test_all_processes_see_alike_whether_a_run_is_finished(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(shutil.copytree(home / "runs/mnist", tmp_path / "alike"))
+    plan = Plan(config=run.read_config(), folder=run.path, find_lr=False, fresh=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert _prepare(plan, quiet=True) is None
+    (run.checkpoint(run.last_step()) / "model.safetensors").write_bytes(b"damaged")
+    assert _prepare(plan, quiet=True) == (plan.config, run.path)
 
 
 def test_fresh_begins_beside_the_old_run(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,6 +131,23 @@ def test_a_spike_is_a_loss_far_above_its_running_mean_and_only_after_a_while():
     for loss, norm in ((float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (1.0, float("inf"))):
         assert "not finite" in str(Recovery().fault(loss, norm, 20))
     assert (recovery.skip().skip().skips, recovery.skip().learn(1.0).skips) == (2, 0)
+    other = recovery.with_other_losses()
+    assert other.fault(1000.0, 1.0, 20) is None and other.learn(1000.0).loss == 1000.0
+
+
+def test_a_forced_change_of_what_a_loss_is_makes_no_step_a_spike(tiny, tmp_path):
+    run(tiny(train={"steps": 57, "sample_every": 100, "validate_every": 100}), tmp_path / "r")
+    state = saved_state(tmp_path / "r")
+    assert state["recovery"]["learnt"] == 57
+    config = tiny(train={"steps": 60, "sample_every": 100, "validate_every": 100})
+    config = replace(config, diffusion=replace(config.diffusion, weighting="none"))
+    run(config, tmp_path / "r", force_change=["diffusion.weighting"])
+    assert saved_state(tmp_path / "r")["recovery"]["learnt"] == 3
+
+
+def saved_state(folder):
+    """What the newest checkpoint says of the run."""
+    return json.loads(max((folder / "checkpoints").glob("step-*/state.json")).read_text(encoding="utf-8"))
 
 
 def test_a_spike_of_the_loss_is_not_learnt_from(tiny, tmp_path, monkeypatch):
