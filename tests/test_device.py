@@ -46,6 +46,13 @@ def test_one_device_is_refused_for_several_processes(two_gpus: None, monkeypatch
         find_device("cuda:1")
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "LOCAL_WORLD_SIZE"])
+def test_an_environment_that_makes_no_sense_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(UsageError, match=f"^{name} in the environment is not a number"):
+        find_device("cpu")
+
+
 def test_several_processes_do_not_take_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -10,6 +10,7 @@ import torch
 
 from .data.kept import Place
 from .errors import MachineError, UsageError, unknown
+from .launch import launched, launched_here
 
 _MOST_DECODING = 16  # threads
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -21,14 +22,14 @@ def find_device(name: str = "auto") -> torch.device:
     Of several processes that a launcher started, each takes the CUDA device of its own number, or the only one that
     the launcher lets it see.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    _, size = launched()
     if name == "auto":
         if torch.cuda.is_available():
             return find_device("cuda")
-        alone = launched == 1  # processes cannot exchange what lies on MPS
-        return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
-    named_one, here = name.startswith("cuda:"), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if name == "cuda" and launched > 1:
+        # processes cannot exchange what lies on MPS
+        return torch.device("mps" if size == 1 and torch.backends.mps.is_available() else "cpu")
+    named_one, here = name.startswith("cuda:"), launched_here()
+    if name == "cuda" and size > 1:
         has_its_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
         name = "cuda:0" if has_its_own else f"cuda:{local_rank}"

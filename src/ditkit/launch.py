@@ -11,11 +11,20 @@ _joined = False
 
 def launched() -> tuple[int, int]:
     """Rank and number of processes; (0, 1) for one that was started alone."""
-    try:
-        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        raise UsageError("RANK or WORLD_SIZE in the environment is not a number", "unset them") from None
+    rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     return (rank, size) if size > 1 else (0, 1)
+
+
+def launched_here() -> int:
+    """How many of them are on this machine."""
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
+def _number(name: str, otherwise: int) -> int:
+    try:
+        return int(os.environ.get(name, otherwise))
+    except ValueError:
+        raise UsageError(f"{name} in the environment is not a number", "unset it") from None
 
 
 def leads() -> bool:
