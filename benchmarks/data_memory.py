@@ -85,7 +85,8 @@ def measure(place: str, batches: int, keep: bool) -> None:
     dataset(config, "train"), dataset(config, "validation")  # before torch loads, as the command line does
     import torch
 
-    from ditkit.data.batches import MOST_CACHE_BYTES, Batches
+    from ditkit.data.batches import Batches
+    from ditkit.data.resident import MOST_CACHE_BYTES
 
     torch.set_num_threads(1)
     began = time.perf_counter()

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from ditkit.config import DataConfig
 from ditkit.data import workers
 from ditkit.data.batches import Batches
+from ditkit.data.decode import EXTENSIONS
 from ditkit.data.folder import dataset
-from ditkit.data.kept import Place
-from ditkit.data.transforms import EXTENSIONS
-from ditkit.threads import calm_threads
+from ditkit.data.resident import Place
+from ditkit.runtime.threads import calm_threads
 
 SIZES = {"178x218": (178, 218), "1024x768": (1024, 768)}
 

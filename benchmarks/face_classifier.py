@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ditkit import recipes
 from ditkit.data.contract import Split, open_dataset
-from ditkit.data.pictures import Pictures
+from ditkit.data.image_dataset import Pictures
 
 DEFAULT_OUT = CACHE / "face_classifier.safetensors"
 ATTRIBUTES = [  # male first: it is what samples are asked for

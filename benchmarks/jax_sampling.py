@@ -14,16 +14,17 @@ import statistics
 import time
 from collections.abc import Callable
 
-from ditkit.threads import calm_threads, keep_memory
+from ditkit.checkpoint import loading
+from ditkit.jax.files import load
+from ditkit.jax.sampling import sample
+from ditkit.runtime.threads import calm_threads, keep_memory
+from ditkit.sampling import generate
 
 calm_threads()
 keep_memory()
 
 import numpy as np
 import torch
-
-from ditkit import checkpoint, sampling
-from ditkit.jax import load, sample
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -40,16 +41,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ours, theirs = load(arguments.model), checkpoint.load(arguments.model)
+    ours, theirs = load(arguments.model), loading.load(arguments.model)
     settings = ours.card.config.sample
     print(f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance}; CPU seconds, medians of rounds")
     print(f"{'images':>6} {'torch':>8} {'JAX':>8} {'torch/JAX':>10} {'first JAX':>10} {'difference':>10}")
     for images in arguments.images:
 
-        def in_torch(images: int = images) -> list[sampling.Sample]:
-            return sampling.sample(theirs, images, batch_size=images)
+        def in_torch(images: int = images) -> list[generate.Sample]:
+            return generate.sample(theirs, images, batch_size=images)
 
-        def in_jax(images: int = images) -> list[sampling.Sample]:
+        def in_jax(images: int = images) -> list[generate.Sample]:
             return sample(ours, images, batch_size=images)
 
         first = seconds(in_jax)

@@ -54,22 +54,22 @@ def ditkit(digits: Path, keep: int) -> System:
     settings = {**SETTINGS, "train.keep": keep, "train.validate_every": STEPS, "data.validation": 0}
 
     def load(run: Path, checkpoint: Path) -> int:
-        from ditkit.checkpoint import load
+        from ditkit.checkpoint.loading import load
 
         load(checkpoint)
         return 0
 
     def train(run: Path) -> int:
-        from ditkit import checkpoint
+        from ditkit.checkpoint import store
 
-        save = checkpoint.save
+        save = store.save
 
         def save_and_say_so(*what: Any, **named: Any) -> Path:
             path = save(*what, **named)
             said(run).touch()
             return path
 
-        checkpoint.save = save_and_say_so
+        store.save = save_and_say_so
         return harness.command(harness.words(run, digits, settings))()
 
     return System(
@@ -99,7 +99,7 @@ def accelerate(digits: Path, limit: int) -> System:
         from accelerate import Accelerator
         from accelerate.utils import ProjectConfiguration
 
-        from ditkit.checkpoint import build_network
+        from ditkit.checkpoint.loading import build_network
 
         project = ProjectConfiguration(project_dir=str(run), automatic_checkpoint_naming=True, total_limit=limit)
         accelerator = Accelerator(cpu=True, project_config=project)

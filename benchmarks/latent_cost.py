@@ -16,12 +16,12 @@ import torch
 
 from ditkit import optim, recipes
 from ditkit.autoencoders.contract import open_autoencoder
-from ditkit.autoencoders.presets import settings
+from ditkit.autoencoders.files import settings
 from ditkit.config import RunConfig
 from ditkit.ema import Ema
-from ditkit.initial import fresh_network
 from ditkit.objectives.contract import open_objective
-from ditkit.steps import draw_case
+from ditkit.training.init_weights import fresh_network
+from ditkit.training.step import draw_case
 
 PIXELS = {"data": {"image_size": 128}, "model": {"preset": "dit-tiny/4", "depth": 6}}
 LATENTS = {"data": {"image_size": 128}, "model": {"preset": "dit-tiny/2", "depth": 6}}

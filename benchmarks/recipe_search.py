@@ -19,7 +19,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ditkit.threads import keep_memory
+from ditkit import optim, recipes
+from ditkit.checkpoint import loading
+from ditkit.config import DiffusionConfig, RunConfig
+from ditkit.ema import Ema
+from ditkit.objectives.contract import Network, open_objective, over_image
+from ditkit.objectives.regression import Regression
+from ditkit.runtime.threads import keep_memory
+from ditkit.sampling.generate import draw
+from ditkit.seeding import generator
+from ditkit.training.step import drop_labels
 
 keep_memory()
 
@@ -28,15 +37,6 @@ from judges import Judge, open_judge
 from mnist_quality import Quality
 from muon import muon_and_adamw
 from torch import Tensor, nn
-
-from ditkit import checkpoint, optim, recipes
-from ditkit.config import DiffusionConfig, RunConfig
-from ditkit.ema import Ema
-from ditkit.objectives.contract import Network, open_objective, over_image
-from ditkit.objectives.regression import Regression
-from ditkit.sampling import draw
-from ditkit.seeding import generator
-from ditkit.steps import drop_labels
 
 
 class Contrastive(Regression):
@@ -67,7 +67,7 @@ def train(
     config: RunConfig, judge: Judge, seconds: float, stay: float = 0.0, *, muon: bool = False, contrast: float = 0.0
 ) -> tuple[nn.Module, int]:
     """The EMA network after so many CPU seconds, and the steps that they were enough for."""
-    network = checkpoint.build_network(config, judge.classes)
+    network = loading.build_network(config, judge.classes)
     network.initialize(generator(config.seed, "weights"))
     objective = Contrastive(config.diffusion, contrast) if contrast else open_objective(config.diffusion)
     ema = Ema(network, config.optim.ema_decay)

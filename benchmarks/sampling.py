@@ -26,18 +26,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ditkit.threads import calm_threads, keep_memory
+from ditkit import recipes
+from ditkit.config import RunConfig, SampleConfig
+from ditkit.models.dit import DiT
+from ditkit.models.size import flops
+from ditkit.runtime.threads import calm_threads, keep_memory
+from ditkit.sampling import block_cache
+from ditkit.sampling.generate import default_batch_size, draw
 
 calm_threads()
 keep_memory()
 
 import torch
 from plain_dit import PlainDiT, ancestral
-
-from ditkit import recipes, trajectory
-from ditkit.config import RunConfig, SampleConfig
-from ditkit.models.dit import DiT, flops
-from ditkit.sampling import default_batch_size, draw
 
 CALLS = 399  # of the original's loop
 LABELS = 10
@@ -193,11 +194,11 @@ def pipeline_case(config: RunConfig, shape: dict[str, Any], images: int, *, step
 @contextmanager
 def no_table():
     """Conditions computed in every call."""
-    kept, trajectory._LARGEST_TABLE = trajectory._LARGEST_TABLE, 0
+    kept, block_cache._LARGEST_TABLE = block_cache._LARGEST_TABLE, 0
     try:
         yield
     finally:
-        trajectory._LARGEST_TABLE = kept
+        block_cache._LARGEST_TABLE = kept
 
 
 def peak(threads: int) -> float:

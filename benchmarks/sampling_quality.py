@@ -21,12 +21,12 @@ import torch
 from mnist_classifier import CACHE, DEFAULT_OUT, Classifier, features_and_labels, mnist_folder, read_mnist
 from mnist_quality import CLASSES, Reference, classifier_at, judge, real_reference
 
-from ditkit.checkpoint import Trained, load
+from ditkit.checkpoint.loading import Trained, load
 from ditkit.errors import UsageError
 from ditkit.objectives.contract import process_of
 from ditkit.registry import SAMPLERS
 from ditkit.samplers.contract import open_scheduler
-from ditkit.sampling import sample
+from ditkit.sampling.generate import sample
 
 ALWAYS = (0.0, 1.0)
 

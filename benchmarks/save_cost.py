@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ditkit import recipes, saving, training
+from ditkit import recipes
 from ditkit.events import Stepped
+from ditkit.training import loop, saving
 
 
 def main() -> None:
@@ -57,9 +58,9 @@ def measure(config: Any, device: str) -> tuple[list[float], list[float]]:
                 steps.append(now - last[0])
             last[0] = now
 
-    training.save = timed_save
+    saving.save = timed_save
     with tempfile.TemporaryDirectory() as folder:
-        training.train(config, Path(folder) / "run", listen, device=device)
+        loop.train(config, Path(folder) / "run", listen, device=device)
     return steps, saves
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from ditkit.threads import keep_memory
+from ditkit.runtime.threads import keep_memory
 
 keep_memory()
 

@@ -187,7 +187,7 @@ def macs(shape: dict[str, Any]) -> int:
 def serve(options: argparse.Namespace) -> None:
     """Take a step for every line on stdin, and say what it took."""
     if options.peer.startswith("ditkit"):
-        from ditkit.threads import calm_threads, choose_threads, keep_memory, take_threads
+        from ditkit.runtime.threads import calm_threads, choose_threads, keep_memory, take_threads
 
         chosen = choose_threads(str(options.threads or "auto"))
         calm_threads(chosen)
@@ -244,10 +244,10 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False) -> Step:
     from ditkit.data.batches import Batch, Batches
     from ditkit.data.contract import open_dataset
     from ditkit.ema import Ema
-    from ditkit.initial import fresh_network
     from ditkit.objectives.contract import open_objective
-    from ditkit.steps import Speed, compute_gradients, open_worker
-    from ditkit.world import World
+    from ditkit.runtime.distributed import World
+    from ditkit.training.init_weights import fresh_network
+    from ditkit.training.step import Speed, compute_gradients, open_worker
 
     config = recipes.load("mnist", settings(SHAPES[options.shape]))
     network = fresh_network(config, CLASSES, torch.device("cpu"))

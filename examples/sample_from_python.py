@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import ditkit
-from ditkit.images import grid, save_png
+from ditkit.visual.grid import grid, save_png
 
 
 def main(run: str | None = None) -> Path:

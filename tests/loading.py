@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ditkit.data.transforms import decode, open_file
+from ditkit.data.decode import decode, open_file
 
 
 def load_image(path: Path, channels: int, smallest: tuple[int, int] | None = None) -> Image.Image:

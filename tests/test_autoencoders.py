@@ -11,7 +11,7 @@ from autoencoders import MAKERS, SHRINK, write_kl, write_tiny
 
 from ditkit import recipes
 from ditkit.autoencoders.contract import at_once, decode_in_parts, open_autoencoder
-from ditkit.autoencoders.presets import autoencoder_folder, descriptions, settings
+from ditkit.autoencoders.files import autoencoder_folder, descriptions, settings
 from ditkit.config import RunConfig
 from ditkit.errors import DitkitError
 from ditkit.registry import AUTOENCODERS

@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from ditkit.card import Card, check_guide
-from ditkit.checkpoint import Trained, build_network
+from ditkit.checkpoint.loading import Trained, build_network
 from ditkit.cli.app import main
 from ditkit.errors import UsageError
-from ditkit.guidance import Guidance, guided
-from ditkit.latents import Codec
+from ditkit.latents.codec import Codec
 from ditkit.recipes import build, load, tree
-from ditkit.sampling import sample
+from ditkit.runs.model_info import Card, check_guide
+from ditkit.sampling.generate import sample
+from ditkit.sampling.guidance import Guidance, guided
 
 LABELS = ("cat", "dog")
 
@@ -124,7 +124,7 @@ def test_the_command_finds_an_early_checkpoint_and_says_so_in_the_images(run, tm
 )
 def test_mistakes_are_found_before_torch_loads(run, words, said, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ditkit.cli.order.draw", lambda *_, **__: pytest.fail("it draws"))
+    monkeypatch.setattr("ditkit.cli.sample_request.draw", lambda *_, **__: pytest.fail("it draws"))
     assert main(["sample", "--model", str(run), *words]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 2

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from ditkit.config import DataConfig
-from ditkit.data import workers as processes
+from ditkit.data import workers as data_workers
 from ditkit.data.batches import Batches, flips, order, replacements
-from ditkit.data.kept import Place
+from ditkit.data.resident import Place
 from ditkit.errors import DataError
 
 
@@ -55,7 +55,7 @@ def _pair(batches: Batches, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _first(batches: Batches, start: int, count: int, **data) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    iterator = processes.iterate(batches, start, DataConfig(**data))
+    iterator = data_workers.iterate(batches, start, DataConfig(**data))
     taken = [(batch.x_BCHW.clone(), batch.label_B.clone()) for batch in itertools.islice(iterator, count)]
     iterator.close()
     return taken
@@ -274,7 +274,7 @@ def test_workers_ignore_the_signals_that_reach_the_whole_group_and_hanging_ones_
     others = set(multiprocessing.active_children())
     hangs = order(0, 0, 200).tolist().index(7) // 10  # this batch
     data = DataConfig(workers=1, worker_start="fork")
-    iterator = processes.iterate(Batches(Slow(200), 10, seed=0), hangs - 1, data)
+    iterator = data_workers.iterate(Batches(Slow(200), 10, seed=0), hangs - 1, data)
     next(iterator)
     (worker,) = set(multiprocessing.active_children()) - others
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -293,10 +293,10 @@ def test_a_worker_that_hangs_is_reported_after_the_time_limit(impatient: None):
                 time.sleep(3600)
             return super().__getitem__(index)
 
-    iterator = processes.iterate(Batches(Hanging(20), 4, seed=0), 0, DataConfig(workers=1, worker_timeout=3))
+    iterator = data_workers.iterate(Batches(Hanging(20), 4, seed=0), 0, DataConfig(workers=1, worker_timeout=3))
     with pytest.raises(RuntimeError) as caught:
         next(iterator)
-    assert processes.lost_a_worker(caught.value) and not processes.lost_a_worker(RuntimeError("other"))
+    assert data_workers.lost_a_worker(caught.value) and not data_workers.lost_a_worker(RuntimeError("other"))
 
 
 def _threads() -> list[str]:
@@ -334,7 +334,7 @@ class Leaving(Ramps):
 
 
 def test_spawned_workers_end_without_tearing_down_what_threads_of_torch_may_still_use(capfd):
-    stream = processes.iterate(Batches(Leaving(20), 4, seed=0), 0, DataConfig(workers=1, worker_start="spawn"))
+    stream = data_workers.iterate(Batches(Leaving(20), 4, seed=0), 0, DataConfig(workers=1, worker_start="spawn"))
     next(stream)
     stream.close()
     assert capfd.readouterr().err == ""

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed
 
-from ditkit import board, launch
-from ditkit.board import Board
 from ditkit.cli import app
 from ditkit.errors import DataError, MachineError, PeerError
+from ditkit.runtime import launch, watchdog
+from ditkit.runtime.watchdog import Board
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def exits(monkeypatch) -> list[int]:
     """The codes with which the watch would have ended this process; nothing is waited for long."""
     ended: list[int] = []
     for name, value in (("GRACE", 0.01), ("_TICK", 0.001), ("_SILENCE", 100), ("_FAREWELL", 0)):
-        monkeypatch.setattr(board, name, value)
-    monkeypatch.setattr(board.os, "_exit", ended.append)
+        monkeypatch.setattr(watchdog, name, value)
+    monkeypatch.setattr(watchdog.os, "_exit", ended.append)
     return ended
 
 
@@ -98,8 +98,8 @@ def test_when_the_notes_are_gone_one_process_of_each_machine_speaks(two, monkeyp
 
 def test_a_process_without_a_sign_of_life_counts_as_dead(two, monkeypatch) -> None:
     for name, value in (("_TICK", 0.001), ("_SILENCE", 20)):
-        monkeypatch.setattr(board, name, value)
-    monkeypatch.setattr(board, "_FAREWELL", 0)
+        monkeypatch.setattr(watchdog, name, value)
+    monkeypatch.setattr(watchdog, "_FAREWELL", 0)
     with two[0].watched(), pytest.raises(MachineError, match="process 1 gives no sign of life"):
         two[0].meet()
 
@@ -110,7 +110,7 @@ def test_a_launch_agrees_on_a_name_whatever_an_earlier_one_has_left(monkeypatch)
     for _ in range(3):
         store.set("hello/2", "a process that died before it was answered")
         with ThreadPoolExecutor() as pool:
-            late = [pool.submit(board._agree, store, rank, 3) for rank in (1, 0, 2)]
+            late = [pool.submit(watchdog._agree, store, rank, 3) for rank in (1, 0, 2)]
             names.add(frozenset(one.result(10) for one in late))
     assert [len(one) for one in names] == [1, 1, 1]
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ditkit import bundled
-from ditkit.card import read_card
 from ditkit.config import to_dict
 from ditkit.data.contract import open_dataset
 from ditkit.errors import UsageError
 from ditkit.recipes import load
-from ditkit.run_folder import RunFolder, find_weights
+from ditkit.runs import lookup
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.lookup import find_weights
+from ditkit.runs.model_info import read_card
 
 
 def nearest_label(images_NF: np.ndarray) -> list[str]:
@@ -42,8 +43,8 @@ def test_it_draws_the_digits_that_it_is_asked_for(tmp_path):
 
 
 def test_it_is_small_and_knows_nothing_of_the_machine_that_made_it():
-    (name,) = bundled.names()
-    path = bundled.weights(name)
+    (name,) = lookup.names()
+    path = lookup.weights(name)
     assert name == "mnist" and path is not None and path.stat().st_size < 5_000_000
     card = read_card(path)
     assert card.labels == tuple("0123456789") and card.weights == "ema"
@@ -53,7 +54,7 @@ def test_it_is_small_and_knows_nothing_of_the_machine_that_made_it():
 
 
 def test_a_run_of_the_same_name_comes_first(tmp_path):
-    assert find_weights("mnist", tmp_path) == bundled.weights("mnist")
+    assert find_weights("mnist", tmp_path) == lookup.weights("mnist")
     folder = RunFolder(tmp_path / "mnist")
     folder.path.mkdir()
     folder.write_config(load("mnist"))

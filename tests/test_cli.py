@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from ditkit import durable, manifest, recipes
-from ditkit.card import KEY, Card
+from ditkit import recipes
 from ditkit.cli import app
+from ditkit.io import atomic
+from ditkit.runs import manifest
+from ditkit.runs.model_info import KEY, Card
 
 FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
@@ -82,7 +84,7 @@ def write_run(runs: Path, name: str = "pets", recipe: str = "mnist") -> Path:
     checkpoint = folder / "checkpoints/step-0000100"
     for name in manifest.FILES:
         (checkpoint / name).touch()
-    files = {name: durable.describe((checkpoint / name).read_bytes()) for name in manifest.FILES}
+    files = {name: atomic.describe((checkpoint / name).read_bytes()) for name in manifest.FILES}
     (checkpoint / manifest.NAME).write_bytes(manifest.write(100, files))
     (folder / "config.toml").write_text(recipes.dump(recipes.load(recipe)), encoding="utf-8")
     rows = [json.dumps({"step": step, "loss": 1.0 / step}) for step in range(1, 9)]

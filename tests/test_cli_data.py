@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from test_cli import elsewhere, said
 
-from ditkit import cache, durable
 from ditkit.cli import console
 from ditkit.errors import BusyError
+from ditkit.io import atomic, cache
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 
@@ -454,7 +454,7 @@ def test_a_cache_that_is_itself_a_link_is_a_cache(full: Path, tmp_path: Path, ca
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ditkit.paths import alone
+from ditkit.io.locks import alone
 with alone(Path(sys.argv[1])) as held:
     print(held, flush=True)
     sys.stdin.read()
@@ -503,7 +503,7 @@ def test_what_the_system_does_not_let_go_is_two_lines(broken: str, full: Path, c
     def refuse(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(durable if broken == "rename" else cache, broken, refuse)
+    monkeypatch.setattr(atomic if broken == "rename" else cache, broken, refuse)
     code, out, err = said(capsys, "data remove packs/odd --yes")
     assert (code, out) == (6, "")
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from test_cli import elsewhere, said
 
-from ditkit import cost
-from ditkit.cli import estimate
 from ditkit.cli.progress import TrainingProgress
+from ditkit.estimation import memory as estimation_memory
+from ditkit.estimation import report as estimation_report
 from ditkit.events import Stepped
-from ditkit.run_folder import RunFolder
+from ditkit.io import paths
+from ditkit.runs.folder import RunFolder
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 
@@ -48,9 +49,9 @@ def test_estimate_in_words_ends_with_the_verdict(
     assert code == 0 and out.splitlines()[-1] == "fits"
     assert "weights" in out and "a checkpoint" in out and "a step" not in out
     whole = json.loads(said(capsys, f"{line} --json")[1])["memory"]["total"]
-    monkeypatch.setattr(cost, "available_memory", lambda *_: whole - (1 << 18))
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: whole - (1 << 18))
     assert said(capsys, line)[1].splitlines()[-1].startswith("does not fit: use batch 48 × 2 (--set train.accumulate=2")
-    monkeypatch.setattr(cost, "available_memory", lambda *_: 10**6)
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: 10**6)
     assert "not even one image at a time" in said(capsys, line)[1].splitlines()[-1]
 
 
@@ -62,7 +63,7 @@ def test_images_that_are_not_here_are_not_fetched(capsys: pytest.CaptureFixture[
 
 
 def test_a_full_disk_is_the_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cost, "free_disk", lambda _place: 1000)
+    monkeypatch.setattr(paths, "free_disk", lambda _place: 1000)
     assert said(capsys, f"estimate mnist {TINY} --no-probe")[1].splitlines()[-1].startswith("does not fit on the disk")
 
 
@@ -77,13 +78,13 @@ def test_a_dry_run_tells_the_same(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_a_batch_is_split_when_memory_asks_for_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cost, "available_memory", lambda *_: 10**12)
-    monkeypatch.setattr(estimate, "_of", lambda _there: "")
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: 10**12)
+    monkeypatch.setattr(estimation_report, "_of", lambda _there: "")
     line = f"train mnist --steps 1 --set train.batch_size=24 --batch-size auto {TINY}"
     code, _, err = said(capsys, line)
     assert code == 0 and err.startswith("batch of 24: ")
     assert RunFolder(tmp_path / "runs/mnist").read_config().train.accumulate == 1
-    monkeypatch.setattr(cost, "fitting_parts", lambda *_: 3)
+    monkeypatch.setattr(estimation_memory, "fitting_parts", lambda *_: 3)
     code, _, err = said(capsys, f"{line} --fresh")
     config = RunFolder(tmp_path / "runs/mnist-2").read_config().train
     assert code == 0 and err.startswith("batch of 24 in 3 parts: takes ")
@@ -93,7 +94,7 @@ def test_a_batch_is_split_when_memory_asks_for_it(
 def test_a_batch_of_which_nothing_fits_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cost, "available_memory", lambda *_: 10**6)
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: 10**6)
     code, _, err = said(capsys, f"train mnist --batch-size auto {TINY}")
     assert code == 2 and err.startswith("error: not even one image at a time fits into the 1.0 MB that are free")
     assert len(err.splitlines()) == 2 and not (tmp_path / "runs").exists()
@@ -111,11 +112,11 @@ def test_a_step_that_takes_too_long_to_try_is_computed(monkeypatch, tmp_path):
     import torch
 
     from ditkit import recipes
-    from ditkit.cost import Setting
-    from ditkit.peak import Gauge
-    from ditkit.probe import measure
+    from ditkit.estimation.memory import Setting
+    from ditkit.estimation.speed import measure
+    from ditkit.runtime.peak_flops import Gauge
 
-    monkeypatch.setattr("ditkit.probe._Engine", None)  # nothing is built
+    monkeypatch.setattr("ditkit.estimation.speed._Engine", None)  # nothing is built
     setting = Setting(config=recipes.load("mnist"), labels=10, images=0, device=torch.device("cpu"))
     timing = measure(setting, 1, Gauge(image_flops=6e12, peak=1e11), seconds=5)
     assert not timing.tried and timing.step == pytest.approx(6e12 / (0.6 * 1e11) * 32)

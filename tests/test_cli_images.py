@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from test_cli import elsewhere, said
 
-from ditkit.run_folder import RunFolder
+from ditkit.runs.folder import RunFolder
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 

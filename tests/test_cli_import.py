@@ -19,8 +19,8 @@ from test_cli import said, write_run
 from test_hub import forget
 
 from ditkit import load, recipes
-from ditkit.cli import app, offer
-from ditkit.run_folder import RunFolder
+from ditkit.cli import app, original_faces
+from ditkit.runs.folder import RunFolder
 
 TINY = (
     "--set data.validation=4 --set sample.steps=2 --set train.sample_every=3 --set train.sample_columns=1 "
@@ -217,7 +217,11 @@ def test_weights_that_are_gone_before_the_first_checkpoint_are_missed(place: Pat
 def server(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     checkpoint = (place / "ckpt.pt").read_bytes()
     repositories = {
-        ("model", offer.REPOSITORY): {"README.md": b"faces", "celeba/ckpt.pt": checkpoint, "mnist/ckpt.pt": b"x" * 99},
+        ("model", original_faces.REPOSITORY): {
+            "README.md": b"faces",
+            "celeba/ckpt.pt": checkpoint,
+            "mnist/ckpt.pt": b"x" * 99,
+        },
         ("model", "someone/several"): {"a.pt": checkpoint, "b.pt": checkpoint},
         ("model", "someone/none"): {"README.md": b"nothing"},
         ("model", "someone/twice"): {"model.safetensors": b"x" * 99, "pytorch_model.bin": b"x" * 99},
@@ -229,12 +233,12 @@ def server(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_repository_of_the_hub_is_fetched_once(place: Path, server: Hub, capsys) -> None:
-    out, _ = done(capsys, f"import {offer.REPOSITORY} --as faces")
+    out, _ = done(capsys, f"import {original_faces.REPOSITORY} --as faces")
     assert out == "runs/faces\n"
     about = json.loads((place / "runs/faces/imported.json").read_text(encoding="utf-8"))
-    assert about["source"] == f"hf://{offer.REPOSITORY}/celeba/ckpt.pt"
+    assert about["source"] == f"hf://{original_faces.REPOSITORY}/celeba/ckpt.pt"
     sent = sum(server.sent.values())
-    done(capsys, f"import hf://{offer.REPOSITORY}/celeba/ckpt.pt --as again --quiet")
+    done(capsys, f"import hf://{original_faces.REPOSITORY}/celeba/ckpt.pt --as again --quiet")
     assert sum(server.sent.values()) == sent
     assert done(capsys, "import hf://someone/several/b.pt")[0] == "runs/b\n"
 
@@ -260,7 +264,7 @@ def test_faces_are_offered_and_with_yes_fetched_converted_and_drawn(place: Path,
     for labels in ("female male", "male", "female*2,male"):
         code, out, err = said(capsys, f"sample --labels {labels} {DRAW}")
         assert (code, out) == (2, "") and "no model here draws" in err
-        assert f"`ditkit import {offer.REPOSITORY} --as celeba-original`" in err
+        assert f"`ditkit import {original_faces.REPOSITORY} --as celeba-original`" in err
     assert not server.asked and not (place / "runs").exists()
     images = json.loads(done(capsys, f"sample --labels female male --yes --json {DRAW}")[0])["images"]
     assert [one["label"] for one in images] == ["female", "male"]
@@ -279,7 +283,9 @@ def test_on_a_terminal_faces_are_asked_about(place: Path, server: Hub, capsys, m
     monkeypatch.setattr("ditkit.cli.console.agreed", agreed)
     assert said(capsys, f"sample --labels female {DRAW}")[0] == 2
     done(capsys, f"sample --labels female {DRAW}")
-    assert len(questions) == 2 and offer.REPOSITORY in questions[0] and (place / "runs/celeba-original").is_dir()
+    assert (
+        len(questions) == 2 and original_faces.REPOSITORY in questions[0] and (place / "runs/celeba-original").is_dir()
+    )
 
 
 def test_the_newest_run_that_knows_faces_draws_them(place: Path, capsys) -> None:

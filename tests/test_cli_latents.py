@@ -14,11 +14,12 @@ from PIL import Image
 from test_cli import said, write_run
 
 from ditkit import recipes
-from ditkit.autoencoders.presets import settings
-from ditkit.cli import targets
+from ditkit.autoencoders.files import settings
+from ditkit.cli import datasets
 from ditkit.data.contract import open_dataset
-from ditkit.reconstruction import Reconstruction, reconstruct
-from ditkit.run_folder import RunFolder, runs_dir
+from ditkit.latents.codec import Reconstruction, reconstruct
+from ditkit.runs import target
+from ditkit.runs.folder import RunFolder, runs_dir
 
 TINY = (
     "--set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=4 --set sample.steps=2 "
@@ -142,9 +143,9 @@ def test_a_refused_command_leaves_the_settings_of_the_run_alone(place: Path, cap
 
 def test_a_path_is_a_path_even_where_a_run_has_its_name(place: Path):
     begun = RunFolder(write_run(place / "runs", "photos"))
-    assert targets.find_target("./photos", runs_dir()).folder is None
-    assert targets.find_target("photos", runs_dir()).folder == runs_dir() / begun.path.name
-    assert targets.find_target("runs/photos", runs_dir()).folder is not None
+    assert target.find_target("./photos", runs_dir()).folder is None
+    assert target.find_target("photos", runs_dir()).folder == runs_dir() / begun.path.name
+    assert target.find_target("runs/photos", runs_dir()).folder is not None
 
 
 def test_an_autoencoder_that_moved_is_named(place: Path, capsys: pytest.CaptureFixture[str]):
@@ -165,9 +166,9 @@ def test_lr_find_works_on_latents(place: Path, capsys: pytest.CaptureFixture[str
 
 def test_an_autoencoder_keeps_the_pixels_of_a_patch_unless_a_patch_is_asked_for(place: Path):
     def patch(*words: str, autoencoder: str | None = "./tiny", size: str = "64") -> int:
-        found = targets.find_target("./photos", runs_dir())
+        found = target.find_target("./photos", runs_dir())
         flags = {"--image-size": size, "--autoencoder": autoencoder}
-        return targets.build(found, file=None, settings=words, flags=flags).model.patch
+        return target.build(found, file=None, settings=words, flags=flags).model.patch
 
     assert patch(autoencoder=None) == 8 and patch() == 2
     assert patch("model.patch=4") == 4 and patch("model.preset=dit-tiny/4") == 4
@@ -177,24 +178,24 @@ def test_an_autoencoder_keeps_the_pixels_of_a_patch_unless_a_patch_is_asked_for(
 
 
 def test_celeba_takes_the_recipe_of_the_device_and_a_run_keeps_its_own(monkeypatch: pytest.MonkeyPatch, place: Path):
-    found = targets.find_target("celeba", runs_dir())
-    monkeypatch.setattr(targets, "gpu_is_there", lambda device: device != "cpu")
+    found = target.find_target("celeba", runs_dir())
+    monkeypatch.setattr(datasets, "gpu_is_there", lambda device: device != "cpu")
     nothing = RunFolder(place / "runs/none")
-    on_gpu, on_cpu = (targets.for_device(found, device, nothing) for device in ("auto", "cpu"))
+    on_gpu, on_cpu = (datasets.for_device(found, device, nothing) for device in ("auto", "cpu"))
     assert recipes.build(on_cpu.tree) == recipes.load("celeba")
     assert recipes.build(on_gpu.tree) == recipes.load("celeba-gpu") and on_gpu.name == "celeba"
     for recipe in ("celeba", "celeba-gpu"):
         begun = RunFolder(write_run(place / "runs", recipe, recipe="mnist"))
         begun.write_config(recipes.load(recipe))
         for device in ("auto", "cpu"):
-            assert recipes.build(targets.for_device(found, device, begun).tree) == recipes.load(recipe)
-    mnist = targets.find_target("mnist", runs_dir())
-    assert targets.for_device(mnist, "auto", None) is mnist
+            assert recipes.build(datasets.for_device(found, device, begun).tree) == recipes.load(recipe)
+    mnist = target.find_target("mnist", runs_dir())
+    assert datasets.for_device(mnist, "auto", None) is mnist
 
 
 def test_whether_there_is_a_gpu_is_asked_without_torch_where_there_cannot_be_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ditkit.models.size.GPU_DEVICES", ())
+    monkeypatch.setattr("ditkit.runtime.memory.GPU_DEVICES", ())
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("ditkit.cli.console.loading_torch", lambda: pytest.fail("torch is loaded"))
     monkeypatch.setattr("pathlib.Path.exists", lambda path: False)
-    assert not targets.gpu_is_there("auto") and not targets.gpu_is_there("cpu") and targets.gpu_is_there("cuda:1")
+    assert not datasets.gpu_is_there("auto") and not datasets.gpu_is_there("cpu") and datasets.gpu_is_there("cuda:1")

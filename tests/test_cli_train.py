@@ -19,10 +19,9 @@ from test_cli import said
 
 from ditkit import recipes
 from ditkit.cli import app
-from ditkit.cli.plan import Plan
 from ditkit.cli.signals import stop_on_signals
-from ditkit.cli.train import _prepare
-from ditkit.run_folder import RunFolder
+from ditkit.cli.train import Plan, _prepare
+from ditkit.runs.folder import RunFolder
 
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=8 "
@@ -185,14 +184,14 @@ def test_a_folder_of_images_trains_and_draws_without_labels(capsys: pytest.Captu
 def test_lr_auto_measures_once_and_keeps_the_rate(
     capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ditkit.lr_finder import LRCurve
+    from ditkit.training.lr_finder import LRCurve
 
     found = iter([1.5e-3])
 
     def find_lr(config, **_):
         return LRCurve(rates=[1.0], losses=[1.0], smoothed=[1.0], suggestion=next(found), maximum=1.0)
 
-    monkeypatch.setattr("ditkit.lr_finder.find_lr", find_lr)
+    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", find_lr)
     code, _, err = said(capsys, f"train mnist --name auto --steps 1 --lr auto {TINY}")
     assert code == 0
     assert "learning rate: 1.50e-03, measured" in err
@@ -287,7 +286,7 @@ def test_force_overwrites(capsys: pytest.CaptureFixture[str], home: Path) -> Non
 def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
     capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ditkit.lr_finder import LRCurve
+    from ditkit.training.lr_finder import LRCurve
 
     asked = []
 
@@ -297,7 +296,7 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
         rates = [1e-5, 1e-4, 1e-3]
         return LRCurve(rates=rates, losses=[2.0, 1.0, 3.0], smoothed=[2.0, 1.0, 3.0], suggestion=1e-4, maximum=5e-4)
 
-    monkeypatch.setattr("ditkit.lr_finder.find_lr", find_lr)
+    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", find_lr)
     code, out, err = said(capsys, "lr-find mnist --batch-size 4 --device cpu")
     assert (code, out) == (0, "suggested learning rate: 1.00e-04 (safe up to 5.00e-04)\n")
     assert "plot in lr-find-mnist.png, numbers in lr-find-mnist.json" in err

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ditkit.cli import words
+from ditkit.cli import parsing
 from ditkit.cli.progress import TrainingProgress, next_steps
 from ditkit.errors import UsageError
 from ditkit.events import Finished, Started, Stepped, Validated
+from ditkit.io import text
 
 # --- labels, durations, names
 
@@ -31,7 +32,7 @@ from ditkit.events import Finished, Started, Stepped, Validated
     ],
 )
 def test_labels_spread_until_the_next_option(given: str, expected: str) -> None:
-    assert words.spread(given.split()) == expected.split()
+    assert parsing.spread(given.split()) == expected.split()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_labels_spread_until_the_next_option(given: str, expected: str) -> None:
     ],
 )
 def test_labels_can_be_listed_and_repeated(given: list[str], expected: list[str]) -> None:
-    assert words.expand_labels(given, ("cat", "dog", "a,b", "x*2", "-1")) == expected
+    assert parsing.expand_labels(given, ("cat", "dog", "a,b", "x*2", "-1")) == expected
 
 
 @pytest.mark.parametrize(
@@ -67,32 +68,32 @@ def test_labels_can_be_listed_and_repeated(given: list[str], expected: list[str]
 )
 def test_wrong_labels_are_refused(given: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        words.expand_labels(given, ("cat", "dog"))
+        parsing.expand_labels(given, ("cat", "dog"))
 
 
 def test_a_model_without_labels_draws_any() -> None:
-    assert words.expand_labels(["any*3"], ()) == ["any"] * 3
+    assert parsing.expand_labels(["any*3"], ()) == ["any"] * 3
     with pytest.raises(UsageError, match="this model has no labels, so no 'cat' either"):
-        words.expand_labels(["cat"], ())
+        parsing.expand_labels(["cat"], ())
 
 
 @pytest.mark.parametrize(
     ("word", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5h", 1800), (" 2M ", 120)]
 )
 def test_durations_are_read(word: str, seconds: float) -> None:
-    assert words.duration(word) == seconds
+    assert parsing.duration(word) == seconds
 
 
 @pytest.mark.parametrize("word", ["", "0", "-5", "nan", "inf", "1e3", "10x", "m", "1h 30", "9" * 30, "99999d"])
 def test_wrong_durations_are_refused(word: str) -> None:
     with pytest.raises(UsageError, match="--max-time"):
-        words.duration(word)
+        parsing.duration(word)
 
 
 def test_slugs_are_safe_file_names() -> None:
-    assert words.slug("Café / Été: 1") == "cafe-ete-1"
-    assert words.slug("../..", "label") == "label"
-    assert len(words.slug("x" * 300)) == 60
+    assert text.slug("Café / Été: 1") == "cafe-ete-1"
+    assert text.slug("../..", "label") == "label"
+    assert len(text.slug("x" * 300)) == 60
 
 
 # --- progress

@@ -108,7 +108,9 @@ def test_each_run_has_its_own_row_also_when_no_label_is_common(runs, tmp_path, m
     config = build(tree("folder"), {"model": small, "data": data, "train": train, "sample": {"steps": 2}})
     ditkit.train(config, tmp_path / "pets", device="cpu")
     seen = []
-    monkeypatch.setattr("ditkit.images.grid", lambda images, across, **words: seen.append((across, words)) or images[0])
+    monkeypatch.setattr(
+        "ditkit.visual.grid.grid", lambda images, across, **words: seen.append((across, words)) or images[0]
+    )
     assert compare(runs, "narrow", str(tmp_path / "pets"), "--out", "c") == 0
     ((across, words),) = seen
     captions = words["captions"]

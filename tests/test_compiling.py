@@ -11,11 +11,12 @@ import pytest
 import torch
 from test_training import digest, run
 
-from ditkit import compiling, recipes, steps
+from ditkit import recipes
 from ditkit.errors import MachineError
 from ditkit.events import Started, Warned
-from ditkit.run_folder import RunFolder
-from ditkit.steps import Speed
+from ditkit.runs.folder import RunFolder
+from ditkit.training import compile, step
+from ditkit.training.step import Speed
 
 CPU = torch.device("cpu")
 
@@ -29,37 +30,37 @@ def compiler(monkeypatch):
         asked.append(network)
         return network.forward
 
-    monkeypatch.setattr(compiling, "compiled", compiled)
-    monkeypatch.setattr(compiling, "why_not", lambda device: None)
+    monkeypatch.setattr(compile, "compiled", compiled)
+    monkeypatch.setattr(compile, "why_not", lambda device: None)
     return asked
 
 
 def test_long_runs_pay_back_and_short_ones_do_not():
     long = recipes.load("celeba", {"train": {"steps": 100_000}})
-    assert compiling.pays_back(long, CPU, 2)
-    assert not compiling.pays_back(recipes.load("celeba", {"train": {"steps": 300}}), CPU, 2)
-    assert not compiling.pays_back(long, torch.device("mps"), 2)
+    assert compile.pays_back(long, CPU, 2)
+    assert not compile.pays_back(recipes.load("celeba", {"train": {"steps": 300}}), CPU, 2)
+    assert not compile.pays_back(long, torch.device("mps"), 2)
 
 
 @pytest.mark.parametrize(
     ("word", "before", "expected"), [("auto", None, False), ("auto", True, True), ("on", None, True)]
 )
 def test_the_word_decides_then_how_the_run_began_then_its_length(tiny, word, before, expected, compiler):
-    assert compiling.decide(word, before, tiny(), CPU) == (expected, None)
-    assert compiling.decide("off", True, tiny(), CPU) == (False, None)
+    assert compile.decide(word, before, tiny(), CPU) == (expected, None)
+    assert compile.decide("off", True, tiny(), CPU) == (False, None)
 
 
 def test_without_a_compiler_auto_goes_on_with_one_line_and_on_is_an_error(tiny, monkeypatch):
-    monkeypatch.setattr(compiling, "why_not", lambda device: "no C++ compiler")
-    compile_it, text = compiling.decide("auto", True, tiny(), CPU)
+    monkeypatch.setattr(compile, "why_not", lambda device: "no C++ compiler")
+    compile_it, text = compile.decide("auto", True, tiny(), CPU)
     assert not compile_it
     assert "not compiled" in text and "no C++ compiler" in text
     with pytest.raises(MachineError, match="no C\\+\\+ compiler"):
-        compiling.decide("on", None, tiny(), CPU)
+        compile.decide("on", None, tiny(), CPU)
 
 
 def test_a_machine_without_a_compiler_is_found_out(tmp_path):
-    code = "import torch; from ditkit.compiling import why_not; print(why_not(torch.device('cpu')))"
+    code = "import torch; from ditkit.training.compile import why_not; print(why_not(torch.device('cpu')))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "CXX": str(tmp_path / "none"), "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
@@ -92,9 +93,9 @@ def test_only_parts_of_the_usual_size_are_compiled(tiny, tmp_path, monkeypatch):
 
         return forward
 
-    monkeypatch.setattr(compiling, "compiled", compiled)
-    monkeypatch.setattr(compiling, "why_not", lambda device: None)
-    monkeypatch.setattr(steps, "parts_for", lambda *_: 3)
+    monkeypatch.setattr(compile, "compiled", compiled)
+    monkeypatch.setattr(compile, "why_not", lambda device: None)
+    monkeypatch.setattr(step, "parts_for", lambda *_: 3)
     run(tiny(train={"steps": 2}), tmp_path / "r", speed=Speed(compile="on"))
     assert sizes == [6] * 2  # of 16 images: 6, 5 and 5
 
@@ -102,7 +103,7 @@ def test_only_parts_of_the_usual_size_are_compiled(tiny, tmp_path, monkeypatch):
 def test_a_compiled_run_learns_the_same_and_continues_to_the_last_bit(tiny, tmp_path, long_mode):
     if not long_mode:
         pytest.skip("compiling takes half a minute; run with --long")
-    assert compiling.why_not(CPU) is None
+    assert compile.why_not(CPU) is None
     config = tiny(model={"depth": 1, "width": 16}, train={"steps": 4})
     eager = run(config, tmp_path / "eager")
     compiled = run(config, tmp_path / "straight", speed=Speed(compile="on"))

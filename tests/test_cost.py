@@ -16,10 +16,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ditkit import cost, peak, recipes, rehearsal
-from ditkit.checkpoint import build_network
+from ditkit import recipes
+from ditkit.checkpoint.loading import build_network
 from ditkit.config import RunConfig
+from ditkit.estimation import activations
+from ditkit.estimation import memory as estimation_memory
 from ditkit.objectives.contract import open_objective
+from ditkit.runtime import peak_flops
+from ditkit.training import setup
 
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
 SWITCHES = (
@@ -52,8 +56,8 @@ def test_operations_are_those_that_torch_counts(conditioning: str, switches: dic
         loss_B = objective.loss_at(network, *_case(config, 4))
         forward = counter.get_total_flops() / 4
         loss_B.sum().backward()
-    assert peak.forward_flops(config) == pytest.approx(forward, rel=0.01)
-    gauge = peak.Gauge(image_flops=3 * peak.forward_flops(config), peak=1e9)
+    assert setup.forward_flops(config) == pytest.approx(forward, rel=0.01)
+    gauge = peak_flops.Gauge(image_flops=3 * setup.forward_flops(config), peak=1e9)
     assert gauge.image_flops == pytest.approx(counter.get_total_flops() / 4, rel=0.1)
 
 
@@ -65,13 +69,13 @@ def test_a_rehearsal_finds_what_a_real_step_of_the_whole_network_takes(
     conditioning: str, switches: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _config(conditioning, **switches)
-    rehearsal.training_peak.cache_clear()
-    rehearsed = rehearsal.training_peak(config, 10, 6, torch.float32, again=False)
-    rehearsal.training_peak.cache_clear()
-    monkeypatch.setattr(rehearsal, "FakeTensorMode", contextlib.nullcontext)
-    monkeypatch.setattr(rehearsal, "_DEPTHS", (config.model.depth,))
-    really = rehearsal.training_peak(config, 10, 6, torch.float32, again=False)
-    rehearsal.training_peak.cache_clear()
+    activations.training_peak.cache_clear()
+    rehearsed = activations.training_peak(config, 10, 6, torch.float32, again=False)
+    activations.training_peak.cache_clear()
+    monkeypatch.setattr(activations, "FakeTensorMode", contextlib.nullcontext)
+    monkeypatch.setattr(activations, "_DEPTHS", (config.model.depth,))
+    really = activations.training_peak(config, 10, 6, torch.float32, again=False)
+    activations.training_peak.cache_clear()
     assert rehearsed == pytest.approx(really, rel=0.02)
     assert rehearsed > _kept_by_autograd(config, 6)
 
@@ -95,36 +99,36 @@ def _kept_by_autograd(config: RunConfig, images: int) -> int:
 
 def test_more_parts_take_less_and_gradients_of_an_earlier_part_count() -> None:
     config = _config(train={"batch_size": 64})
-    setting = cost.Setting(config=config, labels=10, images=60_000, process_bytes=10**8)
-    totals = [cost.memory(setting, parts).total for parts in (1, 2, 4, 8)]
+    setting = estimation_memory.Setting(config=config, labels=10, images=60_000, process_bytes=10**8)
+    totals = [estimation_memory.memory_needed(setting, parts).total for parts in (1, 2, 4, 8)]
     assert totals == sorted(totals, reverse=True)
-    once, again = (rehearsal.training_peak(config, 10, 16, torch.float32, again=again) for again in (False, True))
+    once, again = (activations.training_peak(config, 10, 16, torch.float32, again=again) for again in (False, True))
     assert again > once
 
 
 def test_half_precision_keeps_less() -> None:
     config = _config(train={"batch_size": 64})
-    both = [rehearsal.training_peak(config, 10, 64, dtype, again=False) for dtype in (torch.bfloat16, torch.float32)]
+    both = [activations.training_peak(config, 10, 64, dtype, again=False) for dtype in (torch.bfloat16, torch.float32)]
     assert both[0] < 0.8 * both[1]
 
 
 def test_a_rehearsal_draws_no_random_number() -> None:
     before = torch.random.get_rng_state()
-    rehearsal.training_peak.cache_clear()
-    rehearsal.training_peak(_config(), 10, 3, torch.float32, again=False)
-    peak.measured_peak(torch.float32)
+    activations.training_peak.cache_clear()
+    activations.training_peak(_config(), 10, 3, torch.float32, again=False)
+    peak_flops.measured_peak(torch.float32)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_batch_is_split_into_the_fewest_even_parts_that_fit() -> None:
     config = _config(train={"batch_size": 96})
-    setting = cost.Setting(config=config, labels=10, images=0)
-    needs = {parts: cost.memory(setting, parts).total for parts in (1, 2, 3, 96)}
-    assert cost.fitting_parts(setting, needs[1]) == 1
-    assert cost.fitting_parts(setting, needs[1] - 1) == 2
-    assert cost.fitting_parts(setting, needs[2] - 1) == 3
-    assert cost.fitting_parts(setting, needs[96] - 1) is None
-    assert cost.fitting_parts(setting, needs[1], at_least=4) == 4
+    setting = estimation_memory.Setting(config=config, labels=10, images=0)
+    needs = {parts: estimation_memory.memory_needed(setting, parts).total for parts in (1, 2, 3, 96)}
+    assert estimation_memory.fitting_parts(setting, needs[1]) == 1
+    assert estimation_memory.fitting_parts(setting, needs[1] - 1) == 2
+    assert estimation_memory.fitting_parts(setting, needs[2] - 1) == 3
+    assert estimation_memory.fitting_parts(setting, needs[96] - 1) is None
+    assert estimation_memory.fitting_parts(setting, needs[1], at_least=4) == 4
 
 
 # The peak of this program: ru_maxrss is no less than that of the process which started it.
@@ -163,11 +167,11 @@ def _output(place: Path, *words: str) -> str:
 
 
 def test_a_checkpoint_is_as_large_as_was_said(tmp_path: Path, tiny) -> None:
-    from ditkit.training import train
+    from ditkit.training.loop import train
 
     config = tiny(train={"steps": 12, "keep": 2})
     folder = train(config, tmp_path / "run", device="cpu")
-    said = cost.disk(config, 10, 60_000)
+    said = estimation_memory.disk(config, 10, 60_000)
     sizes = [sum(file.stat().st_size for file in one.iterdir()) for one in (folder / "checkpoints").iterdir()]
     assert said.checkpoint == pytest.approx(max(sizes), rel=0.1)
     assert max(sizes) * len(sizes) <= said.checkpoints <= said.checkpoint * (len(sizes) + 2)
@@ -178,7 +182,7 @@ def test_a_checkpoint_is_as_large_as_was_said(tmp_path: Path, tiny) -> None:
 def test_checkpoints_that_are_kept_for_good_need_room() -> None:
     def checkpoints(**train) -> int:
         config = _config(train={"steps": 10_000, "save_every": 1000, **train})
-        said = cost.disk(config, 10, 0)
+        said = estimation_memory.disk(config, 10, 0)
         return said.checkpoints // said.checkpoint
 
     assert checkpoints(keep=2) == 4  # the last two, the best, and the one that is being written
@@ -192,8 +196,8 @@ def test_latents_of_mirrored_images_with_a_spread_are_four_halves_a_value() -> N
     sizes = {"name": "kl", "source": "somewhere", "channels": 4, "shrink": 8}
     settings = {"autoencoder": sizes, "data": {"image_size": 64, "flip": True, "validation": 100, "channels": 3}}
     config = recipes.load("mnist", {**settings, "model": {"patch": 2}})
-    assert cost.disk(config, 10, 1000).latents == 2 * 4 * 8 * 8 * (1000 * 4 + 100 * 2)
-    assert cost.disk(_config(), 10, 1000).latents == 0
+    assert estimation_memory.disk(config, 10, 1000).latents == 2 * 4 * 8 * 8 * (1000 * 4 + 100 * 2)
+    assert estimation_memory.disk(_config(), 10, 1000).latents == 0
 
 
 # --- the peak
@@ -218,36 +222,36 @@ def test_data_sheets_are_found_by_the_devices_name(
     name: str, bfloat16: float | None, float32: float | None, tf32: float | None
 ) -> None:
     found = [
-        peak.data_sheet(name, torch.bfloat16, tf32=True),
-        peak.data_sheet(name, torch.float32, tf32=False),
-        peak.data_sheet(name, torch.float32, tf32=True),
+        peak_flops.data_sheet(name, torch.bfloat16, tf32=True),
+        peak_flops.data_sheet(name, torch.float32, tf32=False),
+        peak_flops.data_sheet(name, torch.float32, tf32=True),
     ]
     assert found == [None if one is None else one * 1e12 for one in (bfloat16, float32, tf32)]
 
 
 def test_the_share_of_the_peak_is_operations_a_second_over_it() -> None:
-    assert peak.Gauge(image_flops=2e9, peak=1e11).utilisation(25) == 0.5
-    assert peak.Gauge(image_flops=2e9, peak=None).utilisation(25) is None
-    two = peak.open_gauge(_config(), torch.device("cpu"), torch.float32, processes=2)
-    assert two.image_flops == 3 * peak.forward_flops(_config())
+    assert peak_flops.Gauge(image_flops=2e9, peak=1e11).utilisation(25) == 0.5
+    assert peak_flops.Gauge(image_flops=2e9, peak=None).utilisation(25) is None
+    two = setup.open_gauge(_config(), torch.device("cpu"), torch.float32, processes=2)
+    assert two.image_flops == 3 * setup.forward_flops(_config())
     assert two.peak and 1e8 < two.peak < 1e14
 
 
 def test_bfloat16_that_is_slow_does_not_hold_up_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = []
-    monkeypatch.setattr(peak.torch, "mm", lambda matrix, _other, out: sides.append(len(matrix)))
+    monkeypatch.setattr(peak_flops.torch, "mm", lambda matrix, _other, out: sides.append(len(matrix)))
     clock = iter(range(10_000))
-    monkeypatch.setattr(peak.time, "perf_counter", lambda: float(next(clock)))
-    assert peak.measured_peak(torch.float32) == 2 * 256**3
+    monkeypatch.setattr(peak_flops.time, "perf_counter", lambda: float(next(clock)))
+    assert peak_flops.measured_peak(torch.float32) == 2 * 256**3
     assert set(sides) == {256}
 
 
 def test_kept_images_are_those_of_pixels_that_fit() -> None:
-    setting = cost.Setting(config=_config(), labels=10, images=1000)
-    assert cost.memory(setting, 1).images == 1000 * 28 * 28
+    setting = estimation_memory.Setting(config=_config(), labels=10, images=1000)
+    assert estimation_memory.memory_needed(setting, 1).images == 1000 * 28 * 28
     workers = dataclasses.replace(setting.config, data=dataclasses.replace(setting.config.data, workers=2))
-    assert cost.memory(dataclasses.replace(setting, config=workers), 1).images == 0
-    assert cost.memory(dataclasses.replace(setting, images=10**9), 1).images == 0
+    assert estimation_memory.memory_needed(dataclasses.replace(setting, config=workers), 1).images == 0
+    assert estimation_memory.memory_needed(dataclasses.replace(setting, images=10**9), 1).images == 0
 
 
 def test_kept_images_on_a_gpu_are_pixels_or_latents_that_fit_into_its_room() -> None:
@@ -257,16 +261,19 @@ def test_kept_images_on_a_gpu_are_pixels_or_latents_that_fit_into_its_room() -> 
     for config, each in ((_config(), 28 * 28), (latents, one), (with_spread, 2 * one)):
         device = torch.device("cuda")
         for most, kept in ((1000 * each, 1000 * each), (1000 * each - 1, 0)):
-            setting = cost.Setting(config=config, labels=10, images=1000, device=device, room=most)
-            assert cost.memory(setting, 1).images == kept
-    assert cost.memory(cost.Setting(config=latents, labels=10, images=1000), 1).images == 0
+            setting = estimation_memory.Setting(config=config, labels=10, images=1000, device=device, room=most)
+            assert estimation_memory.memory_needed(setting, 1).images == kept
+    assert (
+        estimation_memory.memory_needed(estimation_memory.Setting(config=latents, labels=10, images=1000), 1).images
+        == 0
+    )
 
 
 def test_a_process_measures_its_peak_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak, "_peak_of_process", functools.cache(peak._peak_of_process.__wrapped__))
+    monkeypatch.setattr(peak_flops, "_peak_of_process", functools.cache(peak_flops._peak_of_process.__wrapped__))
     measured = iter([1e9, 2e9])
-    monkeypatch.setattr(peak, "measured_peak", lambda _dtype: next(measured))
+    monkeypatch.setattr(peak_flops, "measured_peak", lambda _dtype: next(measured))
     threads = [1, 1, 2, 1]
-    monkeypatch.setattr(peak.torch, "get_num_threads", lambda: threads.pop(0))
-    found = [peak.peak_flops(torch.device("cpu"), torch.float32) for _ in range(4)]
+    monkeypatch.setattr(peak_flops.torch, "get_num_threads", lambda: threads.pop(0))
+    found = [peak_flops.peak_flops(torch.device("cpu"), torch.float32) for _ in range(4)]
     assert found == [1e9, 1e9, 2e9, 1e9]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ditkit.data.kept import Place
-from ditkit.device import decoding_threads, find_device, place_of_batches
+from ditkit.data.resident import Place, decoding_threads, place_of_batches
 from ditkit.errors import MachineError, UsageError
+from ditkit.runtime.device import find_device
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ import pytest
 import torch
 from autoencoders import write_kl, write_tiny
 
-from ditkit import recipes, tensor_files
+from ditkit import recipes
 from ditkit.autoencoders.files import fingerprint
-from ditkit.autoencoders.presets import settings as autoencoder_settings
-from ditkit.card import Card, LatentStats
-from ditkit.checkpoint import Trained, build_network, open_codec
+from ditkit.autoencoders.files import settings as autoencoder_settings
+from ditkit.checkpoint.loading import Trained, build_network, open_codec
+from ditkit.checkpoint.tensors import fill
 from ditkit.errors import CheckpointError, MachineError, UsageError
-from ditkit.learner import fill
-from ditkit.sampling import draw
-from ditkit.weights import diffusers as pipelines
-from ditkit.weights import output
-from ditkit.weights.contract import Foreign
+from ditkit.interop import diffusers, diffusers_config
+from ditkit.interop.base import Foreign
+from ditkit.io import atomic, safetensors
+from ditkit.runs.model_info import Card, LatentStats
+from ditkit.sampling.generate import draw
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -77,7 +77,7 @@ def load_pipeline(folder: Path) -> Any:
 
 
 def tensors_in(path: Path) -> dict[str, torch.Tensor]:
-    return tensor_files.parse(bytearray(path.read_bytes()), path)
+    return safetensors.parse(bytearray(path.read_bytes()), path)
 
 
 def write_stock(folder: Path, *, kind: str = "kl", scheduler: dict[str, Any] | None = None, **changes: Any) -> Path:
@@ -111,20 +111,20 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("changes", [{}, {"out_channels": 4, "activation_fn": "gelu", "norm_eps": 1e-6}])
 def test_a_stock_pipeline_comes_back_with_the_same_bits(kind: str, changes: dict[str, Any], tmp_path: Path):
     stock = write_stock(tmp_path / "stock", kind=kind, **changes)
-    foreign = pipelines.read(stock)
-    pipelines.write(as_trained(foreign, stock), tmp_path / "back")
+    foreign = diffusers.read(stock)
+    diffusers.write(as_trained(foreign, stock), tmp_path / "back")
     for name in (WEIGHTS, "vae/diffusion_pytorch_model.safetensors"):
         before, after = tensors_in(stock / name), tensors_in(tmp_path / "back" / name)
         assert set(before) == set(after)
         assert all(torch.equal(before[one], after[one]) for one in before)
-    again = pipelines.read(tmp_path / "back").card
+    again = diffusers.read(tmp_path / "back").card
     assert again.config.model == foreign.card.config.model and len(again.labels) == 1000
 
 
 @pytest.mark.parametrize("changes", [{"norm_eps": 1e-6}, {"norm_eps": 1e-6, "activation_fn": "gelu"}, {}])
 def test_a_stock_transformer_predicts_the_same(changes: dict[str, Any], tmp_path: Path):
     stock = write_stock(tmp_path / "stock", **changes)
-    network = as_trained(pipelines.read(stock), stock).network
+    network = as_trained(diffusers.read(stock), stock).network
     x_BCHW, timestep_B = torch.randn(4, 4, 4, 4), torch.tensor([0.0, 3.0, 500.0, 999.0])
     label_B = torch.tensor([0, 7, 999, 1000])
     with torch.inference_mode():
@@ -136,7 +136,7 @@ def test_a_stock_transformer_predicts_the_same(changes: dict[str, Any], tmp_path
 def test_a_stock_pipeline_becomes_a_card(tmp_path: Path):
     schedule = {"beta_start": 2e-4, "beta_end": 0.03, "num_train_timesteps": 500}
     stock = write_stock(tmp_path / "stock", scheduler=schedule)
-    card = pipelines.read(stock).card
+    card = diffusers.read(stock).card
     config = card.config
     assert card.labels[:5] == ("tench", "crane 1", "crane 2", "goldfish", "4")
     assert (config.model.width, config.model.heads, config.model.depth, config.model.patch) == (32, 2, 3, 2)
@@ -152,7 +152,7 @@ def test_a_flow_leaves_the_channels_that_mean_nothing(tmp_path: Path):
     stock = write_stock(tmp_path / "stock")
     schedule = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction"}
     edit(stock / "scheduler/scheduler_config.json", **schedule, use_flow_sigmas=True)
-    model = as_trained(pipelines.read(stock), stock)
+    model = as_trained(diffusers.read(stock), stock)
     assert model.card.config.diffusion.objective == "velocity" and model.card.config.sample.sampler == "flow-dpmpp"
     x_BCHW, timestep_B, label_B = torch.randn(2, 4, 4, 4), torch.tensor([3.0, 500.5]), torch.tensor([5, 1000])
     with torch.inference_mode():
@@ -169,7 +169,7 @@ def test_images_of_a_stock_pipeline_are_those_that_diffusers_draws(tmp_path: Pat
     pipeline = load_pipeline(stock)
     settings = {"timestep_spacing": "trailing", "solver_order": 1}  # ditkit's `ddim`
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, **settings)
-    assert_same_images(as_trained(pipelines.read(stock), stock), pipeline, [0, 3], steps=5)
+    assert_same_images(as_trained(diffusers.read(stock), stock), pipeline, [0, 3], steps=5)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_ditkit_has_not_is_named(place: str, changes: dict[str, Any], word:
     stock = write_stock(tmp_path / "stock")
     edit(stock / place, **changes)
     with pytest.raises((CheckpointError, UsageError)) as caught:
-        pipelines.read(stock)
+        diffusers.read(stock)
     assert word in caught.value.message and caught.value.hint
 
 
@@ -205,9 +205,9 @@ def test_blocks_with_different_embeddings_are_refused(tmp_path: Path):
     stock = write_stock(tmp_path / "stock")
     tensors = tensors_in(stock / WEIGHTS)
     tensors["transformer_blocks.1.norm1.emb.timestep_embedder.linear_2.bias"][3] += 1e-6
-    output.write_file(stock / WEIGHTS, tensor_files.pieces(tensors))
+    atomic.write_file(stock / WEIGHTS, safetensors.pieces(tensors))
     with pytest.raises(CheckpointError, match=r"different copies of norm1\.emb\.timestep_embedder\.linear_2"):
-        pipelines.read(stock)
+        diffusers.read(stock)
 
 
 @pytest.mark.parametrize("name", ["norm1.linear.weight", "norm1.emb.class_embedder.embedding_table.weight"])
@@ -215,25 +215,25 @@ def test_tensors_of_another_shape_are_refused(name: str, tmp_path: Path):
     stock = write_stock(tmp_path / "stock")
     tensors = tensors_in(stock / WEIGHTS)
     tensors[f"transformer_blocks.0.{name}"] = torch.zeros(4)
-    output.write_file(stock / WEIGHTS, tensor_files.pieces(tensors))
+    atomic.write_file(stock / WEIGHTS, safetensors.pieces(tensors))
     with pytest.raises(CheckpointError):
-        pipelines.read(stock)
+        diffusers.read(stock)
 
 
 def test_a_pipeline_of_pickles_is_refused_with_a_way_out(tmp_path: Path):
     stock = write_stock(tmp_path / "stock")
     (stock / WEIGHTS).rename(stock / "transformer/diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"it has diffusion_pytorch_model\.bin") as caught:
-        pipelines.read(stock)
+        diffusers.read(stock)
     assert ".transformer.save_pretrained" in str(caught.value.hint)
 
 
 def test_only_folders_of_the_pipeline_are_taken_for_one(tmp_path: Path):
-    assert not pipelines.is_pipeline(tmp_path)
+    assert not diffusers_config.is_pipeline(tmp_path)
     (tmp_path / "model_index.json").write_text("[", encoding="utf-8")
-    assert not pipelines.is_pipeline(tmp_path)
+    assert not diffusers_config.is_pipeline(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "DiTPipeline"}', encoding="utf-8")
-    assert pipelines.is_pipeline(tmp_path)
+    assert diffusers_config.is_pipeline(tmp_path)
 
 
 # --- ditkit -> diffusers
@@ -288,7 +288,7 @@ def test_the_pipeline_draws_what_ditkit_draws(process: str, objective: str, samp
         diffusion={"process": process, "objective": objective},
         sample={"sampler": sampler},
     )
-    pipelines.write(model, tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
     pipeline = load_pipeline(tmp_path / "out")
     assert pipeline.get_label_ids(["label 2", "label 0"]) == [2, 0]
     assert_same_images(model, pipeline, [2, 0], steps=9)
@@ -298,7 +298,7 @@ def test_the_pipeline_draws_what_ditkit_draws(process: str, objective: str, samp
 def test_ancestral_sampling_is_exported_with_the_variance_that_ditkit_uses(tmp_path: Path):
     diffusion = {"process": "diffusion", "objective": "epsilon"}
     model = trained(diffusion=diffusion, sample={"sampler": "ddpm"})
-    pipelines.write(model, tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
     pipeline = load_pipeline(tmp_path / "out")
     settings = pipeline.scheduler.config
     assert (settings.variance_type, settings.clip_sample, settings.timestep_spacing) == (
@@ -309,22 +309,22 @@ def test_ancestral_sampling_is_exported_with_the_variance_that_ditkit_uses(tmp_p
     torch.manual_seed(0)
     images = pipeline(class_labels=[1, 2], num_inference_steps=20, output_type="pt").images
     assert images.shape == (2, 1, 8, 8) and float(images.std()) > 0.02
-    assert pipelines.read(tmp_path / "out").card.config.sample.sampler == "ddpm"
+    assert diffusers.read(tmp_path / "out").card.config.sample.sampler == "ddpm"
 
 
 def test_clamped_estimates_stay_clamped(tmp_path: Path):
     diffusion = {"process": "diffusion", "objective": "epsilon"}
     model = trained(diffusion=diffusion, sample={"sampler": "dpmpp", "clamp": True})
-    pipelines.write(model, tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
     assert_same_images(model, load_pipeline(tmp_path / "out"), [2, 0], steps=6)
-    assert pipelines.read(tmp_path / "out").card.config.sample.clamp
+    assert diffusers.read(tmp_path / "out").card.config.sample.clamp
 
 
 @pytest.mark.parametrize("parts", [{}, {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.3}])
 def test_statistics_of_latents_are_folded_into_a_kl_autoencoder(parts: dict[str, Any], tmp_path: Path):
     stats = ((0.4, -1.1, 0.2), (0.5, 2.0, 1.3))
     model = with_autoencoder(write_kl, tmp_path / "vae", stats, scaling_factor=0.6, **parts)
-    pipelines.write(model, tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
     pipeline = load_pipeline(tmp_path / "out")
     assert_same_images(model, pipeline, [2, 0], steps=9)
     image_BCHW = torch.rand(2, 3, 16, 16) * 2 - 1
@@ -332,19 +332,19 @@ def test_statistics_of_latents_are_folded_into_a_kl_autoencoder(parts: dict[str,
     mean_C, std_C = (torch.tensor(one)[:, None, None] for one in stats)
     assert torch.allclose(theirs.mean, (ours.mean_BCHW - mean_C) / std_C, atol=1e-5)
     assert ours.std_BCHW is not None and torch.allclose(theirs.std, ours.std_BCHW / std_C, atol=1e-5)
-    again = pipelines.read(tmp_path / "out")
+    again = diffusers.read(tmp_path / "out")
     assert again.card.latents is not None and again.card.latents.std == (1.0, 1.0, 1.0)
     assert_same_images(as_trained(again, tmp_path / "out"), pipeline, [2, 0], steps=9)
 
 
 def test_one_scale_for_all_channels_is_what_a_tiny_autoencoder_can_have(tmp_path: Path):
     model = with_autoencoder(write_tiny, tmp_path / "vae", ((0.0, 0.0), (0.5, 0.5)), scaling_factor=0.6)
-    pipelines.write(model, tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
     assert_same_images(model, load_pipeline(tmp_path / "out"), [2, 0], steps=9)
     for number, stats in enumerate((((0.0, 0.0), (0.5, 0.6)), ((0.1, 0.1), (0.5, 0.5)))):
         other = with_autoencoder(write_tiny, tmp_path / f"vae{number}", stats)
         with pytest.raises(UsageError, match="squashes") as caught:
-            pipelines.write(other, tmp_path / "refused")
+            diffusers.write(other, tmp_path / "refused")
         assert "sd-vae-ft-mse" in caught.value.message + str(caught.value.hint)
     assert not (tmp_path / "refused").exists()
 
@@ -352,14 +352,14 @@ def test_one_scale_for_all_channels_is_what_a_tiny_autoencoder_can_have(tmp_path
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_model_of_pixels_gets_an_autoencoder_that_changes_nothing(channels: int, tmp_path: Path):
     model = trained(data={"channels": channels})
-    pipelines.write(model, tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
     vae = load_pipeline(tmp_path / "out").vae
     image_BCHW = torch.rand(2, channels, 8, 8) * 2.2 - 1.1
     scale = vae.config.scaling_factor
     with torch.inference_mode():
         assert torch.allclose(vae.decode(image_BCHW / scale).sample, image_BCHW, atol=1e-6, rtol=0)
         assert torch.allclose(vae.encode(image_BCHW).latents * scale, image_BCHW, atol=1e-6, rtol=0)
-    card = pipelines.read(tmp_path / "out").card
+    card = diffusers.read(tmp_path / "out").card
     assert card.latents is None and card.config.autoencoder.name == "pixel" and card.config.data.channels == channels
 
 
@@ -367,8 +367,8 @@ def test_a_model_of_ditkit_comes_back_as_it_was(tmp_path: Path):
     names = ("white, small", "black")
     diffusion = {"process": "diffusion", "objective": "v", "beta_end": 0.03, "timesteps": 400}
     model = trained(names=names, model={"mlp": "gelu"}, diffusion=diffusion, sample={"sampler": "ddim"})
-    pipelines.write(model, tmp_path / "out")
-    foreign = pipelines.read(tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
+    foreign = diffusers.read(tmp_path / "out")
     before, after = model.card.config, foreign.card.config
     assert after.model == before.model and after.data.image_size == before.data.image_size
     for key in ("process", "objective", "timesteps", "beta_start", "beta_end"):
@@ -381,21 +381,21 @@ def test_a_model_of_ditkit_comes_back_as_it_was(tmp_path: Path):
 
 def test_a_model_without_labels_draws_with_any_number_and_has_none_again(tmp_path: Path):
     model = trained(labels=0)
-    pipelines.write(model, tmp_path / "out")
+    diffusers.write(model, tmp_path / "out")
     pipeline = load_pipeline(tmp_path / "out")
     with torch.inference_mode():
         x_BCHW, timestep_B = torch.randn(3, 1, 8, 8), torch.full((3,), 500.0)
         labels = torch.tensor([0, 77, 1000])
         theirs = pipeline.transformer(x_BCHW, timestep=timestep_B, class_labels=labels).sample
         assert torch.allclose(theirs, model.network(x_BCHW, timestep_B, torch.zeros(3, dtype=torch.long)), atol=1e-5)
-    assert pipelines.read(tmp_path / "out").card.labels == ()
+    assert diffusers.read(tmp_path / "out").card.labels == ()
 
 
 def test_half_precision_is_written_and_read(tmp_path: Path):
     model = trained()
-    pipelines.write(model, tmp_path / "out", torch.float16)
+    diffusers.write(model, tmp_path / "out", torch.float16)
     assert {one.dtype for one in tensors_in(tmp_path / "out" / WEIGHTS).values()} == {torch.float16}
-    ema = pipelines.read(tmp_path / "out").ema
+    ema = diffusers.read(tmp_path / "out").ema
     for name, value in model.network.state_dict().items():
         assert ema[name].dtype == torch.float32 and torch.equal(ema[name], value.half().float())
 
@@ -421,7 +421,7 @@ WRONG = {
 @pytest.mark.parametrize("setting", WRONG)
 def test_every_setting_that_diffusers_cannot_express_is_refused_by_name(setting: str, tmp_path: Path):
     with pytest.raises(UsageError) as caught:
-        pipelines.write(trained(**WRONG[setting]), tmp_path / "out")
+        diffusers.write(trained(**WRONG[setting]), tmp_path / "out")
     assert f"{setting}=" in caught.value.message and caught.value.message.count("it needs") == 1
     assert ("--set model.preset=diffusers" in str(caught.value.hint)) == setting.startswith("model.")
     assert not (tmp_path / "out").exists()
@@ -431,7 +431,7 @@ def test_all_of_them_are_named_at_once_with_their_values(tmp_path: Path):
     names = tuple(map(str, range(1001)))
     model = trained(names=names, model={"norm": "rms", "frequency_shift": 0}, data={"image_size": (8, 4)})
     with pytest.raises(UsageError) as caught:
-        pipelines.write(model, tmp_path / "out")
+        diffusers.write(model, tmp_path / "out")
     for word in ("model.norm=rms", "model.frequency_shift=0", "data.image_size=8x4", "labels=1001"):
         assert word in caught.value.message
 
@@ -439,22 +439,22 @@ def test_all_of_them_are_named_at_once_with_their_values(tmp_path: Path):
 def test_velocity_of_a_diffusion_is_none_of_diffusers(tmp_path: Path):
     model = trained(diffusion={"process": "diffusion", "objective": "velocity"}, sample={"sampler": "dpmpp"})
     with pytest.raises(UsageError, match=r"diffusion\.objective=velocity"):
-        pipelines.write(model, tmp_path / "out")
+        diffusers.write(model, tmp_path / "out")
 
 
 def test_a_full_disk_leaves_the_old_pipeline_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pipelines.write(trained(), tmp_path / "out")
+    diffusers.write(trained(), tmp_path / "out")
     before = tensors_in(tmp_path / "out" / WEIGHTS)
-    write = output.durable.write_synced
+    write = atomic.durable.write_synced
 
     def full(path: Path, content: Any) -> Any:
         if path.parent.name == "vae":
             raise OSError(28, "No space left on device")
         return write(path, content)
 
-    monkeypatch.setattr(output.durable, "write_synced", full)
+    monkeypatch.setattr(atomic.durable, "write_synced", full)
     with pytest.raises(MachineError, match="No space left"):
-        pipelines.write(trained(labels=5), tmp_path / "out")
+        diffusers.write(trained(labels=5), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
     after = tensors_in(tmp_path / "out" / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)

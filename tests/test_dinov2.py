@@ -24,7 +24,7 @@ def small():
 
 @pytest.fixture
 def server(small, tmp_path, monkeypatch):
-    from ditkit.evaluation.dinov2 import REPOSITORY
+    from ditkit.evaluation.features import REPOSITORY
 
     small.save_pretrained(tmp_path / "small")
     files = {name: (tmp_path / "small" / name).read_bytes() for name in ("config.json", "model.safetensors")}
@@ -56,7 +56,7 @@ def test_grey_and_small_images_are_seen_too_and_later_without_a_network(server, 
 
 
 def test_another_model_in_its_place_is_refused(server, monkeypatch):
-    from ditkit.evaluation.dinov2 import REPOSITORY
+    from ditkit.evaluation.features import REPOSITORY
 
     server.repositories["model", REPOSITORY]["config.json"] = json.dumps({"hidden_size": "wide"}).encode()
     with pytest.raises(DitkitError):

@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ditkit.config import ModelConfig
 from ditkit.errors import UsageError
 from ditkit.models import presets
-from ditkit.models.conditioning import AdaLNBlock
-from ditkit.models.dit import DiT, flops
+from ditkit.models.blocks import AdaLNBlock
+from ditkit.models.dit import DiT
 from ditkit.models.layers import position_table, rotary_table, rotate
+from ditkit.models.size import flops
 
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
 MODERN = {"mlp": "swiglu", "norm": "rms", "rope": True, "qk_norm": True}

@@ -11,11 +11,14 @@ import pytest
 import torch
 from test_training import run
 
-from ditkit import checkpoint, durable, manifest, tensor_files, training
+from ditkit.checkpoint import loading
+from ditkit.checkpoint.tensors import fill
 from ditkit.errors import BusyError, CheckpointError, MachineError
 from ditkit.events import Finished, Warned
-from ditkit.learner import fill
-from ditkit.run_folder import RunFolder, lock
+from ditkit.io import atomic, safetensors
+from ditkit.runs import manifest
+from ditkit.runs.folder import RunFolder, lock
+from ditkit.training import loop
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -29,11 +32,11 @@ def test_a_rename_that_a_virus_scanner_refuses_for_a_moment_is_tried_again(tmp_p
         original(old, new)
 
     monkeypatch.setattr(os, "replace", refuse)
-    durable.write_atomically(tmp_path / "a.txt", "whole\n")
+    atomic.write_atomically(tmp_path / "a.txt", "whole\n")
     assert (tmp_path / "a.txt").read_text() == "whole\n" and not refusals
     refusals += [PermissionError(13, "in use")] * 9
     with pytest.raises(PermissionError):
-        durable.write_atomically(tmp_path / "a.txt", "other\n")
+        atomic.write_atomically(tmp_path / "a.txt", "other\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "whole\n"
 
 
@@ -41,7 +44,7 @@ def test_a_short_write_is_finished(tmp_path, monkeypatch):
     original = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, view: original(descriptor, bytes(view[:7])))
     content = os.urandom(100)
-    assert durable.write_synced(tmp_path / "a", content) == durable.describe(content)
+    assert atomic.write_synced(tmp_path / "a", content) == atomic.describe(content)
     assert (tmp_path / "a").read_bytes() == content
 
 
@@ -57,8 +60,8 @@ def test_tensors_are_written_as_the_library_would_read_and_write_them(tmp_path):
         "step": torch.tensor(3.0),
         "nothing": torch.zeros(0, 4),
     }
-    sums = durable.write_synced(tmp_path / "a", tensor_files.pieces(tensors, {"card": "ä"}))
-    assert sums == durable.describe((tmp_path / "a").read_bytes())
+    sums = atomic.write_synced(tmp_path / "a", safetensors.pieces(tensors, {"card": "ä"}))
+    assert sums == atomic.describe((tmp_path / "a").read_bytes())
     read = safetensors.torch.load_file(tmp_path / "a")
     assert {name: value.dtype for name, value in read.items()} == {name: one.dtype for name, one in tensors.items()}
     assert all(torch.equal(read[name], value) for name, value in tensors.items())
@@ -66,7 +69,7 @@ def test_tensors_are_written_as_the_library_would_read_and_write_them(tmp_path):
         assert file.metadata() == {"card": "ä"}
     packed = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
     for content in ((tmp_path / "a").read_bytes(), packed, safetensors.torch.save({})):
-        ours, theirs = tensor_files.parse(bytearray(content), tmp_path), safetensors.torch.load(content)
+        ours, theirs = safetensors.parse(bytearray(content), tmp_path), safetensors.torch.load(content)
         assert {name: value.dtype for name, value in ours.items()} == {n: value.dtype for n, value in theirs.items()}
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
@@ -97,9 +100,9 @@ def test_a_header_that_lies_is_refused(header, tmp_path):
     text = json.dumps(header).encode()
     content = len(text).to_bytes(8, "little") + text + bytes(8)
     with pytest.raises(CheckpointError, match="is damaged"):
-        tensor_files.parse(bytearray(content), tmp_path)
+        safetensors.parse(bytearray(content), tmp_path)
     with pytest.raises(CheckpointError, match="is damaged"):
-        tensor_files.parse(bytearray((10**18).to_bytes(8, "little") + content[8:]), tmp_path)
+        safetensors.parse(bytearray((10**18).to_bytes(8, "little") + content[8:]), tmp_path)
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_believed(tiny, tmp_path):
@@ -153,7 +156,7 @@ def test_a_run_of_another_torch_or_with_other_threads_says_that_the_last_bits_ma
     state = json.loads((place / "state.json").read_text())
     state["versions"]["torch"], state["threads"] = "1.0", 64
     (place / "state.json").write_text(json.dumps(state))
-    files = {**manifest.read(place), "state.json": durable.describe((place / "state.json").read_bytes())}
+    files = {**manifest.read(place), "state.json": atomic.describe((place / "state.json").read_bytes())}
     (place / manifest.NAME).write_bytes(manifest.write(2, files))
     (warning,) = run(tiny(), tmp_path / "r", stop_after=3).of(Warned)
     assert f"torch 1.0 is now {torch.__version__}, threads 64 is now" in warning.text
@@ -161,7 +164,7 @@ def test_a_run_of_another_torch_or_with_other_threads_says_that_the_last_bits_ma
 
 def test_a_checkpoint_never_holds_numbers_that_are_not_finite(tiny, tmp_path):
     run(tiny(), tmp_path / "r", stop_after=3)
-    trained = checkpoint.load(tmp_path / "r")
+    trained = loading.load(tmp_path / "r")
     tensors = {name: value.clone() for name, value in trained.network.state_dict().items()}
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     with pytest.raises(CheckpointError, match="not finite"):
@@ -173,7 +176,7 @@ def test_a_worker_that_dies_is_one_clear_error_and_the_checkpoints_stay(tiny, tm
         yield from (batches.batch(step) for step in range(start, 7))
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    monkeypatch.setattr(training.workers, "iterate", dying)
+    monkeypatch.setattr(loop.workers, "iterate", dying)
     with pytest.raises(MachineError, match=r"ended or hangs: .*pid 7.*step 5 is kept") as caught:
         run(tiny(), tmp_path / "r")
     assert "data.workers=0" in str(caught.value.hint)

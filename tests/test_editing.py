@@ -12,12 +12,12 @@ from PIL import Image
 import ditkit
 from ditkit.cli.app import main
 from ditkit.data.contract import open_dataset
-from ditkit.editing import edit
 from ditkit.errors import UsageError
 from ditkit.evaluation.features import open_extractor
-from ditkit.interpolation import interpolate, slerp
 from ditkit.recipes import load
-from ditkit.sampling import sample
+from ditkit.sampling.edit import edit
+from ditkit.sampling.generate import sample
+from ditkit.sampling.interpolate import interpolate, slerp
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def test_latents_are_edited_too(three):
     from dataclasses import replace
 
     from ditkit.autoencoders.contract import Posterior
-    from ditkit.card import LatentStats
-    from ditkit.latents import Codec
+    from ditkit.latents.codec import Codec
+    from ditkit.runs.model_info import LatentStats
 
     class Halves:
         """Every second pixel, doubled again."""
@@ -107,7 +107,7 @@ def test_latents_are_edited_too(three):
         def decode(self, latent_BCHW):
             return latent_BCHW.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
-    from ditkit.checkpoint import Trained, build_network
+    from ditkit.checkpoint.loading import Trained, build_network
     from ditkit.recipes import build, tree
 
     size = {"model": {"width": 16, "depth": 1, "heads": 2, "patch": 7}, "sample": {"steps": 2, "guidance": 1.0}}

@@ -11,11 +11,10 @@ import pytest
 from ditkit.cli.app import main
 from ditkit.data.contract import open_dataset
 from ditkit.errors import DataError, MachineError, UsageError
-from ditkit.evaluation.distances import frechet, inception_score, kid, precision_recall, statistics
-from ditkit.evaluation.evaluate import evaluate
+from ditkit.evaluation.evaluate import Gallery, evaluate, joined
 from ditkit.evaluation.features import open_extractor
-from ditkit.evaluation.gallery import Gallery, joined
 from ditkit.evaluation.judge import Judge, open_judge
+from ditkit.evaluation.metrics import frechet, inception_score, kid, precision_recall, statistics
 from ditkit.evaluation.neighbours import nearest
 from ditkit.evaluation.reference import Reference
 from ditkit.recipes import load
@@ -182,7 +181,7 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch
         pass
 
     trained, looks, see = ditkit.load("mnist"), [], Gallery.see
-    monkeypatch.setattr("ditkit.evaluation.gallery.CHUNK", 8)
+    monkeypatch.setattr("ditkit.evaluation.evaluate.CHUNK", 8)
     judge = open_judge(trained.card.config)
 
     def stops(self, start, images):

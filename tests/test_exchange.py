@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ditkit.exchange import Exchange
+from ditkit.runtime.gradient_sync import Exchange
 
 
 class Sent:

@@ -12,13 +12,14 @@ import torch
 from test_cli import said
 from test_startup import run_lines
 
-from ditkit import durable, recipes, tensor_files
-from ditkit.card import KEY, Card, read_card
-from ditkit.checkpoint import build_network, load, load_network
+from ditkit import recipes
+from ditkit.checkpoint.loading import build_network, load, load_network
 from ditkit.errors import UsageError
+from ditkit.interop import diffusers, onnx
+from ditkit.interop.base import cast
+from ditkit.io import atomic, safetensors
 from ditkit.models.dit import DiT
-from ditkit.weights import diffusers, onnx
-from ditkit.weights.output import cast
+from ditkit.runs.model_info import KEY, Card, read_card
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in onnx._PARTS), reason="needs pip install 'ditkit[onnx]'"
@@ -44,7 +45,7 @@ def write_model(path: Path, *, labels: int = 3, **model: Any) -> tuple[Card, DiT
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    durable.write_synced(path, tensor_files.pieces(network.state_dict(), {KEY: card.to_json()}))
+    atomic.write_synced(path, safetensors.pieces(network.state_dict(), {KEY: card.to_json()}))
     return card, network.eval().requires_grad_(False)
 
 
@@ -57,7 +58,7 @@ def test_a_file_describes_itself_and_draws(dtype: str, tmp_path: Path, capsys: p
     code, out, err = said(capsys, f"export small.safetensors --dtype {dtype}")
     assert (code, out) == (0, "small-40.safetensors\n") and "step 40, ema weights" in err
     assert read_card(Path("small-40.safetensors")) == card
-    tensors = tensor_files.parse(bytearray(Path("small-40.safetensors").read_bytes()), tmp_path)
+    tensors = safetensors.parse(bytearray(Path("small-40.safetensors").read_bytes()), tmp_path)
     assert {str(one.dtype) for one in tensors.values()} == {f"torch.{dtype}"}
     restored = load("small-40.safetensors").network.state_dict()
     for name, value in network.state_dict().items():
@@ -90,7 +91,7 @@ def test_raw_weights_of_a_run_are_exported_on_request(
     run = ditkit.train(tiny(train={"steps": 2}), tmp_path / "runs/small")
     capsys.readouterr()
     assert said(capsys, "export small --no-ema --quiet") == (0, "small-2.safetensors\n", "")
-    raw = tensor_files.parse(bytearray(Path("small-2.safetensors").read_bytes()), run)
+    raw = safetensors.parse(bytearray(Path("small-2.safetensors").read_bytes()), run)
     assert read_card(Path("small-2.safetensors")).weights == "model"
     assert all(torch.equal(raw[name], value) for name, value in load(run, ema=False).network.state_dict().items())
     assert not all(torch.equal(raw[name], value) for name, value in load(run).network.state_dict().items())
@@ -207,7 +208,7 @@ def test_mistakes_are_named_with_a_way_out(line: str, tmp_path: Path, capsys: py
 def test_a_damaged_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card, network = write_model(tmp_path / "small.safetensors")
     tensors = network.state_dict() | {"label.weight": torch.zeros(9, 32)}
-    durable.write_atomically(tmp_path / "small.safetensors", tensor_files.pieces(tensors, {KEY: card.to_json()}))
+    atomic.write_atomically(tmp_path / "small.safetensors", safetensors.pieces(tensors, {KEY: card.to_json()}))
     code, _, err = said(capsys, "export small.safetensors")
     assert code == 4 and "does not fit its own card" in err
 
@@ -217,7 +218,7 @@ def test_a_full_disk_is_said_and_the_old_file_stays(
 ) -> None:
     write_model(tmp_path / "small.safetensors")
     Path("out.safetensors").write_bytes(b"old")
-    write, written = durable.os.write, 0
+    write, written = atomic.os.write, 0
 
     def full(descriptor: int, content: Any) -> int:
         nonlocal written
@@ -226,7 +227,7 @@ def test_a_full_disk_is_said_and_the_old_file_stays(
             raise OSError(28, "No space left on device")
         return write(descriptor, content)
 
-    monkeypatch.setattr(durable.os, "write", full)
+    monkeypatch.setattr(atomic.os, "write", full)
     code, _, err = said(capsys, "export small.safetensors --out out.safetensors --force")
     monkeypatch.undo()
     assert code == 6 and "No space left on device" in err and "--out" in err

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ditkit.errors import DitkitError
-from ditkit.gifs import denoising_gif, durations, thinned, training_gif, write_gif
+from ditkit.visual.gif import denoising_gif, durations, thinned, training_gif, write_gif
 
 
 def noise(seed: int, side: int = 250, channels: int = 3) -> Image.Image:

@@ -15,12 +15,12 @@ import pytest
 from hub_server import Faults, Hub, commit_of, hub
 from huggingface_hub import snapshot_download
 
-from ditkit import paths
-from ditkit.downloads import hub as module
-from ditkit.downloads.fetch import Patience
-from ditkit.downloads.hub import NOTE, files_of, snapshot
-from ditkit.downloads.watch import watched
 from ditkit.errors import MachineError, UsageError
+from ditkit.io import hub as io_hub
+from ditkit.io import paths
+from ditkit.io.download import Patience
+from ditkit.io.hub import NOTE, files_of, snapshot
+from ditkit.io.progress import watched
 
 REPO = "someone/faces"
 BIG = random.Random(0).randbytes(300_000)
@@ -54,7 +54,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def forget() -> None:
     """As in another process."""
-    module._resolved.clear()
+    io_hub._resolved.clear()
 
 
 def train(path: str) -> bool:
@@ -153,7 +153,7 @@ def test_a_busy_hub_is_asked_again(server: Hub, status: int) -> None:
 
 def test_a_busy_hub_is_left_alone_as_long_as_it_asks(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("ditkit.downloads.repository.time.sleep", waits.append)
+    monkeypatch.setattr("ditkit.io.hub.time.sleep", waits.append)
     server.faults = Faults(statuses=[429, 429], retry_after="7")
     snapshot(REPO, wanted=train)
     assert waits == [7, 7]
@@ -245,7 +245,7 @@ def test_a_full_disk_is_found_before_anything_comes(server: Hub, monkeypatch: py
 
 
 def test_much_is_asked_about_first_and_progress_is_told(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ASK_FROM", 500_000)
+    monkeypatch.setattr(io_hub, "ASK_FROM", 500_000)
     told, shown, questions = [], [], []
 
     @contextmanager

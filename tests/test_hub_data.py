@@ -18,10 +18,10 @@ from test_hub import forget
 from ditkit.config import DataConfig
 from ditkit.data import celeba
 from ditkit.data.contract import open_dataset
-from ditkit.downloads import hub as downloads
-from ditkit.downloads.place import Place, parse
 from ditkit.errors import UsageError
-from ditkit.run_folder import RunFolder
+from ditkit.io import hub as io_hub
+from ditkit.io.hub import Place, parse
+from ditkit.runs.folder import RunFolder
 
 TINY = (
     "--set data.image_size=8 --set model.patch=4 --set model.width=32 --set model.depth=1 --set model.heads=2 "
@@ -150,7 +150,7 @@ def test_a_local_folder_of_the_same_tables_is_the_same_data(server: Hub, tmp_pat
 def test_a_download_that_breaks_off_is_one_error_and_the_next_command_goes_on(
     server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ditkit.downloads.fetch.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("ditkit.io.download.time.sleep", lambda seconds: None)
     server.faults = Faults(cut_after=500)
     code, _, err = said(capsys, f"train celeba {TINY}")
     assert code == 6 and "error: cannot download http" in err and "list_attr_celeba.txt" in err
@@ -171,7 +171,7 @@ class Typed(io.StringIO):
 def test_a_person_is_asked_before_much_is_downloaded(
     server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
 ) -> None:
-    monkeypatch.setattr(downloads, "ASK_FROM", 1000)
+    monkeypatch.setattr(io_hub, "ASK_FROM", 1000)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdin", Typed(answer))
     code, _, err = said(capsys, f"train celeba --dry-run {TINY}")
@@ -187,7 +187,7 @@ def test_a_person_is_asked_before_much_is_downloaded(
 def test_nobody_is_asked_who_has_said_yes_or_cannot_answer(
     server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    monkeypatch.setattr(downloads, "ASK_FROM", 1000)
+    monkeypatch.setattr(io_hub, "ASK_FROM", 1000)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdin", io.StringIO() if how == "no terminal" else Typed())
     if how == "launched":

@@ -19,21 +19,23 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from test_cli import said
 
-from ditkit import durable, model_card, recipes
-from ditkit.card import Card, LatentStats, read_card
-from ditkit.checkpoint import build_network, load, read_tensors
+from ditkit import recipes
+from ditkit.checkpoint.loading import build_network, load, read_tensors
 from ditkit.config import RunConfig, from_dict, to_dict
-from ditkit.downloads import hub as downloads
 from ditkit.errors import CheckpointError, MachineError, UsageError
-from ditkit.run_folder import RunFolder, find_weights
-from ditkit.sampling import sample
-from ditkit.training import train
-from ditkit.weights import parcel
-from ditkit.weights.placed import place
+from ditkit.interop import push, readme
+from ditkit.interop.import_model import place
+from ditkit.io import atomic
+from ditkit.io import hub as io_hub
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.lookup import find_weights
+from ditkit.runs.model_info import Card, LatentStats, read_card
+from ditkit.sampling.generate import sample
+from ditkit.training.loop import train
 
 REPO, TOKEN = "me/digits", "hf_secret"
 FILES = {"README.md", "config.toml", "ema.safetensors", "loss.png", "metrics.jsonl", "samples.png"}
-DRAW = parcel._draw_losses
+DRAW = push._draw_losses
 SMALL = {"model": {"patch": 7, "width": 32, "depth": 1, "heads": 2}}
 
 
@@ -57,7 +59,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(parcel, "_draw_losses", draw_nothing)
+    monkeypatch.setattr(push, "_draw_losses", draw_nothing)
     for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE", "DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     forget()
@@ -80,7 +82,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def forget() -> None:
     """As in another process."""
-    downloads._resolved.clear()
+    io_hub._resolved.clear()
 
 
 def files(server: Hub, repo: str = REPO) -> dict[str, bytes]:
@@ -111,7 +113,7 @@ def weights_in(content: bytes, folder: Path) -> tuple[Card, dict[str, torch.Tens
 def test_a_run_arrives_whole_in_one_commit(
     server: Hub, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcel, "_draw_losses", DRAW)
+    monkeypatch.setattr(push, "_draw_losses", DRAW)
     code, out, err = pushed(capsys, "--message First")
     assert (code, out) == (0, f"{server.endpoint}/{REPO}\n")
     assert f"to the public repository {server.endpoint}/{REPO}, which is new" in err
@@ -256,7 +258,7 @@ def own_run(home: Path, name: str = "own") -> RunFolder:
     place(folder, card=card, files=tensors, metrics=rows)
     folder.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     folder.import_file.unlink()
-    from ditkit.images import save_png
+    from ditkit.visual.grid import save_png
 
     save_png(np.zeros((8, 8, 3), np.uint8), folder.samples / "step-0000003.png", {"made of": secret})
     return folder
@@ -265,7 +267,7 @@ def own_run(home: Path, name: str = "own") -> RunFolder:
 def test_no_place_on_this_machine_is_in_what_is_published(
     server: Hub, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcel, "_draw_losses", DRAW)
+    monkeypatch.setattr(push, "_draw_losses", DRAW)
     own_run(home)
     assert said(capsys, f"hub push own {REPO} --yes")[0] == 0
     got = files(server)
@@ -302,7 +304,7 @@ def test_every_setting_that_can_be_a_place_is_known_to_be_one() -> None:
     }
     no_places = {"data.name", "data.revision", "data.label_by", "data.image_column", "diffusion.objective"}
     no_places |= {"autoencoder.name", "autoencoder.revision", "sample.sampler"}
-    assert texts - no_places <= set(model_card._PATHS)
+    assert texts - no_places <= set(readme._PATHS)
 
 
 def _kinds(hint: object) -> set[object]:
@@ -328,7 +330,7 @@ def test_addresses_that_everybody_can_use_stay_and_places_go(key: str, given: st
     latent = {"autoencoder": {"name": "kl", "channels": 4, "shrink": 4}} if section == "autoencoder" else {}
     tree = {**to_dict(recipes.load("mnist")), **latent}
     config = from_dict({**tree, section: {**tree[section], name: given}})
-    shown = model_card.without_places(config)
+    shown = readme.without_places(config)
     assert getattr(getattr(shown, section), name) == kept
     assert to_dict(shown) == {**to_dict(config), section: to_dict(shown)[section]}
 
@@ -348,7 +350,7 @@ def test_the_licence_of_the_data_is_said_as_far_as_it_is_known(
     data: dict[str, str], given: str | None, said: str
 ) -> None:
     card = Card(config=recipes.load("mnist", {"data": data}), labels=(), step=1)
-    text = model_card.write(model_card.Model(card=card, repo="a/b", data_licence=given))
+    text = readme.write(readme.Model(card=card, repo="a/b", data_licence=given))
     assert said in text and ("/photos" not in text) and ModelCard(text).data.license == "other"
 
 
@@ -443,7 +445,7 @@ def test_a_commit_that_the_hub_refuses_says_why(server: Hub, capsys: pytest.Capt
 
 
 def test_a_hub_in_an_outage(server: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ditkit.downloads.repository.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("ditkit.io.hub.time.sleep", lambda seconds: None)
     server.faults = Faults(down=True)
     code, err = untouched(server, capsys)
     assert code == MachineError.exit_code and "answers 503" in err
@@ -587,7 +589,7 @@ def test_much_is_asked_about_first(
     server: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed(capsys)
-    monkeypatch.setattr(downloads, "ASK_FROM", 1000)
+    monkeypatch.setattr(io_hub, "ASK_FROM", 1000)
     monkeypatch.setenv("FORCE_COLOR", "1")
     for line in (f"hub pull {REPO}", f"sample --model hf://{REPO} --device cpu"):
         forget()
@@ -639,7 +641,7 @@ def test_a_placed_model_does_not_go_on_training_and_has_no_raw_weights(
 
 def test_placing_another_model_replaces_the_first_or_leaves_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     placed(home)
-    real = durable.rename
+    real = atomic.rename
 
     def refuse(old: Path, new: Path) -> None:
         if new.name == "here" and not old.name.endswith("-old"):
@@ -647,7 +649,7 @@ def test_placing_another_model_replaces_the_first_or_leaves_it(home: Path, monke
         real(old, new)
 
     with monkeypatch.context() as context:
-        context.setattr(durable, "rename", refuse)
+        context.setattr(atomic, "rename", refuse)
         with pytest.raises(MachineError, match="No space left"):
             placed(home, step=8)
     assert RunFolder(home / "runs/here").checkpoint_steps() == [7]

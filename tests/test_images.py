@@ -11,20 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ditkit.data.pixels import to_tensor, to_uint8
 from ditkit.errors import DitkitError
-from ditkit.images import (
-    _in_lines,
-    font,
-    grid,
-    half_blocks,
-    save_png,
-    shortened,
-    side_by_side,
-    text_width,
-    to_tensor,
-    to_uint8,
-    write_atomically,
-)
+from ditkit.io.atomic import write_output
+from ditkit.visual.grid import _in_lines, font, grid, half_blocks, save_png, shortened, side_by_side, text_width
 
 
 def flat(level: int, height: int = 28, width: int = 28, channels: int = 1) -> np.ndarray:
@@ -149,7 +139,7 @@ def test_writing_over_a_folder_or_below_a_file_is_an_error_with_words(tmp_path: 
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "folder", tmp_path / "file" / "a.png", tmp_path / ("x" * 300)):
         with pytest.raises(DitkitError, match="cannot write"):
-            write_atomically(path, b"data")
+            write_output(path, b"data")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -174,7 +164,7 @@ def test_half_blocks_fit_the_terminal(width: int, columns: int, expected: int):
 
 
 def test_importing_images_plots_and_gifs_imports_neither_torch_nor_matplotlib():
-    code = "import sys, ditkit.images, ditkit.plots, ditkit.gifs; print({'torch', 'matplotlib'} & {*sys.modules})"
+    code = "import sys\nfrom ditkit.visual import gif, grid, plots\nprint({'torch', 'matplotlib'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -10,26 +10,30 @@ import pytest
 import torch
 from PIL import Image
 
-from ditkit import bundled, checkpoint, durable, recipes, sampling, tensor_files
+from ditkit import recipes
 from ditkit import train as train_in_torch
-from ditkit.card import KEY, Card, read_card
+from ditkit.checkpoint import loading
 from ditkit.cli import app
 from ditkit.config import RunConfig
 from ditkit.errors import CheckpointError, MachineError, UsageError
+from ditkit.io import atomic, safetensors
 from ditkit.jax import limits
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
-from ditkit.run_folder import RunFolder
+from ditkit.runs import lookup
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.model_info import KEY, Card, read_card
 from ditkit.samplers.contract import open_scheduler, set_steps
+from ditkit.sampling import generate
 
 jax = pytest.importorskip("jax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
 pytest.importorskip("optax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
 
 import jax.numpy as jnp  # noqa: E402
 
-from ditkit.jax import draw, draw_path, initialize, load, sample, save, train  # noqa: E402
-from ditkit.jax.files import shape_of, to_tree  # noqa: E402
-from ditkit.jax.sampling import open_sampler  # noqa: E402
+from ditkit.jax.files import initialize, load, save, shape_of, to_tree  # noqa: E402
+from ditkit.jax.sampling import draw, draw_path, open_sampler, sample  # noqa: E402
+from ditkit.jax.training import train  # noqa: E402
 
 DIFFUSION = {"process": "diffusion", "objective": "epsilon", "weighting": "none"}
 OPTIONS = {
@@ -56,7 +60,7 @@ def small(model: dict | None = None, **sections: dict) -> RunConfig:
 
 def random_network(config: RunConfig, classes: int = 3) -> DiT:
     """A network whose every number matters."""
-    network = checkpoint.build_network(config, classes)
+    network = loading.build_network(config, classes)
     generator = torch.Generator().manual_seed(1)
     for parameter in network.parameters():
         parameter.data.normal_(std=0.1, generator=generator)
@@ -66,7 +70,7 @@ def random_network(config: RunConfig, classes: int = 3) -> DiT:
 def write(path: Path, network: DiT, config: RunConfig, labels: tuple[str, ...], dtype: torch.dtype) -> Path:
     tensors = {name: value.to(dtype) for name, value in network.state_dict().items()}
     card = Card(config=config, labels=labels, step=7)
-    durable.write_synced(path, tensor_files.pieces(tensors, {KEY: card.to_json()}))
+    atomic.write_synced(path, safetensors.pieces(tensors, {KEY: card.to_json()}))
     return path
 
 
@@ -99,9 +103,9 @@ def test_a_weights_file_is_read_and_written_as_torch_does(tmp_path, dtype):
     path = write(tmp_path / "a.safetensors", random_network(config, 2), config, labels, dtype)
     trained = load(path)
     assert trained.card == read_card(path)
-    again = checkpoint.load(save(tmp_path / "b.safetensors", trained.weights, trained.card))
+    again = loading.load(save(tmp_path / "b.safetensors", trained.weights, trained.card))
     assert again.card == trained.card and save(again.source, trained.weights, trained.card) == again.source
-    expected = checkpoint.load(path).network.state_dict()
+    expected = loading.load(path).network.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.network.state_dict().items())
 
 
@@ -142,7 +146,7 @@ def test_images_are_those_of_torch(sampler, steps, guidance, interval, clamp, di
     config = small({"depth": 1}, diffusion=diffusion, sample=settings)
     network = random_network(config)
     common = {"labels": [0, 2], "seeds": [5, 2**32 - 1], "settings": config.sample}
-    expected = sampling.draw(network, config.diffusion, shape=config.shape, null_label=3, device="cpu", **common)
+    expected = generate.draw(network, config.diffusion, shape=config.shape, null_label=3, device="cpu", **common)
     given = draw(shape_of(config, 3), to_tree(network.state_dict()), config.diffusion, **common)
     assert expected.std() > 0.05
     assert np.abs(np.asarray(given) - expected.numpy()).max() <= 1e-3 * max(1.0, float(expected.abs().max()))
@@ -168,11 +172,11 @@ def test_the_path_begins_at_the_noise_and_has_every_call():
 
 
 def test_the_model_inside_the_package_draws_the_same_digits():
-    path = bundled.weights("mnist")
-    ours, theirs = load(path), checkpoint.load(path)
+    path = lookup.weights("mnist")
+    ours, theirs = load(path), loading.load(path)
     settings = replace(ours.card.config.sample, steps=6)
     given = sample(ours, ["3", "1", "4"], settings=settings, seed=7, batch_size=2)
-    expected = sampling.sample(theirs, ["3", "1", "4"], seed=7, steps=6)
+    expected = generate.sample(theirs, ["3", "1", "4"], seed=7, steps=6)
     assert [(one.label, one.seed) for one in given] == [(one.label, one.seed) for one in expected]
     for one, other in zip(given, expected, strict=True):
         assert other.image.std() > 30
@@ -190,12 +194,12 @@ def test_training_takes_the_steps_of_torch_and_writes_what_torch_draws_with(tiny
     expected = [row["loss"] for row in folder.metrics() if "loss" in row]
     assert len(losses) == 12 and sum(losses[-3:]) < 0.8 * sum(losses[:3])
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
-    ours, theirs = checkpoint.load(path), checkpoint.load(folder.path)
+    ours, theirs = loading.load(path), loading.load(folder.path)
     assert ours.card == theirs.card
     known = theirs.network.state_dict()
     for name, value in ours.network.state_dict().items():
         assert (value - known[name]).abs().max() < 1e-3, name
-    (image,) = sampling.sample(ours, ["3"], steps=2)
+    (image,) = generate.sample(ours, ["3"], steps=2)
     assert image.image.shape == (28, 28, 1)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ditkit.config import DataConfig
 from ditkit.data.folder import dataset
-from ditkit.data.label_file import Labels, joined
+from ditkit.data.labels.table import Labels, joined
 from ditkit.errors import DataError, DitkitError, UsageError
 
 NAMES = ["a.png", "b.png", "sub/c.png", "sub/d.png"]

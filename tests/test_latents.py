@@ -16,24 +16,27 @@ from autoencoders import MAKERS, SHRINK, write_tiny
 from PIL import Image
 from test_training import Listener, digest, run
 
-from ditkit import checkpoint, durable, latent_cache
 from ditkit.autoencoders.contract import open_autoencoder
-from ditkit.autoencoders.presets import settings
-from ditkit.cache import entries
-from ditkit.card import LatentStats, read_card
+from ditkit.autoencoders.files import settings
+from ditkit.checkpoint import loading
 from ditkit.config import RunConfig
 from ditkit.data.batches import Batches
 from ditkit.data.contract import open_dataset
-from ditkit.data.kept import Place
+from ditkit.data.resident import Place
 from ditkit.data.workers import iterate
 from ditkit.errors import DataError, MachineError
 from ditkit.events import Finished
-from ditkit.latent_cache import Interrupted, Latents, Recipe, open_latents
-from ditkit.latents import Codec, LatentReader
-from ditkit.material import open_material
-from ditkit.run_folder import RunFolder
-from ditkit.sampling import sample
-from ditkit.training import train
+from ditkit.io import atomic, paths
+from ditkit.io.cache import entries
+from ditkit.latents import cache as latent_cache
+from ditkit.latents.cache import Interrupted, Latents, Recipe, open_latents
+from ditkit.latents.codec import Codec
+from ditkit.latents.reader import LatentReader
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.model_info import LatentStats, read_card
+from ditkit.sampling.generate import sample
+from ditkit.training.loop import train
+from ditkit.training.setup import open_material
 
 CPU = torch.device("cpu")
 
@@ -169,7 +172,7 @@ def test_a_second_use_encodes_nothing_and_changes_nothing(latent_run, cache: Pat
 def test_what_was_encoded_before_a_stop_is_kept_and_the_rest_is_the_same(latent_run, monkeypatch):
     config = latent_run()
     straight = everything(open_latents(recipe_of(config)))
-    shutil.rmtree(latent_cache.cache_folder("latents"))
+    shutil.rmtree(paths.cache_folder("latents"))
     asked: list[bool] = []
     with pytest.raises(Interrupted):
         open_latents(recipe_of(config, should_stop=lambda: asked.append(True) or len(asked) > 3))
@@ -250,11 +253,11 @@ def _die_at(moment: int) -> None:
         return change
 
     for name in ("write_synced", "rename", "sync_folder", "make_folder"):
-        setattr(durable, name, dying(getattr(durable, name)))
+        setattr(atomic, name, dying(getattr(atomic, name)))
 
 
 def test_a_full_disk_is_told_and_what_was_made_is_kept(latent_run, monkeypatch: pytest.MonkeyPatch):
-    config, real, written = latent_run(), durable.write_synced, []
+    config, real, written = latent_run(), atomic.write_synced, []
 
     def write(path: Path, content):
         if path.name.startswith(".shard-00002"):
@@ -262,10 +265,10 @@ def test_a_full_disk_is_told_and_what_was_made_is_kept(latent_run, monkeypatch: 
         written.append(path.name)
         return real(path, content)
 
-    monkeypatch.setattr(durable, "write_synced", write)
+    monkeypatch.setattr(atomic, "write_synced", write)
     with pytest.raises(MachineError, match="cannot keep latents in"):
         open_latents(recipe_of(config))
-    monkeypatch.setattr(durable, "write_synced", real)
+    monkeypatch.setattr(atomic, "write_synced", real)
     recipe = recipe_of(config)
     calls = counted(recipe, monkeypatch)
     open_latents(recipe)
@@ -329,7 +332,7 @@ def test_a_latent_run_that_was_stopped_ends_as_one_that_was_not(kind: str, laten
     config = latent_run(kind)
     run(config, tmp_path / "straight")
     run(config, tmp_path / "stopped", stop_after=5)
-    shutil.rmtree(latent_cache.cache_folder("latents"))
+    shutil.rmtree(paths.cache_folder("latents"))
     run(config, tmp_path / "stopped")
     assert digest(tmp_path / "straight") == digest(tmp_path / "stopped")
 
@@ -360,7 +363,7 @@ def test_a_run_with_its_latents_on_the_device_ends_as_one_without(
     config = latent_run(kind)
     run(config, tmp_path / "straight")
     run(config, tmp_path / "there", stop_after=5)
-    monkeypatch.setattr("ditkit.session.place_of_batches", lambda device, workers: Place(device, 1 << 30))
+    monkeypatch.setattr("ditkit.training.setup.place_of_batches", lambda device, workers: Place(device, 1 << 30))
     run(config, tmp_path / "there")
     assert digest(tmp_path / "straight") == digest(tmp_path / "there")
 
@@ -384,7 +387,7 @@ def test_the_weights_carry_the_statistics_and_draw_images_of_the_full_size(laten
     newest = RunFolder(tmp_path / "r").checkpoint(12)
     card = read_card(newest / "ema.safetensors")
     assert card.latents and len(card.latents.mean) == 5 and card.latents.autoencoder
-    trained = checkpoint.load(tmp_path / "r")
+    trained = loading.load(tmp_path / "r")
     images = sample(trained, ["cat", "dog"], seed=1)
     assert [one.image.shape for one in images] == [(16, 16, 3)] * 2
     alone = sample(trained, ["dog"], seed=2)
@@ -411,10 +414,10 @@ def test_another_autoencoder_than_the_runs_is_refused_and_one_that_moved_can_be_
     run(config, tmp_path / "r")
     moved = (tmp_path / "tiny").rename(tmp_path / "moved")
     with pytest.raises(DataError, match="does not exist"):
-        checkpoint.load(tmp_path / "r")
-    assert sample(checkpoint.load(tmp_path / "r", autoencoder=moved), 1)
+        loading.load(tmp_path / "r")
+    assert sample(loading.load(tmp_path / "r", autoencoder=moved), 1)
     with pytest.raises(DataError, match="not those that the network was trained with"):
-        checkpoint.load(tmp_path / "r", autoencoder=write_tiny(tmp_path / "other", seed=7))
+        loading.load(tmp_path / "r", autoencoder=write_tiny(tmp_path / "other", seed=7))
     write_tiny(tmp_path / "tiny", seed=8)
     with pytest.raises(DataError, match="not those that the network was trained with"):
         run(config, tmp_path / "r", stop_after=1)

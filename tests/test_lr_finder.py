@@ -10,8 +10,8 @@ import torch
 
 from ditkit.errors import DitkitError
 from ditkit.events import Validated
-from ditkit.lr_finder import find_lr, read_curve
-from ditkit.training import train
+from ditkit.training.loop import train
+from ditkit.training.lr_finder import find_lr, read_curve
 
 
 @pytest.fixture(scope="module")

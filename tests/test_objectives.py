@@ -22,7 +22,7 @@ from ditkit.objectives.contract import (
     to_clean_and_noise,
 )
 from ditkit.registry import OBJECTIVES
-from ditkit.steps import draw_case
+from ditkit.training.step import draw_case
 
 PROCESSES = ("diffusion", "flow")
 WEIGHTINGS = ("none", "min-snr", "velocity")

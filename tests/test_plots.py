@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ditkit.errors import DitkitError, UsageError
-from ditkit.plots import plot_losses, plot_lr, save_figure, series, smoothed
-from ditkit.terminal_plots import terminal_plot
+from ditkit.visual.plots import plot_losses, plot_lr, save_figure, series, smoothed
+from ditkit.visual.terminal_plot import terminal_plot
 
 
 def rows(losses: list[float], **more: float) -> list[dict]:

@@ -14,14 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import ditkit
-from ditkit.card import read_card
+from ditkit.checkpoint.posthoc_ema import average
 from ditkit.cli.app import main
-from ditkit.ema import PowerEmas
+from ditkit.ema import LONGEST, SHORTEST, TRACKED, PowerEmas, combination, decay_of_power, power_of, product
 from ditkit.errors import CheckpointError, UsageError
-from ditkit.post_hoc import average
-from ditkit.power_ema import LONGEST, SHORTEST, TRACKED, combination, decay_of_power, power_of, product
-from ditkit.run_folder import RunFolder
-from ditkit.training import train
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.model_info import read_card
+from ditkit.training.loop import train
 
 
 def length_of(power: float) -> float:

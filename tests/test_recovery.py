@@ -9,17 +9,19 @@ import pytest
 import torch
 from test_training import digest, run
 
-from ditkit import checkpoint, steps, training
+from ditkit.checkpoint import loading
 from ditkit.errors import DivergedError, MachineError
 from ditkit.events import Finished, Saved, Started, Stepped, Validated, Warned
-from ditkit.recovery import Recovery
-from ditkit.run_folder import RunFolder
-from ditkit.training import train
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.run_state import Recovery
+from ditkit.training import loop
+from ditkit.training import step as training_step
+from ditkit.training.loop import train
 
 
 def poison(monkeypatch, when) -> None:
     """Spoil the gradients of every step for which `when(step, rollbacks)`."""
-    original = training.compute_gradients
+    original = training_step.compute_gradients
 
     def spoiled(worker, step, batch, stream, flags, on_less):
         seen = original(worker, step, batch, stream, flags, on_less)
@@ -28,7 +30,7 @@ def poison(monkeypatch, when) -> None:
             next(worker.network.parameters()).grad.fill_(float("nan"))
         return seen
 
-    monkeypatch.setattr(training, "compute_gradients", spoiled)
+    monkeypatch.setattr(loop, "compute_gradients", spoiled)
 
 
 def test_a_bad_step_is_skipped_and_counted_and_leaves_everything_finite(tiny, tmp_path, monkeypatch):
@@ -42,7 +44,7 @@ def test_a_bad_step_is_skipped_and_counted_and_leaves_everything_finite(tiny, tm
     incidents = [json.loads(line) for line in (tmp_path / "r/incidents.jsonl").read_text().splitlines()]
     assert [(one["step"], one["what"]) for one in incidents] == [(8, "skipped")]
     for ema in (True, False):
-        network = checkpoint.load(tmp_path / "r", ema=ema).network
+        network = loading.load(tmp_path / "r", ema=ema).network
         assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
@@ -54,9 +56,7 @@ def test_a_skipped_step_changes_nothing(tiny, tmp_path, monkeypatch):
     after = digest(tmp_path / "r")
     same = ("optimizer.safetensors",)  # the others carry their step in their card
     assert {name: before[name] for name in same} == {name: after[name] for name in same}
-    first, second = (
-        checkpoint.read_tensors(RunFolder(tmp_path / "r").checkpoint(n) / "ema.safetensors") for n in (5, 6)
-    )
+    first, second = (loading.read_tensors(RunFolder(tmp_path / "r").checkpoint(n) / "ema.safetensors") for n in (5, 6))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -95,7 +95,7 @@ def test_when_going_back_does_not_help_it_stops_with_a_report(tiny, tmp_path, mo
     norms = {name: layer["gradient_norm"] for name, layer in report["layers"].items()}
     assert next(iter(norms.values())) == "nan" and sum(norm == "nan" for norm in norms.values()) == 1
     assert RunFolder(tmp_path / "r").checkpoint_steps() == [5]
-    network = checkpoint.load(tmp_path / "r", ema=False).network
+    network = loading.load(tmp_path / "r", ema=False).network
     assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
@@ -151,7 +151,7 @@ def saved_state(folder):
 
 
 def test_a_spike_of_the_loss_is_not_learnt_from(tiny, tmp_path, monkeypatch):
-    original = training.compute_gradients
+    original = training_step.compute_gradients
 
     def spiking(worker, step, *others):
         seen = original(worker, step, *others)
@@ -159,7 +159,7 @@ def test_a_spike_of_the_loss_is_not_learnt_from(tiny, tmp_path, monkeypatch):
             seen.loss_B.mul_(1000)
         return seen
 
-    monkeypatch.setattr(training, "compute_gradients", spiking)
+    monkeypatch.setattr(loop, "compute_gradients", spiking)
     config = tiny(train={"steps": 57, "save_every": 50, "sample_every": 57, "validate_every": 57})
     listener = run(config, tmp_path / "r")
     (warning,) = listener.of(Warned)
@@ -177,14 +177,14 @@ def test_a_spike_of_the_loss_is_not_learnt_from(tiny, tmp_path, monkeypatch):
 )
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(tiny, tmp_path, monkeypatch, error):
     whole = run(tiny(), tmp_path / "whole")
-    original = steps._gradients_of_share
+    original = training_step._gradients_of_share
 
     def greedy(worker, tensors, total):
         if len(tensors[0]) / worker.parts > 4:
             raise error
         return original(worker, tensors, total)
 
-    monkeypatch.setattr(steps, "_gradients_of_share", greedy)
+    monkeypatch.setattr(training_step, "_gradients_of_share", greedy)
     listener = run(tiny(), tmp_path / "r", stop_after=3)
     assert [event.text.partition(": ")[2] for event in listener.of(Warned)] == [
         "batches are now split into 2 parts",
@@ -200,7 +200,7 @@ def test_memory_for_not_even_one_image_is_one_clear_error(tiny, tmp_path, monkey
     def greedy(worker, tensors, total):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(steps, "_gradients_of_share", greedy)
+    monkeypatch.setattr(training_step, "_gradients_of_share", greedy)
     with pytest.raises(MachineError, match="out of memory with one image at a time"):
         run(tiny(), tmp_path / "r")
 

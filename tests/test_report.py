@@ -12,7 +12,7 @@ from PIL import Image
 
 from ditkit import recipes
 from ditkit.cli.app import main
-from ditkit.run_folder import RunFolder
+from ditkit.runs.folder import RunFolder
 
 NAME = "<b>faces & co"
 

@@ -8,12 +8,15 @@ import sys
 
 import pytest
 
-from ditkit import manifest, recipes, run_folder
-from ditkit.durable import write_synced
+from ditkit import recipes
 from ditkit.errors import CheckpointError, DitkitError, UsageError
-from ditkit.metrics import MetricsFile, read_metrics, read_rows
-from ditkit.run_folder import RunFolder, find_run, find_weights, run_names
-from ditkit.starting import prepare
+from ditkit.io.atomic import write_synced
+from ditkit.runs import folder as run_folder
+from ditkit.runs import manifest
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.lookup import find_run, find_weights, run_names
+from ditkit.runs.metrics import MetricsFile, read_metrics, read_rows
+from ditkit.runs.resume import prepare
 
 
 def a_run(path, steps=(), **overrides):
@@ -141,7 +144,7 @@ def test_nonsense_in_config_toml_names_the_file_and_the_key(tmp_path):
 def test_a_second_process_is_told_who_holds_the_run(tmp_path):
     folder = a_run(tmp_path / "m")
     program = (
-        "import sys, pathlib\nfrom ditkit.run_folder import RunFolder, lock\nfrom ditkit.errors import DitkitError\n"
+        "import sys, pathlib\nfrom ditkit.runs.folder import RunFolder, lock\nfrom ditkit.errors import DitkitError\n"
         "try:\n    with lock(RunFolder(pathlib.Path(sys.argv[1]))): print('locked')\n"
         "except DitkitError as error: print(error.message)"
     )

@@ -10,13 +10,13 @@ import torch
 from exact import ExactNetwork, Mixture
 from torch import Tensor
 
-from ditkit import sampling
 from ditkit.config import DiffusionConfig, SampleConfig
 from ditkit.errors import UsageError
 from ditkit.objectives.contract import PREDICTIONS, Process, from_clean_and_noise, over_image, process_of
 from ditkit.registry import SAMPLERS
 from ditkit.samplers.contract import open_scheduler, set_steps
-from ditkit.sampling import draw
+from ditkit.sampling import generate
+from ditkit.sampling.generate import draw
 
 CONFIGS = {
     "diffusion": DiffusionConfig(process="diffusion", objective="epsilon"),
@@ -144,7 +144,7 @@ def test_telling_the_network_a_neighbouring_timestep_fails_that_check(name, monk
             return (timestep_N - 1).clamp(min=0)
         return torch.cat([timestep_N[1:], timestep_N[-1:] / 2])
 
-    monkeypatch.setattr(sampling, "set_steps", late)
+    monkeypatch.setattr(generate, "set_steps", late)
     assert _point_faults(name, steps)
 
 

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from ditkit import recipes
 from ditkit.autoencoders.pixel import Pixel
-from ditkit.card import Card
 from ditkit.config import DiffusionConfig, ModelConfig, SampleConfig
 from ditkit.errors import UsageError
-from ditkit.guidance import Guidance, guided
-from ditkit.latents import Codec
+from ditkit.latents.codec import Codec
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
 from ditkit.registry import SAMPLERS
+from ditkit.runs.model_info import Card
 from ditkit.samplers.contract import open_scheduler
-from ditkit.sampling import default_batch_size, draw, sample, sample_batches
+from ditkit.sampling.generate import default_batch_size, draw, sample, sample_batches
+from ditkit.sampling.guidance import Guidance, guided
 
 
 def _config_for(sampler: str) -> DiffusionConfig:
@@ -208,7 +208,7 @@ def test_timesteps_and_labels_are_embedded_once_for_a_trajectory_unless_the_tabl
     network.blocks[0].modulation.register_forward_hook(lambda *_: calls.append(1))
     plain = _draw_dit(network, batch_size=2)
     assert len(calls) == 1
-    monkeypatch.setattr("ditkit.trajectory._LARGEST_TABLE", 64)
+    monkeypatch.setattr("ditkit.sampling.block_cache._LARGEST_TABLE", 64)
     torch.testing.assert_close(_draw_dit(network, batch_size=2), plain, rtol=0, atol=1e-5)
     assert len(calls) == 1 + 3 * 6
 

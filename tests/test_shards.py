@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 
 from ditkit.config import DataConfig
-from ditkit.data import folder, shards, workers
+from ditkit.data import folder, workers
 from ditkit.data.batches import Batches
 from ditkit.data.folder import dataset
-from ditkit.data.names import Names
-from ditkit.data.pictures import Pictures
+from ditkit.data.image_dataset import Pictures
+from ditkit.data.sources import archive as sources_archive
+from ditkit.data.sources.compact_names import Names
 from ditkit.errors import DataError, DitkitError, UsageError
 
 CONFIG = DataConfig(name="folder", image_size=(8, 8), channels=3, validation=4)
@@ -237,7 +238,7 @@ def test_processes_read_the_same_batches_from_an_archive(place: str, start: str)
 
 
 def test_archives_stay_open_while_they_are_read_and_no_longer(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shards, "_MOST_DESCRIPTORS", 2)
+    monkeypatch.setattr(sources_archive, "_MOST_DESCRIPTORS", 2)
     for index in range(4):
         _packed(f"shards/{index}.tar", {f"{index}.png": _picture(index)})
     images = _open("shards", validation=0)

@@ -14,8 +14,10 @@ import torch
 from ditkit import recipes
 from ditkit.config import RunConfig
 from ditkit.errors import UsageError
+from ditkit.estimation import fits
 from ditkit.models import presets, size
 from ditkit.models.dit import DiT
+from ditkit.runtime import memory
 
 SWITCHES = [
     {},
@@ -63,17 +65,17 @@ def test_a_checkpoint_is_four_floats_a_parameter_and_training_more():
     config = _config({})
     count = size.parameters(config, 10)
     assert size.checkpoint_bytes(config, 10) == 16 * count
-    assert size.training_bytes(config, 10) > 20 * count
+    assert fits.training_bytes(config, 10) > 20 * count
     larger = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=640))
     images = 640 - config.train.batch_size
-    assert size.training_bytes(larger, 10) - size.training_bytes(config, 10) == images * 2 * 4 * 28 * 28
+    assert fits.training_bytes(larger, 10) - fits.training_bytes(config, 10) == images * 2 * 4 * 28 * 28
 
 
 def test_a_batch_that_fits_only_in_parts_is_not_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(size, "GPU_DEVICES", ())
+    monkeypatch.setattr(fits, "machine_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(fits, "GPU_DEVICES", ())
     tokens = {"data": {"image_size": 128}, "model": {"preset": "dit-s/4"}, "train": {"batch_size": 256}}
-    size.check_size(recipes.load("folder", tokens), 10)  # 34 GB of activations at once
+    fits.check_size(recipes.load("folder", tokens), 10)  # 34 GB of activations at once
 
 
 def test_the_estimate_is_below_what_training_really_takes(tmp_path: Path):
@@ -94,7 +96,7 @@ def test_the_estimate_is_below_what_training_really_takes(tmp_path: Path):
     weights = sum(parameter.nbytes for parameter in network.parameters())
     held = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     activations = sum(nbytes for pointer, nbytes in kept.items() if pointer not in held)
-    estimate = size.training_bytes(
+    estimate = fits.training_bytes(
         dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=32)), 10
     )
     assert estimate <= 5 * weights + activations + x_BCHW.nbytes
@@ -104,11 +106,11 @@ def test_the_estimate_is_below_what_training_really_takes(tmp_path: Path):
 
 
 def test_a_model_larger_than_the_machine_is_refused_with_the_estimate(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(size, "GPU_DEVICES", ())
+    monkeypatch.setattr(fits, "machine_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(fits, "GPU_DEVICES", ())
     config = recipes.load("mnist", {"model": {"width": 8192, "depth": 128, "heads": 64}})
     with pytest.raises(UsageError) as caught:
-        size.check_size(config, 10)
+        fits.check_size(config, 10)
     count = size.parameters(config, 10)
     assert 150e9 < count < 160e9
     assert caught.value.message == (
@@ -118,43 +120,43 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_estimate(monkeypatc
 
 
 def test_a_batch_larger_than_the_machine_is_refused_with_another_hint(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(size, "GPU_DEVICES", ())
+    monkeypatch.setattr(fits, "machine_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(fits, "GPU_DEVICES", ())
     config = recipes.load("folder", {"train": {"batch_size": 1_000_000}})
     with pytest.raises(UsageError, match=r"7\.46 M parameters and needs about 98.5 GB to train") as caught:
-        size.check_size(config, 10)
+        fits.check_size(config, 10)
     assert "--batch-size" in str(caught.value.hint)
 
 
 def test_where_there_is_a_gpu_only_what_no_gpu_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(size, "machine_memory", lambda: 10**6)
-    monkeypatch.setattr(size, "GPU_DEVICES", (str(tmp_path),))
-    size.check_size(recipes.load("paper"), 10)
+    monkeypatch.setattr(fits, "machine_memory", lambda: 10**6)
+    monkeypatch.setattr(fits, "GPU_DEVICES", (str(tmp_path),))
+    fits.check_size(recipes.load("paper"), 10)
     with pytest.raises(UsageError, match=r"no GPU has more than 288 GB"):
-        size.check_size(recipes.load("mnist", {"model": {"width": 8192, "depth": 128, "heads": 64}}), 10)
+        fits.check_size(recipes.load("mnist", {"model": {"width": 8192, "depth": 128, "heads": 64}}), 10)
 
 
 @pytest.mark.parametrize("name", recipes.descriptions())
 def test_every_recipe_fits_a_small_machine(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(size, "machine_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(size, "GPU_DEVICES", ())
-    size.check_size(recipes.load(name), 1000)
+    monkeypatch.setattr(fits, "machine_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(fits, "GPU_DEVICES", ())
+    fits.check_size(recipes.load(name), 1000)
 
 
 def test_a_machine_that_does_not_say_refuses_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(os, "sysconf", raising=False)
-    assert size.machine_memory() is None
-    size.check_size(recipes.load("mnist", {"model": {"width": 8192, "depth": 128, "heads": 64}}), 10)
+    assert memory.machine_memory() is None
+    fits.check_size(recipes.load("mnist", {"model": {"width": 8192, "depth": 128, "heads": 64}}), 10)
 
 
 def test_memory_is_that_of_the_machine_or_of_the_container(monkeypatch: pytest.MonkeyPatch):
     if not hasattr(os, "sysconf"):
         pytest.skip("this system does not say")
-    monkeypatch.setattr(size, "_container_limits", list)
-    physical = size.machine_memory()
+    monkeypatch.setattr(memory, "_container_limits", list)
+    physical = memory.machine_memory()
     assert physical and 2**28 < physical < 2**50
-    monkeypatch.setattr(size, "_container_limits", lambda: [2**63 - 4096, 12345])
-    assert size.machine_memory() == 12345
+    monkeypatch.setattr(memory, "_container_limits", lambda: [2**63 - 4096, 12345])
+    assert memory.machine_memory() == 12345
 
 
 @pytest.mark.parametrize(
@@ -174,8 +176,8 @@ def test_a_container_s_limits_are_read_of_both_interfaces(
     (tmp_path / "cgroup").write_text(groups, encoding="utf-8")
     places = {"/proc/self/cgroup": tmp_path / "cgroup", "/sys/fs/cgroup": tmp_path / "sys"}
     places["/sys/fs/cgroup/memory"] = tmp_path / "sys/memory"
-    monkeypatch.setattr(size, "Path", lambda name: places[name])
-    assert sorted(size._container_limits()) == expected
+    monkeypatch.setattr(memory, "Path", lambda name: places[name])
+    assert sorted(memory._container_limits()) == expected
 
 
 def test_a_size_bomb_is_refused_before_torch_loads_and_before_a_folder_exists(tmp_path: Path):

@@ -6,15 +6,16 @@ import pytest
 import torch
 from test_training import digest, run
 
-from ditkit import recipes, steps
+from ditkit import recipes
 from ditkit.config import ModelConfig
 from ditkit.errors import MachineError, UsageError
 from ditkit.events import Finished, Warned
-from ditkit.initial import fresh_network
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import open_objective
-from ditkit.steps import Speed, open_worker, parts_for
-from ditkit.world import World
+from ditkit.runtime.distributed import World
+from ditkit.training import step
+from ditkit.training.init_weights import fresh_network
+from ditkit.training.step import Speed, open_worker, parts_for
 
 CPU = torch.device("cpu")
 PIXELS = {"patch": 2, "width": 288}
@@ -72,8 +73,8 @@ class Full:
     """A device whose memory holds one image, and only if activations are computed twice."""
 
     def __init__(self, monkeypatch):
-        self.original = steps._gradients_of_share
-        monkeypatch.setattr(steps, "_gradients_of_share", self)
+        self.original = step._gradients_of_share
+        monkeypatch.setattr(step, "_gradients_of_share", self)
 
     def __call__(self, worker, tensors, total):
         if worker.parts < len(tensors[0]) or not worker.network.recompute:

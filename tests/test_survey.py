@@ -12,12 +12,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from ditkit.config import DataConfig
-from ditkit.data import survey as surveying
+from ditkit.data import survey as survey_module
 from ditkit.data.contract import open_dataset
-from ditkit.data.looks import MOST_KEPT_SIDE
-from ditkit.data.survey import Survey, survey
+from ditkit.data.survey import MOST_KEPT_SIDE, Survey, survey
 from ditkit.errors import DataError
-from ditkit.sheets import sheet
+from ditkit.visual.dataset_sheet import sheet
 
 CONFIG = DataConfig(name="folder", image_size=(16, 16), channels=3, validation=0)
 
@@ -126,7 +125,7 @@ def test_unreadable_images_are_named_with_the_reason_and_are_no_duplicates_of_ea
 
 
 def test_what_is_listed_is_bounded_and_what_is_counted_is_not(pets: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(surveying, "MOST_LISTED", 2)
+    monkeypatch.setattr(survey_module, "MOST_LISTED", 2)
     for number in range(5):
         (pets / f"cat/empty{number}.png").touch()
         (pets / f"cat/copy{number}.png").write_bytes((pets / f"cat/{number}.png").read_bytes())
@@ -146,7 +145,7 @@ def test_a_limit_takes_images_of_every_class_and_says_how_many(pets: Path):
 def test_the_same_images_are_shown_each_time_and_more_only_add_to_them(pets: Path):
     names = [(one.label_id, one.name) for one in examined(pets, per_class=3).shown]
     assert [label for label, _ in names] == [0, 0, 0, 1, 1, 1]
-    cats = sorted((f"cat/{number}.png" for number in range(12)), key=surveying._rank)
+    cats = sorted((f"cat/{number}.png" for number in range(12)), key=survey_module._rank)
     assert [name for _, name in names][:3] == cats[:3]
     assert names == [(one.label_id, one.name) for one in examined(pets, per_class=3).shown]
     assert set(names) <= {(one.label_id, one.name) for one in examined(pets, per_class=5).shown}
@@ -273,7 +272,7 @@ def test_a_sheet_of_many_classes_stays_on_a_page(tmp_path: Path, size):
         for number in range(14):
             write(tmp_path / f"{label:02}/{number}.png", 50, 60, shade=label * 14 + number)
     found = examined(tmp_path, image_size=size)
-    assert len({one.label_id for one in found.shown}) == surveying.MOST_CLASSES
+    assert len({one.label_id for one in found.shown}) == survey_module.MOST_CLASSES
     picture = sheet(found.shown, found.labels, title="many")
     assert picture is not None and max(picture.size) <= 2000
     file = io.BytesIO()

@@ -56,9 +56,9 @@ def test_ways_are_judged_and_the_best_is_bold(tmp_path, capsys):
 
 
 def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, capsys, monkeypatch):
-    from ditkit import sampling
+    from ditkit.sampling import generate
 
-    calls, real = [], sampling.sample
+    calls, real = [], generate.sample
 
     def stops(*words, **how):
         calls.append(how["settings"].steps if "settings" in how else how["steps"])
@@ -66,7 +66,7 @@ def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return real(*words, **how)
 
-    monkeypatch.setattr("ditkit.sampling.sample", stops)
+    monkeypatch.setattr("ditkit.sampling.generate.sample", stops)
     code, *_ = sweep(capsys, "--steps", "3,4,5", "--labels", "7", "--out", "part")
     assert code == 130 and calls[-1] == 4
     assert [row["steps"] for row in json.loads((tmp_path / "part/sweep.json").read_bytes())["ways"]] == [3]

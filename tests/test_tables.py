@@ -16,15 +16,15 @@ from made_tables import faces, picture, table
 from PIL import Image
 
 from ditkit.config import DataConfig
-from ditkit.data import packs
-from ditkit.data.attributes import chosen, labels
 from ditkit.data.celeba import LICENCE
-from ditkit.data.columns import image_blocks
 from ditkit.data.contract import open_dataset
-from ditkit.data.pictures import Pictures
-from ditkit.data.splits import by_split, split_of
-from ditkit.downloads.watch import watched
+from ditkit.data.image_dataset import Pictures
+from ditkit.data.labels.attributes import chosen, labels
+from ditkit.data.sources import parquet_cache
+from ditkit.data.sources.parquet import image_blocks
+from ditkit.data.sources.splits import by_split, split_of
 from ditkit.errors import DataError, DitkitError, MachineError, UsageError
+from ditkit.io.progress import watched
 
 IMAGES = [picture(number) for number in range(40)]
 NUMBERS = [number % 3 for number in range(40)]
@@ -83,7 +83,7 @@ def test_the_images_are_laid_out_once_and_decoded_by_nobody(root: Path, cache: P
     (root / "all.parquet").write_bytes(table(broken))
     first = opened(root, validation=0)
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.images")}
-    monkeypatch.setattr(packs, "_write", None)
+    monkeypatch.setattr(parquet_cache, "_write", None)
     again = opened(root, validation=0)
     assert again.fingerprint == first.fingerprint and len(kept) == 1
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.images")} == kept
@@ -140,7 +140,7 @@ def test_packing_needs_room_and_says_what_it_does(root: Path, cache: Path, monke
     (root / "all.parquet").write_bytes(table(IMAGES))
     told: list[str] = []
     with monkeypatch.context() as full:
-        full.setattr(packs, "check_room", lambda *words: (_ for _ in ()).throw(MachineError("no room")))
+        full.setattr(parquet_cache, "check_room", lambda *words: (_ for _ in ()).throw(MachineError("no room")))
         with pytest.raises(MachineError, match="no room"):
             opened(root)
     with watched(lambda text: told.append(text) or nullcontext(lambda done, total: None)):
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(root: Path, cache: Path, mo
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packs.durable, "write_synced", full)
+    monkeypatch.setattr(parquet_cache.durable, "write_synced", full)
     with pytest.raises(MachineError, match="No space left on device"):
         opened(root)
     assert not [path for path in cache.rglob("*") if path.is_file()]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ditkit import threads
-from ditkit.threads import Threads, calm_threads, choose_threads, keep_memory, quota
+from ditkit.runtime import threads
+from ditkit.runtime.threads import Threads, calm_threads, choose_threads, keep_memory, quota
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_malloc_is_tuned_only_where_the_user_has_not(monkeypatch):
             calls.append((parameter, value))
             return 1
 
-    monkeypatch.setattr("ditkit.threads.sys.platform", "linux")
-    monkeypatch.setattr("ditkit.threads.ctypes.CDLL", lambda _name: Library)
+    monkeypatch.setattr("ditkit.runtime.threads.sys.platform", "linux")
+    monkeypatch.setattr("ditkit.runtime.threads.ctypes.CDLL", lambda _name: Library)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     keep_memory()
     assert calls == []

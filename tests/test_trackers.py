@@ -14,7 +14,7 @@ import ditkit
 from ditkit.cli.app import main
 from ditkit.recipes import build, tree
 from ditkit.registry import TRACKERS
-from ditkit.tracking import Tracking
+from ditkit.trackers.contract import Tracking
 
 FAKE = '''"""Writes down what it hears."""
 import json, os

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ditkit import checkpoint, durable, manifest
-from ditkit.card import read_card
+from ditkit.checkpoint import loading
 from ditkit.config import to_dict
 from ditkit.data.batches import Batches
-from ditkit.data.kept import Place
+from ditkit.data.resident import Place
 from ditkit.errors import CheckpointError, DataError, MachineError
 from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated, Warned
-from ditkit.journal import by_quarter
-from ditkit.run_folder import RunFolder
-from ditkit.steps import drop_labels
-from ditkit.training import train
+from ditkit.io import atomic
+from ditkit.runs import manifest
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.model_info import read_card
+from ditkit.training.loop import by_quarter, train
+from ditkit.training.step import drop_labels
 
 
 class Listener:
@@ -81,7 +82,7 @@ def test_a_run_with_its_images_on_the_device_ends_as_one_without(tiny, tmp_path,
 
     run(config, tmp_path / "straight")
     run(config, tmp_path / "there", stop_after=5)
-    monkeypatch.setattr("ditkit.session.place_of_batches", place)
+    monkeypatch.setattr("ditkit.training.setup.place_of_batches", place)
     run(config, tmp_path / "there")
     assert asked == [("cpu", 0)]
     assert digest(tmp_path / "straight") == digest(tmp_path / "there")
@@ -117,7 +118,7 @@ def test_a_run_that_was_ended_and_then_lengthened_equals_one_that_was_long_from_
 
 def test_the_best_checkpoint_and_every_nth_are_kept_beside_the_last(tiny, tmp_path, monkeypatch):
     losses = iter([value for value in (3.0, 1.0, 2.0, 2.5, 2.4, 2.3) for _ in ("ema", "raw")])
-    monkeypatch.setattr("ditkit.previews.ValidationSet.loss", lambda *_: next(losses))
+    monkeypatch.setattr("ditkit.training.validation_set.ValidationSet.loss", lambda *_: next(losses))
     train_settings = {"steps": 12, "save_every": 2, "validate_every": 2, "keep": 2, "keep_every": 6, "sample_every": 12}
     run(tiny(train=train_settings), tmp_path / "r")
     assert RunFolder(tmp_path / "r").checkpoint_steps() == [4, 6, 10, 12]
@@ -173,7 +174,7 @@ def test_a_run_whose_every_checkpoint_is_damaged_is_not_begun_anew(tiny, tmp_pat
         run(tiny(), tmp_path / "r")
     assert (folder.checkpoint_steps(), folder.metrics_file.read_bytes()) == ([3], before)
     with pytest.raises(CheckpointError, match="its checksum differs"):  # nor is it sampled from
-        checkpoint.load(tmp_path / "r")
+        loading.load(tmp_path / "r")
 
 
 def test_an_image_that_cannot_be_read_costs_no_step_that_was_done(tiny, tmp_path, monkeypatch):
@@ -219,7 +220,7 @@ def test_changed_images_are_noticed(tiny, tmp_path):
     state = RunFolder(tmp_path / "r").checkpoint(2) / "state.json"
     tree = json.loads(state.read_text())
     state.write_text(json.dumps({**tree, "fingerprint": "other"}))
-    files = {**manifest.read(state.parent), "state.json": durable.describe(state.read_bytes())}
+    files = {**manifest.read(state.parent), "state.json": atomic.describe(state.read_bytes())}
     state.with_name(manifest.NAME).write_bytes(manifest.write(2, files))
     with pytest.raises(DataError, match="the images have changed") as caught:
         run(tiny(), tmp_path / "r")
@@ -231,7 +232,7 @@ def test_a_weights_file_describes_itself(tiny, tmp_path):
     config = tiny()
     run(config, tmp_path / "r", stop_after=3)
     for ema, name in ((True, "ema"), (False, "model")):
-        trained = checkpoint.load(tmp_path / "r", ema=ema)
+        trained = loading.load(tmp_path / "r", ema=ema)
         assert (trained.card.config, trained.card.step, trained.card.weights) == (config, 3, name)
         assert trained.card.labels == tuple("0123456789")
     assert to_dict(read_card(trained.source).config) == to_dict(config)
@@ -248,7 +249,7 @@ def test_loading_reads_the_weights_that_are_asked_for_and_no_others(tiny, tmp_pa
     monkeypatch.setattr(os, "open", note)
     for ema, name in ((True, "ema"), (False, "model")):
         opened.clear()
-        checkpoint.load(tmp_path / "r", ema=ema)
+        loading.load(tmp_path / "r", ema=ema)
         assert f"{name}.safetensors" in opened
         assert not {"ema.safetensors", "model.safetensors", "optimizer.safetensors"} - {f"{name}.safetensors"} & {
             *opened
@@ -262,7 +263,7 @@ def test_checkpoints_that_are_truncated_or_foreign_are_one_clear_error(tiny, tmp
     for damaged in (content[:1000], content[: len(content) // 2], b"", b"<html>no</html>", content[:-4]):
         file.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="damaged"):
-            checkpoint.load(file)
+            loading.load(file)
 
 
 def test_a_failing_disk_leaves_the_older_checkpoint_and_no_litter(tiny, tmp_path, monkeypatch):
@@ -271,8 +272,8 @@ def test_a_failing_disk_leaves_the_older_checkpoint_and_no_litter(tiny, tmp_path
             raise OSError(28, "No space left on device")
         return original(path, content)
 
-    original = durable.write_synced
-    monkeypatch.setattr(durable, "write_synced", full)
+    original = atomic.write_synced
+    monkeypatch.setattr(atomic, "write_synced", full)
     with pytest.raises(MachineError, match="No space left on device"):
         run(tiny(), tmp_path / "r")
     folder = RunFolder(tmp_path / "r")

@@ -12,7 +12,7 @@ import pytest
 from loading import load_image
 from PIL import Image
 
-from ditkit.data.transforms import fit
+from ditkit.data.decode import fit
 from ditkit.errors import DitkitError
 
 GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)

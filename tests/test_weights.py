@@ -16,19 +16,19 @@ from foreign import Meta, Original
 from test_diffusers import write_stock
 from torch import Tensor
 
-from ditkit import load, recipes, tensor_files
-from ditkit.card import KEY, Card, LatentStats
-from ditkit.checkpoint import build_network, check_same_autoencoder
+from ditkit import load, recipes
+from ditkit.checkpoint.loading import build_network, check_same_autoencoder
 from ditkit.errors import CheckpointError, DataError, UsageError
+from ditkit.interop.base import Foreign, class_names, imagenet, short_names
+from ditkit.interop.detect import read_foreign
+from ditkit.interop.import_model import place_foreign
+from ditkit.io import safetensors
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import open_objective, to_clean_and_noise
-from ditkit.run_folder import RunFolder
+from ditkit.runs.folder import RunFolder
+from ditkit.runs.model_info import KEY, Card, LatentStats
 from ditkit.samplers.contract import open_scheduler, set_steps
-from ditkit.sampling import draw
-from ditkit.weights.class_names import class_names, imagenet, short_names
-from ditkit.weights.contract import Foreign
-from ditkit.weights.placed import place_foreign
-from ditkit.weights.recognise import read_foreign
+from ditkit.sampling.generate import draw
 
 HEADS = {"model": {"heads": 4}}
 
@@ -235,7 +235,7 @@ def test_imagenet_has_a_thousand_different_names() -> None:
 
 def test_other_forms_of_known_files_are_read(tmp_path: Path) -> None:
     meta = Meta()
-    pieces = tensor_files.pieces(dict(meta.state_dict()))
+    pieces = safetensors.pieces(dict(meta.state_dict()))
     (tmp_path / "model.safetensors").write_bytes(b"".join(bytes(one) for one in pieces))
     by_safetensors = read_foreign(tmp_path / "model.safetensors", HEADS)
     torch.save(meta.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
@@ -251,7 +251,7 @@ def test_other_forms_of_known_files_are_read(tmp_path: Path) -> None:
 def test_a_weights_file_of_ditkit_comes_in_as_it_is(tmp_path: Path, tiny) -> None:
     card = Card(config=tiny(), labels=("a", "b"), step=9)
     tensors = dict(build_network(card.config, 2).state_dict())
-    pieces = tensor_files.pieces({name: value.bfloat16() for name, value in tensors.items()}, {KEY: card.to_json()})
+    pieces = safetensors.pieces({name: value.bfloat16() for name, value in tensors.items()}, {KEY: card.to_json()})
     (tmp_path / "mine.safetensors").write_bytes(b"".join(bytes(one) for one in pieces))
     foreign = read_foreign(tmp_path / "mine.safetensors")
     assert foreign.card == card and foreign.ema.keys() == tensors.keys()
@@ -383,7 +383,7 @@ def test_a_failure_while_keeping_leaves_nothing_and_the_old_in_place(
     def refuse(*_: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ditkit.weights.placed.manifest.write", refuse)
+    monkeypatch.setattr("ditkit.runs.manifest.write", refuse)
     with pytest.raises(Exception, match="No space left"):
         place_foreign(folder, foreign, "second")
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*")) == before

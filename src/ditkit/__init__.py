@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "train": "training",
-    "sample": "sampling",
+    "train": "training.loop",
+    "sample": "sampling.generate",
     "evaluate": "evaluation.evaluate",
     "open_judge": "evaluation.judge",
-    "edit": "editing",
-    "find_lr": "lr_finder",
-    "load": "checkpoint",
+    "edit": "sampling.edit",
+    "find_lr": "training.lr_finder",
+    "load": "checkpoint.loading",
     "DiT": "models.dit",
     "RunConfig": "config",
     "load_recipe": "recipes",
@@ -23,17 +23,17 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from .checkpoint import load
+    from .checkpoint.loading import load
     from .config import RunConfig
-    from .editing import edit
     from .errors import DitkitError
     from .evaluation.evaluate import evaluate
     from .evaluation.judge import open_judge
-    from .lr_finder import find_lr
     from .models.dit import DiT
     from .recipes import load as load_recipe
-    from .sampling import sample
-    from .training import train
+    from .sampling.edit import edit
+    from .sampling.generate import sample
+    from .training.loop import train
+    from .training.lr_finder import find_lr
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .config import OptimConfig
-from .sharding import whole
+from .runtime.fsdp import whole
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -7,7 +7,6 @@ read from the source with `ast`, so that listing and completing them imports not
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache

@@ -119,7 +119,7 @@ def _watched(
 
 def _train_until(step: int, run: Path, digits: Path, settings: dict[str, Any]) -> None:
     from ditkit.events import Stepped
-    from ditkit.training import train
+    from ditkit.training.loop import train
 
     done = [0]
 
@@ -229,9 +229,9 @@ def _on_full_disk(
 
     def fills_up() -> int:
         """Once the second checkpoint has been weighed and found to fit."""
-        from ditkit import checkpoint
+        from ditkit.io import paths
 
-        check = checkpoint.check_space
+        check = paths.check_space
 
         def check_then_fill(where: Path, needed: int, what: str) -> None:
             check(where, needed, what)
@@ -241,7 +241,7 @@ def _on_full_disk(
                 with ballast.open("wb") as file:
                     file.write(bytes(shutil.disk_usage(run).free - size))
 
-        checkpoint.check_space = check_then_fill
+        paths.check_space = check_then_fill
         return command(line)()
 
     code = finish(fork(fills_up, log))

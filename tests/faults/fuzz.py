@@ -32,9 +32,10 @@ class Ground:
     """Whole files to damage, and what they hold: a run with two checkpoints, digits, attributes of faces."""
 
     def __init__(self, place: Path):
-        from ditkit.checkpoint import load, restore_newest
-        from ditkit.run_folder import RunFolder
-        from ditkit.training import train
+        from ditkit.checkpoint.loading import load
+        from ditkit.checkpoint.store import restore_newest
+        from ditkit.runs.folder import RunFolder
+        from ditkit.training.loop import train
 
         self.place = place
         self.digits = harness.write_digits(place / "digits")
@@ -64,9 +65,9 @@ class Ground:
 
 def _learner(config: Any) -> Any:
     from ditkit import optim
-    from ditkit.checkpoint import build_network
+    from ditkit.checkpoint.loading import build_network
+    from ditkit.checkpoint.tensors import Learner
     from ditkit.ema import Ema
-    from ditkit.learner import Learner
 
     network = build_network(config, 10)
     return Learner(network=network, ema=Ema(network, 0.9).network, optimizer=optim.adamw(network, config.optim))
@@ -123,7 +124,7 @@ def checkpoint_file(source: Random, ground: Ground) -> str:
 
 def checkpoint_that_fits_its_manifest(source: Random, ground: Ground) -> str:
     """The same, with a manifest that belongs to it: what it says must still make sense."""
-    from ditkit.journal import Journal
+    from ditkit.runs.logs import Journal
 
     path = source.choice([one for one in sorted(ground.newest.iterdir()) if one.name != "manifest.json"])
     before = path.read_bytes()
@@ -148,7 +149,7 @@ def checkpoint_that_fits_its_manifest(source: Random, ground: Ground) -> str:
 
 def weights_alone(source: Random, ground: Ground) -> str:
     """The header and the card of a weights file without a manifest; nothing vouches for its numbers."""
-    from ditkit.checkpoint import load
+    from ditkit.checkpoint.loading import load
 
     content = (ground.newest / "ema.safetensors").read_bytes()
     ground.weights.write_bytes(_with_header(source, content) if source.random() < 0.8 else _early(source, content))
@@ -176,8 +177,8 @@ def _with_header(source: Random, content: bytes) -> bytes:
 
 def metrics(source: Random, ground: Ground) -> str:
     """metrics.jsonl or timing.jsonl, read for a plot, then continued from a checkpoint."""
-    from ditkit.metrics import MetricsFile, read_rows
-    from ditkit.plots import series
+    from ditkit.runs.metrics import MetricsFile, read_rows
+    from ditkit.visual.plots import series
 
     path = source.choice((ground.run.metrics_file, ground.run.timing_file))
     before = path.read_bytes()
@@ -261,7 +262,7 @@ def faces(source: Random, ground: Ground) -> str:
 
 def _loaded(ground: Ground) -> str:
     """The newest checkpoint named outright, as `ditkit sample --model` does."""
-    from ditkit.checkpoint import load
+    from ditkit.checkpoint.loading import load
 
     trained = load(ground.newest)
     same = trained.card == ground.trained.card and numbers(trained.network) == numbers(ground.trained.network)
@@ -270,9 +271,9 @@ def _loaded(ground: Ground) -> str:
 
 def _restored(ground: Ground) -> str:
     """The newest whole checkpoint, as continuing a run does; what was set aside is put back."""
-    from ditkit.checkpoint import restore_newest
+    from ditkit.checkpoint.store import restore_newest
     from ditkit.errors import CheckpointError
-    from ditkit.manifest import NewerFormat
+    from ditkit.runs.manifest import NewerFormat
 
     try:
         state = restore_newest(ground.run, ground.learner, lambda state: None, lambda path: None)

@@ -198,7 +198,7 @@ def preload() -> None:
     for module in pkgutil.walk_packages(ditkit.__path__, "ditkit."):
         if not module.name.endswith("__main__") and not module.name.startswith("ditkit.jax"):  # may not be installed
             importlib.import_module(module.name)
-    sys.modules["ditkit.peak"].measured_peak = lambda dtype: 1e11
+    sys.modules["ditkit.runtime.peak_flops"].measured_peak = lambda dtype: 1e11
     for name in ("torch._dynamo", "torch.utils.data", "rich.console", "pytest", "PIL.Image"):
         importlib.import_module(name)
     sys.modules["PIL.Image"].preinit()

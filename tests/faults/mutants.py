@@ -13,23 +13,23 @@ from pytest import MonkeyPatch
 
 def prune_first(patch: MonkeyPatch) -> None:
     """The old checkpoints go before the new one is there."""
-    from ditkit import checkpoint
+    from ditkit.checkpoint import store
 
-    save = checkpoint.save
+    save = store.save
 
     def save_after_pruning(folder: Any, **what: Any) -> Any:
         for step in folder.checkpoint_steps():
             shutil.rmtree(folder.checkpoint(step))
         return save(folder, **what)
 
-    patch.setattr(checkpoint, "save", save_after_pruning)
+    patch.setattr(store, "save", save_after_pruning)
 
 
 def in_place(patch: MonkeyPatch) -> None:
     """A checkpoint is written under its own name."""
-    from ditkit import durable
+    from ditkit.io import atomic
 
-    write, rename = durable.write_synced, durable.rename
+    write, rename = atomic.write_synced, atomic.rename
 
     def write_there(path: Any, content: bytes) -> Any:
         name = path.parent.name
@@ -39,22 +39,24 @@ def in_place(patch: MonkeyPatch) -> None:
             path.unlink(missing_ok=True)
         return write(path, content)
 
-    patch.setattr(durable, "write_synced", write_there)
-    patch.setattr(durable, "rename", lambda old, new: None if ".tmp-step-" in str(old) else rename(old, new))
+    patch.setattr(atomic, "write_synced", write_there)
+    patch.setattr(atomic, "rename", lambda old, new: None if ".tmp-step-" in str(old) else rename(old, new))
 
 
 def longer_metrics_stay(patch: MonkeyPatch) -> None:
     """What a killed run wrote after its last checkpoint is not cut off."""
-    from ditkit.metrics import MetricsFile
+    from ditkit.runs.metrics import MetricsFile
 
     patch.setattr(MetricsFile, "cut", lambda self, length: None)
 
 
 def litter_stays(patch: MonkeyPatch) -> None:
     """Nobody removes what a crash left behind."""
-    from ditkit import checkpoint, run_folder, session
+    from ditkit.checkpoint import store
+    from ditkit.runs import folder
+    from ditkit.training import setup
 
-    for module in (run_folder, checkpoint, session):
+    for module in (folder, store, setup):
         patch.setattr(module, "sweep", lambda folder: None)
 
 
@@ -98,7 +100,7 @@ def workers_outlive(patch: MonkeyPatch) -> None:
 
 def any_sum(patch: MonkeyPatch) -> None:
     """Nobody compares the sums of a manifest."""
-    from ditkit import manifest
+    from ditkit.runs import manifest
 
     patch.setattr(manifest, "describe", lambda content: Anything())
 
@@ -114,15 +116,15 @@ class Anything:
 
 def slow_disk(patch: MonkeyPatch) -> None:
     """No protection off: every file of a checkpoint takes half a second."""
-    from ditkit import durable
+    from ditkit.io import atomic
 
-    write = durable.write_synced
+    write = atomic.write_synced
 
     def write_slowly(path: Any, content: bytes) -> Any:
         time.sleep(0.5)
         return write(path, content)
 
-    patch.setattr(durable, "write_synced", write_slowly)
+    patch.setattr(atomic, "write_synced", write_slowly)
 
 
 def a_file_goes(patch: MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def power_loss(
 
 
 def _train(run: Path, digits: Path, settings: dict[str, Any], on_event: Any = lambda event: None) -> None:
-    from ditkit.training import train
+    from ditkit.training.loop import train
 
     train(harness.config(digits, settings), run, on_event, device="cpu")
 

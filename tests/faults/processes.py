@@ -89,12 +89,12 @@ def without_protection_at(broken: str | None, line: list[str]) -> Callable[[], i
 
 
 def _no_memory_to_draw() -> None:
-    from ditkit import sampling
+    from ditkit.sampling import generate
 
     def draw(*_: Any) -> None:
         raise MemoryError
 
-    sampling._Plan.draw = draw  # type: ignore[method-assign]
+    generate._Plan.draw = draw  # type: ignore[method-assign]
 
 
 def _no_disk_for_images() -> None:
@@ -107,9 +107,9 @@ def _no_disk_for_images() -> None:
 
 
 def _killed_while_drawing() -> None:
-    from ditkit import sampling
+    from ditkit.sampling import generate
 
-    sampling._Plan.draw = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    generate._Plan.draw = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
 
 
 BROKEN = {

@@ -25,7 +25,7 @@ from ditkit import recipes
 from ditkit.cli import app
 from ditkit.config import RunConfig, _flat, to_dict
 from ditkit.evaluation.evaluate import Evaluation
-from ditkit.run_folder import RunFolder
+from ditkit.runs.folder import RunFolder
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -102,9 +102,9 @@ def _parameters() -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one run, three folders deep, where nothing trains and nothing is drawn."""
-    import ditkit.training
     from ditkit.data import mnist
-    from ditkit.sampling import Sample
+    from ditkit.sampling.generate import Sample
+    from ditkit.training import loop
 
     def draw(order: Any, device: str, **_: Any) -> list[Sample]:
         assert len(order.labels) <= 1000, "heavy work"
@@ -122,19 +122,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run = write_run(place / "runs")
     (run / "samples").mkdir()
     Image.new("L", (8, 8)).save(run / "samples/step-0000100.png")
-    monkeypatch.setattr(ditkit.training, "train", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "train", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.data.mnist.dataset", lambda config, split: digits)
-    monkeypatch.setattr("ditkit.lr_finder.find_lr", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
     monkeypatch.setattr("ditkit.cli.lr_find._tell", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
     monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
     monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
-    monkeypatch.setattr("ditkit.plots.plot_losses", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.plots.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("ditkit.visual.plots.plot_losses", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.visual.plots.save_figure", lambda figure, path: path.touch())
     monkeypatch.setattr("ditkit.cli.doctor.PARTS", ())
     monkeypatch.setattr("ditkit.cli.doctor._devices", lambda: None)
     monkeypatch.setenv("HOME", str(place))
@@ -233,8 +233,8 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
 ):
     import torch
 
-    from ditkit import images
-    from ditkit.sampling import Sample
+    from ditkit.sampling.generate import Sample
+    from ditkit.visual import grid as visual_grid
 
     def draw(order: Any, device: str, *, quiet: bool, on_noisy: Any) -> list[Sample]:
         for step in range(10_000):
@@ -242,14 +242,14 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
         return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in order.labels]
 
     kept: list[object] = []
-    grid = images.grid
-    monkeypatch.setattr("ditkit.cli.order.draw", draw)
+    grid = visual_grid.grid
+    monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
     monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
     monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
-    monkeypatch.setattr(images, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))
+    monkeypatch.setattr(visual_grid, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))
     assert app.main(["make-gif", "denoise", "--steps", "10000", "--labels", "cat", "--out", "a.gif"]) == 0
     with Image.open("a.gif") as picture:
         assert 100 <= len(kept) <= 120 and getattr(picture, "n_frames", 1) > 1

@@ -118,7 +118,7 @@ def test_training_goes_on_when_every_stream_is_closed(tmp_path: Path) -> None:
 
 def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from ditkit.cli.streams import open_streams; open_streams();"
+        "import os, sys; from ditkit.cli.console import open_streams; open_streams();"
         "sys.exit(os.open('new', os.O_CREAT | os.O_WRONLY) <= 2)"
     )
     for closed in ("<&- >&- 2>&-", ">&-", "2>&-"):
@@ -236,9 +236,9 @@ def test_a_read_only_folder_is_told_before_any_work(
     place = tmp_path / "fixed"
     write_run(place / "runs")
     _images(tmp_path / "photos")
-    monkeypatch.setattr("ditkit.cli.order.draw", lambda *_, **__: pytest.fail("it drew"))
-    monkeypatch.setattr("ditkit.lr_finder.find_lr", lambda *_, **__: pytest.fail("it measured"))
-    monkeypatch.setattr("ditkit.training.train", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr("ditkit.cli.sample_request.draw", lambda *_, **__: pytest.fail("it drew"))
+    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: pytest.fail("it measured"))
+    monkeypatch.setattr("ditkit.training.loop.train", lambda *_, **__: pytest.fail("it trained"))
     with _read_only(place):
         for line in (
             f"train ./photos --runs-dir fixed/runs --quiet {TINY}",

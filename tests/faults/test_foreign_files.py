@@ -23,15 +23,15 @@ MINE = b"the user's own"
 @pytest.fixture(autouse=True)
 def run(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run with one sample grid; nothing is really drawn or measured."""
-    from ditkit.lr_finder import LRCurve
-    from ditkit.sampling import Sample
+    from ditkit.sampling.generate import Sample
+    from ditkit.training.lr_finder import LRCurve
 
     def draw(order: Any, device: str, **_: Any) -> list[Sample]:
         return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in order.labels]
 
     curve = LRCurve(rates=[1e-4, 1e-3], losses=[2.0, 1.0], smoothed=[2.0, 1.0], suggestion=1e-4, maximum=5e-4)
-    monkeypatch.setattr("ditkit.cli.order.draw", draw)
-    monkeypatch.setattr("ditkit.lr_finder.find_lr", lambda *_, **__: curve)
+    monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
+    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: curve)
     run = write_run(Path("runs"))
     (run / "samples").mkdir()
     Image.new("L", (8, 8)).save(run / "samples/step-0000100.png")

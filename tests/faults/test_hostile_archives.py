@@ -30,15 +30,18 @@ import pytest
 from PIL import Image
 from test_cli import elsewhere, said
 
-from ditkit import paths
 from ditkit.config import DataConfig
-from ditkit.data import archives, celeba, members, places, readers
-from ditkit.data.archives import COMPLETE, Limits, extract, is_whole
+from ditkit.data import celeba
 from ditkit.data.contract import open_dataset
-from ditkit.data.readers import open_zip
-from ditkit.downloads.watch import watched
+from ditkit.data.sources import archive_names, location, tar
+from ditkit.data.sources import extract as extraction
+from ditkit.data.sources.extract import COMPLETE, Limits, extract, is_whole
+from ditkit.data.sources.tar import open_zip
 from ditkit.errors import DataError, MachineError, UsageError
-from ditkit.paths import alone, cache_dir, cache_folder
+from ditkit.io import locks
+from ditkit.io.locks import alone
+from ditkit.io.paths import cache_dir, cache_folder
+from ditkit.io.progress import watched
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 
@@ -359,7 +362,7 @@ def test_a_hostile_archive_is_one_line_and_leaves_nothing(kind: str, tmp_path: P
     assert caught.value.message.isprintable() and len(caught.value.message) < 600
     assert caught.value.exit_code == 3 and caught.value.hint
     assert sorted(tmp_path.rglob("*")) == before
-    assert sum(written) <= SMALL.harmless + 4 * members.BLOCK
+    assert sum(written) <= SMALL.harmless + 4 * archive_names.BLOCK
     assert time.monotonic() - began < 5
 
 
@@ -380,17 +383,17 @@ def test_memory_stays_small_whatever_is_unpacked(pack: Callable[[bytes], bytes] 
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 16 * members.BLOCK and (tmp_path / "out" / "a.png").stat().st_size == 32 << 20
+    assert peak < 16 * archive_names.BLOCK and (tmp_path / "out" / "a.png").stat().st_size == 32 << 20
 
 
 def test_a_directory_of_too_many_members_or_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.zip").write_bytes(GOOD_ZIP)
     with (tmp_path / "a.zip").open("rb") as file:
-        with pytest.raises(members.Broken, match="has more than 11 members"):
+        with pytest.raises(archive_names.Broken, match="has more than 11 members"):
             open_zip(file, 11)
         assert len(open_zip(file, 12).infolist()) == len(FEW)
-        monkeypatch.setattr(readers, "LONGEST_DIRECTORY", 500)
-        with pytest.raises(members.Broken, match="has a directory that is too long"):
+        monkeypatch.setattr(tar, "LONGEST_DIRECTORY", 500)
+        with pytest.raises(archive_names.Broken, match="has a directory that is too long"):
             open_zip(file, 12)
 
 
@@ -403,7 +406,7 @@ def test_memory_stays_small_however_many_members_a_tar_has(tmp_path: Path) -> No
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8 * members.BLOCK and set(_files(tmp_path / "out")) == {"a.png"}
+    assert peak < 8 * archive_names.BLOCK and set(_files(tmp_path / "out")) == {"a.png"}
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.bz2", ".tar.xz"])
@@ -533,12 +536,12 @@ def test_names_of_a_zip_in_either_encoding_arrive(tmp_path: Path) -> None:
 
 def test_windows_own_rules_for_names_apply_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("10:30.png", "what?.png", "a.", "b "):
-        member = members.Member(name, 0, iter(()))
-        assert members.Names().take(member) == (name,)
+        member = archive_names.Member(name, 0, iter(()))
+        assert archive_names.Names().take(member) == (name,)
         with monkeypatch.context() as windows:
-            windows.setattr(members.os, "name", "nt")
-            with pytest.raises(members.Broken, match="reserves"):
-                members.Names().take(member)
+            windows.setattr(archive_names.os, "name", "nt")
+            with pytest.raises(archive_names.Broken, match="reserves"):
+                archive_names.Names().take(member)
 
 
 # --- once, whole, and repaired
@@ -554,14 +557,14 @@ def test_an_archive_is_unpacked_once_and_again_only_when_it_has_changed(tmp_path
         return nullcontext(lambda done, total: None)
 
     with watched(watch):
-        folder = places.local_folder(str(archive))
-        assert places.local_folder(str(archive)) == folder and _files(folder) == FEW
+        folder = location.local_folder(str(archive))
+        assert location.local_folder(str(archive)) == folder and _files(folder) == FEW
         assert told == [f"unpacking {archive} to {folder}"] and cache in folder.parents
         archive.write_bytes(_zip({"cat/new.png": PICTURE, "dog/new.png": PICTURE}))
-        other = places.local_folder(str(archive))
+        other = location.local_folder(str(archive))
         assert other != folder and set(_files(other)) == {"cat/new.png", "dog/new.png"} and len(told) == 2
         os.utime(archive, (1, 1))  # perhaps another one of the same length
-        assert places.local_folder(str(archive)) not in (folder, other) and len(told) == 3
+        assert location.local_folder(str(archive)) not in (folder, other) and len(told) == 3
 
 
 @pytest.mark.parametrize("damage", ["file gone", "file shorter", "no note", "note nonsense"])
@@ -569,7 +572,7 @@ def test_an_unpacked_folder_that_was_damaged_since_is_unpacked_again(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
-    folder = places.local_folder(str(tmp_path / "photos.zip"))
+    folder = location.local_folder(str(tmp_path / "photos.zip"))
     if damage == "file gone":
         (folder / "cat/3.png").unlink()
     elif damage == "file shorter":
@@ -579,8 +582,8 @@ def test_an_unpacked_folder_that_was_damaged_since_is_unpacked_again(
     else:
         (folder / COMPLETE).write_text("[" * 100_000, encoding="utf-8")
     assert not is_whole(folder)
-    monkeypatch.setattr(places, "_ready", set())  # as in another process
-    assert places.local_folder(str(tmp_path / "photos.zip")) == folder
+    monkeypatch.setattr(location, "_ready", set())  # as in another process
+    assert location.local_folder(str(tmp_path / "photos.zip")) == folder
     assert _files(folder) == FEW and [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
@@ -611,7 +614,7 @@ def test_everything_is_on_disk_before_the_folder_gets_its_name(tmp_path: Path, m
 UNPACK = """
 import sys
 from pathlib import Path
-from ditkit.data import archives
+from ditkit.data.sources import extract as archives
 archives.extract(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -649,7 +652,7 @@ def test_litter_of_other_archives_goes_too_unless_somebody_is_at_it(tmp_path: Pa
         (out / f".tmp-unpack-{name}-0123abcd").mkdir(parents=True)
     (out / ".tmp-step-0000100-0123abcd").mkdir()
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
-    holder = "import sys,time;from pathlib import Path;from ditkit.paths import alone\n"
+    holder = "import sys,time;from pathlib import Path;from ditkit.io.locks import alone\n"
     holder += "with alone(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holder, str(out / "alive")], stdout=subprocess.PIPE) as child:
         assert child.stdout and child.stdout.readline()
@@ -662,8 +665,8 @@ def test_litter_of_other_archives_goes_too_unless_somebody_is_at_it(tmp_path: Pa
 def test_several_threads_unpack_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
     opened: list[Path] = []
-    open_archive = archives._open
-    monkeypatch.setattr(archives, "_open", lambda *given: opened.append(given[0]) or open_archive(*given))
+    open_archive = extraction._open
+    monkeypatch.setattr(extraction, "_open", lambda *given: opened.append(given[0]) or open_archive(*given))
     with ThreadPoolExecutor(4) as pool:
         done = [pool.submit(extract, tmp_path / "photos.zip", tmp_path / "out" / "photos") for _ in range(4)]
     assert {future.result() for future in done} == {tmp_path / "out" / "photos"} and len(opened) == 1
@@ -683,7 +686,7 @@ def test_several_processes_unpack_it_once(tmp_path: Path) -> None:
 
 
 def test_a_lock_keeps_out_whoever_does_not_wait(tmp_path: Path) -> None:
-    asker = "import sys;from pathlib import Path;from ditkit.paths import alone\n"
+    asker = "import sys;from pathlib import Path;from ditkit.io.locks import alone\n"
     asker += "with alone(Path(sys.argv[1]), wait=False) as held: print(held)"
     command = [sys.executable, "-c", asker, str(tmp_path / "thing")]
     with alone(tmp_path / "thing") as held:
@@ -695,7 +698,7 @@ def test_a_lock_keeps_out_whoever_does_not_wait(tmp_path: Path) -> None:
 def test_a_lock_that_was_removed_while_it_was_taken_counts_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try_lock, tries = paths.try_lock, [0]
+    try_lock, tries = locks.try_lock, [0]
 
     def too_late(descriptor: int) -> bool | None:
         tries[0] += 1
@@ -703,7 +706,7 @@ def test_a_lock_that_was_removed_while_it_was_taken_counts_for_nothing(
             (tmp_path / ".thing.lock").unlink()  # by its last holder, on leaving
         return try_lock(descriptor)
 
-    monkeypatch.setattr(paths, "try_lock", too_late)
+    monkeypatch.setattr(locks, "try_lock", too_late)
     with alone(tmp_path / "thing") as held:
         assert held and tries == [2] and (tmp_path / ".thing.lock").exists()
 
@@ -766,7 +769,7 @@ def test_what_is_in_a_cache_that_cannot_be_written_is_still_read(
 ) -> None:
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
     (tmp_path / "other.tar.gz").write_bytes(gzip.compress(GOOD_TAR))
-    folder = places.local_folder(str(tmp_path / "photos.zip"))
+    folder = location.local_folder(str(tmp_path / "photos.zip"))
 
     def read_only(path: str, flags: int, *rest: int, **more: int) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(cache)):
@@ -775,7 +778,7 @@ def test_what_is_in_a_cache_that_cannot_be_written_is_still_read(
 
     opened = os.open
     monkeypatch.setattr(os, "open", read_only)
-    assert places.local_folder(str(tmp_path / "photos.zip")) == folder
+    assert location.local_folder(str(tmp_path / "photos.zip")) == folder
     code, _, err = said(capsys, "train ./other.tar.gz")
     assert code == 6 and f"error: cannot write to the cache {cache / 'extracted'}: Read-only file system" in err
     assert "DITKIT_CACHE" in err
@@ -879,11 +882,11 @@ def test_celeba_may_be_packed_whole_or_its_images_only(tmp_path: Path) -> None:
 def test_an_address_or_word_that_is_none_is_told_as_such() -> None:
     for word in ("ftp://host/a.zip", "file:///etc/passwd", "http://", "https://host:99999/a.zip", "http://[::1/a.zip"):
         with pytest.raises(UsageError, match="is not an http or https address"):
-            places.local_folder(word)
+            location.local_folder(word)
     with pytest.raises(UsageError, match="has a name or a password in it"):
-        places.local_folder("https://me:secret@host/a.zip")
+        location.local_folder("https://me:secret@host/a.zip")
     with pytest.raises(UsageError, match="is not the SHA-256"):
-        places.local_folder("https://host/a.zip#sha256=123")
-    assert places.stem("https://host/My%20Photos.TAR.GZ?x=1#sha256=0") == "My Photos"
-    assert places.stem("a/b.zip") == "b" and places.stem("https://host/") == ""
-    assert archives.is_archive("A.ZIP") and not archives.is_archive("a.png")
+        location.local_folder("https://host/a.zip#sha256=123")
+    assert location.stem("https://host/My%20Photos.TAR.GZ?x=1#sha256=0") == "My Photos"
+    assert location.stem("a/b.zip") == "b" and location.stem("https://host/") == ""
+    assert extract.is_archive("A.ZIP") and not extract.is_archive("a.png")

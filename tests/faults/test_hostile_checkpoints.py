@@ -26,7 +26,7 @@ DEEP = b"[" * 200_000
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """digits/, a run that ended at step 6, and the same run as it was at step 4."""
-    from ditkit.training import train
+    from ditkit.training.loop import train
 
     place = tmp_path_factory.mktemp("hostile")
     digits = write_digits(place / "digits")
@@ -139,7 +139,7 @@ def tensors(dtype: str, value: float) -> bytes:
     import safetensors.torch
     import torch
 
-    from ditkit.checkpoint import build_network
+    from ditkit.checkpoint.loading import build_network
 
     network = build_network(harness.config(Path("/nowhere"), SETTINGS), 10)
     filled = {key: torch.full_like(one, value).to(getattr(torch, dtype)) for key, one in network.state_dict().items()}

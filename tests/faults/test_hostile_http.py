@@ -29,12 +29,10 @@ import pytest
 from PIL import Image
 from test_cli import elsewhere, said
 
-from ditkit.data import places
-from ditkit.downloads import fetch as module
-from ditkit.downloads.fetch import Patience, fetch
-from ditkit.downloads.part import Part
-from ditkit.downloads.web import Redirects, seconds
+from ditkit.data.sources import location
 from ditkit.errors import DataError, MachineError, UsageError
+from ditkit.io import download
+from ditkit.io.download import Part, Patience, Redirects, fetch, seconds
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 
@@ -549,7 +547,7 @@ def test_a_download_is_on_disk_before_it_gets_its_name(
 FETCH = """
 import sys
 from pathlib import Path
-from ditkit.downloads.fetch import fetch
+from ditkit.io.download import fetch
 fetch(sys.argv[1], Path(sys.argv[2]))
 """
 
@@ -587,7 +585,7 @@ def test_a_file_larger_than_the_disk_is_not_begun_or_given_up(
     usage = shutil.disk_usage(tmp_path)
     free = iter([10**9, 10**9, 50_000_000])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(free)))
-    monkeypatch.setattr(module, "_LOOK_AT_DISK", 1 << 20)
+    monkeypatch.setattr(download, "_LOOK_AT_DISK", 1 << 20)
     with pytest.raises(MachineError, match=r"needs [\d,]+ MB in .*, where [\d,]+ MB are free") as caught:
         fetch(server.address(kind), tmp_path / "photos.zip")
     assert "DITKIT_CACHE" in str(caught.value.hint) and list(tmp_path.iterdir()) == []
@@ -728,11 +726,11 @@ def test_an_address_that_cannot_be_trained_on_is_one_line(
 
 def test_a_file_put_into_the_cache_by_hand_does_as_well(server: Server, tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
-        places.local_folder(server.address("forbidden.zip"))
+        location.local_folder(server.address("forbidden.zip"))
     place = Path(str(caught.value.hint).rpartition("put it at ")[2])
     assert place.suffix == ".zip" and tmp_path in place.parents
     place.write_bytes(_photos())
-    folder = places.local_folder(server.address("forbidden.zip"))
+    folder = location.local_folder(server.address("forbidden.zip"))
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
     assert len(server.requests["forbidden.zip"]) == 1
 
@@ -740,7 +738,7 @@ def test_a_file_put_into_the_cache_by_hand_does_as_well(server: Server, tmp_path
 def test_a_damaged_download_can_be_replaced(server: Server, tmp_path: Path) -> None:
     url = server.address("damaged")
     with pytest.raises(DataError, match="is cut short") as caught:
-        places.local_folder(url)
+        location.local_folder(url)
     assert url in caught.value.message
     (place,) = (tmp_path / "cache" / "downloads").iterdir()
     assert str(caught.value.hint) == f"delete {place} to download it again"

@@ -19,9 +19,9 @@ from loading import load_image
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from ditkit.config import DataConfig
-from ditkit.data.files import scan
+from ditkit.data.decode import fit
 from ditkit.data.folder import dataset
-from ditkit.data.transforms import fit
+from ditkit.data.sources.files import scan
 from ditkit.errors import DataError
 
 pytestmark = pytest.mark.timeout(30)  # a file that makes us wait for ever fails by it

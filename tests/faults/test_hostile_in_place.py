@@ -18,10 +18,11 @@ from test_cli import elsewhere, said
 from test_hostile_archives import END, FEW, GOOD, GOOD_TAR, GOOD_ZIP, HOSTILE, PICTURE, SMALL, TINY, _header, _tar, _zip
 
 from ditkit.config import DataConfig
-from ditkit.data import look_up, members, shards
-from ditkit.data.archives import Limits
 from ditkit.data.folder import dataset
-from ditkit.data.pictures import Pictures
+from ditkit.data.image_dataset import Pictures
+from ditkit.data.sources import archive as sources_archive
+from ditkit.data.sources import archive_names
+from ditkit.data.sources.extract import Limits
 from ditkit.errors import DataError
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
@@ -54,7 +55,7 @@ PACKED = ("tar.gz", "tar.bz2", "tar.xz", "gz of")
 @pytest.fixture(autouse=True)
 def small(elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(look_up, "Limits", lambda: SMALL)
+    monkeypatch.setattr(sources_archive, "Limits", lambda: SMALL)
 
 
 def _opened(content: bytes, name: str = "photos.zip") -> Pictures:
@@ -97,7 +98,7 @@ def test_a_hostile_archive_is_one_line_or_harmless(kind: str, tmp_path: Path) ->
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peak < 8 * members.BLOCK and time.monotonic() - began < 5
+    assert peak < 8 * archive_names.BLOCK and time.monotonic() - began < 5
     assert list(Path("cache").rglob("*.png")) == []
 
 
@@ -140,14 +141,14 @@ def test_an_archive_that_is_replaced_or_cut_short_meanwhile_is_not_believed() ->
 
 
 def test_an_image_that_is_too_large_to_hold_in_memory_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MOST_BYTES", 50)
+    monkeypatch.setattr(sources_archive, "MOST_BYTES", 50)
     assert _readable(_opened(GOOD_ZIP)) == _readable(_opened(GOOD_TAR, "photos.tar")) == {}
     with pytest.raises(DataError, match="it is larger than 50 bytes"):
         _opened(GOOD_ZIP)[0]
 
 
 def test_memory_stays_small_however_many_members_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(look_up, "Limits", Limits)
+    monkeypatch.setattr(sources_archive, "Limits", Limits)
     hidden = b"".join(_header(name=b".%05d" % index) for index in range(100))
     many = _tar({"a.png": PICTURE})[:1024] + hidden * 200 + END
     for content in (many, _zip({f"{index:06d}/{index}.txt": b"" for index in range(20_000)} | {"a.png": PICTURE})):
@@ -158,7 +159,7 @@ def test_memory_stays_small_however_many_members_there_are(monkeypatch: pytest.M
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert peak < 12 * members.BLOCK
+        assert peak < 12 * archive_names.BLOCK
 
 
 def test_a_bad_archive_is_two_lines_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,12 +48,12 @@ def test_processes_draw_together_what_one_draws_alone_and_fail_as_one(tmp_path) 
 def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, monkeypatch) -> None:
     import torch
 
-    from ditkit import steps
     from ditkit.data.batches import Batches
     from ditkit.data.contract import open_dataset
-    from ditkit.initial import fresh_network
     from ditkit.objectives.contract import open_objective
-    from ditkit.world import World
+    from ditkit.runtime.distributed import World
+    from ditkit.training import step
+    from ditkit.training.init_weights import fresh_network
 
     config, cpu = tiny(), torch.device("cpu")
     dataset = open_dataset(config.data, "train")
@@ -63,9 +63,9 @@ def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, mo
         network = fresh_network(config, 10, cpu)
         objective = open_objective(config.diffusion)
         nouns = {"config": config, "network": network, "objective": objective, "device": cpu, "world": world}
-        worker = steps.Worker(**nouns, null_label=10, dtype=torch.float32, parts=1)
+        worker = step.Worker(**nouns, null_label=10, dtype=torch.float32, parts=1)
         batch = Batches(dataset, 16, config.seed, share=world.share(16)).batch(3)
-        seen = steps.compute_gradients(worker, 3, batch, "noise", lambda: [False], lambda: None)
+        seen = step.compute_gradients(worker, 3, batch, "noise", lambda: [False], lambda: None)
         found = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
         return {**found, "losses": seen.loss_B}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..config import RunConfig
-from .by_diffusers import DiffusersAutoencoder
 from .contract import Autoencoder
+from .diffusers_vae import DiffusersAutoencoder
 
 _TILE = 512  # pixels; larger images are encoded and decoded in overlapping tiles
 

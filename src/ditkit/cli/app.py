@@ -1,12 +1,197 @@
-"""`ditkit`: the one place where a command line is run, and where errors become words and exit codes."""
+"""Main(), lazy commands, option groups -> Typer."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
 
-from . import console, streams
-from .commands import COMMANDS, Group, module_of, opened, root
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ..errors import MachineError, UsageError, unknown
+from . import console
+from .options import OTHER, Debug
+from .parsing import spread
+
+COMMANDS = {  # command: module; one with COMMANDS of its own is a group of them
+    "train": "train",
+    "estimate": "estimate",
+    "sample": "sample",
+    "evaluate": "evaluate",
+    "sweep": "sweep",
+    "lr-find": "lr_find",
+    "plot-loss": "plot_loss",
+    "report": "report",
+    "compare": "compare",
+    "make-gif": "make_gif",
+    "edit": "edit",
+    "import": "import_",
+    "export": "export",
+    "data": "data",
+    "hub": "hub",
+    "show": "show",
+    "list": "list_",
+    "doctor": "doctor",
+}
+_RUN = re.compile(r'^def run\(.*?\) -> None:\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
+_MODULE = re.compile(r'"""(.*?)"""', re.DOTALL)
+
+
+class Command(TyperCommand):
+    """A command whose --labels takes several words: Click knows no variadic options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _check_words(args, self.get_params(ctx))
+        takes_labels = any("--labels" in parameter.opts for parameter in self.params)
+        return super().parse_args(ctx, spread(args) if takes_labels else args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # not of stdout, which console.data writes to: Click would end in silence
+            raise MachineError(
+                "another process of this run has ended", "look at its messages, then run again"
+            ) from error
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _tidy(super().get_params(ctx))
+
+
+class Unopened(TyperCommand):
+    """Stands for a command, of which only the name and the help are known so far."""
+
+
+class Group(TyperGroup):
+    """`ditkit` itself, and a command that has commands; a mistyped one gets the nearest named."""
+
+    modules: Mapping[str, str]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        self.load([args[0]])
+        return super().resolve_command(ctx, args)
+
+    def load(self, names: Iterable[str]) -> None:
+        """Import the modules of some commands."""
+        for name in names:
+            if isinstance(self.commands.get(name), Unopened):
+                self.commands[name] = _built(name, module_of(self.modules[name]))
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _tidy(super().get_params(ctx))
+
+
+@functools.cache
+def root() -> Group:
+    """The whole command line, ready to be invoked; built once a process."""
+    app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.callback(
+        invoke_without_command=True, epilog="Begin with [bold]ditkit train mnist[/], then [bold]ditkit sample[/]."
+    )(_ditkit)
+    return _filled(app, COMMANDS)
+
+
+def opened(group: Group) -> Group:
+    """The group with all commands of it and of the groups in it imported."""
+    group.load(list(group.commands))
+    for command in group.commands.values():
+        if isinstance(command, Group):
+            opened(command)
+    return group
+
+
+def module_of(stem: str) -> ModuleType:
+    """The module of a command."""
+    return import_module(f".{stem}", __package__)
+
+
+def _built(name: str, module: ModuleType) -> TyperCommand | Group:
+    """A command, or a group whose own commands are not imported yet."""
+    app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
+    if nested := getattr(module, "COMMANDS", None):
+        app.callback(invoke_without_command=True, help=_unwrapped(module.__doc__), epilog=module.EXAMPLES)(_group)
+        group = _filled(app, nested)
+        group.name = name
+        return group
+    app.command(name, cls=Command, help=_unwrapped(module.run.__doc__), epilog=module.EXAMPLES)(module.run)
+    built = typer.main.get_command(app)
+    assert isinstance(built, TyperCommand)
+    return built
+
+
+def _filled(app: typer.Typer, modules: Mapping[str, str]) -> Group:
+    group = typer.main.get_command(app)
+    assert isinstance(group, Group)
+    group.modules = modules
+    group.commands.update({name: Unopened(name, help=_help(stem)) for name, stem in modules.items()})
+    return group
+
+
+def _help(stem: str) -> str:
+    """What the docstring of a command's `run` says, or that of a group's module, read without importing it."""
+    text = (Path(__file__).parent / f"{stem}.py").read_text(encoding="utf-8")
+    found = _RUN.search(text) or _MODULE.match(text)
+    return _unwrapped(found[1] if found else "")
+
+
+def _unwrapped(text: str | None) -> str:
+    """A docstring with one line a paragraph: the terminal breaks lines where it is wide."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _check_words(args: Sequence[str], parameters: Sequence[Any]) -> None:
+    """Refuse what Click would take for a value: an empty word (an unset variable), and the next option's name."""
+    names = {name for parameter in parameters for name in parameter.opts if name.startswith("-")}
+    switches = {name for parameter in parameters if getattr(parameter, "is_flag", False) for name in parameter.opts}
+    for before, word in zip(["", *args], args, strict=False):
+        option, equals, value = word.partition("=")
+        given, option = (value, option) if equals and option in names else (word, before)
+        if not given.strip():
+            where = f"{option}: " if option in names else ""
+            raise UsageError(f"{where}an empty word means nothing", "fill it in, or leave it out")
+        if before in names - switches and (word in names or word == "--"):
+            raise UsageError(f"{before} requires an argument", f"{word} is not one; put a value between them")
+        if word == "--":
+            break
+
+
+def _tidy(parameters: list[Any]) -> list[Any]:
+    """Switches show no type, and what Typer adds goes to the last panel."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if set(parameter.opts) & {"--help", "--install-completion", "--show-completion"}:
+            parameter.rich_help_panel = OTHER
+    return parameters
+
+
+def _group(ctx: typer.Context, debug: Debug = False) -> None:
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), nl=False)
+
+
+def _ditkit(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", rich_help_panel=OTHER)] = False,
+    debug: Debug = False,
+) -> None:
+    """Train, sample and judge Diffusion Transformers."""
+    if version:
+        from .. import __version__
+
+        console.data(f"ditkit {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), nl=False)
 
 
 def command() -> Group:
@@ -17,9 +202,9 @@ def command() -> Group:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Nothing escapes but what ends Python itself."""
     if arguments is None:
-        streams.open_streams()
+        console.open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    streams.spell_everything()
+    console.spell_everything()
     stdout = sys.stdout
     try:
         code = root().main(given, prog_name="ditkit", standalone_mode=False)
@@ -31,11 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):  # Click ends so when nobody reads its help
             raise
-        return streams.unheard(stdout)
-    except (BrokenPipeError, streams.Unheard):
-        return streams.unheard(stdout)
+        return console.unheard(stdout)
+    except (BrokenPipeError, console.Unheard):
+        return console.unheard(stdout)
     except Exception as error:
-        streams.flush(stdout)
+        console.flush(stdout)
         return console.report(error, command=_spoken(given), debug=console.is_debug(given))
 
 

@@ -1,25 +1,20 @@
-"""`ditkit compare`: runs side by side, as curves, samples of equal seeds and one table."""
+"""Ditkit compare."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from . import complete, console, words
+from ..evaluation.compare import FILES, _differing, _lines, _row, _write
+from ..io import text
+from . import complete, console, parsing
 from .options import OUTPUT, Debug, Device, Force, Json, Labels, Quiet, RawWeights, RunsDir
 from .sample import Seed
 
-if TYPE_CHECKING:
-    from ..config import RunConfig
-    from ..run_folder import RunFolder
-    from .order import Order
-
 EXAMPLES = "Examples:\n\nditkit compare mnist mnist-2\nditkit compare runs/* --labels 3 8 --out mine"
-SHOWN = 10  # images of each run
-FILES = ("losses.png", "samples.png", "compare.md", "compare.json")
 
 Runs = Annotated[
     list[str] | None,
@@ -54,21 +49,22 @@ def run(
 ) -> None:
     """Compare runs: losses, samples of equal seeds, figures, time, size, and the settings that differ."""
     from ..errors import UsageError
-    from ..paths import expanded
-    from ..run_folder import find_run
-    from ..run_folder import runs_dir as runs_place
-    from .order import check_folder, read_order
+    from ..io.paths import expanded
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import find_run
+    from .outputs import check_folder
+    from .sample_request import read_order
 
     found = [find_run(name, runs_place(runs_dir)) for name in runs or []]
     folders = list({one.path.resolve(): one for one in found}.values())  # a run has a name, and a path
     if len(folders) < 2:
         raise UsageError("comparing takes two runs or more", "e.g. `ditkit compare mnist mnist-2`")
-    words.device(device)
+    parsing.device(device)
     orders = [
         read_order(labels, {"--seed": seed}, model=str(one.path), runs_dir=runs_dir, ema=not no_ema) for one in folders
     ]
-    stem = words.slug("-vs-".join(one.path.resolve().name for one in folders[:3]))
-    place = expanded(out) if out else words.free_name(Path("comparisons") / stem)
+    stem = text.slug("-vs-".join(one.path.resolve().name for one in folders[:3]))
+    place = expanded(out) if out else text.free_name(Path("comparisons") / stem)
     check_folder(place, list(FILES), force=force)
     table = [_row(folder, order) for folder, order in zip(folders, orders, strict=True)]
     differing = _differing([folder.read_config() for folder in folders])
@@ -78,110 +74,4 @@ def run(
     elif not quiet:
         for line in _lines(table, differing):
             console.data(line)
-        console.data(console.flat(str(place)))
-
-
-def _row(folder: RunFolder, order: Order) -> dict[str, Any]:
-    """What there is to say of a run in numbers."""
-    from ..errors import DataError
-    from ..metrics import read_evaluations, spent_seconds
-    from ..models.size import parameters
-
-    rows = folder.metrics()
-    validation = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    config = order.card.config
-    found: dict[str, Any] = {
-        "run": folder.path.resolve().name,
-        "step": order.card.step,
-        "parameters": parameters(config, len(order.card.labels)),
-        "batch size": config.train.batch_size,
-        "minutes in steps": spent_seconds(rows) / 60,
-        "validation loss": validation[-1] if validation else None,
-        "best": min(validation) if validation else None,
-    }
-    try:
-        records = read_evaluations(folder.evaluation_file)
-    except DataError:
-        records = []
-    if records:
-        newest = records[-1]
-        found |= {
-            f"{key} ({newest.get('drawn', {}).get('samples')} images)": value
-            for key, value in newest["metrics"].items()
-            if key in ("frechet", "kid", "accuracy")
-        }
-    return found
-
-
-def _differing(configs: list[RunConfig]) -> dict[str, list[Any]]:
-    """Settings that are not the same in all runs: what each has."""
-    from functools import reduce
-
-    from ..config import differences
-
-    keys = dict.fromkeys(key for other in configs[1:] for key in differences(configs[0], other))
-    return {key: [reduce(getattr, key.split("."), config) for config in configs] for key in keys}
-
-
-def _write(
-    place: Path,
-    folders: list[RunFolder],
-    orders: list[Order],
-    table: list[dict[str, Any]],
-    differing: dict[str, list[Any]],
-    device: str,
-    *,
-    quiet: bool,
-) -> None:
-    from ..durable import make_folder, write_atomically
-
-    console.hush_matplotlib()
-    with console.loading_torch(quiet=quiet):
-        from ..plots import plot_losses, save_figure
-    make_folder(place)
-    rows = {str(row["run"]): folder.metrics() for row, folder in zip(table, folders, strict=True)}
-    save_figure(plot_losses(rows), place / "losses.png")
-    _draw(place / "samples.png", orders, [str(row["run"]) for row in table], device, quiet=quiet)
-    write_atomically(place / "compare.md", "\n".join(_lines(table, differing)) + "\n")
-    record = {"runs": table, "differing": differing}
-    write_atomically(place / "compare.json", json.dumps(record, indent=1) + "\n")
-
-
-def _draw(path: Path, orders: list[Order], names: list[str], device: str, *, quiet: bool) -> None:
-    """A row of samples for each run: of the labels that all know, from equal seeds."""
-    from dataclasses import replace
-
-    from ..images import grid, save_png
-    from .order import draw
-
-    known = [set(order.labels) for order in orders]
-    common = [label for label in orders[0].labels if all(label in one for one in known)][:SHOWN]
-    across = len(common) or SHOWN
-    images, captions = [], []
-    for order in orders:
-        wanted = ((common or order.labels) * across)[:across]  # rows of one length
-        drawn = list(draw(replace(order, labels=wanted), device, quiet=quiet))
-        images += [one.image for one in drawn]
-        captions += [one.label or f"seed {one.seed}" for one in drawn]
-    save_png(grid(images, across, captions=captions, row_names=names), path, {"software": "ditkit"})
-
-
-def _lines(table: list[dict[str, Any]], differing: dict[str, list[Any]]) -> list[str]:
-    """Two tables of Markdown: figures, and the settings that differ."""
-    heads = list(dict.fromkeys(key for row in table for key in row))
-    lines = words.markdown(heads, [[_spoken(row.get(head)) for head in heads] for row in table])
-    if differing:
-        lines += [""]
-        names = [str(row["run"]) for row in table]
-        lines += words.markdown(
-            ["setting", *names], [[key, *map(_spoken, values)] for key, values in differing.items()]
-        )
-    return lines
-
-
-def _spoken(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else console.flat(str(value))
+        console.data(text.flat(str(place)))

@@ -69,14 +69,14 @@ def backends(incomplete: str) -> Names:
 
 
 def autoencoders(incomplete: str) -> Names:
-    from ..autoencoders.presets import descriptions
+    from ..autoencoders.files import descriptions
 
     return [pair for pair in descriptions().items() if pair[0].startswith(incomplete)] + folders(incomplete)
 
 
 def cached(incomplete: str) -> Names:
     """What `data remove` takes; the sizes would take too long."""
-    from ..cache import entries
+    from ..io.cache import entries
 
     return [(entry.name, entry.source or "") for entry in entries() if entry.name.startswith(incomplete)]
 

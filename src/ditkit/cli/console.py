@@ -1,8 +1,10 @@
-"""What people see: rich on stderr, data on stdout, errors as one line each."""
+"""Stderr, stdout, errors, bars, prompts."""
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import logging
 import os
 import re
@@ -11,16 +13,82 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from .. import launch
 from ..errors import DitkitError, MachineError, PeerError, UsageError, is_out_of_memory
-from ..paths import as_text
-from . import streams
+from ..io.text import visible
+from ..runtime import launch
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class Unheard(Exception):
+    """Whoever was reading stdout has left, as `head` does."""
+
+
+class Lasting:
+    """stderr that may go away, with the terminal or the program it is piped into: the work goes on in silence."""
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def write(self, text: str) -> int:
+        try:
+            return self._file.write(text)
+        except (OSError, ValueError):
+            _silence(self._file)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except (OSError, ValueError):
+            _silence(self._file)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _silence(file: Any) -> None:
+    """Let a stream that nobody reads lead nowhere, so that Python does not complain when it flushes at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Open what was closed before ditkit began: its number would go to a checkpoint, and prints would land in that."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # a file that is opened gets the lowest number that is free: the closed one's
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+
+
+def spell_everything() -> None:
+    """Names and labels that the terminal cannot spell must not end a command; paths stay the bytes that they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if codecs.lookup(sys.stdout.encoding).name in ("utf-8", "ascii"):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        else:
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def flush(stdout: Any) -> None:
+    """Send what was printed; if that fails, nothing more, so that Python does not try again at exit."""
+    try:
+        stdout.flush()
+    except (OSError, ValueError):
+        _silence(stdout)
+
+
+def unheard(stdout: Any) -> int:
+    """The exit code of any program whose reader has seen enough; nothing more is sent."""
+    sys.stdout = stdout
+    _silence(stdout)
+    return 128 + 13
+
 
 INTERNAL = 1  # exit code of a bug
 _BETWEEN_LINES = 15.0  # seconds
@@ -31,7 +99,7 @@ def stderr() -> Console:
     """A rich console on stderr that neither wraps plain lines nor colours numbers."""
     from rich.console import Console
 
-    file: Any = streams.Lasting(sys.stderr)
+    file: Any = Lasting(sys.stderr)
     sized = {
         name: value
         for name, value in os.environ.items()
@@ -46,25 +114,12 @@ def say(text: str, *, quiet: bool = False) -> None:
         stderr().print(visible(text), markup=False)
 
 
-def visible(text: str) -> str:
-    """Text with what a terminal would obey or cannot show (file names may hold anything) spelled out."""
-    plain = (
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in as_text(text)
-    )
-    return "".join(plain)
-
-
-def flat(text: str) -> str:
-    """The same on one line: a name within a table."""
-    return visible(text).replace("\n", "\\n")
-
-
 def data(text: str) -> None:
     """Something that a script may want, on stdout."""
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError as error:
-        raise streams.Unheard from error
+        raise Unheard from error
 
 
 def agreed(question: str, *, yes: bool, about: Sequence[str] = ()) -> bool:
@@ -124,7 +179,7 @@ def _lines(text: str) -> Callable[[float, float | None], None]:
 @contextmanager
 def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     """Around the first import of torch and what needs it: seconds, so a sign of life."""
-    from ..threads import calm_threads, choose_threads, keep_memory
+    from ..runtime.threads import calm_threads, choose_threads, keep_memory
 
     if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:  # else it is decided
         calm_threads(choose_threads())
@@ -144,7 +199,7 @@ def report(error: BaseException, *, command: str = "ditkit", debug: bool = False
     Nothing is printed of what another of the processes that were launched together says.
     """
     if debug:
-        streams.Lasting(sys.stderr).write(visible("".join(traceback.format_exception(error))))
+        Lasting(sys.stderr).write(visible("".join(traceback.format_exception(error))))
     message, hint, code = _explain(error, command)
     if isinstance(error, PeerError) or (code != INTERNAL and launch.echoes()):
         return code

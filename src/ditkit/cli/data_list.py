@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ..io import text as io_text
 from . import console
 from .options import Debug, Json
 
 if TYPE_CHECKING:
-    from ..cache import Entry
+    from ..io.cache import Entry
+
 
 EXAMPLES = "Examples:\n\nditkit data list\nditkit data list --json"
 
@@ -19,8 +21,9 @@ def run(as_json: Json = False, debug: Debug = False) -> None:
 
     The cache holds only what can be fetched or made again. The environment variable DITKIT_CACHE names its place.
     """
-    from .. import cache, registry
-    from ..paths import cache_dir
+    from .. import registry
+    from ..io import cache
+    from ..io.paths import cache_dir
 
     described = registry.DATASETS.descriptions()
     with console.spinner("measuring …"):
@@ -52,23 +55,22 @@ def _described(entry: Entry) -> dict[str, Any]:
 def _print_cache(found: list[dict[str, Any]], total: int) -> None:
     import time
 
-    from ..paths import cache_dir
-    from . import words
+    from ..io.paths import cache_dir
 
-    console.data(f"\nin the cache, {console.flat(str(cache_dir()))}:")
-    names = [console.flat(one["name"]) for one in found]
+    console.data(f"\nin the cache, {io_text.flat(str(cache_dir()))}:")
+    names = [io_text.flat(one["name"]) for one in found]
     width = min(60, max(map(len, names), default=0))
     for name, one in zip(names, found, strict=True):
-        age = words.spoken_age(time.time() - one["modified"])
+        age = io_text.spoken_age(time.time() - one["modified"])
         note = "  unfinished" if one["unfinished"] else ""
-        console.data(f"  {name:<{width}}  {words.spoken_size(one['bytes']):>9}  {age:>8}{note}")
+        console.data(f"  {name:<{width}}  {io_text.spoken_size(one['bytes']):>9}  {age:>8}{note}")
         if one["source"]:
-            console.data(f"    from {console.flat(one['source'])}")
+            console.data(f"    from {io_text.flat(one['source'])}")
     if not found:
         console.data("  nothing")
         return
     left = [one["bytes"] for one in found if one["unfinished"]]
-    litter = f", {words.spoken_size(sum(left))} of it unfinished" if left else ""
-    console.data(f"  {words.spoken_size(total)} in all{litter}")
+    litter = f", {io_text.spoken_size(sum(left))} of it unfinished" if left else ""
+    console.data(f"  {io_text.spoken_size(total)} in all{litter}")
     if left:
         console.say("`ditkit data remove --unfinished` removes what downloads and other work have left unfinished")

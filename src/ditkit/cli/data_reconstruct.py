@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..io import text
 from . import console
 from .data_show import Target
 from .options import (
@@ -30,7 +31,8 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-    from ..reconstruction import Reconstruction
+    from ..latents.codec import Reconstruction
+
 
 EXAMPLES = (
     "Examples:\n\nditkit data reconstruct ./photos --autoencoder taesd3 --image-size 128\n"
@@ -75,9 +77,11 @@ def run(
 
     Nothing that is lost here can a model of these latents ever draw. 25 dB is blurred, 30 dB is good, more is better.
     """
-    from ..autoencoders.presets import PIXEL
+    from ..autoencoders.files import PIXEL
     from ..errors import UsageError
-    from . import targets, words
+    from ..io import text
+    from ..runs import target as run_target
+    from . import datasets, outputs, parsing
 
     if target is None and config is None:
         raise UsageError("reconstruct what?", "e.g. `ditkit data reconstruct ./photos --autoencoder taesd3`")
@@ -87,24 +91,26 @@ def run(
         "--image-size": image_size,
         "--autoencoder": autoencoder,
     }
-    resolved, name = targets.resolve(target or "", file=config, settings=settings or [], flags=flags, runs_dir=runs_dir)
+    resolved, name = run_target.resolve(
+        target or "", file=config, settings=settings or [], flags=flags, runs_dir=runs_dir
+    )
     if resolved.autoencoder.name == PIXEL:
         raise UsageError("there is no autoencoder in these settings", "name one: --autoencoder taesd3")
-    path = words.png_path(out, f"reconstruct-{words.slug(name)}", force=force)
-    words.device(device)
-    targets.find_autoencoder(resolved, quiet=quiet)
+    path = outputs.png_path(out, f"reconstruct-{text.slug(name)}", force=force)
+    parsing.device(device)
+    datasets.find_autoencoder(resolved, quiet=quiet)
     pairs = _reconstructed(resolved, count, device, quiet=quiet)
     _draw(pairs, resolved, path)
     _tell(pairs, resolved, path, as_json=as_json, quiet=quiet)
 
 
 def _reconstructed(config: RunConfig, count: int, device: str, *, quiet: bool) -> list[Reconstruction]:
-    from .targets import open_images, watching
+    from .datasets import open_images, watching
 
     images = open_images(config, quiet=quiet)
     with console.loading_torch(quiet=quiet):
-        from ..device import find_device
-        from ..reconstruction import reconstruct
+        from ..latents.codec import reconstruct
+        from ..runtime.device import find_device
     with watching(quiet=quiet), console.bar("reconstructing", quiet=quiet) as show:
         return reconstruct(config, images, count, device=find_device(device), on_image=show)
 
@@ -113,7 +119,7 @@ def _draw(pairs: list[Reconstruction], config: RunConfig, path: Path) -> None:
     """A page of originals, each with what came back on its right."""
     import numpy as np
 
-    from ..images import grid, save_png
+    from ..visual.grid import grid, save_png
 
     factor = -(-_SMALLEST_CELL // max(config.data.image_size))
     cells = [
@@ -138,4 +144,4 @@ def _tell(pairs: list[Reconstruction], config: RunConfig, path: Path, *, as_json
         channels, *latent = config.shape
         console.data(f"{len(pairs)} images of {height}x{width} as {channels}x{latent[0]}x{latent[1]} latents and back")
         console.data(f"PSNR {mean:.1f} dB on average, from {worst:.1f} to {best:.1f}")
-        console.data(f"picture: {console.flat(str(path))}")
+        console.data(f"picture: {text.flat(str(path))}")

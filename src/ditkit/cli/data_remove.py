@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..io import text
 from . import complete, console
 from .options import DATA, Debug, Json, Quiet, Yes
 
 if TYPE_CHECKING:
-    from ..cache import Entry
+    from ..io.cache import Entry
+
 
 EXAMPLES = (
     "Examples:\n\nditkit data remove extracted/photos\nditkit data remove --unfinished --yes\nditkit data remove --all"
@@ -47,16 +49,15 @@ def run(
 
     Your own images, runs, and the data inside ditkit are not there, and stay.
     """
-    from .. import cache
-    from . import words
+    from ..io import cache, text
 
     chosen = _chosen(names or [], cache.entries(), everything=everything, unfinished=unfinished)
     if chosen:
         with console.spinner("measuring …", quiet=quiet):
-            size = words.spoken_size(sum(entry.size for entry in chosen))
+            size = text.spoken_size(sum(entry.size for entry in chosen))
         what = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} entries of the cache"
-        about = [f"  {console.flat(entry.name)}" for entry in chosen] if len(chosen) > 1 else []
-        if not console.agreed(f"remove {console.flat(what)}, {size}?", yes=yes, about=about):
+        about = [f"  {text.flat(entry.name)}" for entry in chosen] if len(chosen) > 1 else []
+        if not console.agreed(f"remove {text.flat(what)}, {size}?", yes=yes, about=about):
             console.say("nothing is removed", quiet=quiet)
             return
     _remove(chosen, as_json=as_json, quiet=quiet)
@@ -64,9 +65,8 @@ def run(
 
 def _remove(chosen: Sequence[Entry], *, as_json: bool, quiet: bool) -> None:
     """All that can be removed; then the first error, if there was one."""
-    from .. import cache
     from ..errors import DitkitError
-    from . import words
+    from ..io import cache, text
 
     removed: list[str] = []
     freed, errors = 0, list[DitkitError]()
@@ -80,8 +80,8 @@ def _remove(chosen: Sequence[Entry], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         console.data(json.dumps({"removed": removed, "bytes": freed}))
     elif removed:
-        what = console.flat(removed[0]) if len(removed) == 1 else f"{len(removed)} entries"
-        console.say(f"removed {what}: {words.spoken_size(freed)} are free again", quiet=quiet)
+        what = text.flat(removed[0]) if len(removed) == 1 else f"{len(removed)} entries"
+        console.say(f"removed {what}: {text.spoken_size(freed)} are free again", quiet=quiet)
     elif not chosen:
         console.say("there is nothing to remove", quiet=quiet)
     if errors:
@@ -104,7 +104,7 @@ def _chosen(names: Sequence[str], entries: Sequence[Entry], *, everything: bool,
 def _find(word: str, entries: Sequence[Entry]) -> Entry:
     """The entry of a name, with its kind or without, or of the beginning of only one. Raises UsageError otherwise."""
     from ..errors import UsageError, unknown
-    from ..paths import as_text
+    from ..io.text import as_text
     from ..registry import DATASETS
 
     word = as_text(word)
@@ -128,7 +128,7 @@ def _find(word: str, entries: Sequence[Entry]) -> Entry:
 
 def _spellings(entry: Entry) -> set[str]:
     """With its kind and without, as it is and as `data list` shows it."""
-    from ..paths import as_text
+    from ..io.text import as_text
 
     plain = {as_text(entry.name), as_text(entry.path.name)}
-    return plain | {console.flat(one) for one in plain}
+    return plain | {text.flat(one) for one in plain}

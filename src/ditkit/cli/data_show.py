@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..io import text
 from . import complete, console
 from .options import (
     DATA,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..data.contract import Dataset, Split
     from ..data.survey import Survey
+
 
 EXAMPLES = (
     "Examples:\n\nditkit data show mnist\nditkit data show ./photos --image-size 96x64 --set data.crop=top\n"
@@ -85,32 +87,36 @@ def run(
     """
     import json
 
+    from ..data import survey_report
     from ..errors import UsageError
-    from . import data_report, targets, words
+    from ..runs import target as run_target
+    from . import outputs
 
     if target is None and config is None:
         raise UsageError("show what?", "try `ditkit data show mnist`, or name a data set or a folder of images")
     flags = {"--data-dir": data_dir, "--label-by": label_by, "--label-file": label_file, "--image-size": image_size}
-    resolved, name = targets.resolve(target or "", file=config, settings=settings or [], flags=flags, runs_dir=runs_dir)
-    path = words.png_path(out, f"data-{words.slug(name)}", force=force)
+    resolved, name = run_target.resolve(
+        target or "", file=config, settings=settings or [], flags=flags, runs_dir=runs_dir
+    )
+    path = outputs.png_path(out, f"data-{text.slug(name)}", force=force)
     parts = _open(resolved, quiet=quiet)
     survey = _examined(resolved, parts, limit, quiet=quiet)
     picture = path if _draw(survey, resolved, name, path) else None
     if as_json:
-        console.data(json.dumps(data_report.as_json(survey, resolved, name, picture)))
+        console.data(json.dumps(survey_report.as_json(survey, resolved, name, picture)))
     elif not quiet:
-        for line in data_report.lines(survey, resolved, name):
+        for line in survey_report.lines(survey, resolved, name):
             console.data(line)
         if picture:
-            console.data(f"picture: {console.flat(str(picture))}")
+            console.data(f"picture: {text.flat(str(picture))}")
     if survey.unreadable:
-        console.say(data_report.remedy(survey, resolved), quiet=quiet)
+        console.say(survey_report.remedy(survey, resolved), quiet=quiet)
 
 
 def _open(config: RunConfig, *, quiet: bool) -> dict[Split, Dataset]:
     from ..data.contract import open_dataset
     from ..errors import DataError
-    from .targets import open_images
+    from .datasets import open_images
 
     train = open_images(config, quiet=quiet)
     parts: dict[Split, Dataset] = {"train": train, "validation": open_dataset(config.data, "validation")}
@@ -128,8 +134,8 @@ def _examined(config: RunConfig, parts: dict[Split, Dataset], limit: int | None,
 
 def _draw(survey: Survey, config: RunConfig, name: str, path: Path) -> bool:
     """Whether there was anything to draw."""
-    from ..images import save_png
-    from ..sheets import sheet
+    from ..visual.dataset_sheet import sheet
+    from ..visual.grid import save_png
 
     height, width = config.data.image_size
     seen = "what is cut off, and on the right what the network sees" if survey.encoded else "what the network sees"

@@ -67,8 +67,8 @@ def _told(name: str, module: str, *, needed: bool) -> bool:
 def _devices() -> None:
     import torch
 
-    from ..device import find_device, find_dtype
-    from ..launch import launched
+    from ..runtime.device import find_device, find_dtype
+    from ..runtime.launch import launched
 
     device = find_device("auto")
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
@@ -85,8 +85,8 @@ def _places(runs_dir: Path | None) -> None:
     import os
     import shutil
 
-    from ..paths import cache_dir
-    from ..run_folder import runs_dir as runs_place
+    from ..io.paths import cache_dir
+    from ..runs.folder import runs_dir as runs_place
 
     for what, place in (("runs", runs_place(runs_dir)), ("cache", cache_dir())):
         existing = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())

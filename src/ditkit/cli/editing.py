@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..config import DataConfig
-    from ..sampling import Sample
-    from .order import Order
+    from ..sampling.generate import Sample
+    from .sample_request import Order
+
 
 Picture = Annotated[
     Path | None, typer.Argument(metavar="IMAGE", show_default=False, help="The image to change: PNG, JPEG, WebP …")
@@ -41,11 +42,13 @@ def carry_out(
 ) -> None:
     """Check everything, draw one image for each label, and write them beside a grid that begins with the original."""
     from ..errors import UsageError
-    from ..paths import expanded
-    from . import words
-    from .order import check_folder, read_order
+    from ..io import text
+    from ..io.paths import expanded
+    from . import parsing
+    from .datasets import watching
+    from .outputs import check_folder
     from .sample import save_one, tell_drawn
-    from .targets import watching
+    from .sample_request import read_order
 
     if picture is None:
         raise UsageError("which image is to be changed?", "e.g. `ditkit edit img2img photo.png`")
@@ -53,8 +56,8 @@ def carry_out(
         order = read_order(labels, flags, model=model, runs_dir=runs_dir, ema=ema)
     if len(order.labels) > MOST_IMAGES:
         raise UsageError(f"{len(order.labels)} images are more than {MOST_IMAGES}", "ask for fewer with --labels")
-    words.device(device)
-    folder = expanded(out) if out else words.free_name(Path("edits") / f"{words.slug(picture.stem)}-{order.name}")
+    parsing.device(device)
+    folder = expanded(out) if out else text.free_name(Path("edits") / f"{text.slug(picture.stem)}-{order.name}")
     check_folder(folder, [*order.file_names, "grid.png"], force=force)
     original, paint = _read(expanded(picture), expanded(mask) if mask else None, order.card.config.data)
     drawn = _draw(order, original, paint, strength, device, quiet=quiet)
@@ -71,7 +74,7 @@ def _read(picture: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarra
     """The image as the model's training images were prepared, and where it is to be painted."""
     from PIL import Image
 
-    from ..data.transforms import examine, fit, open_file
+    from ..data.decode import examine, fit, open_file
     from ..errors import UsageError
 
     height, width = data.image_size
@@ -96,9 +99,9 @@ def _draw(
     order: Order, original: np.ndarray, paint: np.ndarray | None, strength: float, device: str, *, quiet: bool
 ) -> list[Sample]:
     with console.loading_torch(quiet=quiet):
-        from ..checkpoint import load
-        from ..device import find_device
-        from ..editing import edit
+        from ..checkpoint.loading import load
+        from ..runtime.device import find_device
+        from ..sampling.edit import edit
     trained = load(order.weights, device=find_device(device))
     with console.bar("drawing", quiet=quiet) as show:
         return edit(
@@ -117,7 +120,7 @@ def _save_grid(
     drawn: list[Sample], original: np.ndarray, paint: np.ndarray | None, path: Path, about: dict[str, str]
 ) -> None:
     """The results behind the original, and behind what of it is to be painted."""
-    from ..images import grid, save_png
+    from ..visual.grid import grid, save_png
 
     cells, captions = [original], ["original"]
     if paint is not None:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..io import text
 from . import complete, console
-from .guide import Autoguide
 from .options import (
     DATA,
     DIFFUSION,
     OUTPUT,
+    Autoguide,
     DataDir,
     Debug,
     Device,
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.judge import Judge
     from ..evaluation.neighbours import Neighbours
-    from .order import Order
-    from .together import Together
+    from ..runtime.distributed import Together
+    from .sample_request import Order
+
 
 EXAMPLES = (
     "Examples:\n\nditkit evaluate\nditkit evaluate mnist --samples 1000\n"
@@ -130,7 +132,7 @@ def run(
 
     Stopped at any moment, the same command goes on. The figures, and all that they depend on, go to evaluation.json.
     """
-    from .together import launched_together
+    from .datasets import launched_together
 
     flags = {
         "--steps": steps,
@@ -145,14 +147,14 @@ def run(
     }
 
     def prepare() -> _Case:
-        from . import words
-        from .order import read_order
-        from .targets import watching
+        from . import parsing
+        from .datasets import watching
+        from .sample_request import read_order
 
         with watching(quiet=quiet, yes=yes):
             order = read_order(None, flags, model=which, runs_dir=runs_dir, ema=not no_ema)
         check_features(features, order.card.config.data.channels)
-        words.device(device)
+        parsing.device(device)
         return _Case(order=moved(order, data_dir), samples=samples, features=features, path=_place(out, order))
 
     with launched_together(device, quiet=quiet) as together:
@@ -184,7 +186,7 @@ def check_features(word: str | None, channels: int) -> None:
     from importlib.util import find_spec
 
     from ..errors import UsageError, unknown
-    from ..paths import expanded
+    from ..io.paths import expanded
 
     name = word or ("lenet" if channels == 1 else "inception")
     if name in PACKAGES and find_spec(PACKAGES[name][0]) is None:
@@ -201,7 +203,7 @@ def check_features(word: str | None, channels: int) -> None:
 
 def moved(order: Order, data_dir: str | None) -> Order:
     """The order, with the data where it lies now."""
-    from .targets import data_place
+    from ..runs.target import data_place
 
     if data_dir is None:
         return order
@@ -212,10 +214,10 @@ def moved(order: Order, data_dir: str | None) -> Order:
 
 def _place(out: Path | None, order: Order) -> Path:
     from ..errors import UsageError
-    from ..metrics import read_evaluations
-    from ..paths import expanded
-    from ..run_folder import run_of
-    from . import words
+    from ..io import paths
+    from ..io.paths import expanded
+    from ..runs.folder import run_of
+    from ..runs.metrics import read_evaluations
 
     if out is not None:
         path = expanded(out)
@@ -224,7 +226,7 @@ def _place(out: Path | None, order: Order) -> Path:
     else:
         run = run_of(order.weights)
         path = run.evaluation_file if run else Path("evaluation.json")
-    words.check_writable(path.parent)
+    paths.check_writable(path.parent)
     read_evaluations(path)  # another file of that name is not written over
     return path
 
@@ -232,15 +234,15 @@ def _place(out: Path | None, order: Order) -> Path:
 def _judged(
     case: _Case, device: str, neighbours: int | None, together: Together, *, quiet: bool, yes: bool
 ) -> tuple[Evaluation, Neighbours | None]:
-    from .targets import open_images
+    from .datasets import open_images
 
     order, config = case.order, case.order.card.config
     images = open_images(config, quiet=quiet, yes=yes)
     with console.loading_torch(quiet=quiet):
-        from ..checkpoint import load
-        from ..device import find_device
+        from ..checkpoint.loading import load
         from ..evaluation.evaluate import ENOUGH, evaluate
         from ..evaluation.judge import open_judge
+        from ..runtime.device import find_device
     place = find_device(device)
     trained = together.do(lambda: load(order.weights, device=place))
     guide = load(order.guide, device=place) if order.guide else None
@@ -256,7 +258,7 @@ def _judged(
         )
 
     def tell_time(seconds: float) -> None:
-        from .words import spoken_duration
+        from ..io.text import spoken_duration
 
         console.say(f"drawing {case.samples:,} images: about {spoken_duration(seconds)}", quiet=quiet)
 
@@ -289,8 +291,8 @@ def _told_when_stopped(*, quiet: bool) -> Iterator[None]:
 
 def _near(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, quiet: bool) -> Neighbours:
     from ..evaluation.neighbours import nearest, picture
-    from ..images import save_png
-    from ..sampling import sample
+    from ..sampling.generate import sample
+    from ..visual.grid import save_png
 
     order = case.order
     drawn = sample(trained, count, settings=order.settings, seed=order.seed, guide=guide, batch_size=order.batch_size)
@@ -301,8 +303,8 @@ def _near(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, qui
 
 
 def _keep(found: Evaluation, near: Neighbours | None, case: _Case) -> None:
-    from ..durable import write_atomically
-    from ..metrics import read_evaluations
+    from ..io.atomic import write_atomically
+    from ..runs.metrics import read_evaluations
 
     if near is not None:
         found.metrics["memorised"] = near.memorised
@@ -333,6 +335,6 @@ def _tell(found: Evaluation, case: _Case, near: Neighbours | None, *, as_json: b
     for name, value, meaning, key in shown:
         error = f" ± {metrics['kid_error']:.2g}" if key == "kid" else ""
         console.data(f"{name:<{wide}}  {value + error:<18} {meaning}")
-    console.data(f"figures: {console.flat(str(case.path))}")
+    console.data(f"figures: {text.flat(str(case.path))}")
     if near is not None:
-        console.data(f"neighbours: {console.flat(str(case.picture))}")
+        console.data(f"neighbours: {text.flat(str(case.picture))}")

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ..interop.export import _ENDINGS, _WRITERS, DTYPES, _check
 from . import complete, console
 from .options import MODEL, OUTPUT, Debug, Force, Json, Quiet, RawWeights, RunsDir
 from .sample import MovedAutoencoder
-
-if TYPE_CHECKING:
-    from ..card import Card
 
 EXAMPLES = (
     "Examples:\n\nditkit export mnist --dtype float16\nditkit export faces --format diffusers --out faces-pipeline\n"
     "ditkit export runs/mnist --format onnx"
 )
-DTYPES = ("float32", "float16", "bfloat16")
-_ENDINGS = {"safetensors": ".safetensors", "diffusers": "-diffusers", "onnx": ".onnx"}
 
 What = Annotated[
     str | None,
@@ -78,20 +74,21 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Write a trained model for others to use: EMA weights alone, a diffusers pipeline, or ONNX."""
-    from ..card import read_card
     from ..errors import unknown
-    from ..paths import expanded
-    from ..run_folder import find_weights
-    from ..run_folder import runs_dir as runs_place
-    from . import words
-    from .order import model_name, tell_of_damage
+    from ..io import text
+    from ..io.paths import expanded
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import find_weights, model_name
+    from ..runs.model_info import read_card
+    from . import outputs
+    from .sample_request import tell_of_damage
 
     for kind, word, known in (("format", form, complete.FORMATS), ("dtype", dtype, DTYPES)):
         if word not in known:
             raise unknown(kind, word, known)
     weights = find_weights(what, runs_place(runs_dir), ema=not no_ema, on_damage=tell_of_damage)
     card = read_card(weights)
-    moved = words.autoencoder_folder(autoencoder)
+    moved = outputs.autoencoder_folder(autoencoder)
     path = expanded(out) if out else Path(f"{model_name(weights)}-{card.step}{_ENDINGS[form]}")
     _check(card, form, path, force=force)
     with console.loading_torch(quiet=quiet):
@@ -102,62 +99,5 @@ def run(
     if as_json:
         console.data(json.dumps({"path": str(path), "format": form, "dtype": dtype, "bytes": size}))
         return
-    console.say(f"{words.spoken_size(size)}, step {card.step}, {card.weights} weights", quiet=quiet)
+    console.say(f"{text.spoken_size(size)}, step {card.step}, {card.weights} weights", quiet=quiet)
     console.data(str(path))
-
-
-def _check(card: Card, form: str, path: Path, *, force: bool) -> None:
-    """Raise DitkitError, before torch loads, for a model that the format cannot express or a place it cannot go to."""
-    from ..errors import UsageError
-    from ..weights.diffusers_configs import check_expressible, is_pipeline
-    from . import words
-
-    if form == "diffusers":
-        check_expressible(card)
-        if path.name in ("", ".."):
-            raise UsageError(f"--out: {path} names no new folder", "e.g. --out my-pipeline")
-        if force and path.exists() and not (path.is_dir() and (is_pipeline(path) or not any(path.iterdir()))):
-            raise UsageError(f"{path} is there and no pipeline of diffusers", "choose another place with --out")
-    elif path.is_dir() or path.suffix != _ENDINGS[form]:
-        raise UsageError(f"--out: {path} is not the name of a {form} file", f"e.g. --out model{_ENDINGS[form]}")
-    words.check_file(path, force=force)
-
-
-def _safetensors(card: Card, weights: Path, path: Path, dtype: Any, _moved: Path | None, _quiet: bool) -> None:
-    from .. import tensor_files
-    from ..card import KEY
-    from ..checkpoint import load_network
-    from ..weights.output import cast, write_file
-
-    tensors = cast(load_network(card, weights).state_dict(), dtype)
-    write_file(path, tensor_files.pieces(tensors, {KEY: card.to_json()}))
-
-
-def _diffusers(_card: Card, weights: Path, path: Path, dtype: Any, moved: Path | None, quiet: bool) -> None:
-    from ..checkpoint import load
-    from ..weights import diffusers
-    from . import targets
-
-    with targets.watching(quiet=quiet):
-        trained = load(weights, autoencoder=moved)
-    diffusers.write(trained, path, dtype)
-    sample = trained.card.config.sample
-    label = f"pipe.get_label_ids([{json.dumps(trained.card.labels[0])}])" if trained.card.labels else "[0]"
-    console.say(
-        f"pipe = diffusers.DiTPipeline.from_pretrained({json.dumps(str(path))}); "
-        f"pipe({label}, guidance_scale={sample.guidance:g}, num_inference_steps={sample.steps}).images[0].show()",
-        quiet=quiet,
-    )
-
-
-def _onnx(card: Card, weights: Path, path: Path, dtype: Any, _moved: Path | None, quiet: bool) -> None:
-    from ..checkpoint import load_network
-    from ..weights import onnx
-
-    onnx.check_parts()
-    with console.spinner("exporting, then checking with onnxruntime …", quiet=quiet):
-        difference = onnx.write(card, load_network(card, weights), path, dtype)
-    console.say(f"onnxruntime and torch differ by {difference:.1g} of the largest prediction", quiet=quiet)
-
-
-_WRITERS = {"safetensors": _safetensors, "diffusers": _diffusers, "onnx": _onnx}

@@ -11,8 +11,9 @@ from . import console
 from .options import OUTPUT, Debug, Quiet, RunsDir, Yes
 
 if TYPE_CHECKING:
-    from ..downloads.place import Place
-    from ..run_folder import RunFolder
+    from ..io.hub import Place
+    from ..runs.folder import RunFolder
+
 
 EXAMPLES = "Examples:\n\nditkit hub pull someone/digits\nditkit hub pull someone/digits@v2 --as digits-2"
 
@@ -42,24 +43,24 @@ def run(
 
     Pulled again, it becomes what the repository has by then.
     """
-    from ..downloads.models import METRICS, fetch_model
-    from ..downloads.place import parse
     from ..errors import UsageError
-    from ..run_folder import RunFolder
-    from ..run_folder import runs_dir as runs_place
-    from . import words
-    from .targets import watching
+    from ..io import text
+    from ..io.hub import parse
+    from ..runs.folder import RunFolder
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import METRICS, fetch_model
+    from .datasets import watching
 
     if repo is None:
         raise UsageError("pull what?", "e.g. `ditkit hub pull someone/digits`")
     place = parse(repo)
-    own = words.slug(place.repo.rpartition("/")[2])
-    folder = RunFolder(runs_place(runs_dir) / (words.run_name(name, "--as") if name is not None else own))
+    own = text.slug(place.repo.rpartition("/")[2])
+    folder = RunFolder(runs_place(runs_dir) / (text.run_name(name, "--as") if name is not None else own))
     _check_name(folder, place)
     with watching(quiet=quiet, yes=yes):
         fetched = fetch_model(place, (METRICS,))
     with console.loading_torch(quiet=quiet):
-        from ..weights.pulled import keep
+        from ..interop.import_model import keep
     with console.spinner(f"writing {folder.path} …", quiet=quiet):
         card = keep(fetched, folder)
     console.say(f"step {card.step:,}, {len(card.labels)} labels", quiet=quiet)
@@ -73,8 +74,8 @@ def _check_name(folder: RunFolder, place: Place) -> None:
     """Raise UsageError where something else than an earlier state of the same model would be replaced."""
     import os
 
-    from ..downloads.place import is_hub, parse
     from ..errors import UsageError
+    from ..io.hub import is_hub, parse
 
     source = folder.imported_from().get("source")
     same = source is not None and is_hub(source) and parse(source).repo == place.repo

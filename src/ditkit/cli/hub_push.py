@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..interop.export import DTYPES
 from . import complete, console
-from .export import DTYPES, Dtype
+from .export import Dtype
 from .options import MODEL, OUTPUT, Debug, Quiet, RunsDir, Yes
 
 if TYPE_CHECKING:
-    from ..downloads.upload import Destination
+    from ..interop.push import Destination
+
 
 EXAMPLES = (
     "Examples:\n\nditkit hub push mnist me/digits\nditkit hub push mnist me/digits --dry-run\n"
@@ -74,13 +76,13 @@ def run(
     The README says what was trained on what. No folder or file name of this machine is in what goes out. It is one
     commit: all arrives, or nothing.
     """
-    from ..card import read_card
-    from ..downloads.upload import destination_name
     from ..errors import UsageError, unknown
-    from ..model_card import check_licence
-    from ..run_folder import find_weights
-    from ..run_folder import runs_dir as runs_place
-    from .order import tell_of_damage
+    from ..interop.push import destination_name
+    from ..interop.readme import check_licence
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import find_weights
+    from ..runs.model_info import read_card
+    from .sample_request import tell_of_damage
 
     if model is None or repo is None:
         raise UsageError("push what, and where to?", "e.g. `ditkit hub push mnist user/name`")
@@ -97,7 +99,7 @@ def run(
         folder = Path(place)
         with console.loading_torch(quiet=quiet):
             console.hush_matplotlib()
-            from ..weights.parcel import pack
+            from ..interop.push import pack
         with console.spinner("packing …", quiet=quiet):
             pack(weights, folder, repo=name, dtype=dtype, data_licence=data_licence)
         if to is None:
@@ -108,8 +110,8 @@ def run(
 
 def _destination(name: str, *, private: bool, quiet: bool) -> Destination:
     """What is there already. Raises DitkitError where this user can write nothing to it, as far as that shows."""
-    from ..downloads.upload import check_allowed, look_up
     from ..errors import UsageError
+    from ..interop.push import check_allowed, look_up
 
     check_allowed(name)
     with console.spinner("asking the hub …", quiet=quiet):
@@ -121,21 +123,21 @@ def _destination(name: str, *, private: bool, quiet: bool) -> Destination:
 
 def _listed(folder: Path) -> dict[str, int]:
     """The files that go out, in the order of their listing, and their sizes in bytes."""
-    from ..weights.parcel import FILES
+    from ..interop.push import FILES
 
     return {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
 
 
 def _lines(files: dict[str, int]) -> list[str]:
-    from . import words
+    from ..io import text
 
-    return [f"  {name}  {words.spoken_size(size)}" for name, size in files.items()]
+    return [f"  {name}  {text.spoken_size(size)}" for name, size in files.items()]
 
 
 def _total(files: dict[str, int]) -> str:
-    from . import words
+    from ..io import text
 
-    return f"{len(files)} files, {words.spoken_size(sum(files.values()))}"
+    return f"{len(files)} files, {text.spoken_size(sum(files.values()))}"
 
 
 def _show(name: str, folder: Path, *, quiet: bool) -> None:
@@ -146,8 +148,7 @@ def _show(name: str, folder: Path, *, quiet: bool) -> None:
 
 
 def _send(to: Destination, folder: Path, *, private: bool, message: str, yes: bool, quiet: bool) -> None:
-    from ..downloads.upload import upload, without_bars
-    from ..weights.parcel import FILES
+    from ..interop.push import FILES, upload, without_bars
 
     files = _listed(folder)
     seen = "private" if (to.private if to.is_there else private) else "public"

@@ -49,7 +49,7 @@ def _describe(family: str) -> dict[str, str]:
         spoken = {name: ", ".join(f"{key} {value}" for key, value in size.items()) for name, size in sizes.items()}
         return {**spoken, presets.DIFFUSERS: "any size, with the parts that `export --format diffusers` takes"}
     if family == "autoencoders":
-        from ..autoencoders.presets import descriptions
+        from ..autoencoders.files import descriptions
 
         return descriptions()
     families = {

@@ -33,7 +33,8 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-    from ..lr_finder import LRCurve
+    from ..training.lr_finder import LRCurve
+
 
 EXAMPLES = "Examples:\n\nditkit lr-find\nditkit lr-find celeba --data-dir ~/celeba"
 
@@ -98,16 +99,18 @@ def run(
     The rate rises step by step, and each is scored on the same images and noise. `ditkit train --lr auto` does the
     same before it trains.
     """
-    from ..run_folder import run_names
-    from ..run_folder import runs_dir as runs_place
-    from . import targets, words
+    from ..io import text
+    from ..runs import target as run_target
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import run_names
+    from . import datasets, outputs, parsing
 
     runs = runs_place(runs_dir)
     if target is None and config is None:
         target = (run_names(runs) or ["mnist"])[0]
-        found = targets.find_target(str(runs / target) if run_names(runs) else target, runs)
+        found = run_target.find_target(str(runs / target) if run_names(runs) else target, runs)
     else:
-        found = targets.find_target(target, runs) if target is not None else None
+        found = run_target.find_target(target, runs) if target is not None else None
     flags = {
         "--batch-size": batch_size,
         "--seed": seed,
@@ -117,21 +120,21 @@ def run(
         "--image-size": image_size,
         "--autoencoder": autoencoder,
     }
-    resolved = targets.build(found, file=config, settings=settings or [], flags=flags)
-    stem = f"lr-find-{words.slug(targets.name_of(found, config))}"
-    path = words.png_path(out, stem, force=force, beside=".json")
-    words.device(device)
-    targets.check_data(resolved, quiet=quiet, yes=yes)
+    resolved = run_target.build(found, file=config, settings=settings or [], flags=flags)
+    stem = f"lr-find-{text.slug(run_target.name_of(found, config))}"
+    path = outputs.png_path(out, stem, force=force, beside=".json")
+    parsing.device(device)
+    datasets.check_data(resolved, quiet=quiet, yes=yes)
     curve = measure(resolved, device, steps=steps, quiet=quiet)
     _tell(curve, path, write(curve, path), as_json=as_json, quiet=quiet)
 
 
 def measure(config: RunConfig, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
     """The range test with a sign of life."""
-    from .targets import watching
+    from .datasets import watching
 
     with console.loading_torch(quiet=quiet):
-        from ..lr_finder import find_lr
+        from ..training.lr_finder import find_lr
     shown: list[Callable[[float, float | None], None]] = []
     with watching(quiet=quiet), ExitStack() as opened:
 
@@ -148,8 +151,8 @@ def write(curve: LRCurve, path: Path) -> Path:
     import json
 
     console.hush_matplotlib()
-    from ..images import write_atomically
-    from ..plots import plot_lr, save_figure
+    from ..io.atomic import write_output as write_atomically
+    from ..visual.plots import plot_lr, save_figure
 
     numbers = path.with_suffix(".json")
     save_figure(plot_lr(curve), path)

@@ -1,14 +1,14 @@
-"""`ditkit make-gif`: the sample grids of a run over training, or one drawing from noise to image."""
+"""Ditkit make-gif."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..sampling.animate import FRAMES, Drawing, _comparing, _training
 from . import complete, console
-from .gif_drawings import FRAMES, Drawing
 from .options import (
     DIFFUSION,
     MODEL,
@@ -25,9 +25,6 @@ from .options import (
     Sampler,
     SampleSteps,
 )
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 EXAMPLES = (
     "Examples:\n\nditkit make-gif\nditkit make-gif train --model runs/mnist\nditkit make-gif denoise --labels 3 1 4\n"
@@ -112,8 +109,9 @@ def run(
 ) -> None:
     """Make a GIF of training (the picture people share), of denoising, or of the way from one image to the next."""
     from ..errors import UsageError
-    from ..paths import expanded
-    from . import words
+    from ..io import paths
+    from ..io.paths import expanded
+    from . import parsing
 
     kind, runs = _understand(what, which or [], kind, model)
     word = runs[0] if runs else None
@@ -121,8 +119,8 @@ def run(
         out = expanded(out)
         if out.suffix.lower() != ".gif" or out.is_dir():
             raise UsageError(f"--out: {out} is not the name of a GIF", "e.g. --out progress.gif")
-        words.check_file(out, force=force)
-    words.device(device)
+        paths.check_file(out, force=force)
+    parsing.device(device)
     flags = {"--steps": steps, "--guidance": guidance, "--sampler": sampler}
     if frames is not None and kind != "interpolate":
         raise UsageError("--frames is for interpolating", "say `ditkit make-gif interpolate`")
@@ -168,76 +166,3 @@ def _understand(what: str | None, which: list[str], kind: str | None, model: str
             f"known kinds: {', '.join(KINDS)}",
         )
     return kind or "train", list(dict.fromkeys(named))
-
-
-def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quiet: bool) -> Path:
-    from ..errors import DataError, UsageError, unknown
-    from ..run_folder import find_run, run_names
-    from ..run_folder import runs_dir as runs_place
-
-    runs = runs_place(runs_dir)
-    try:
-        folder = find_run(word, runs)
-    except UsageError:
-        if word is None:
-            raise
-        raise unknown("run", str(word), (*KINDS, *run_names(runs))) from None
-    grids = folder.sample_grids()
-    if not grids:
-        raise DataError(f"{folder.path} has no sample grids yet", "train it longer, or lower --set train.sample_every")
-    path = out or folder.path / "progress.gif"
-    with console.spinner("drawing …", quiet=quiet):
-        from ..gifs import MOST_FRAMES, thinned, training_gif
-
-        frames: list[tuple[str, Image.Image]] = []
-        for index in thinned(len(grids), MOST_FRAMES):
-            step, file = grids[index]
-            frames.append((f"step {step:,}", _opened(file)))
-        training_gif(frames, path)
-    return path
-
-
-def _comparing(names: list[str], runs_dir: Path | None, out: Path | None) -> Path:
-    """The grids of several runs in a row, at each step the newest that a run has."""
-    from ..errors import DataError
-    from ..run_folder import find_run
-    from ..run_folder import runs_dir as runs_place
-    from . import words
-
-    folders = [find_run(name, runs_place(runs_dir)) for name in names]
-    grids = [folder.sample_grids() for folder in folders]
-    for folder, found in zip(folders, grids, strict=True):
-        if not found:
-            raise DataError(f"{folder.path} has no sample grids yet", "train it, or lower --set train.sample_every")
-    path = out or words.free_name(Path("compare"), ".gif")
-    words.check_writable(path.parent)
-
-    from ..gifs import MOST_FRAMES, thinned, training_gif
-    from ..images import in_a_row
-
-    steps = sorted({step for found in grids for step, _ in found})
-    steps = [step for step in steps if step >= max(found[0][0] for found in grids)]  # every run has one from here on
-    names = [folder.path.resolve().name for folder in folders]
-    frames: list[tuple[str, Image.Image]] = []
-    for index in thinned(len(steps), MOST_FRAMES):
-        newest = [[one for one in found if one[0] <= steps[index]][-1] for found in grids]
-        titles = [
-            name if step == steps[index] else f"{name}, step {step:,}"
-            for name, (step, _) in zip(names, newest, strict=True)
-        ]
-        frames.append((f"step {steps[index]:,}", in_a_row([_opened(file) for _, file in newest], titles)))
-    training_gif(frames, path)
-    return path
-
-
-def _opened(grid: Path) -> Image.Image:
-    """A grid that a run has drawn. Raises DataError for one that is damaged."""
-    from PIL import Image
-
-    from ..errors import DataError
-
-    try:
-        with Image.open(grid) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
-        raise DataError(f"{grid} is damaged", "delete it: the GIF is made of the others") from None

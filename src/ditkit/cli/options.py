@@ -1,4 +1,4 @@
-"""Options that several commands share. Numbers stay words here: RunConfig reads them, so limits live in one place."""
+"""Opt() and the option groups, each declared once."""
 
 from __future__ import annotations
 
@@ -171,4 +171,17 @@ Sampler = Annotated[
 Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show tracebacks, as DITKIT_DEBUG=1 does.", rich_help_panel=OTHER),
+]
+
+Autoguide = Annotated[
+    str | None,
+    typer.Option(
+        "--autoguide",
+        metavar="[RUN]@STEP|MODEL",
+        autocompletion=complete.run_names,
+        show_default="none",
+        help="Guide away from what a worse model draws instead of from no label: an early checkpoint (@1000 for one of "
+        "the same run, which `train --keep-every` keeps), or a smaller model.",
+        rich_help_panel=DIFFUSION,
+    ),
 ]

@@ -59,8 +59,8 @@ def run(
 ) -> None:
     """Plot training and validation loss: is it still learning?"""
     from ..errors import UsageError
-    from ..paths import expanded
-    from . import words
+    from ..io import paths, text
+    from ..io.paths import expanded
 
     if not 0 <= smooth < 1:
         raise UsageError(f"--smooth: {smooth} is not from 0 to below 1", "e.g. --smooth 0.9")
@@ -71,15 +71,15 @@ def run(
         console.data(_drawn(rows))
         return
     if out is None:  # what has that name in a run's folder was drawn by ditkit
-        path = home / "loss.png" if home else words.free_name(Path("loss"), ".png")
+        path = home / "loss.png" if home else text.free_name(Path("loss"), ".png")
     else:
         path = expanded(out)
         if path.is_dir() or path.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise UsageError(f"--out: {path} is not the name of a picture", "e.g. --out loss.png")
-        words.check_file(path, force=force)
+        paths.check_file(path, force=force)
     console.hush_matplotlib()
     with console.spinner("plotting …", quiet=quiet):
-        from ..plots import plot_losses, save_figure
+        from ..visual.plots import plot_losses, save_figure
 
         save_figure(plot_losses(rows, log=log, by_noise=by_noise, smooth=smooth), path)
     if not quiet:
@@ -89,8 +89,8 @@ def run(
 def _read(words: list[str] | None, runs_dir: Path | None) -> tuple[dict[str, list[dict[str, Any]]], Path | None]:
     """The metrics of every run by a name that tells them apart, and the folder of the run if there is only one."""
     from ..errors import DataError
-    from ..run_folder import find_run
-    from ..run_folder import runs_dir as runs_place
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import find_run
 
     found = [find_run(word, runs_place(runs_dir)) for word in dict.fromkeys(words or [None])]
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -105,7 +105,7 @@ def _read(words: list[str] | None, runs_dir: Path | None) -> tuple[dict[str, lis
 def _drawn(rows: dict[str, list[dict[str, Any]]]) -> str:
     import shutil
 
-    from ..terminal_plots import terminal_plot
+    from ..visual.terminal_plot import terminal_plot
 
     size = shutil.get_terminal_size((80, 24))
     return terminal_plot(rows, max(20, min(size.columns, 160) - 1), max(8, min(size.lines - 4, 30)))

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..events import Event, Finished, Judged, Sampled, Started, Stepped, Validated, Warned
+from ..io import text as io_text
+from ..io.text import spoken_duration
 from . import console
-from .words import spoken_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
 
 LINES = 20  # plain lines in a run
 BETWEEN_LINES = 10.0  # seconds, at least
@@ -63,7 +65,7 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """A line between the others."""
         if not self.quiet:
-            self.console.print(console.visible(text), markup=False)
+            self.console.print(io_text.visible(text), markup=False)
 
     def _start(self, event: Started) -> None:
         self._first, self._steps, self.labels = event.step, event.steps, event.labels
@@ -115,7 +117,7 @@ class TrainingProgress:
         if self.console.is_terminal and self.console.color_system == "truecolor":
             from PIL import Image
 
-            from ..images import half_blocks
+            from ..visual.grid import half_blocks
 
             with Image.open(event.path) as picture:
                 rows = max(10, self.console.height - 6)

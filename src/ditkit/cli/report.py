@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..io import text
 from . import complete, console
 from .options import OUTPUT, Debug, Force, Quiet, RunsDir
 
@@ -45,23 +46,23 @@ def run(
 
     The page holds all its pictures, and loads nothing from anywhere.
     """
-    from ..durable import write_atomically
     from ..errors import UsageError
-    from ..paths import expanded
-    from ..run_folder import find_run
-    from ..run_folder import runs_dir as runs_place
-    from . import words
+    from ..io import paths
+    from ..io.atomic import write_atomically
+    from ..io.paths import expanded
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import find_run
 
     folder = find_run(which, runs_place(runs_dir))
     path = expanded(out) if out else folder.path / "report.html"
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise UsageError(f"--out: {path} is not the name of a web page", "e.g. --out report.html")
     if out:  # what has that name in a run's folder was written by ditkit
-        words.check_file(path, force=force)
+        paths.check_file(path, force=force)
     console.hush_matplotlib()
     with console.spinner("writing …", quiet=quiet):
-        from ..run_report import run_report
+        from ..visual.html_report import run_report
 
         write_atomically(path, run_report(folder))
     if not quiet:
-        console.data(console.flat(str(path)))
+        console.data(text.flat(str(path)))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import complete, console
-from .guide import Autoguide
 from .options import (
     DIFFUSION,
     MACHINE,
     MODEL,
     OUTPUT,
+    Autoguide,
     Debug,
     Device,
     EmaLength,
@@ -33,9 +33,10 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..sampling import Sample
-    from .order import Order
-    from .together import Together
+    from ..runtime.distributed import Together
+    from ..sampling.generate import Sample
+    from .sample_request import Order
+
 
 EXAMPLES = (
     "Examples:\n\nditkit sample\nditkit sample --labels female male female --seed 7 --out faces\n"
@@ -131,7 +132,7 @@ def run(
 
     Each becomes a PNG of the model's own size that carries its label, seed and checkpoint; grid.png shows them all.
     """
-    from .together import launched_together
+    from .datasets import launched_together
 
     flags = {
         "--steps": steps,
@@ -146,17 +147,17 @@ def run(
     }
 
     def prepare() -> tuple[Order, Path]:
-        from ..run_folder import runs_dir as runs_place
-        from . import offer, words
-        from .order import on_backend, read_order
-        from .targets import watching
+        from ..runs.folder import runs_dir as runs_place
+        from . import original_faces, outputs, parsing
+        from .datasets import watching
+        from .sample_request import on_backend, read_order
 
-        offered = None if model else offer.faces(labels, runs_place(runs_dir), yes=yes, quiet=quiet)
+        offered = None if model else original_faces.faces(labels, runs_place(runs_dir), yes=yes, quiet=quiet)
         with watching(quiet=quiet, yes=yes):
             order = read_order(labels, flags, model=model or offered, runs_dir=runs_dir, ema=not no_ema)
         order = on_backend(order, backend)
-        order = replace(order, autoencoder=words.autoencoder_folder(autoencoder))
-        words.device(device)
+        order = replace(order, autoencoder=outputs.autoencoder_folder(autoencoder))
+        parsing.device(device)
         return order, _place(order, out, force=force)
 
     with launched_together(device, quiet=quiet) as together:
@@ -166,9 +167,9 @@ def run(
 
 def _place(order: Order, out: Path | None, *, force: bool) -> Path:
     """The folder of the images. Raises DitkitError when they cannot go there."""
-    from ..paths import expanded
-    from .order import check_folder
-    from .words import free_name
+    from ..io.paths import expanded
+    from ..io.text import free_name
+    from .outputs import check_folder
 
     folder = expanded(out) if out else free_name(Path("samples") / order.name)
     check_folder(folder, [*order.file_names, "grid.png"], force=force)
@@ -176,7 +177,7 @@ def _place(order: Order, out: Path | None, *, force: bool) -> Path:
 
 
 def _draw(order: Order, folder: Path, device: str, together: Together, *, as_json: bool, quiet: bool) -> None:
-    from .order import draw
+    from .sample_request import draw
 
     names = order.file_names
     drawn: list[Sample] = []
@@ -200,15 +201,14 @@ def _draw(order: Order, folder: Path, device: str, together: Together, *, as_jso
 
 def save_one(one: Sample, path: Path, text: dict[str, str]) -> None:
     """Write a drawn image as a PNG that says its label, its seed and `text`."""
-    from ..images import save_png
+    from ..visual.grid import save_png
 
     label = {"label": one.label} if one.label else {}
     save_png(one.image, path, {**label, "seed": str(one.seed), **text})
 
 
 def _save_grid(drawn: list[Sample], path: Path, order: Order) -> None:
-    from ..images import grid, save_png
-    from .order import columns
+    from ..visual.grid import columns, grid, save_png
 
     captions = [one.label or f"seed {one.seed}" for one in drawn]
     title = f"{order.name}: the first {len(drawn)} of {len(order.labels)}" if len(drawn) < len(order.labels) else None

@@ -26,8 +26,8 @@ def run(what: What = None, runs_dir: RunsDir = None, debug: Debug = False) -> No
     """Print the resolved settings of a recipe or a run as TOML."""
     from .. import recipes
     from ..errors import UsageError, unknown
-    from ..run_folder import find_run, run_names
-    from ..run_folder import runs_dir as runs_place
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.lookup import find_run, run_names
 
     runs = runs_place(runs_dir)
     if what in recipes.descriptions():

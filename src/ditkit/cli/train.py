@@ -1,16 +1,17 @@
-"""`ditkit train`: words to settings, settings to a run."""
+"""Ditkit train."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .. import launch
+from ..runtime import launch
 from . import console
 from .options import (
     Autoencoder,
@@ -26,7 +27,6 @@ from .options import (
     Settings,
     Yes,
 )
-from .plan import Plan, decide
 from .train_options import (
     BatchSize,
     Compile,
@@ -55,8 +55,160 @@ from .train_options import (
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..events import Event
-    from ..starting import Prepared
-    from ..threads import Threads as ChosenThreads
+    from ..runs.init_from import Beginning
+    from ..runs.resume import Prepared
+    from ..runtime.threads import Threads as ChosenThreads
+
+
+_PACKAGES = ("tensorboard", "wandb")  # that a tracker of their name needs
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """One run, decided: what, where, on what, for how long."""
+
+    config: RunConfig
+    folder: Path
+    find_lr: bool
+    fresh: bool
+    beginning: Beginning | None = None
+    yes: bool = False
+    fit_batch: bool = False
+    seconds: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    shard: bool = False
+    preempt_signal: int | None = None
+    force_change: Sequence[str] = ()
+    threads: str = "auto"
+    compile: str = "auto"
+    grad_checkpointing: str = "auto"
+    trackers: Sequence[str] = ()
+    elsewhere: bool = False  # --runs-dir is given, so that other commands need it, too
+
+    def check_words(
+        self,
+        max_time: str | None,
+        device: str,
+        dtype: str,
+        preempt: str | None,
+        force_change: list[str] | None,
+        track: list[str] | None,
+        *,
+        yes: bool,
+    ) -> None:
+        from ..runs.resume import check_force_change
+        from . import parsing, signals
+        from .evaluate import check_features
+
+        self.yes = yes
+        self.preempt_signal = signals.preempt_signal(preempt) if preempt is not None else None
+        self.force_change = tuple(force_change or ())
+        check_force_change(self.force_change)
+        self.seconds = parsing.duration(max_time) if max_time is not None else None
+        self.device, self.dtype = parsing.device(device), parsing.dtype(dtype)
+        self._check_trackers(track or ())
+        if self.config.train.evaluate_every:
+            check_features(None, self.config.data.channels)
+
+    def tell_beginning(self, labels: Sequence[str], *, quiet: bool) -> None:
+        """Say what the run begins with, if it does now."""
+        from ..runs.folder import RunFolder
+
+        if self.beginning and (self.fresh or not RunFolder(self.folder).checkpoint_steps()):
+            self.beginning.tell(labels, quiet=quiet)
+
+    def check_speed(self, threads: str, compile: str, grad_checkpointing: str, *, shard: bool) -> None:
+        from . import parsing
+
+        self.shard = shard
+        self.threads, self.compile = parsing.threads(threads), parsing.switch("--compile", compile)
+        self.grad_checkpointing = parsing.switch("--grad-checkpointing", grad_checkpointing)
+
+    def _check_trackers(self, names: Sequence[str]) -> None:
+        from importlib.util import find_spec
+
+        from ..errors import UsageError
+        from ..registry import TRACKERS
+
+        self.trackers = tuple(dict.fromkeys(TRACKERS.check(name) for name in names))
+        for name in self.trackers:
+            if name in _PACKAGES and find_spec(name) is None:
+                raise UsageError(f"--track {name} needs the package {name}", f"pip install 'ditkit[{name}]'")
+
+
+def decide(
+    target: str | None,
+    file: Path | None,
+    settings: list[str],
+    flags: dict[str, Any],
+    *,
+    name: str | None,
+    runs_dir: Path | None,
+    fresh: bool,
+    device: str,
+) -> Plan:
+    """The plan that the words of `ditkit train` stand for. Raises UsageError for what is wrong with them."""
+    from ..errors import UsageError
+    from ..io import text
+    from ..runs import target as run_target
+    from ..runs.folder import RunFolder
+    from ..runs.folder import runs_dir as runs_place
+    from ..runs.init_from import find_beginning
+    from . import datasets, parsing
+
+    flags = dict(flags)
+    init_from = flags.pop("--init-from")
+    find_lr, fit_batch = (_is_auto(flags[flag]) for flag in ("--lr", "--batch-size"))
+    flags |= {"--lr": None} if find_lr else {}
+    flags |= {"--batch-size": None} if fit_batch else {}
+    if fresh and launch.restarts():
+        raise UsageError(
+            "--fresh would begin anew whenever the run is started again (--max-restarts, requeue)",
+            "leave it out, and give the run a --name of its own",
+        )
+    if target is None and file is None:
+        raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
+    runs = runs_place(runs_dir)
+    found = run_target.find_target(target, runs) if target is not None else None
+    if found and found.folder and name is None:
+        folder = found.folder
+    else:
+        folder = runs / (text.run_name(name) if name is not None else run_target.name_of(found, file))
+    existing = RunFolder(folder)
+    if not fresh:
+        existing.check_continues()
+    if found:
+        found = datasets.for_device(found, parsing.device(device), None if fresh else existing)
+    beginning = None
+    if init_from is not None:
+        beginning = find_beginning(init_from, runs, None if fresh else existing)
+        found = beginning.under(found, run_target.name_of(found, file))
+    config = run_target.build(found, file=file, settings=settings, flags=flags)
+    if find_lr and existing.is_run() and not fresh:
+        config = with_lr(config, existing.read_config().optim.lr)  # measured when the run began
+        find_lr = existing.last_step() == 0
+    if beginning:
+        beginning.check(config)
+    return Plan(
+        config=config,
+        folder=folder,
+        find_lr=find_lr,
+        fit_batch=fit_batch,
+        fresh=fresh,
+        beginning=beginning,
+        elsewhere=runs_dir is not None,
+    )
+
+
+def _is_auto(word: str | None) -> bool:
+    return word is not None and word.strip().lower() == "auto"
+
+
+def with_lr(config: RunConfig, lr: float) -> RunConfig:
+    """The same settings with another peak learning rate."""
+    return replace(config, optim=replace(config.optim, lr=lr))
+
 
 EXAMPLES = (
     "Examples:\n\nditkit train mnist\nditkit train celeba --data-dir ~/celeba --max-time 1h\n"
@@ -133,8 +285,8 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
     if not launch.leads():
         return
     from .. import recipes
-    from . import estimate
-    from .targets import check_data
+    from ..estimation import report as estimation_report
+    from .datasets import check_data
 
     config = plan.config
     images, labels = check_data(config, quiet=quiet, yes=plan.yes)
@@ -143,7 +295,7 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
         return
     if plan.fit_batch:
         config = _fitted(plan, labels, images, quiet=quiet)
-    report = estimate.examine(
+    report = estimation_report.examine(
         config,
         len(labels),
         images,
@@ -156,15 +308,15 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
     rate = "learning rate to be measured first" if plan.find_lr else f"learning rate {config.optim.lr:g}"
     counted = f"{images:,} images, {len(labels)} labels"
     console.say(f"would train {plan.folder}: {counted}, {rate}")
-    for line in estimate.told(report):
+    for line in estimation_report.told(report):
         console.say(line)
 
 
 def _train(plan: Plan, *, quiet: bool) -> None:
-    from ..threads import take_threads
+    from ..runtime.threads import take_threads
+    from .datasets import check_data, watching
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
-    from .targets import check_data, watching
 
     quiet = quiet or not launch.leads()
     images, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
@@ -179,9 +331,9 @@ def _train(plan: Plan, *, quiet: bool) -> None:
             return
         config, folder = prepared
         with console.loading_torch(quiet=quiet):
-            from ..steps import Speed
-            from ..tracking import Tracking
-            from ..training import train
+            from ..trackers.contract import Tracking
+            from ..training.loop import train
+            from ..training.step import Speed
         take_threads(threads)
         progress = TrainingProgress(folder.name, quiet=quiet)
         tracking = Tracking(plan.trackers if launch.leads() else (), config, progress.note)
@@ -214,9 +366,9 @@ def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
     import json
 
     from ..errors import CheckpointError
-    from ..manifest import read_file
-    from ..run_folder import RunFolder
-    from ..threads import calm_threads, choose_threads
+    from ..runs.folder import RunFolder
+    from ..runs.manifest import read_file
+    from ..runtime.threads import calm_threads, choose_threads
 
     state: Any = None
     with contextlib.suppress(CheckpointError, ValueError, RecursionError):  # which training reports
@@ -232,8 +384,8 @@ def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
 
 def _fitted(plan: Plan, labels: Sequence[str], images: int, *, quiet: bool) -> RunConfig:
     """The settings with a batch in as many parts as memory asks for; a run that goes on keeps those that it has."""
-    from ..run_folder import RunFolder
-    from .estimate import fitted
+    from ..estimation.report import fitted
+    from ..runs.folder import RunFolder
 
     before = RunFolder(plan.folder)
     train = plan.config.train
@@ -246,13 +398,13 @@ def _fitted(plan: Plan, labels: Sequence[str], images: int, *, quiet: bool) -> R
 def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
     from ..errors import BusyError
-    from ..run_folder import RunFolder, lock, sweep
-    from ..starting import prepare, steps_done
-    from .plan import with_lr
+    from ..runs.folder import RunFolder, lock, sweep
+    from ..runs.resume import prepare, steps_done
+    # MOVED
 
     if launch.leads() and plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
-            from ..device import find_device
+            from ..runtime.device import find_device
 
             find_device(plan.device)
     if not launch.leads():  # the leading process prepares, and tells the others when training begins

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from .contract import Dataset
-from .kept import MOST_CACHE_BYTES, Place, keep, made_ready
+from .pixels import made_ready
+from .resident import MOST_CACHE_BYTES, Place, keep
 
 _REPLACEMENTS = 20  # tried for an image that cannot be read
 

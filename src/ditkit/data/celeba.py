@@ -1,24 +1,148 @@
-"""CelebA faces, downloaded or from your disk, labelled by any of their 40 attributes: female and male by default."""
+"""Plug-in: CelebA from hub or disk."""
 
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from .. import durable
 from ..config import DataConfig
-from ..downloads.hub import files_of, snapshot
-from ..downloads.place import address
-from ..downloads.watch import tell
 from ..errors import DataError
-from ..paths import cache_dir, expanded
-from . import attributes
-from .celeba_files import ATTRIBUTES, IMAGES, MALE, PARTITION, SITE, find_root, published
-from .contract import Split
-from .pictures import Pictures
-from .places import is_address, local_folder
-from .splits import by_split
-from .tables import SUFFIX, table_pictures, tables_below
+from ..io import atomic
+from ..io.hub import address, files_of, snapshot
+from ..io.paths import cache_dir, expanded
+from ..io.progress import tell
+from .contract import Split, holdout
+from .image_dataset import Pictures, chosen_pictures
+from .labels import attributes
+from .sources.files import FileSource, scan
+from .sources.location import is_address, local_folder
+from .sources.parquet import SUFFIX, table_pictures, tables_below
+from .sources.splits import by_split
+
+IMAGES, ATTRIBUTES, PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
+PACKED = f"{IMAGES}.zip"  # does as well as the folder
+SITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+MALE = "Male"  # what the faces are labelled by unless something else is asked for
+
+
+def published(config: DataConfig, split: Split, root: Path) -> Pictures:
+    """The images that are there, of the official split. Raises DitkitError when files are missing or malformed."""
+    images = root / IMAGES if (root / IMAGES).is_dir() else local_folder(str(root / PACKED))
+    sizes = scan(images)
+    if not sizes:
+        raise DataError(f"no images in {images}", f"unpack img_align_celeba.zip there, from {SITE}")
+    labels, ids = _read_labels(root / ATTRIBUTES, config.label_by or MALE)
+    _check_known(sizes, ids, root / ATTRIBUTES)
+    source = FileSource(images, tuple(sizes))
+    names = set(_names_of(split, list(sizes), ids, root / PARTITION, config.validation))
+    rows = [row for row, name in enumerate(sizes) if name in names]
+    label_ids = [ids[name] for name in sizes]
+    if split == "train":
+        _check_classes([label_ids[row] for row in rows], labels, root, len(sizes))
+    return chosen_pictures(config, source, rows, tuple(sizes.values()), labels, label_ids)
+
+
+def find_root(given: Path) -> Path | None:
+    """The folder that holds `img_align_celeba`: the given one, the one above, or a folder inside."""
+    inside = sorted(folder for folder in given.iterdir() if folder.is_dir())
+    for root in (given, given / "celeba", *inside):
+        if (root / IMAGES).is_dir() or (root / PACKED).is_file():
+            return root
+    return given.parent if given.name == IMAGES else None
+
+
+def _read_labels(path: Path, label_by: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes that the attributes make, and the id of each image's."""
+    lines = _read_lines(path)
+    broken = f"get {path.name} again from {SITE} and put it at {path}"
+    if len(lines) < 2 or not re.fullmatch(r"\s*[0-9]{1,9}\s*", lines[0]):
+        raise DataError(f"{path} does not begin with the number of images and the attributes' names", broken)
+    count, names, rows = int(lines[0]), lines[1].split(), lines[2:]
+    if len(rows) != count:
+        raise DataError(f"{path} says that it has {count} rows, but has {len(rows)}", broken)
+    chosen = attributes.chosen(label_by, names)
+    columns = [names.index(name) + 1 for name in chosen]
+    values = {"1": 1, "-1": 0}
+    ids: dict[str, int] = {}
+    for number, row in enumerate(rows, start=3):
+        fields = row.split()
+        if len(fields) != len(names) + 1 or any(fields[column] not in values for column in columns):
+            raise DataError(f"{path}, line {number}: not a file name and {len(names)} times 1 or -1", broken)
+        if fields[0] in ids:
+            raise DataError(f"{path}, line {number}: a second row for {fields[0]}", broken)
+        ids[fields[0]] = sum(values[fields[column]] << bit for bit, column in enumerate(columns))
+    return attributes.labels(chosen), ids
+
+
+def _read_partition(path: Path) -> dict[str, str]:
+    """For each image its split: "0" train, "1" validation, "2" test."""
+    partition: dict[str, str] = {}
+    broken = f"get {path.name} again from {SITE}, or remove it to split without it"
+    for number, row in enumerate(_read_lines(path), start=1):
+        fields = row.split()
+        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+            raise DataError(f"{path}, line {number}: not a file name and 0, 1 or 2", broken)
+        if fields[0] in partition:
+            raise DataError(f"{path}, line {number}: a second row for {fields[0]}", broken)
+        partition[fields[0]] = fields[1]
+    return partition
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Lines of a text file without blank ones at its end. Raises DitkitError if it is missing or a web page."""
+    hint = f"get {path.name} by hand from {SITE} and put it at {path}"
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file", hint)
+    try:
+        text = path.read_text(encoding="utf-8-sig").rstrip()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing", hint) from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not a text file", hint) from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", hint) from None
+    if text.lstrip().startswith("<"):
+        raise DataError(f"{path} is a web page, probably a quota or login page instead of the file", hint)
+    return text.splitlines()
+
+
+def _names_of(split: Split, names: list[str], ids: dict[str, int], path: Path, count: int) -> Sequence[str]:
+    """The images of a split: the official one, or held-out ones where the official one leaves no validation image."""
+    official = _read_partition(path) if path.exists() else dict.fromkeys(names, "0")
+    _check_known(names, official, path)
+    train = [name for name in names if official[name] == "0"]
+    validation = [name for name in names if official[name] == "1"][:count]
+    if any(official[name] == "1" for name in names):
+        return train if split == "train" else validation
+    kept, held = holdout(train, [ids[name] for name in train], count)
+    return [train[index] for index in (kept if split == "train" else held)]
+
+
+def _check_known(names: Sequence[str] | dict[str, int], rows: dict[str, int] | dict[str, str], path: Path) -> None:
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise DataError(
+            f"{path} has no row for {len(missing)} of {len(names)} images: "
+            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
+            "use the file that belongs to these images, or take these images away",
+        )
+
+
+def _check_classes(label_ids: Sequence[int], labels: tuple[str, ...], root: Path, images: int) -> None:
+    if not label_ids:
+        raise DataError(
+            f"none of the {images} images in {root / IMAGES} is in the official train split",
+            f"add images, or remove {root / PARTITION} to split without it",
+        )
+    for label_id, label in enumerate(labels):
+        if label_id not in label_ids:
+            raise DataError(
+                f"no training image in {root / IMAGES} is {label!r}", "add images, or choose another data.label_by"
+            )
+
 
 NAMES = (  # of the attributes: a wrong one is found before anything is downloaded
     "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair "
@@ -75,5 +199,5 @@ def _tell_licence() -> None:
     shown = cache_dir() / "celeba-licence-shown"
     if not shown.exists() and tell(LICENCE):
         with contextlib.suppress(OSError):
-            durable.make_folder(shown.parent)
+            atomic.make_folder(shown.parent)
             shown.touch()

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..registry import DATASETS
-from .names import hashed
+from .sources.compact_names import hashed
 
 Split = Literal["train", "validation"]
 

@@ -11,19 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from ..config import DataConfig
-from ..downloads.place import is_hub
 from ..errors import DataError
-from ..paths import expanded, spelled
+from ..io.hub import is_hub
+from ..io.paths import expanded, spelled
 from .contract import Split
-from .files import FileSource, find, hidden
+from .decode import EXTENSIONS
 from .hub import dataset as of_repository
-from .labels import ALL_EXTENSIONS, TABLES, Labelled, Listing, labelled
-from .look_up import look_up
-from .pictures import Pictures, pictures
-from .places import from_where, local_images
-from .shards import Archive
-from .tables import folder_of_tables, tables_below
-from .transforms import EXTENSIONS
+from .image_dataset import Pictures, pictures
+from .labels.infer import ALL_EXTENSIONS, TABLES, Labelled, Listing, labelled
+from .sources.archive import Archive, look_up
+from .sources.files import FileSource, find, hidden
+from .sources.location import from_where, local_images
+from .sources.parquet import folder_of_tables, tables_below
 
 
 def dataset(config: DataConfig, split: Split) -> Pictures:

@@ -8,16 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import DataConfig
-from ..downloads.hub import files_of, snapshot
-from ..downloads.place import Place, address, is_hub, parse
-from ..downloads.repository import PARQUET
 from ..errors import DataError, UsageError
-from .archives import SUFFIXES
+from ..io.hub import PARQUET, Place, address, files_of, is_hub, parse, snapshot
 from .contract import Split
-from .pictures import Pictures
-from .splits import CARD, by_split
-from .tables import SUFFIX, table_pictures
-from .transforms import EXTENSIONS
+from .decode import EXTENSIONS
+from .image_dataset import Pictures
+from .sources.extract import SUFFIXES
+from .sources.parquet import SUFFIX, table_pictures
+from .sources.splits import CARD, by_split
 
 _LISTS = ("metadata.jsonl", "metadata.csv")  # of file names and what belongs to them
 _BY_HAND = "or download its files by hand and give their folder with --data-dir"

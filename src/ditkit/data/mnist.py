@@ -16,8 +16,8 @@ from PIL import Image
 from ..config import DataConfig
 from ..errors import DataError, UsageError
 from .contract import Split
-from .places import local_folder
-from .transforms import fit
+from .decode import fit
+from .sources.location import local_folder
 
 LABELS = tuple("0123456789")
 SHIPPED = Path(__file__).parent / "mnist_files"

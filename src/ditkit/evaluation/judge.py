@@ -10,8 +10,8 @@ import torch
 
 from ..config import RunConfig
 from ..data.contract import Dataset, open_dataset
-from .distances import frechet, inception_score, kid, precision_recall, statistics
 from .features import INCEPTION, Extractor, Seen, default_name, open_extractor
+from .metrics import frechet, inception_score, kid, precision_recall, statistics
 from .reference import OnImage, Reference, open_reference
 
 FEWEST = 10  # images that say anything at all

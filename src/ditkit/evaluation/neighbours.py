@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..data.contract import Dataset
-from ..images import grid
-from .distances import squared_distances
+from ..visual.grid import grid
 from .features import AT_ONCE
+from .metrics import squared_distances
 from .reference import OnImage, readable
 
 SHOWN = 4  # neighbours of each image

@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .. import tensor_files
 from ..config import DataConfig
 from ..data.batches import order
 from ..data.contract import Dataset
-from ..durable import write_atomically
 from ..errors import CheckpointError, DataError
-from ..paths import alone, cache_folder
-from .distances import Statistics, statistics
+from ..io import safetensors
+from ..io.atomic import write_atomically
+from ..io.locks import alone
+from ..io.paths import cache_folder
 from .features import AT_ONCE, Extractor
+from .metrics import Statistics, statistics
 
 MOST_IMAGES = 50_000  # as FID's users take them
 MOST_FEATURES = 10_000  # kept one by one, for the distances that need them
@@ -58,14 +59,14 @@ def open_reference(
     path = cache_folder("references") / f"{name}.safetensors"
     with alone(path):
         try:
-            found = tensor_files.parse(bytearray(path.read_bytes()), path)
+            found = safetensors.parse(bytearray(path.read_bytes()), path)
             return _as_reference({key: value.numpy() for key, value in found.items()}, name)
         except (OSError, CheckpointError, KeyError):
             pass
         tensors = _computed(dataset, extractor, on_image)
         import torch
 
-        write_atomically(path, tensor_files.pieces({key: torch.from_numpy(one) for key, one in tensors.items()}))
+        write_atomically(path, safetensors.pieces({key: torch.from_numpy(one) for key, one in tensors.items()}))
     return _as_reference(tensors, name)
 
 

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import torch
 from torch import Tensor
 
-from .. import durable, tensor_files
-from ..card import KEY, Card, read_card
-from ..checkpoint import build_network, read_tensors
+from ..checkpoint.loading import build_network, read_tensors
+from ..checkpoint.tensors import check_shapes
 from ..config import RunConfig
 from ..errors import MachineError, UsageError
-from ..initial import first_network
-from ..learner import check_shapes
-from ..run_folder import find_weights, runs_dir
+from ..io import atomic, safetensors
+from ..runs.folder import runs_dir
+from ..runs.lookup import find_weights
+from ..runs.model_info import KEY, Card, read_card
+from ..training.init_weights import first_network
 from .dit import DiT
 from .layers import Weights
 
@@ -79,8 +80,8 @@ def save(path: str | Path, weights: Weights, card: Card) -> Path:
     flat = jax.tree_util.tree_flatten_with_path(weights)[0]
     tensors = {".".join(str(key.key) for key in keys): torch.tensor(jax.device_get(value)) for keys, value in flat}
     try:
-        durable.write_synced(temporary, tensor_files.pieces(tensors, {KEY: card.to_json()}))
-        durable.rename(temporary, path)
+        atomic.write_synced(temporary, safetensors.pieces(tensors, {KEY: card.to_json()}))
+        atomic.rename(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise MachineError(f"cannot write {path}: {error.strerror or error}", "choose another place") from None

@@ -18,10 +18,10 @@ import torch
 from jax import Array
 
 from ..config import DiffusionConfig, SampleConfig
-from ..guidance import Guidance
-from ..images import to_uint8
+from ..data.pixels import to_uint8
 from ..objectives.contract import FLOW_MARGIN, Process, open_objective, to_clean_and_noise
-from ..sampling import FAINT_SIGNAL, Sample, batches_of, images_in_cache, words_of
+from ..sampling.generate import FAINT_SIGNAL, Sample, batches_of, images_in_cache, words_of
+from ..sampling.guidance import Guidance
 from .dit import DiT
 from .files import Trained
 from .layers import Weights

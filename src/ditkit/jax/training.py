@@ -14,7 +14,6 @@ import optax
 import torch
 from jax import Array
 
-from ..card import Card
 from ..config import OptimConfig, RunConfig
 from ..data.batches import Batch, Batches
 from ..data.contract import open_dataset
@@ -22,8 +21,9 @@ from ..ema import decay_at
 from ..errors import UsageError
 from ..objectives.contract import Objective, from_clean_and_noise, loss_weight, open_objective
 from ..optim import learning_rate
-from ..recovery import Recovery
-from ..steps import draw_case, drop_labels
+from ..runs.model_info import Card
+from ..runs.run_state import Recovery
+from ..training.step import draw_case, drop_labels
 from .dit import DiT
 from .files import initialize, save
 from .layers import Weights

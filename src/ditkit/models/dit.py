@@ -1,8 +1,4 @@
-"""The Diffusion Transformer (Peebles & Xie 2022, arXiv 2212.09748).
-
-Patchify, positions, timestep and label embeddings, N blocks of one of four conditionings, final layer, unpatchify.
-Shapes: B batch, T tokens, D width, C channels, H W image, h w patches, P patch.
-"""
+"""The DiT, read once from top to bottom."""
 
 from __future__ import annotations
 
@@ -13,9 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from ..errors import UsageError
-from .conditioning import AdaLNBlock, block, modulate, regressed
+from .blocks import AdaLNBlock, block, modulate, regressed
 from .layers import FusedLinear, Norm, TimestepEmbedding, in_full_precision, position_table, rotary_table
-from .size import hidden_width
 
 
 class FinalLayer(nn.Module):
@@ -176,19 +171,3 @@ class DiT(nn.Module):
         """Tokens back to an image; the inverse of patchify."""
         B, (h, w), P, C = x_BTF.shape[0], self.grid, self.config.patch, self.out_channels
         return x_BTF.view(B, h, w, C, P, P).permute(0, 3, 1, 4, 2, 5).reshape(B, C, h * P, w * P)
-
-
-def flops(config: ModelConfig, *, channels: int, size: tuple[int, int]) -> int:
-    """Multiply-adds of one image's forward pass, which the paper's table 1 calls Gflops (times 1e9)."""
-    D, P = config.width, config.patch
-    tokens = (size[0] // P) * (size[1] // P)
-    T = tokens + 2 if config.conditioning == "in-context" else tokens
-    matrices = 3 if config.mlp == "swiglu" else 2
-    each = T * (4 * D * D + matrices * D * hidden_width(config.mlp, D, config.mlp_ratio)) + 2 * T * T * D
-    if config.conditioning == "cross-attention":
-        each += T * 2 * D * D + 2 * 2 * D * D + 2 * T * 2 * D
-    elif config.conditioning.startswith("adaln"):
-        each += (6 if config.conditioning == "adaln-zero" else 4) * D * D
-    final = 2 * D * D if config.conditioning.startswith("adaln") else 0
-    pixels = channels * P * P * D * (1 + (2 if config.learned_sigma else 1))
-    return config.depth * each + tokens * pixels + final + config.frequency_size * D + D * D

@@ -1,16 +1,10 @@
-"""What a network costs before it is built: plain arithmetic, so that the impossible is refused before torch loads."""
+"""Parameters, FLOPs and bytes by arithmetic; no torch."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from ..config import ModelConfig, RunConfig
-from ..errors import UsageError
 
 _FLOAT = 4  # bytes
-_LARGEST_GPU = 288 * 10**9  # bytes; how much a GPU really has is known only once torch is there
-GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128")
 
 
 def hidden_width(kind: str, width: int, ratio: float) -> int:
@@ -50,93 +44,17 @@ def checkpoint_bytes(config: RunConfig, labels: int) -> int:
     return (6 if config.train.snapshot_every else 4) * _FLOAT * parameters(config, labels)
 
 
-def training_bytes(config: RunConfig, labels: int) -> int:
-    """The least memory that training takes: weights, moments, gradients, a batch and its noise, what backward needs.
-
-    The last is of one image: a batch is split as far as memory asks for.
-    """
-    model, train = config.model, config.train
-    channels, height, width = config.shape
-    tokens = (height // model.patch) * (width // model.patch)
-    kept = model.depth * (6 * model.width + 2 * hidden_width(model.mlp, model.width, model.mlp_ratio))  # of a token
-    activations = 2 * tokens * kept  # 2 bytes each, as in bfloat16
-    batch = 2 * _FLOAT * train.batch_size * channels * height * width
-    return 5 * _FLOAT * parameters(config, labels) + batch + activations
-
-
-def machine_memory() -> int | None:
-    """Bytes of memory that this process may use at most; None where the system does not say."""
-    try:
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-    return min([physical, *_container_limits()]) if physical > 0 else None
-
-
-def free_memory(held: int = 0) -> int | None:
-    """Bytes that this process may have, `held` of them already; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] + held if found else None
-
-
-def _container_limits() -> list[int]:
-    """Memory limits of the control groups that this process is in, of both versions of Linux's interface."""
-    limits = []
-    try:
-        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for group in groups:
-        _, controllers, place = group.split(":", 2) if group.count(":") >= 2 else ("", "-", "")
-        if controllers == "":
-            root, name = Path("/sys/fs/cgroup"), "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-        else:
-            continue
-        inner = root / place.lstrip("/")
-        for folder in (inner, *inner.parents):
-            limits += _number_in(folder / name)
-            if folder == root:
-                break
-    return limits
-
-
-def _number_in(path: Path) -> list[int]:
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return []
-    return [int(text)] if text.isdigit() and 0 < len(text) < 20 else []
-
-
-def check_size(config: RunConfig, labels: int) -> None:
-    """Raise UsageError when no patience would do: the model and its batch are larger than the machine."""
-    needed, memory = training_bytes(config, labels), machine_memory()
-    if memory is None or needed <= memory:
-        return
-    there = f"this machine has {_spoken(memory)}B"
-    if any(Path(device).exists() for device in GPU_DEVICES):
-        if needed <= _LARGEST_GPU:
-            return
-        there += f", and no GPU has more than {_spoken(_LARGEST_GPU)}B"
-    count = parameters(config, labels)
-    large = 5 * _FLOAT * count > needed / 2
-    raise UsageError(
-        f"this model has {_spoken(count)} parameters and needs about {_spoken(needed)}B to train; {there}",
-        "lower model.width or model.depth, or take a --set model.preset (`ditkit list models`)"
-        if large
-        else "lower --batch-size or data.image_size, or raise model.patch",
-    )
-
-
-def _spoken(number: int) -> str:
-    """`4.2 M`, `16 G`, `2.4 T`."""
-    for size, letter in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:,} "
+def flops(config: ModelConfig, *, channels: int, size: tuple[int, int]) -> int:
+    """Multiply-adds of one image's forward pass, which the paper's table 1 calls Gflops (times 1e9)."""
+    D, P = config.width, config.patch
+    tokens = (size[0] // P) * (size[1] // P)
+    T = tokens + 2 if config.conditioning == "in-context" else tokens
+    matrices = 3 if config.mlp == "swiglu" else 2
+    each = T * (4 * D * D + matrices * D * hidden_width(config.mlp, D, config.mlp_ratio)) + 2 * T * T * D
+    if config.conditioning == "cross-attention":
+        each += T * 2 * D * D + 2 * 2 * D * D + 2 * T * 2 * D
+    elif config.conditioning.startswith("adaln"):
+        each += (6 if config.conditioning == "adaln-zero" else 4) * D * D
+    final = 2 * D * D if config.conditioning.startswith("adaln") else 0
+    pixels = channels * P * P * D * (1 + (2 if config.learned_sigma else 1))
+    return config.depth * each + tokens * pixels + final + config.frequency_size * D + D * D

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import DiffusionConfig
-from .contract import (
-    Network,
-    draw_timesteps,
-    from_clean_and_noise,
-    loss_weight,
-    over_image,
-    process_of,
-)
+from .contract import Network, draw_timesteps, from_clean_and_noise, loss_weight, over_image, process_of
 
 
 class Regression:

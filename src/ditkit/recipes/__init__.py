@@ -11,8 +11,8 @@ import tomli_w
 
 from ..config import RunConfig, from_dict, to_dict
 from ..errors import UsageError, unknown
+from ..io.text import as_text
 from ..models import presets
-from ..paths import as_text
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,11 +1,15 @@
-"""What a tracker is, and how one is opened."""
+"""Tracker, and the listener that feeds them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..config import RunConfig, to_dict
+from ..errors import UsageError
+from ..events import Event, Finished, Judged, Sampled, Started, Stepped, Validated
 from ..registry import TRACKERS
 
 
@@ -31,3 +35,54 @@ def open_tracker(name: str, folder: Path, step: int, config: Mapping[str, Any]) 
     Raises UsageError for an unknown one and for a missing package.
     """
     return TRACKERS.load(name)(folder, step, config)
+
+
+class Tracking:
+    """Takes events to the named trackers; `tell` hears of one that fails, which is then left out.
+
+    Of several processes only the leading one should have it. Raises UsageError for a missing package, when the run
+    starts.
+    """
+
+    def __init__(self, names: Sequence[str], config: RunConfig, tell: Callable[[str], None]):
+        self._names, self._config, self._tell = tuple(dict.fromkeys(names)), config, tell
+        self._trackers: dict[str, Tracker] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            for name in self._names:
+                self._try(name, lambda name=name, event=event: self._open(name, event.folder, event.step))
+        elif isinstance(event, Stepped):
+            self._all(lambda tracker: tracker.log(event.step, event.metrics or {"loss": event.loss, "lr": event.lr}))
+        elif isinstance(event, Validated):
+            self._all(lambda tracker: tracker.log(event.step, {"validation_loss": event.loss}))
+        elif isinstance(event, Judged):
+            self._all(lambda tracker: tracker.log(event.step, {"kid": event.kid, "kid_error": event.error}))
+        elif isinstance(event, Sampled):
+            self._all(lambda tracker: tracker.image(event.step, event.path))
+        elif isinstance(event, Finished):
+            self.close()
+
+    def close(self) -> None:
+        """End all trackers, however the run ended."""
+        self._all(lambda tracker: tracker.close())
+        self._trackers = {}
+
+    def _open(self, name: str, folder: Path, step: int) -> None:
+        self._trackers[name] = open_tracker(name, folder, step, to_dict(self._config))
+
+    def _all(self, work: Callable[[Tracker], Any]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            self._try(name, lambda tracker=tracker: work(tracker))
+
+    def _try(self, name: str, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except UsageError:
+            raise
+        except Exception as error:  # a service that is down must not cost a run
+            failed = self._trackers.pop(name, None)
+            if failed is not None:
+                with contextlib.suppress(Exception):
+                    failed.close()
+            self._tell(f"warning: {name} takes nothing any more: {type(error).__name__}: {error}")

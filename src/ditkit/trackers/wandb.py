@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..durable import write_atomically
 from ..errors import UsageError
+from ..io.atomic import write_atomically
 from .contract import Tracker
 
 ID_FILE = "wandb-id.txt"  # in the run's folder: the run there is the run here, however often it is continued

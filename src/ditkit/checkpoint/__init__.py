@@ -1,0 +1,1 @@
+"""Checkpoints: saving, restoring, loading a trained model, post-hoc EMA."""

@@ -1,0 +1,96 @@
+"""Load(): a TrainedModel ready to sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..autoencoders.contract import Autoencoder, open_autoencoder
+from ..config import RunConfig
+from ..errors import DataError
+from ..io import safetensors
+from ..latents.codec import Codec
+from ..models.dit import DiT
+from ..runs import manifest
+from ..runs.folder import runs_dir
+from ..runs.lookup import find_weights
+from ..runs.model_info import Card, LatentStats, read_card
+from .tensors import check_shapes, fill
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A network ready to sample, with its card."""
+
+    card: Card
+    network: DiT
+    codec: Codec
+    source: Path
+
+
+def build_network(config: RunConfig, labels: int) -> DiT:
+    """The network of a config, with fresh weights drawn from torch's global generator."""
+    channels, *size = config.shape
+    return DiT(config.model, channels=channels, size=(size[0], size[1]), classes=labels)
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    ema: bool = True,
+    device: str | torch.device = "cpu",
+    autoencoder: str | Path | None = None,
+) -> Trained:
+    """The network of a run (by name or path, newest if None), a checkpoint folder or a weights file.
+
+    `autoencoder` is a folder with that of the run, should it have moved. Raises CheckpointError when there is no
+    checkpoint or it is damaged, DataError when the autoencoder is not to be had or another one.
+    """
+    path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
+    card = read_card(path)
+    codec = open_codec(card, device, autoencoder)
+    return Trained(card=card, network=load_network(card, path).to(device), codec=codec, source=path)
+
+
+def load_network(card: Card, path: Path) -> DiT:
+    """The network of a weights file alone, float32, to look at only. Raises CheckpointError if it is damaged."""
+    tensors = read_tensors(path)
+    check_fits(card, tensors, path)
+    network = build_network(card.config, len(card.labels))
+    fill(network, tensors, path)
+    return network.eval().requires_grad_(False)
+
+
+def check_fits(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError unless tensors are those of a card's network."""
+    with torch.device("meta"):  # a card may ask for more memory than there is
+        check_shapes(build_network(card.config, len(card.labels)), tensors, path)
+
+
+def open_codec(card: Card, device: str | torch.device, place: str | Path | None = None) -> Codec:
+    """What decodes the latents of a card's network. Raises DataError if its autoencoder is gone or another one."""
+    config = card.config
+    if place is not None:
+        moved = dataclasses.replace(config.autoencoder, source=str(place), revision=None)
+        config = dataclasses.replace(config, autoencoder=moved)
+    autoencoder = open_autoencoder(config, device)
+    check_same_autoencoder(autoencoder, card.latents)
+    return Codec(autoencoder, card.latents)
+
+
+def check_same_autoencoder(autoencoder: Autoencoder, stats: LatentStats | None) -> None:
+    """Raise DataError if the latents were made by other weights; imported models do not say by which."""
+    if stats and stats.autoencoder and autoencoder.fingerprint != stats.autoencoder:
+        raise DataError(
+            "the autoencoder's weights are not those that the network was trained with", "put those files back"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, on the CPU. Raises CheckpointError if it is damaged."""
+    return safetensors.parse(manifest.read_weights(path), path)

@@ -1,0 +1,120 @@
+"""Save, prune, restore the newest whole one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import CheckpointError, MachineError
+from ..io import atomic, safetensors
+from ..io.paths import check_space
+from ..runs import manifest
+from ..runs.folder import RunFolder, sweep
+from ..runs.model_info import KEY, Card
+from ..runs.run_state import _STATE, State, _parse_state
+from .tensors import Learner, checkpoint_bytes, places
+
+
+def save(folder: RunFolder, *, card: Card, state: State, learner: Learner) -> Path:
+    """Write one checkpoint durably; returns its folder. Raises MachineError when the disk does not take it.
+
+    The older checkpoints stay until `prune`, so that a failure loses nothing.
+    """
+    final = folder.checkpoint(state.step)
+    temporary = folder.checkpoints / f".tmp-{final.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        atomic.make_folder(folder.checkpoints)
+        check_space(folder.checkpoints, checkpoint_bytes(learner), f"the checkpoint of step {state.step} needs")
+        temporary.mkdir()
+        files = {}
+        for name, content in _contents(card, state, learner):
+            files[name] = atomic.write_synced(temporary / name, content)
+        atomic.write_synced(temporary / manifest.NAME, manifest.write(state.step, files))
+        atomic.sync_folder(temporary)
+        if final.exists():  # a damaged one of this step that nobody has set aside
+            atomic.rename(final, folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
+        atomic.rename(temporary, final)
+        atomic.sync_folder(folder.checkpoints)
+        atomic.sync_folder(folder.path)  # the metrics' names, when they are new
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise MachineError(
+                f"cannot save the checkpoint in {folder.checkpoints}: {error.strerror or error}",
+                "free some space and run the same command again: it continues from the checkpoint before",
+            ) from None
+        raise
+    return final
+
+
+def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
+    """Remove old checkpoints; failing to is harmless.
+
+    The newest `keep` stay, the one of the lowest validation loss, and those at multiples of `keep_every`.
+    """
+    steps = folder.checkpoint_steps()
+    kept = set(steps[-keep:]) | {step for step in steps if keep_every and step % keep_every == 0}
+    losses = {step: loss for step in steps if (loss := _validation_loss(folder.checkpoint(step))) is not None}
+    if losses:
+        kept.add(min(losses, key=losses.__getitem__))
+    for step in steps:
+        if step not in kept:
+            with contextlib.suppress(OSError):
+                atomic.rename(folder.checkpoint(step), folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
+    sweep(folder)
+
+
+def restore_newest(
+    folder: RunFolder, learner: Learner, check: Callable[[State], None], on_damage: Callable[[Path], None]
+) -> State | None:
+    """Put the newest whole checkpoint back, bit for bit; newer, damaged ones are set aside and reported.
+
+    `check` may refuse its state. None if there is no checkpoint. Raises CheckpointError, and touches no file, when
+    there are some and all are damaged, or when a later ditkit wrote the newest.
+    """
+    damaged: list[tuple[Path, CheckpointError]] = []
+    for step in reversed(folder.checkpoint_steps()):
+        path = folder.checkpoint(step)
+        try:
+            files = manifest.read(path)
+            state = _parse_state(path, manifest.read_file(path, "state.json", files))
+            if state.step != step:
+                raise CheckpointError(f"{path / 'state.json'} is of step {state.step}", "use the checkpoint before it")
+            check(state)
+            for name, place in places(learner).items():
+                place(safetensors.parse(manifest.read_file(path, name, files), path / name), path / name)
+        except manifest.NewerFormat:
+            raise
+        except CheckpointError as error:
+            damaged.append((path, error))
+            continue
+        for one, _ in damaged:
+            atomic.rename(one, one.with_name(f".corrupt-{one.name}-{uuid.uuid4().hex[:8]}"))
+            on_damage(one)
+        return state
+    if damaged:
+        raise CheckpointError(
+            f"no checkpoint of {folder.path} is undamaged: {damaged[0][1].message}",
+            "restore its files from a copy, or start another run with --fresh",
+        )
+    return None
+
+
+def _validation_loss(path: Path) -> float | None:
+    """The validation loss in a checkpoint's state, None where there is none or it cannot be read."""
+    with contextlib.suppress(CheckpointError):
+        return _parse_state(path, manifest.read_file(path, "state.json")).validation_loss
+    return None
+
+
+def _contents(card: Card, state: State, learner: Learner) -> Iterator[tuple[str, bytes | Iterator[bytes | memoryview]]]:
+    """Name and content of each file, a tensor at a time."""
+    for name, tensors in learner.tensors().items():
+        described = name in ("ema.safetensors", "model.safetensors")
+        own = dataclasses.replace(card, weights=name.partition(".")[0]) if described else None
+        yield name, safetensors.pieces(tensors, {KEY: own.to_json()} if own else None)
+    yield "state.json", _STATE.dump_json(state, indent=1)

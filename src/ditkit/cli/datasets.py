@@ -1,0 +1,119 @@
+"""Opening the data of a command: consent, progress, GPU recipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import recipes
+from ..autoencoders.files import PIXEL, find_files
+from ..config import RunConfig
+from ..errors import DataError
+from ..runs.folder import RunFolder
+from ..runtime.distributed import ALONE, Together
+from . import console
+
+if TYPE_CHECKING:
+    from ..data.contract import Dataset
+    from ..runs.target import Target
+
+
+def for_device(found: Target, device: str, run: RunFolder | None) -> Target:
+    """The same, or the recipe that stands in for it on a GPU; a run that is there goes on with the one it has."""
+    if found.on_gpu is None:
+        return found
+    other = replace(found, tree=recipes.tree(found.on_gpu), on_gpu=None)
+    if run is not None and run.is_run():
+        has = run.read_config().autoencoder.name
+        return other if has == recipes.build(other.tree).autoencoder.name else found
+    if not gpu_is_there(device):
+        return found
+    console.say(f"there is a GPU: taking the recipe {found.on_gpu}; --device cpu takes the small one")
+    return other
+
+
+def gpu_is_there(device: str) -> bool:
+    """Whether training would run on a GPU; asks torch, which takes seconds to load, only where there may be one."""
+    if device != "auto":
+        return device != "cpu"
+    from ..runtime.memory import GPU_DEVICES
+
+    if sys.platform == "linux" and not any(Path(one).exists() for one in (*GPU_DEVICES, "/dev/dxg")):
+        return False
+    with console.loading_torch():
+        from ..runtime.device import find_device
+    return find_device("auto").type != "cpu"
+
+
+def open_images(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> Dataset:
+    """The images to train on; says what is downloaded or unpacked for them, and asks before it is much."""
+    from ..data.contract import open_dataset
+
+    with watching(quiet=quiet, yes=yes):
+        return open_dataset(config.data, "train")
+
+
+def check_data(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> tuple[int, tuple[str, ...]]:
+    """Open the dataset once, before torch loads, so that a missing or malformed one is reported at once.
+
+    Returns the number of its images and their labels, and keeps nothing of it in memory.
+    Raises UsageError for a model that is larger than the machine: only the data knows how many labels there are.
+    """
+    from ..data.contract import open_dataset
+    from ..estimation.fits import check_size
+
+    images = open_images(config, quiet=quiet, yes=yes)
+    if not len(images):
+        raise DataError("the data set has no images to train on", "check its folder, or lower --set data.validation")
+    open_dataset(config.data, "validation")
+    find_autoencoder(config, quiet=quiet, yes=yes)
+    check_size(config, len(images.labels))
+    if len(images.labels) == 1:
+        console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
+    return len(images), tuple(images.labels)
+
+
+def find_autoencoder(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> None:
+    """Fetch the autoencoder's files where they are wanted and missing; raises DitkitError before torch loads."""
+    if config.autoencoder.name != PIXEL:
+        with watching(quiet=quiet, yes=yes):
+            find_files(config)
+
+
+@contextmanager
+def watching(*, quiet: bool, yes: bool = False) -> Iterator[None]:
+    """Within it, what is downloaded, unpacked or encoded is told, with its progress, and asked for if it is much."""
+    from ..io.progress import watched
+
+    with watched(None if quiet else _told, lambda text: _agreed(text, yes=yes)):
+        yield
+
+
+@contextmanager
+def _told(text: str) -> Iterator[Callable[[float, float | None], None]]:
+    console.say(text)
+    with console.bar(text.partition(" ")[0]) as show:
+        yield show
+
+
+def _agreed(text: str, *, yes: bool) -> bool:
+    """The user's answer; yes where nobody can be asked, or several processes would ask at once."""
+    asks = sys.stdin is not None and sys.stdin.isatty() and console.stderr().is_terminal and "RANK" not in os.environ
+    return console.agreed(f"{text}?", yes=yes or not asks)
+
+
+@contextmanager
+def launched_together(device: str, *, quiet: bool) -> Iterator[Together]:
+    """This process with those launched beside it by torchrun or accelerate; torch is imported only if there are any."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield ALONE
+        return
+    with console.loading_torch(quiet=quiet):
+        from ..runtime.distributed import join
+    with join(device) as (world, _):
+        yield Together(world if world.size > 1 else None)

@@ -1,0 +1,48 @@
+"""--out, --force, --json, --quiet in one place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import UsageError
+from ..io import paths
+from ..io.paths import check_file, expanded
+from ..io.text import free_name
+
+
+def autoencoder_folder(given: Path | None) -> Path | None:
+    """The folder of an autoencoder. Raises UsageError or DataError if there is none."""
+    if given is None:
+        return None
+    from ..autoencoders import files
+
+    if not expanded(given).is_dir():
+        raise UsageError(f"--autoencoder: there is no folder {given}", "check the path")
+    return files.autoencoder_folder(expanded(given))
+
+
+def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = None) -> Path:
+    """Where a picture goes: `out`, else `stem`.png here, under the next free name unless `force` overwrites.
+
+    `beside` is the ending of a second file next to it. Raises UsageError or MachineError when it cannot be written.
+    """
+    default = Path(f"{stem}.png") if force else free_name(Path(stem), ".png")
+    path = expanded(out) if out else default
+    if path.is_dir() or path.suffix.lower() != ".png":
+        raise UsageError(f"--out: {path} is not the name of a PNG", f"e.g. --out {stem}.png")
+    for file in (path, path.with_suffix(beside)) if beside else (path,):
+        check_file(file, force=force)
+    return path
+
+
+def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
+    """Raise DitkitError when the images cannot go there, or would overwrite others without --force."""
+    paths.check_writable(folder)
+    there = set(os.listdir(folder)) if folder.is_dir() and not force else set()  # noqa: PTH208
+    taken = [name for name in names if name in there]
+    if taken:
+        raise UsageError(
+            f"{folder / taken[0]} is there already" + (f", and {len(taken) - 1} more" if taken[1:] else ""),
+            "overwrite with --force, or choose another folder with --out",
+        )

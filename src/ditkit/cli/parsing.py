@@ -1,0 +1,116 @@
+"""Labels, durations, devices as they are typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..errors import UsageError, unknown
+from ..io.text import as_text
+
+MOST_IMAGES = 100_000
+ANY = "any"  # the only label of a model without labels
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = 366 * 86400.0
+_DTYPES = ("auto", "float32", "bfloat16")
+_SWITCH = ("auto", "on", "off")
+
+
+def spread(words: Sequence[str], option: str = "--labels") -> list[str]:
+    """`--labels a b c` as `--labels=a --labels=b --labels=c`; values go on until a word that starts with `-`."""
+    spread_words: list[str] = []
+    values_follow = False
+    for position, word in enumerate(words):
+        if word == "--":
+            return [*spread_words, *words[position:]]
+        if word.startswith("-") and len(word) > 1:
+            has_value = position + 1 < len(words) and not words[position + 1].startswith("-")
+            values_follow = (word == option and has_value) or word.startswith(f"{option}=")
+            if not (word == option and has_value):
+                spread_words.append(word)
+        else:
+            spread_words.append(f"{option}={word}" if values_follow else word)
+    return spread_words
+
+
+def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Labels asked for, one an image: `cat`, `cat,dog`, `cat*4`. Raises UsageError for what is unknown or too much.
+
+    A model without labels has only `any`.
+    """
+    choices = tuple(known) or (ANY,)
+    labels: list[str] = []
+    for word in (as_text(typed) for typed in words):
+        parts = [word] if word in choices else [part for part in word.split(",") if part.strip()]
+        if not parts:
+            raise UsageError(f"--labels: {word!r} names no label", _list(choices))
+        for part in parts:
+            label, count = _repeated(part.strip(), choices)
+            if label not in choices and not known:
+                raise UsageError(f"this model has no labels, so no {label!r} either", f"e.g. --labels '{ANY}*16'")
+            if label not in choices:
+                wrong = unknown("label", label, choices)
+                near = f"{wrong.hint} " if "did you mean" in str(wrong.hint) else ""
+                raise UsageError(wrong.message, near + _list(choices))
+            if len(labels) + count > MOST_IMAGES:
+                raise UsageError(f"--labels asks for more than {MOST_IMAGES:,} images", "draw them in several runs")
+            labels.extend([label] * count)
+    return labels
+
+
+def _repeated(word: str, choices: Sequence[str]) -> tuple[str, int]:
+    """`cat*4` as ("cat", 4); a label may itself contain a star."""
+    label, star, times = word.rpartition("*")
+    if word in choices or not star:
+        return word, 1
+    if not (times.isascii() and times.isdigit()) or not times.strip("0"):
+        raise UsageError(f"--labels: {times!r} in {word!r} is not a count of 1 or more", "e.g. --labels 'cat*4'")
+    return label.strip(), int(times) if len(times) < 10 else MOST_IMAGES + 1
+
+
+def _list(choices: Sequence[str]) -> str:
+    return "known: " + ", ".join(choices[:12]) + (" …" if len(choices) > 12 else "")
+
+
+def duration(word: str) -> float:
+    """Seconds in `90`, `90s`, `10m` or `1h30m`. Raises UsageError for anything else, for 0, and for over a year."""
+    text = word.strip().lower()
+    whole = re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII)
+    parts = re.findall(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])", text, re.ASCII)
+    if whole:
+        seconds = float(text)
+    elif parts and "".join(number + unit for number, unit in parts) == text:
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    else:
+        raise UsageError(f"--max-time: {word!r} is not a duration", "write 90s, 10m or 1h30m")
+    if not 0 < seconds <= _LONGEST:
+        raise UsageError(f"--max-time: {word!r} is not between a moment and a year", "write 90s, 10m or 1h30m")
+    return seconds
+
+
+def device(word: str) -> str:
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; whether the machine has it is known only once torch is there."""
+    if re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", word, re.ASCII):
+        return word
+    raise unknown("device", word, ("auto", "cpu", "cuda", "cuda:0", "mps"))
+
+
+def dtype(word: str) -> str:
+    """A known --dtype."""
+    if word not in _DTYPES:
+        raise unknown("dtype", word, _DTYPES)
+    return word
+
+
+def threads(word: str) -> str:
+    """`auto`, or a number of threads."""
+    if word == "auto" or (word.isascii() and word.isdigit() and int(word[:9]) > 0 and len(word) <= 4):
+        return word
+    raise UsageError(f"--threads: {word!r} is neither auto nor a number from 1 to 9999", "leave it out")
+
+
+def switch(option: str, word: str) -> str:
+    """`auto`, `on` or `off`."""
+    if word in _SWITCH:
+        return word
+    raise unknown(f"word for {option}:", word, _SWITCH)

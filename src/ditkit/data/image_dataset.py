@@ -1,0 +1,112 @@
+"""Images of any source as a dataset: where their bytes are, which label each has, and what becomes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+import numpy as np
+
+from ..config import DataConfig
+from .contract import Split, held_out
+from .decode import decode, fit
+from .sources.compact_names import hashed
+
+
+class Source(Protocol):
+    """Where the images are, still encoded: files of a folder, members of archives, rows of tables.
+
+    Workers get it by pickling or by fork: it opens what it reads in the process that reads. What it holds of each
+    image is small, because there may be millions.
+    """
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """Its name within the source: the same on every machine, so that the same images are held out."""
+        ...
+
+    def place(self, row: int) -> str:
+        """Where it is, for error messages."""
+        ...
+
+    def opened(self, row: int) -> IO[bytes]:
+        """The encoded image as a seekable file. Raises OSError or ValueError when it cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Images decoded and fitted when they are asked for (a Dataset)."""
+
+    labels: tuple[str, ...]
+    fingerprint: str
+    source: Source
+    rows: np.ndarray  # int64: which of the source
+    label_ids: np.ndarray  # int64
+    config: DataConfig
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The images' names within their source."""
+        return [self.source.name(int(row)) for row in self.rows]
+
+    def place(self, index: int) -> str:
+        """Where an image is, for messages."""
+        return self.source.place(int(self.rows[index]))
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        row, config = int(self.rows[index]), self.config
+        image = decode(lambda: self.source.opened(row), self.source.place(row), config.channels, config.image_size)
+        return fit(image, *config.image_size, crop=config.crop), int(self.label_ids[index])
+
+
+def pictures(
+    config: DataConfig,
+    split: Split,
+    source: Source,
+    sizes: Sequence[int] | np.ndarray,
+    labels: tuple[str, ...],
+    label_ids: Sequence[int] | np.ndarray,
+) -> Pictures:
+    """All images of a source, `sizes` bytes each, of which some are held out for validation."""
+    name_hashes = (hashed(os.fsencode(source.name(row))) for row in range(len(source)))
+    held = held_out(name_hashes, np.asarray(label_ids, dtype=np.int64), config.validation)
+    rows = np.flatnonzero(held if split == "validation" else ~held)
+    return chosen_pictures(config, source, rows, sizes, labels, label_ids)
+
+
+def chosen_pictures(
+    config: DataConfig,
+    source: Source,
+    rows: Sequence[int] | np.ndarray,
+    sizes: Sequence[int] | np.ndarray,
+    labels: tuple[str, ...],
+    label_ids: Sequence[int] | np.ndarray,
+) -> Pictures:
+    """Some images of a source; sizes and label ids are of all of it."""
+    chosen = np.asarray(rows, dtype=np.int64)
+    ids = np.asarray(label_ids, dtype=np.int64)[chosen]
+    names = (source.name(int(row)) for row in chosen)
+    return Pictures(
+        labels=labels,
+        fingerprint=fingerprint(names, (int(sizes[int(row)]) for row in chosen), map(int, ids)),
+        source=source,
+        rows=chosen,
+        label_ids=ids,
+        config=config,
+    )
+
+
+def fingerprint(names: Iterable[str], sizes: Iterable[int], label_ids: Iterable[int]) -> str:
+    """A hash of names, sizes and labels in their order: the same files give the same, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, size, label in zip(names, sizes, label_ids, strict=True):
+        digest.update(os.fsencode(name) + f"\0{size}\0{label}\n".encode())
+    return digest.hexdigest()

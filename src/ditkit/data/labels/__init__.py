@@ -1,0 +1,1 @@
+"""Labels from folder names, tables and attribute files."""

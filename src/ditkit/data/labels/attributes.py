@@ -1,0 +1,53 @@
+"""Classes from attributes that an image has or has not: their product, with names that people can type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...errors import UsageError, unknown
+
+MOST = 6  # attributes, so 64 classes
+NONE = "none"  # an image that has none of several attributes
+
+
+def chosen(label_by: str, known: Sequence[str], kind: str = "attribute") -> list[str]:
+    """The attributes of `Male,Smiling` as they are spelled in the data. Raises UsageError for unknown ones."""
+    spelled = {name.lower(): name for name in known}
+    names: list[str] = []
+    for word in (part.strip() for part in label_by.split(",")):
+        if word.lower() not in spelled:
+            raise unknown(kind, word, known)
+        if spelled[word.lower()] in names:
+            raise UsageError(f"the {kind} {word} is there twice in {label_by!r}", "name each once")
+        names.append(spelled[word.lower()])
+    if len(names) > MOST:
+        raise UsageError(f"{len(names)} attributes make {2 ** len(names):,} classes", f"choose at most {MOST}")
+    return names
+
+
+def labels(names: Sequence[str]) -> tuple[str, ...]:
+    """The classes in the order of their ids. Male makes female and male, and each other makes two of each as well.
+
+    One attribute makes `not_smiling` and `smiling`; of several, those that an image has are joined by `+`.
+    """
+    count = len(names)
+    return tuple(_name(names, [bool(number >> bit & 1) for bit in range(count)]) for number in range(2**count))
+
+
+def ids(has: np.ndarray) -> np.ndarray:
+    """The ids of images, of which each has or has not each of the attributes: bool (images, attributes)."""
+    return (has.astype(np.int64) << np.arange(has.shape[1])).sum(axis=1)
+
+
+def _name(names: Sequence[str], has: Sequence[bool]) -> str:
+    parts = []
+    for name, it_has in zip(names, has, strict=True):
+        if name == "Male":
+            parts.append("male" if it_has else "female")
+        elif it_has:
+            parts.append(name.lower())
+    if len(names) == 1 and not parts:
+        return f"not_{names[0].lower()}"
+    return "+".join(parts) or NONE

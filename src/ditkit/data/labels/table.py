@@ -1,0 +1,294 @@
+"""Tables of file names and labels: .csv, .tsv and .jsonl, with a header or, where there are two columns, without.
+
+Every image must have a row and every row an image: a table that fits half a folder is more often the wrong one than
+meant so, and images that silently stay away are noticed only when the training is over.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import re
+import unicodedata
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from ...errors import DataError, unknown
+from ..decode import EXTENSIONS
+from ..sources.compact_names import Names
+
+# Columns that are found by themselves, the surest first.
+FILES = (
+    *("file_name", "filename", "file", "image", "image_path", "path", "file_path", "filepath", "image_file"),
+    *("image_name", "img", "img_path", "img_name", "image_id", "img_id", "id", "name"),
+)
+LABELS = ("label", "labels", "class", "class_name", "class_label", "label_name", "category", "target", "cls", "y")
+_LONGEST_LINE, _LONGEST_LABEL = 1 << 20, 200
+_SAMPLED = 50  # lines that must agree on what parts the columns
+_FEW = 10  # labels are never too many
+_FORMAT = "a table has one row an image, with the columns file_name and label"
+
+Row = tuple[int, str, list[Any]]  # number of the line, name of the file, what makes up the label
+Opener = Callable[[], IO[bytes]]
+
+
+class Labels:
+    """Labels met one after the other, which become ids in their natural order: 2 before 10."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        self._ids = array("q")
+
+    def add(self, label: str) -> None:
+        """The next image's label."""
+        self._ids.append(self._seen.setdefault(label, len(self._seen)))
+
+    def too_many(self) -> bool:
+        """Whether hardly two have the same: then they are no labels, but names or captions."""
+        return len(self._seen) > max(_FEW, len(self._ids) // 2)
+
+    def count(self) -> int:
+        """How many different ones there are."""
+        return len(self._seen)
+
+    def finish(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """The labels by id, and the ids of all that was added."""
+        labels = sorted(self._seen, key=_natural)
+        new = np.empty(len(labels), dtype=np.int64)
+        new[[self._seen[label] for label in labels]] = np.arange(len(labels))
+        return tuple(labels), new[np.array(self._ids, dtype=np.int64)]
+
+
+def _natural(label: str) -> tuple[Any, ...]:
+    """Numbers in it compare as numbers, and come before letters."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split("([0-9]+)", label)), label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What a table says, row by row."""
+
+    where: str
+    files: Names
+    lines: np.ndarray
+    labels: tuple[str, ...]
+    label_ids: np.ndarray
+
+
+def joined(values: Sequence[Any]) -> str:
+    """One label of several, each text or from JSON. Raises ValueError for what cannot be one."""
+    return "+".join(map(_text, values))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError("the label is empty")
+    if not isinstance(value, (str, int, float)):
+        raise ValueError("the label is neither text nor a number")
+    text = str(value).strip()
+    if len(text) > _LONGEST_LABEL:
+        raise ValueError(f"the label is {len(text):,} letters long")
+    return text
+
+
+def read(
+    opener: Opener, where: str, *, label_by: str | None = None, file_by: str | None = None, guess: bool = True
+) -> Table | None:
+    """The table in a file, which `where` names in errors.
+
+    The columns are the given ones (labels of several, parted by commas, are joined by +) or found by their names.
+    Without a column for the labels: an error, or None when not to `guess` that of two columns one is it.
+    """
+    columns = _Columns(where, label_by, file_by, guess)
+    try:
+        with opener() as file:
+            lines, head = _lines(file, where), list[str]()
+            for line in lines:
+                head.append(line)
+                if line.strip():
+                    break
+            first = head[-1].lstrip() if head else ""
+            if first.startswith("<"):
+                raise DataError(f"{where} is a web page, not a table", "download the file itself")
+            rows = _from_json if first.startswith("{") else _from_csv
+            return _table(rows(itertools.chain(head, lines), columns), where)
+    except _NoLabels:
+        return None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"cannot read {where}: {why}", "check the path and its permissions") from None
+
+
+def _lines(file: IO[bytes], where: str) -> Iterator[str]:
+    """Lines with their ends. Raises DataError for what is no text in UTF-8."""
+    hint = "save it as CSV in UTF-8, or as JSON lines"
+    for number in itertools.count(1):
+        line = file.readline(_LONGEST_LINE)
+        if not line:
+            return
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{where}, line {number}: not a text in UTF-8", hint) from None
+        if "\0" in text or len(line) == _LONGEST_LINE:
+            raise DataError(f"{where}, line {number}: not a line of a table", hint)
+        yield text
+
+
+class _NoLabels(Exception):
+    """There is no column with labels, and none was asked for."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns are wanted."""
+
+    where: str
+    label_by: str | None
+    file_by: str | None
+    guess: bool
+
+    def find(self, header: Sequence[str]) -> tuple[str, list[str]]:
+        """The column of the files, and those of the labels. Raises DataError, UsageError, _NoLabels."""
+        spelled = {_plain(name): name for name in reversed(header)}
+        if self.file_by:
+            file = self._named(self.file_by, header, spelled)
+        else:
+            file = next((spelled[name] for name in FILES if name in spelled), None)
+        if file is None:
+            shown = ", ".join(name[:40] for name in header[:8])
+            raise DataError(f"{self.where} has no column of file names, but: {shown}", _FORMAT)
+        if self.label_by:
+            return file, [self._named(name, header, spelled) for name in self.label_by.split(",")]
+        found = next((spelled[name] for name in LABELS if name in spelled and spelled[name] != file), None)
+        others = [name for name in header if name != file]
+        if found is None and self.guess and len(others) == 1:
+            found = others[0]
+        if found is None and not self.guess:
+            raise _NoLabels
+        if found is None:
+            if not others:
+                raise DataError(f"{self.where} has no column beside that of the file names", _FORMAT)
+            shown = ", ".join(name[:40] for name in others[:8])
+            raise DataError(f"{self.where} has no column of labels, but: {shown}", "name one with --label-by")
+        return file, [found]
+
+    def _named(self, name: str, header: Sequence[str], spelled: dict[str, str]) -> str:
+        found = name.strip() if name.strip() in header else spelled.get(_plain(name))
+        if found is None:
+            raise unknown(f"column of {self.where}:", name.strip(), header)
+        return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
+
+
+def _from_csv(lines: Iterator[str], columns: _Columns) -> Iterator[Row]:
+    sample = list(itertools.islice(lines, _SAMPLED))
+    reader = csv.reader(
+        itertools.chain(sample, lines), delimiter=_delimiter(sample), strict=True, skipinitialspace=True
+    )
+    try:
+        rows = (cells for cells in reader if any(cell.strip() for cell in cells))
+        first = [cell.strip() for cell in next(rows, [])]
+        if len(first) < 2:
+            raise DataError(f"{columns.where} has no columns parted by comma, semicolon or tab", _FORMAT)
+        file, labels, is_header = _places(first, columns)
+        for cells in rows if is_header else itertools.chain([first], rows):
+            if len(cells) != len(first):
+                raise DataError(
+                    f"{columns.where}, line {reader.line_num}: {len(cells)} columns instead of {len(first)}",
+                    "put what holds a comma into quotes",
+                )
+            yield reader.line_num, cells[file], [cells[label] for label in labels]
+    except csv.Error as error:
+        raise DataError(f"{columns.where}, line {reader.line_num}: {error}", "check the quotes") from None
+
+
+def _places(first: list[str], columns: _Columns) -> tuple[int, list[int], bool]:
+    """The columns of the file and of the labels, and whether the first row is a header; two columns need none."""
+    named = {_plain(cell) for cell in first} & {*FILES, _plain(columns.file_by or "")} - {""}
+    if named or columns.label_by or len(first) > 2:
+        file, labels = columns.find(first)
+        return first.index(file), [first.index(name) for name in labels], True
+    return (1, [0], False) if _is_image(first[1]) and not _is_image(first[0]) else (0, [1], False)
+
+
+def _delimiter(sample: Sequence[str]) -> str:
+    """What parts the columns: of tab, semicolon and comma that which gives all lines equally many, at least two."""
+
+    def fitness(delimiter: str) -> tuple[bool, int]:
+        try:
+            widths = {len(cells) for cells in csv.reader(sample, delimiter=delimiter, skipinitialspace=True) if cells}
+        except csv.Error:
+            return False, 0
+        return len(widths) == 1 and min(widths) > 1, max(widths, default=0)
+
+    return max("\t;,", key=fitness)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
+
+
+def _from_json(lines: Iterator[str], columns: _Columns) -> Iterator[Row]:
+    file, labels = "", list[str]()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{columns.where}, line {number}: not a JSON object", "write one object a line")
+        if not file:
+            file, labels = columns.find(list(row))
+        name = row.get(file)
+        if not isinstance(name, (str, int)):
+            raise DataError(f"{columns.where}, line {number}: no {file!r}", "name the image in every row")
+        yield number, str(name), [row.get(label) for label in labels]
+
+
+def _table(rows: Iterator[Row], where: str) -> Table:
+    labels, lines = Labels(), array("q")
+
+    def files() -> Iterator[bytes]:
+        for line, file, values in rows:
+            try:
+                labels.add(joined(values))
+            except ValueError as error:
+                raise DataError(f"{where}, line {line}: {error}", "give every image one label") from None
+            lines.append(line)
+            yield same(re.sub(r"^(\./)+", "", file.strip().replace("\\", "/")).encode("utf-8", "surrogateescape"))
+
+    names = Names(files())
+    if not len(names):
+        raise DataError(f"{where} has no rows", _FORMAT)
+    if labels.too_many():
+        raise DataError(
+            f"{where} has {labels.count():,} different labels in {len(names):,} rows: hardly two images share one",
+            "it is probably another column: name the right one with --label-by",
+        )
+    found, ids = labels.finish()
+    return Table(where=where, files=names, lines=np.array(lines, dtype=np.int64), labels=found, label_ids=ids)
+
+
+def same(name: bytes) -> bytes:
+    """A file's name such that two spellings of it are the same: an é may be one letter or two."""
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFC", name.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

@@ -1,0 +1,262 @@
+"""Unpacking archives of images from anywhere: whole or not at all, and nothing outside the target."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import DataError, MachineError
+from ...io import atomic
+from ...io.locks import alone
+from ...io.paths import NO_ROOM, check_room
+from .archive_names import BLOCK, Broken, Member, Names
+from .files import hidden
+from .tar import UNPACKERS, is_tar, open_zip, tar_members, zip_members
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+COMPLETE = "COMPLETE.json"  # in every unpacked folder: how many files and bytes there are, and where they came from
+_UNFINISHED = ".tmp-unpack-"
+_OTHERS = {b"Rar!": "a .rar archive", b"7z\xbc\xaf": "a .7z archive", b"\x28\xb5\x2f\xfd": "packed by zstd"}
+_BLOCK_OF_DISK = 4096
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+Progress = Callable[[float, float], None]  # bytes done, of how many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What no honest archive of images exceeds; bytes are counted as they are written, whatever the archive says."""
+
+    members: int = 2_000_000
+    file: int = 64 << 30  # bytes of one member
+    total: int = 1 << 40  # bytes of all
+    ratio: int = 100  # bytes unpacked for one of the archive, where that is
+    harmless: int = 64 << 20  # more than this
+
+    def allowance(self, packed: int) -> int:
+        """The most bytes that an archive of this size may unpack to."""
+        return min(self.total, max(self.harmless, self.ratio * packed))
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file's name is that of an archive which ditkit unpacks."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def extract(
+    archive: Path, target: Path, *, limits: Limits = Limits(), on_progress: Progress = lambda done, total: None
+) -> Path:
+    """Unpack an archive into a new folder, once; a target that is whole is left alone. Returns it.
+
+    Hidden files are left out. Raises DataError naming archive and member, MachineError for the disk.
+    """
+    if is_whole(target):
+        return target
+    try:
+        atomic.make_folder(target.parent)
+        with alone(target):
+            if not is_whole(target):
+                _remove_litter(target)
+                _extract(archive, target, limits, on_progress)
+    except Broken as error:
+        raise blamed(archive, error) from None
+    except OSError as error:
+        why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
+        raise MachineError(f"cannot unpack {archive} into {target.parent}: {why}", NO_ROOM) from None
+    return target
+
+
+def blamed(archive: Path, error: Broken) -> DataError:
+    """What is wrong with an archive, and what to do."""
+    member = f": {_shown(error.member)}" if error.member else ""
+    hint = "get the archive again, or unpack it yourself and give the folder"
+    return DataError(f"{archive}{member} {error.why}", hint)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is one that `extract` has finished, with as many files and bytes as it had then."""
+    try:
+        note = json.loads((folder / COMPLETE).read_bytes())
+        return isinstance(note, dict) and [note.get("files"), note.get("bytes")] == list(_measure(folder))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _extract(archive: Path, target: Path, limits: Limits, on_progress: Progress) -> None:
+    unfinished = target.with_name(f"{_UNFINISHED}{target.name}-{secrets.token_hex(4)}")
+    try:
+        atomic.make_folder(unfinished)
+        with readable(archive) as file:
+            before = os.fstat(file.fileno())
+            files, written = _write_members(_open(archive, file, unfinished, limits), unfinished, limits, on_progress)
+        if not files:
+            raise Broken("holds no files")
+        after = archive.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise Broken("was changed while it was unpacked")
+        source = {"place": str(archive), "bytes": before.st_size, "modified_ns": before.st_mtime_ns}
+        note = {"format": 1, "files": files, "bytes": written, "source": source}
+        _sync(unfinished)
+        atomic.write_synced(unfinished / COMPLETE, json.dumps(note, indent=1).encode())
+        atomic.sync_folder(unfinished)
+        try:
+            atomic.rename(unfinished, target)
+        except OSError:
+            if not is_whole(target):  # by another process, where the file system has no locks
+                raise
+        atomic.sync_folder(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def readable(archive: Path) -> BinaryIO:
+    """The archive's file. Raises DataError if it cannot be had."""
+    if not archive.is_file():
+        raise DataError(f"there is no archive {archive}", "check the path")
+    try:
+        return archive.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read {archive}: {error.strerror}", "check its permissions") from None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An archive's members, and how to tell how much of it is done, in bytes, once so many are written."""
+
+    members: Iterator[Member]
+    done: Callable[[int], int]
+    total: int
+
+
+def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opened:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(512)
+    file.seek(0)
+    if not size:
+        raise Broken("is an empty file")
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        zipped = open_zip(file, limits.members)
+        total = sum(entry.file_size for entry in zipped.infolist())
+        if total > limits.allowance(size):
+            raise Broken(f"would unpack from {size:,} to {total:,} bytes, which no archive of images does")
+        check_room(archive, folder.parent, total + len(zipped.infolist()) * _BLOCK_OF_DISK)
+        return _Opened(zip_members(zipped), lambda written: written, total)
+    unpack = next((unpack for first, unpack in UNPACKERS.items() if head.startswith(first)), None)
+    if unpack or is_tar(head):
+        check_room(archive, folder.parent, size)
+        members = tar_members(unpack(file), limits.allowance(size)) if unpack else tar_members(file, size)
+        return _Opened(members, lambda _: file.tell(), size)
+    other = next((kind for first, kind in _OTHERS.items() if head.startswith(first)), "")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        other = "a web page, probably a quota or login page"
+    if not other and archive.name.lower().endswith(SUFFIXES):
+        raise Broken("is cut short, or no archive")
+    raise DataError(
+        f"{archive} is a file, not a folder of images or an archive of one{other and ': it is '}{other}",
+        f"unpack it and give the folder; ditkit itself unpacks {' '.join(SUFFIXES)}",
+    )
+
+
+def _write_members(opened: _Opened, folder: Path, limits: Limits, on_progress: Progress) -> tuple[int, int]:
+    """Numbers of files and bytes written."""
+    names, shown = Names(), 0
+    made: set[tuple[str, ...]] = {()}
+    files = written = count = 0
+    for member in opened.members:
+        count += 1
+        if count > limits.members:
+            raise Broken(f"has more than {limits.members:,} members")
+        try:
+            parts = names.take(member)
+            if not parts or [part.lower() for part in parts] == [COMPLETE.lower()]:
+                continue
+            if member.size > limits.file:
+                raise Broken(f"is too large: {member.size:,} bytes")
+            place = parts if member.blocks is None else parts[:-1]
+            if place not in made:
+                folder.joinpath(*place).mkdir(parents=True, exist_ok=True)
+                made.add(place)
+            if member.blocks is not None:
+                for length in _write(folder.joinpath(*parts), member.blocks):
+                    written += length
+                    if opened.done(written) - shown >= BLOCK:
+                        shown = opened.done(written)
+                        on_progress(shown, opened.total)
+                files += 1
+        except Broken as error:
+            raise Broken(error.why, error.member or member.name) from None
+        except FileExistsError:
+            raise Broken("has the name of another member on this file system", member.name) from None
+    on_progress(opened.total, opened.total)
+    return files, written
+
+
+def _write(path: Path, blocks: Iterator[bytes]) -> Iterator[int]:
+    """Write a new file; gives the lengths of what is written."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        for block in blocks:
+            view = memoryview(block)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            yield len(block)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    """Force all files to disk, once all are written: one by one as they come takes twenty times as long."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            descriptor = os.open(Path(place, name), os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        atomic.sync_folder(Path(place))
+
+
+def _remove_litter(target: Path) -> None:
+    """What killed processes have left beside the target, and the target itself if it has been damaged since."""
+    for litter in target.parent.glob(f"{_UNFINISHED}*"):
+        name = re.fullmatch(rf"{re.escape(_UNFINISHED)}(.+)-[0-9a-f]{{8}}", litter.name)
+        if name and name[1] == target.name:
+            shutil.rmtree(litter, ignore_errors=True)
+        elif name:
+            with alone(litter.with_name(name[1]), wait=False) as nobody_else:
+                if nobody_else:
+                    shutil.rmtree(litter, ignore_errors=True)
+    if target.exists():
+        damaged = target.with_name(f"{_UNFINISHED}{target.name}-{secrets.token_hex(4)}")
+        atomic.rename(target, damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _measure(folder: Path) -> tuple[int, int]:
+    """Numbers of files and bytes, without those that the system adds."""
+    files = size = 0
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if hidden(entry.name) or entry.path == str(folder / COMPLETE):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    files, size = files + 1, size + entry.stat(follow_symlinks=False).st_size
+    return files, size
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 120 else f"{name[:60]}…{name[-50:]}")

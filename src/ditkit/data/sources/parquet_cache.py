@@ -1,0 +1,152 @@
+"""The encoded images of tables, laid out for reading any of them: written once, kept in the cache.
+
+A table packs hundreds of images together, and one of them costs as much to read as all. Training reads them in random
+order.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ...errors import MachineError
+from ...io import atomic
+from ...io.locks import alone
+from ...io.paths import NO_ROOM, cache_folder, check_room
+from ...io.progress import watching
+from .location import entry_name
+
+Blocks = Callable[[Path], Iterator[tuple[memoryview, np.ndarray]]]  # bytes of some rows, and the size of each
+_SPARE = 64 << 20  # bytes of the disk that stay free
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The images of one table, one after the other."""
+
+    table: Path
+    path: Path
+    offsets: np.ndarray  # int64 (rows + 1)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The images of some tables (a Source). A row's name is its number, whatever the tables' files are called."""
+
+    packs: tuple[Pack, ...]
+    firsts: tuple[int, ...]  # the first row of each, and the number of all
+
+    def __len__(self) -> int:
+        return self.firsts[-1]
+
+    def name(self, row: int) -> str:
+        return str(row)
+
+    def place(self, row: int) -> str:
+        pack, row = self._find(row)
+        return f"{pack.table}, row {row}"
+
+    def opened(self, row: int) -> IO[bytes]:
+        pack, row = self._find(row)
+        start, end = (int(offset) for offset in pack.offsets[row : row + 2])
+        if start == end:
+            raise ValueError("the row has no image")
+        with pack.path.open("rb") as file:
+            file.seek(start)
+            content = file.read(end - start)
+        if len(content) != end - start:
+            raise ValueError(f"{pack.path} is cut short")
+        return io.BytesIO(content)
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image."""
+        return np.concatenate([np.diff(pack.offsets) for pack in self.packs])
+
+    def _find(self, row: int) -> tuple[Pack, int]:
+        number = bisect_right(self.firsts, row) - 1
+        return self.packs[number], row - self.firsts[number]
+
+
+def packed(root: Path, tables: Sequence[Path], what: str, blocks: Blocks) -> Packed:
+    """The images of tables below a folder, packed where they are not yet. `what` tells one kind of images from another.
+
+    Raises MachineError for the disk, and whatever `blocks` raises.
+    """
+    folder = cache_folder("tables") / entry_name(root.name, str(root), what)
+    targets = [(table, folder / _name(table, what)) for table in tables]
+    missing = [(table, target) for table, target in targets if _read(table, target) is None]
+    if missing:
+        try:
+            _write_all(root, folder, missing, blocks)
+        except OSError as error:
+            raise MachineError(f"cannot write to {folder}: {error.strerror or error}", NO_ROOM) from None
+    packs = [_read(table, target) for table, target in targets]
+    found = tuple(pack for pack in packs if pack is not None)
+    if len(found) < len(targets):
+        raise MachineError(f"{folder} is being removed", "run again")
+    counts = [len(pack.offsets) - 1 for pack in found]
+    return Packed(found, (0, *np.cumsum(counts).tolist()))
+
+
+def _write_all(root: Path, folder: Path, missing: Sequence[tuple[Path, Path]], blocks: Blocks) -> None:
+    done, total = 0, sum(table.stat().st_size for table, _ in missing)
+    atomic.make_folder(folder)
+    atomic.write_atomically(folder / "about.json", json.dumps({"source": str(root)}))
+    check_room(f"unpacking {root}", folder, total + _SPARE)
+    with watching(f"unpacking the images of {root} to {folder}") as show:
+        for table, target in missing:
+            with alone(target):
+                if _read(table, target) is None:
+                    _write(target, blocks(table))
+            done += table.stat().st_size
+            show(done, total)
+
+
+def _name(table: Path, what: str) -> str:
+    """Another one for another table at the same place."""
+    status = table.stat()
+    parts = str(table), str(status.st_size), str(status.st_mtime_ns), what
+    return f"{entry_name(table.stem, *parts)}.images"
+
+
+def _read(table: Path, target: Path) -> Pack | None:
+    """A pack that is whole."""
+    try:
+        offsets = np.load(target.with_suffix(".npy"), allow_pickle=False)
+        if offsets.dtype == np.int64 and offsets.ndim == 1 and target.stat().st_size == offsets[-1]:
+            return Pack(table, target, offsets)
+    except (OSError, ValueError, EOFError, IndexError):
+        pass
+    return None
+
+
+def _write(target: Path, blocks: Iterator[tuple[memoryview, np.ndarray]]) -> None:
+    """A pack, and then its index: without it, it is none."""
+    for litter in target.parent.glob(f".{target.name}.*.tmp"):
+        litter.unlink()
+    sizes: list[np.ndarray] = []
+
+    def content() -> Iterator[memoryview]:
+        for block, lengths in blocks:
+            sizes.append(lengths)
+            yield block
+
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        atomic.write_synced(temporary, content())
+        atomic.rename(temporary, target)
+        index = io.BytesIO()
+        np.save(index, np.cumsum([0, *np.concatenate([*sizes, np.zeros(0, np.int64)])], dtype=np.int64))
+        atomic.write_synced(temporary, index.getvalue())
+        atomic.rename(temporary, target.with_suffix(".npy"))
+        atomic.sync_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)

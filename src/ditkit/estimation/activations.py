@@ -1,0 +1,113 @@
+"""A training step rehearsed without numbers: which tensors would live at once, whatever the network's code does.
+
+Tensors are fake: they have shapes, and neither memory nor content. What autograd keeps, what is temporary and when each
+is freed is decided by the same code that trains, so that this stays right when that code changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..checkpoint.loading import build_network
+from ..config import RunConfig
+from ..models.dit import DiT
+from ..objectives.contract import open_objective
+from ..runtime.device import autocast
+
+_DEPTHS = (1, 2)  # blocks that are rehearsed; every further one adds the same
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of all tensors made within it that live at once; `peak` is the most so far."""
+
+    def __init__(self, known: Iterable[Tensor]):
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+        self._known = {_identity(tensor) for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            if isinstance(one, Tensor):
+                self._add(one.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._sizes or key in self._known:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.now += self._sizes[key]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def _identity(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+@lru_cache(maxsize=256)
+def training_peak(config: RunConfig, labels: int, images: int, dtype: torch.dtype, *, again: bool) -> int:
+    """Most bytes that forward and backward of `images` images take at once, gradients included.
+
+    `again`: the gradients of another part of the batch are there already.
+    """
+
+    def rehearse(network: DiT) -> tuple[int, int]:
+        objective, tensors = open_objective(config.diffusion), _case(config, images)
+        with Living([*network.parameters(), *network.buffers()]) as living:
+            for parameter in network.parameters() if again else ():
+                parameter.grad = torch.empty_like(parameter)
+            with autocast(torch.device("cpu"), dtype):
+                loss_B = objective.loss_at(network, *tensors)
+            forward = living.now
+            loss_B.sum().backward()
+        return forward, living.peak
+
+    forward, peak = _at_full_depth(config, labels, rehearse)
+    return max(forward, peak)
+
+
+@lru_cache(maxsize=16)
+def drawing_peak(config: RunConfig, labels: int, images: int, dtype: torch.dtype) -> int:
+    """Most bytes that the network takes while it draws `images` images; guidance doubles them."""
+    twice = images * (2 if config.sample.guidance != 1 else 1)
+
+    def rehearse(network: DiT) -> tuple[int]:
+        x_BCHW, label_B, timestep_B, _ = _case(config, twice)
+        with torch.no_grad(), Living([*network.parameters(), *network.buffers()]) as living:
+            network(x_BCHW, timestep_B, label_B)
+        return (living.peak,)
+
+    return max(_at_full_depth(config, labels, rehearse))
+
+
+def _case(config: RunConfig, images: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x_BCHW = torch.empty(images, *config.shape)
+    return x_BCHW, torch.zeros(images, dtype=torch.int64), torch.ones(images), torch.empty_like(x_BCHW)
+
+
+def _at_full_depth(config: RunConfig, labels: int, rehearse: Callable[[DiT], tuple[int, ...]]) -> list[int]:
+    """What a rehearsal finds, read off two shallow networks: a few blocks are as good as many, and faster."""
+    found = []
+    for depth in dict.fromkeys(min(depth, config.model.depth) for depth in _DEPTHS):
+        shallow = dataclasses.replace(config, model=dataclasses.replace(config.model, depth=depth))
+        with FakeTensorMode():
+            found.append((depth, rehearse(build_network(shallow, labels))))
+    (low, fewer), (high, more) = found[0], found[-1]
+    blocks = (config.model.depth - low) / max(high - low, 1)
+    return [round(one + blocks * (other - one)) for one, other in zip(fewer, more, strict=True)]

@@ -1,0 +1,155 @@
+"""A few real training steps on made-up images of the right shape: how long a run takes, before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import optim
+from ..config import RunConfig
+from ..data.batches import Batch
+from ..data.contract import Split, open_dataset
+from ..ema import Ema
+from ..models import size
+from ..objectives.contract import open_objective
+from ..registry import SAMPLERS
+from ..runtime.distributed import World
+from ..runtime.peak_flops import Gauge
+from ..training.init_weights import fresh_network
+from ..training.step import Speed, compute_gradients, open_worker
+from .memory import Setting, drawn_at_once
+
+_SPLITS: tuple[Split, ...] = ("train", "validation")
+_MOST = 50  # steps
+_CALLED = 32  # images of a forward pass
+_DISK = 300e6  # bytes a second that are hashed, written and synced
+_USUAL = 0.6  # of its peak that a device reaches in large networks
+_SLOW = 0.4  # of its peak that a device reaches at least, to guess how many images the time allows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds, measured or, for the whole run, added up."""
+
+    step: float
+    validation: float  # all of the run's, and so on
+    drawing: float
+    saving: float
+    total: float
+    images_per_second: float
+    utilisation: float | None
+    tried: bool = True  # False: computed, because even a step of one image takes too long to try
+
+
+def process_bytes(config: RunConfig | None = None) -> int:
+    """The memory of this process with all that a run will load; 0 where the system does not say."""
+    from ..training.loop import train  # noqa: F401
+
+    if config:
+        SAMPLERS.load(config.sample.sampler)
+    held = [open_dataset(config.data, split) for split in _SPLITS] if config else []
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    del held
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(setting: Setting, parts: int, gauge: Gauge, seconds: float) -> Timing:
+    """Take real steps for about so many seconds, at least two, and add up what the whole run takes."""
+    if gauge.peak is not None and gauge.image_flops > seconds * _SLOW * gauge.peak:
+        image = gauge.image_flops / (_USUAL * gauge.peak)
+        timing = _for_the_run(setting, gauge, image * setting.share, image / 3)
+        return dataclasses.replace(timing, tried=False)
+    few = _affordable(setting, parts, gauge, seconds)
+    engine = _Engine(setting, few, max(1, round(parts * few / setting.share)))
+    engine.step(0)
+    times: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < _MOST):
+        times.append(engine.step(len(times) + 1))
+    gradients, update = (statistics.median(one) for one in zip(*times, strict=True))
+    step = gradients * setting.share / few + update
+    return _for_the_run(setting, gauge, step, engine.call())
+
+
+def _affordable(setting: Setting, parts: int, gauge: Gauge, seconds: float) -> int:
+    """Images of a step that is short enough to take several."""
+    if gauge.peak is None:
+        return setting.share
+    most = int(seconds / 4 * _SLOW * gauge.peak / gauge.image_flops)
+    part = -(-setting.share // parts)
+    return min(setting.share, max(1, most // part * part or most))
+
+
+def _for_the_run(setting: Setting, gauge: Gauge, step: float, call: float) -> Timing:
+    """`call`: seconds of the network for one image, forward only."""
+    config = setting.config
+    train, sample = config.train, config.sample
+    guided = 2 if sample.guidance != 1 else 1
+    grids = -(-train.steps // train.sample_every)
+    drawing = grids * 2 * drawn_at_once(config, setting.labels) * guided * sample.steps * call
+    validation = -(-train.steps // train.validate_every) * 2 * config.data.validation * call
+    saving = train.saves * size.checkpoint_bytes(config, setting.labels) / _DISK
+    speed = train.batch_size / step
+    return Timing(
+        step=step,
+        validation=validation,
+        drawing=drawing,
+        saving=saving,
+        total=train.steps * step + validation + drawing + saving,
+        images_per_second=speed,
+        utilisation=gauge.utilisation(speed),
+    )
+
+
+class _Engine:
+    """What trains, on images that are zero."""
+
+    def __init__(self, setting: Setting, images: int, parts: int):
+        config, device = setting.config, setting.device
+        train = dataclasses.replace(config.train, batch_size=images, accumulate=1)
+        self._config = dataclasses.replace(config, train=train)
+        self._device, self._dtype = device, setting.dtype
+        self._network = fresh_network(config, setting.labels, device)
+        self._ema = Ema(self._network, config.optim.ema_decay)
+        self._optimizer = optim.adamw(self._network, config.optim)
+        objective, speed = open_objective(config.diffusion), Speed(compile="off")
+        self._worker, _ = open_worker(self._config, self._network, objective, device, setting.dtype, World(), speed)
+        self._worker.parts = parts
+        self._batch = Batch(torch.zeros(images, *config.shape), torch.zeros(images, dtype=torch.int64), {})
+
+    def step(self, number: int) -> tuple[float, float]:
+        """Seconds of the gradients, and of the rest."""
+        began = self._now()
+        compute_gradients(self._worker, number, self._batch, "noise", list, lambda: None)
+        between = self._now()
+        optim.clip(self._network, self._config.optim.clip, optim.norm(self._network))
+        self._optimizer.step()
+        self._ema.update(self._network, number + 1)
+        self._optimizer.zero_grad(set_to_none=True)
+        return between - began, self._now() - between
+
+    @torch.no_grad()
+    def call(self) -> float:
+        """Seconds of one image in a forward pass."""
+        few = self._batch.x_BCHW[:_CALLED].to(self._device)
+        label_B = torch.zeros(len(few), dtype=torch.int64, device=self._device)
+        times = []
+        for _ in range(2):
+            began = self._now()
+            self._ema.network(few, torch.ones(len(few), device=self._device), label_B)
+            times.append(self._now() - began)
+        return min(times) / len(few)
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()

@@ -1,0 +1,56 @@
+"""ForeignModel; class names; casting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..runs.model_info import Card
+
+
+@lru_cache(maxsize=1)
+def imagenet() -> tuple[str, ...]:
+    """ImageNet's 1000 classes in their usual order: a short English name each, all different.
+
+    The first word that WordNet has for each, but for four: two would be shared, one in lower case, one is rarely said.
+    """
+    return tuple(Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines())
+
+
+def short_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """ImageNet's names where labels are its lists of synonyms ("tench, Tinca tinca"), else the labels themselves."""
+    pairs = zip(imagenet(), labels, strict=False)
+    known = sum(name.split()[0].lower() in label.lower() for name, label in pairs) if len(labels) == 1000 else 0
+    return imagenet() if known > 900 else tuple(labels)
+
+
+def class_names(count: int) -> tuple[str, ...]:
+    """ImageNet's names for its number of classes, else 0, 1, 2 …"""
+    return imagenet() if count == len(imagenet()) else tuple(str(number) for number in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """Another project's model, ready to be saved as one of ditkit's."""
+
+    origin: str  # the format, in words: "diffusers DiTPipeline"
+    card: Card
+    ema: dict[str, Tensor]  # every parameter of ditkit's DiT by its name, float32; the averaged weights
+    raw: dict[str, Tensor] | None = None  # the weights that were averaged, where they are there, too
+    losses: tuple[tuple[int, float], ...] = ()  # (step, training loss)
+
+
+def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors as another type. Raises UsageError where a number is too large for it."""
+    found = {name: value.to(dtype) for name, value in tensors.items()}
+    for name, value in found.items():
+        if not bool(value.isfinite().all()):
+            spoken = str(dtype).removeprefix("torch.")
+            raise UsageError(f"{name} has numbers that {spoken} cannot hold", "use --dtype bfloat16 or float32")
+    return found

@@ -1,0 +1,131 @@
+"""DiTPipeline folders of diffusers: read as a model of ditkit, and written so that diffusers loads them as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import recipes
+from ..checkpoint.loading import Trained
+from ..errors import CheckpointError
+from ..io import safetensors
+from ..io.atomic import Content, write_folder
+from ..runs.manifest import read_weights
+from ..runs.model_info import Card
+from . import diffusers_vae
+from .base import Foreign, cast
+from .diffusers_config import (
+    INDEX,
+    PIPELINE,
+    TRANSFORMER,
+    as_json,
+    check_expressible,
+    read_json,
+    read_scheduler_config,
+    read_transformer_config,
+    scheduler_config,
+    transformer_config,
+)
+from .diffusers_transformer import label_table, labels_in_use, to_diffusers, to_ditkit
+
+_CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+_SCHEDULER = "scheduler_config.json"
+_METADATA = {"format": "pt"}  # diffusers asks for it
+
+
+def read(folder: Path) -> Foreign:
+    """The model of a DiTPipeline's folder; its autoencoder is left, and used, where it is.
+
+    Raises CheckpointError, or DataError about the autoencoder, for what is damaged or what ditkit has not.
+    """
+    place = folder / "transformer"
+    tree = read_json(folder / INDEX)
+    if tree.get("_class_name") != PIPELINE:
+        raise CheckpointError(f"{folder} is a {tree.get('_class_name')} of diffusers", f"ditkit reads a {PIPELINE}")
+    tensors = _read_tensors(place)
+    try:
+        card = _card(folder, tree, tensors)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"the settings in {folder} are damaged: {error}", "get the folder again") from None
+    model = card.config.model
+    outputs = card.config.shape[0] * (2 if model.learned_sigma else 1)
+    ema = to_ditkit(tensors, model, len(card.labels), outputs=outputs, path=place / _WEIGHTS)
+    return Foreign(origin=f"diffusers {PIPELINE}", card=card, ema=ema)
+
+
+def _card(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Card:
+    place, schedule = folder / "transformer" / _CONFIG, folder / "scheduler" / _SCHEDULER
+    model, channels, side = read_transformer_config(read_json(place), place)
+    data, autoencoder, latents = diffusers_vae.read(folder / "vae", channels, side)
+    diffusion, sampling = read_scheduler_config(
+        read_json(schedule), schedule, learned_sigma=model["learned_sigma"], pixels=latents is None
+    )
+    # A flow whose second half of channels means nothing, as SiT has it, is a flow without them.
+    model["learned_sigma"] = diffusion["objective"] == "learned-sigma"
+    config = recipes.build(
+        {
+            "data": {"name": "folder", **data},
+            "model": model,
+            "diffusion": diffusion,
+            "autoencoder": autoencoder,
+            "sample": sampling,
+        }
+    )
+    table = label_table(tensors, folder / "transformer" / _WEIGHTS)
+    return Card(config=config, labels=_labels(index.get("id2label"), table, folder), step=0, latents=latents)
+
+
+def _labels(names: Any, table: Tensor, folder: Path) -> tuple[str, ...]:
+    """A name for each label in use: the first of its names, with its number where others are called the same."""
+    if names is not None and not isinstance(names, Mapping):
+        raise CheckpointError(f"{folder / INDEX}: id2label is no table of names", "mend it")
+    named = {int(number): str(name).partition(",")[0].strip() for number, name in (names or {}).items()}
+    count = labels_in_use(table, min(max(named, default=-1) + 1, len(table) - 1))
+    labels = [named.get(number) or str(number) for number in range(count)]
+    often = Counter(labels)
+    return tuple(name if often[name] == 1 else f"{name} {number}" for number, name in enumerate(labels))
+
+
+def _read_tensors(place: Path) -> dict[str, Tensor]:
+    path = place / _WEIGHTS
+    if path.is_file():
+        return safetensors.parse(read_weights(path), path)
+    there = ", ".join(sorted(one.name for one in place.glob("diffusion_pytorch_model*"))) or "no weights"
+    raise CheckpointError(
+        f"{place} lacks {_WEIGHTS}; it has {there}",
+        f"ditkit reads no pickles; in Python: {PIPELINE}.from_pretrained(FOLDER).transformer.save_pretrained({place})",
+    )
+
+
+def write(trained: Trained, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """A folder that DiTPipeline.from_pretrained loads, whole or not at all, instead of one that is there.
+
+    The transformer is written as `dtype`. Raises UsageError naming all settings that DiTPipeline cannot express,
+    MachineError for the disk.
+    """
+    card = trained.card
+    check_expressible(card)
+    tensors = to_diffusers(trained.network.state_dict(), card.config.model)
+    scheduler, schedule = scheduler_config(card)
+    vae, vae_config, vae_tensors = diffusers_vae.exported(card, trained.codec)
+    index = {
+        # diffusers takes commas for several names of one label
+        "id2label": {str(number): label.replace(",", ";") for number, label in enumerate(card.labels)},
+        "scheduler": ["diffusers", scheduler],
+        "transformer": ["diffusers", TRANSFORMER],
+        "vae": ["diffusers", vae],
+    }
+    files: dict[str, Content] = {
+        f"scheduler/{_SCHEDULER}": as_json(scheduler, schedule),
+        f"transformer/{_CONFIG}": as_json(TRANSFORMER, transformer_config(card)),
+        f"transformer/{_WEIGHTS}": safetensors.pieces(cast(tensors, dtype), _METADATA),
+        f"vae/{_CONFIG}": as_json(vae, vae_config),
+        f"vae/{_WEIGHTS}": safetensors.pieces(vae_tensors, _METADATA),
+        INDEX: as_json(PIPELINE, index),
+    }
+    write_folder(folder, files)

@@ -1,0 +1,229 @@
+"""What diffusers' DiTPipeline can express of a model, as its JSON files say it; plain data, no torch.
+
+Two limits of that pipeline shape the rest: its null label is always 1000, and it divides latents by one number only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, UsageError
+from ..models.presets import DIFFUSERS, OF_DIFFUSERS
+from ..runs.model_info import Card
+
+INDEX = "model_index.json"
+PIPELINE = "DiTPipeline"
+TRANSFORMER = "DiTTransformer2DModel"
+NULL_LABEL = 1000
+_ACTIVATIONS = {"gelu-tanh": "gelu-approximate", "gelu": "gelu"}
+_PREDICTIONS = {  # (process, objective): what a scheduler of diffusers calls it
+    ("diffusion", "epsilon"): "epsilon",
+    ("diffusion", "learned-sigma"): "epsilon",
+    ("diffusion", "v"): "v_prediction",
+    ("diffusion", "x0"): "sample",
+    ("flow", "velocity"): "flow_prediction",
+    ("flow", "x0"): "sample",
+}
+_DPM = "DPMSolverMultistepScheduler"
+_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler: class, settings of its own
+    "ddim": (_DPM, {"solver_order": 1}),
+    "flow-euler": (_DPM, {"solver_order": 1}),
+    "ddpm": ("DDPMScheduler", {"variance_type": "fixed_small"}),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2}),
+}
+_SAMPLERS = {"DDIMScheduler": ("ddim", 50), "DDPMScheduler": ("ddpm", 250), "UniPCMultistepScheduler": ("unipc", 25)}
+_GUIDANCE = 4.0  # DiTPipeline's own default
+_FINE = 1000  # timesteps of a flow
+_LARGEST_EPS = 1e-5  # the class's default, where Meta's DiT and ditkit have 1e-6
+_FIXED = {  # of a transformer: what ditkit's network is
+    "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False,
+    "attention_bias": True,
+}
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is one that DiTPipeline saved, by its index."""
+    try:
+        return read_json(folder / INDEX).get("_class_name") == PIPELINE
+    except CheckpointError:
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError if it cannot be read."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(tree, dict):
+            return tree
+        why = "it is no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+    raise CheckpointError(f"cannot read {path}: {why}", "get the pipeline's folder again")
+
+
+def as_json(class_name: str, tree: Mapping[str, Any]) -> list[bytes]:
+    """The content of a config file of diffusers."""
+    head = {"_class_name": class_name, "_diffusers_version": metadata.version("diffusers")}
+    return [(json.dumps({**head, **tree}, indent=2) + "\n").encode()]
+
+
+def check_expressible(card: Card) -> None:
+    """Raise UsageError, naming every setting in the way, unless DiTPipeline can do what the model does."""
+    found = _obstacles(card)
+    if found:
+        spoken = ", ".join(f"{setting}={_spoken(value)} (it needs {needed})" for setting, value, needed in found)
+        model = [setting for setting, _, _ in found if setting.startswith("model.")]
+        preset = f"train one that it can express, with --set model.preset={DIFFUSERS}" if model else ""
+        raise UsageError(
+            f"diffusers' {PIPELINE} cannot express {spoken}",
+            "; ".join(filter(None, [preset, "`--format safetensors` and `onnx` take every model"])),
+        )
+
+
+def _obstacles(card: Card) -> list[tuple[str, Any, str]]:
+    """(setting, its value, what would do)."""
+    config = card.config
+    found = [
+        (f"model.{key}", getattr(config.model, key), _spoken(needed))
+        for key, needed in OF_DIFFUSERS.items()
+        if getattr(config.model, key) != needed and not (key == "mlp" and config.model.mlp in _ACTIVATIONS)
+    ]
+    process = config.diffusion.process
+    if (process, config.diffusion.objective) not in _PREDICTIONS:
+        known = [objective for kind, objective in _PREDICTIONS if kind == process]
+        found.append(("diffusion.objective", config.diffusion.objective, f"on a {process} one of {', '.join(known)}"))
+    if process == "flow" and config.diffusion.timesteps < _FINE:
+        found.append(("diffusion.timesteps", config.diffusion.timesteps, f"{_FINE} or more: it cuts them to integers"))
+    height, width = config.data.image_size
+    if height != width:
+        found.append(("data.image_size", f"{height}x{width}", "a square"))
+    if len(card.labels) > NULL_LABEL:
+        found.append(("labels", len(card.labels), f"at most {NULL_LABEL}"))
+    kind = config.autoencoder.name
+    if kind not in ("pixel", "kl", "tiny"):
+        found.append(("autoencoder.name", kind, "pixel, kl or tiny"))
+    if kind == "tiny" and card.latents and len(set(card.latents.std)) > 1:
+        found.append(
+            (
+                "autoencoder.name",
+                kind,
+                "sd-vae-ft-mse or another kl: a tiny one squashes latents before its first layer",
+            )
+        )
+    return found
+
+
+def _spoken(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def transformer_config(card: Card) -> dict[str, Any]:
+    """The settings of diffusers' transformer for a model that it can express."""
+    model, (channels, side, _) = card.config.model, card.config.shape
+    return {
+        "num_attention_heads": model.heads,
+        "attention_head_dim": model.width // model.heads,
+        "in_channels": channels,
+        "out_channels": 2 * channels if model.learned_sigma else channels,
+        "num_layers": model.depth,
+        "sample_size": side,
+        "patch_size": model.patch,
+        "activation_fn": _ACTIVATIONS[model.mlp],
+        "num_embeds_ada_norm": NULL_LABEL,
+        "norm_eps": 1e-6,
+        **_FIXED,
+    }
+
+
+def read_transformer_config(tree: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], int, int]:
+    """The section [model], and channels and side of what it models. Raises CheckpointError for what ditkit has not."""
+    wrong = {key: tree.get(key, needed) for key, needed in _FIXED.items() if tree.get(key, needed) != needed}
+    kinds = {there: ours for ours, there in _ACTIVATIONS.items()}
+    if (activation := tree.get("activation_fn", "gelu-approximate")) not in kinds:
+        wrong["activation_fn"] = activation
+    if not float(tree.get("norm_eps", _LARGEST_EPS)) <= _LARGEST_EPS:
+        wrong["norm_eps"] = tree["norm_eps"]
+    heads, patch = int(tree.get("num_attention_heads", 16)), int(tree.get("patch_size", 2))
+    channels, side = int(tree.get("in_channels", 4)), int(tree.get("sample_size", 32))
+    outputs = int(tree.get("out_channels") or channels)
+    if outputs not in (channels, 2 * channels):
+        wrong["out_channels"] = outputs
+    if wrong:
+        spoken = ", ".join(f"{key}={_spoken(value)}" for key, value in wrong.items())
+        raise CheckpointError(f"{path}: ditkit has no transformer of {spoken}", "it reads DiTs as the paper has them")
+    model = {
+        **OF_DIFFUSERS,
+        "mlp": kinds[activation],
+        "width": heads * int(tree.get("attention_head_dim", 72)),
+        "heads": heads,
+        "depth": int(tree.get("num_layers", 28)),
+        "patch": patch,
+        "learned_sigma": outputs == 2 * channels,
+    }
+    return model, channels, side
+
+
+def scheduler_config(card: Card) -> tuple[str, dict[str, Any]]:
+    """Class and settings of a scheduler of diffusers that draws as the model's own sampler does, or nearly so."""
+    diffusion, sample = card.config.diffusion, card.config.sample
+    name, own = _SCHEDULERS.get(sample.sampler, (_DPM, {"solver_order": 2}))
+    settings = {
+        "num_train_timesteps": diffusion.timesteps,
+        "prediction_type": _PREDICTIONS[diffusion.process, diffusion.objective],
+        **own,
+    }
+    if name == "DDPMScheduler":
+        settings |= {"clip_sample": sample.clamp, "clip_sample_range": 1.0}
+    else:  # a threshold of at least and at most 1 is what sample.clamp does
+        settings |= {"thresholding": sample.clamp, "sample_max_value": 1.0, "final_sigmas_type": "zero"}
+    if diffusion.process == "flow":
+        return name, {**settings, "use_flow_sigmas": True, "flow_shift": 1.0}
+    betas = {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end, "beta_schedule": "linear"}
+    return name, {**settings, **betas, "timestep_spacing": "trailing"}
+
+
+def read_scheduler_config(
+    tree: Mapping[str, Any], path: Path, *, learned_sigma: bool, pixels: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections [diffusion] and [sample]. Raises CheckpointError for a process that ditkit has not."""
+    prediction, flow = tree.get("prediction_type", "epsilon"), bool(tree.get("use_flow_sigmas", False))
+    process = "flow" if flow else "diffusion"
+    objectives = {(kind, there): ours for (kind, ours), there in _PREDICTIONS.items() if ours != "learned-sigma"}
+    wrong = {}
+    if (process, prediction) not in objectives:
+        wrong["prediction_type"] = prediction
+    if not flow:
+        if (schedule := tree.get("beta_schedule", "linear")) != "linear":
+            wrong["beta_schedule"] = schedule
+        wrong |= {key: "set" for key in ("trained_betas", "rescale_betas_zero_snr") if tree.get(key)}
+    if wrong:
+        spoken = ", ".join(f"{key}={value}" for key, value in wrong.items())
+        raise CheckpointError(
+            f"{path}: ditkit has no {process} process of {spoken}",
+            "it has linear betas with epsilon, sample or v_prediction, and flow sigmas with flow_prediction or sample",
+        )
+    objective = objectives[process, prediction]
+    diffusion = {
+        "process": process,
+        "objective": "learned-sigma" if learned_sigma and objective == "epsilon" else objective,
+        "timesteps": int(tree.get("num_train_timesteps", 1000)),
+    }
+    if not flow:
+        diffusion |= {key: float(tree[key]) for key in ("beta_start", "beta_end") if key in tree}
+    bounded = tree.get("clip_sample") or (tree.get("thresholding") and tree.get("sample_max_value", 1.0) == 1)
+    sampling = _read_sampling(tree, diffusion["timesteps"], flow=flow)
+    return diffusion, {**sampling, "clamp": pixels and bool(bounded)}
+
+
+def _read_sampling(tree: Mapping[str, Any], timesteps: int, *, flow: bool) -> dict[str, Any]:
+    sampler, steps = _SAMPLERS.get(str(tree.get("_class_name")), ("dpmpp", 25))
+    if sampler == "dpmpp" and tree.get("solver_order") == 1:
+        sampler, steps = "ddim", 50
+    if flow:
+        sampler, steps = ("flow-euler", 50) if sampler == "ddim" else ("flow-dpmpp", 25)
+    return {"sampler": sampler, "steps": min(steps, timesteps), "guidance": _GUIDANCE}

@@ -1,0 +1,265 @@
+"""Import_model(): fetch, convert, write as a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .. import recipes
+from ..checkpoint.loading import check_fits, read_tensors
+from ..cli import console
+from ..errors import MachineError
+from ..io import atomic, safetensors
+from ..io.paths import check_space
+from ..runs import manifest
+from ..runs.folder import RunFolder
+from ..runs.lookup import METRICS, WEIGHTS, source_of
+from ..runs.metrics import numbers_line, read_rows
+from ..runs.model_info import KEY, Card, read_card
+from .base import Foreign
+
+if TYPE_CHECKING:
+    from ..io.hub import Place
+
+_PIPELINE = "model_index.json"
+_CHOSEN = {"vachanvy/Diffusion_Transformer": "celeba/ckpt.pt"}  # of repositories with several models
+_NO_NAMES = ("ckpt", "checkpoint", "model", "ema", "pytorch_model", "diffusion_pytorch_model")  # that say nothing
+
+
+def bring(
+    what: str,
+    name: str | None,
+    runs: Path,
+    *,
+    settings: Mapping[str, Any] = {},
+    force: bool = False,
+    yes: bool = False,
+    quiet: bool = False,
+) -> tuple[RunFolder, Foreign]:
+    """Fetch, read, convert and write. Raises UsageError for words, CheckpointError for files, MachineError else."""
+    from ..cli.datasets import watching
+    from ..io import text
+    from ..runs.folder import RunFolder
+
+    called = text.run_name(name, "--as") if name is not None else None
+    place = _local(what) or _on_hub(what)
+    folder = RunFolder(runs / called if called else text.free_name(runs / _own_name(place)))
+    _check_name(folder, force=force)
+    with watching(quiet=quiet, yes=yes):
+        path, source = (place, str(place.absolute())) if isinstance(place, Path) else _fetched(place)
+    with console.loading_torch(quiet=quiet):
+        # MOVED
+        from .detect import read_foreign
+    with console.spinner(f"reading {path.name} …", quiet=quiet):
+        foreign = read_foreign(path, settings)
+    with console.spinner(f"writing {folder.path} …", quiet=quiet):
+        place_foreign(folder, foreign, source)
+    return folder, foreign
+
+
+def _check_name(folder: RunFolder, *, force: bool) -> None:
+    """Before anything is fetched: what is there would be lost."""
+    import os
+
+    from ..errors import UsageError
+
+    if not os.path.lexists(folder.path):
+        return
+    if not folder.is_imported():
+        raise UsageError(f"{folder.path} is there already, and was not imported", "choose another name with --as")
+    if not force:
+        raise UsageError(f"{folder.path} is there already", "replace it with --force, or choose another name with --as")
+
+
+def _local(what: str) -> Path | None:
+    """A file or folder that is there. Raises UsageError for one that cannot be a model, or is ditkit's own already."""
+    from ..errors import UsageError
+    from ..io.hub import is_hub
+    from ..io.paths import expanded
+    from ..runs.folder import RunFolder
+
+    path = expanded(what)
+    if is_hub(what) or not path.exists():
+        return None
+    if RunFolder(path).is_run():
+        raise UsageError(f"{what} is a run of ditkit already", f"draw with `ditkit sample --model {what}`")
+    if not path.is_dir() and not _is_weights(path.name):
+        raise UsageError(f"{what} is no file of weights", "those end in .safetensors, .pt, .pth, .ckpt or .bin")
+    return path
+
+
+def _on_hub(what: str) -> Place:
+    """A repository, and perhaps a folder or a file of it. Raises UsageError for what is not written like one."""
+    from ..autoencoders.files import is_repository
+    from ..errors import UsageError
+    from ..io.hub import is_hub, parse
+
+    repository, _, _ = what.partition("@")
+    if is_hub(what):
+        return parse(what)
+    if is_repository(repository) and not _is_weights(repository):
+        return parse(f"hf://{what}")
+    raise UsageError(f"there is no file or folder {what}", "check the path; a repository of the hub is user/name")
+
+
+def _is_weights(name: str) -> bool:
+    from ..runs.lookup import PICKLES
+
+    return name.lower().endswith((".safetensors", *PICKLES))
+
+
+def _own_name(place: Path | Place) -> str:
+    """What a model is called when nobody says: after its file, folder or repository, whichever says something."""
+    from ..io import text
+
+    if isinstance(place, Path):
+        inside = place.absolute()
+        file = inside.stem if place.is_file() else inside.name
+        parts = [file, inside.parent.name] if file.lower() in _NO_NAMES else [file]
+    else:
+        file = Path(place.subset).stem if _is_weights(place.subset) else place.repo.rpartition("/")[2]
+        parts = [file, place.repo.rpartition("/")[2]] if file.lower() in _NO_NAMES else [file]
+    return text.slug(parts[-1], "imported")
+
+
+def _fetched(place: Place) -> tuple[Path, str]:
+    """The file or folder of a repository, downloaded, and where it is from. Raises UsageError if that is unclear."""
+    from ..io.hub import address, files_of, snapshot
+
+    by_hand = "check the network, or download the file by hand and import that"
+    known = files_of(place.repo, kind="model", revision=place.revision, by_hand=by_hand)
+    below, wanted = _choose(place, sorted(known))
+    root = snapshot(
+        place.repo, kind="model", revision=place.revision, wanted=frozenset(wanted).__contains__, by_hand=by_hand
+    )
+    return root / below, f"{address(place.repo, place.revision)}/{below}".rstrip("/")
+
+
+def _choose(place: Place, names: Sequence[str]) -> tuple[str, list[str]]:
+    """The file or folder of a repository that is the model, and all files that it needs."""
+    from ..errors import UsageError
+    from ..io.hub import address
+
+    subset = place.subset or _CHOSEN.get(place.repo, "")
+    if subset in names:
+        return subset, [subset]
+    inside = [name for name in names if not place.subset or name.startswith(f"{place.subset}/")]
+    if (f"{place.subset}/" if place.subset else "") + _PIPELINE in inside:
+        return place.subset, [name for name in inside if name.endswith((".json", ".safetensors"))]
+    files = [name for name in inside if _is_weights(name)]
+    files = [name for name in files if name.endswith(".safetensors")] or files
+    if len(files) == 1:
+        return files[0], files
+    where = address(place.repo)
+    if not files:
+        raise UsageError(f"{where} has no file of weights that ditkit reads", "it reads .pt and .safetensors")
+    listed = ", ".join(files[:6]) + (" …" if len(files) > 6 else "")
+    raise UsageError(f"{where} has several files of weights: {listed}", f"name one: `ditkit import {where}/{files[0]}`")
+
+
+def _summary(folder: RunFolder, foreign: Foreign) -> dict[str, Any]:
+    card = foreign.card
+    return {
+        "run": str(folder.path),
+        "checkpoint": str(folder.checkpoint(card.step)),
+        "origin": foreign.origin,
+        "parameters": sum(one.numel() for one in foreign.ema.values()),
+        "labels": len(card.labels),
+        "step": card.step,
+        "losses": len(foreign.losses),
+    }
+
+
+_TEMPORARY = ".tmp-placed-"
+
+
+def place(
+    folder: RunFolder,
+    *,
+    card: Card,
+    files: Mapping[str, Mapping[str, Tensor]],
+    metrics: Sequence[Mapping[str, Any]] = (),
+    about: Mapping[str, Any] = {},
+) -> Path:
+    """Write settings, metrics and weights, whole or not at all, instead of what is there; returns the checkpoint.
+
+    `files` are tensors by their names, of "ema.safetensors" and perhaps "model.safetensors"; `about` says in words
+    where they come from. Of metrics only finite numbers are kept. Raises MachineError for the disk.
+    """
+    runs = folder.path.parent
+    new = RunFolder(runs / f"{_TEMPORARY}{folder.path.name}-{uuid.uuid4().hex[:8]}")
+    old = new.path.with_name(f"{new.path.name}-old")
+    try:
+        atomic.make_folder(runs)
+        _sweep(folder)
+        needed = sum(one.numel() * one.element_size() for tensors in files.values() for one in tensors.values())
+        check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
+        _write(new, card, files, metrics, about)
+        atomic.replace_folder(new.path, folder.path, old)
+        atomic.sync_folder(runs)
+    except OSError as error:
+        raise MachineError(
+            f"cannot write to {folder.path}: {error.strerror or error}", "free some space, or choose another --runs-dir"
+        ) from None
+    finally:
+        for path in (new.path, old):
+            shutil.rmtree(path, ignore_errors=True)
+    return folder.checkpoint(card.step)
+
+
+def place_foreign(folder: RunFolder, foreign: Foreign, source: str) -> Path:
+    """`place` another project's model; `source` is where it comes from, in words."""
+    files = {"ema.safetensors": foreign.ema, **({"model.safetensors": foreign.raw} if foreign.raw else {})}
+    metrics = [{"step": step, "loss": float(f"{loss:.7g}")} for step, loss in foreign.losses]
+    about = {"origin": foreign.origin, "source": source}
+    return place(folder, card=foreign.card, files=files, metrics=metrics, about=about)
+
+
+def _write(
+    new: RunFolder,
+    card: Card,
+    files: Mapping[str, Mapping[str, Tensor]],
+    metrics: Sequence[Mapping[str, Any]],
+    about: Mapping[str, Any],
+) -> None:
+    checkpoint = new.checkpoint(card.step)
+    atomic.make_folder(checkpoint)
+    written = {}
+    for name, tensors in files.items():
+        own = dataclasses.replace(card, weights=name.partition(".")[0])
+        content = safetensors.pieces(tensors, {KEY: own.to_json()})
+        written[name] = atomic.write_synced(checkpoint / name, content)
+    atomic.write_synced(checkpoint / manifest.NAME, manifest.write(card.step, written))
+    atomic.sync_folder(checkpoint)
+    atomic.write_synced(new.metrics_file, "".join(map(numbers_line, metrics)).encode())
+    atomic.write_synced(new.import_file, json.dumps(about, indent=1).encode())
+    atomic.write_synced(new.config_file, recipes.dump(card.config).encode())
+    atomic.sync_folder(new.path)
+
+
+def _sweep(folder: RunFolder) -> None:
+    """Remove what a process left behind that was killed while it placed a model of this name."""
+    for path in folder.path.parent.glob(f"{_TEMPORARY}*"):
+        if re.fullmatch(re.escape(folder.path.name) + r"-[0-9a-f]{8}(-old)?", path.name.removeprefix(_TEMPORARY)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def keep(fetched: Path, folder: RunFolder) -> Card:
+    """Write a folder of `downloads.models.fetch_model` as a run; returns the card of its weights.
+
+    Raises CheckpointError for weights that are not what their card says, MachineError for the disk.
+    """
+    path = fetched / WEIGHTS
+    card, tensors = read_card(path), read_tensors(path)
+    check_fits(card, tensors, path)
+    about = {"origin": "a model of ditkit's", "source": source_of(fetched)}
+    place(folder, card=card, files={WEIGHTS: tensors}, metrics=read_rows(fetched / METRICS), about=about)
+    return card

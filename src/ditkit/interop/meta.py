@@ -1,0 +1,126 @@
+"""Meta's DiT and its sister SiT: one set of tensor names, latents of Stable Diffusion's autoencoder, 1000 classes.
+
+DiT (Peebles & Xie 2022) predicts noise and, in as many channels more, where the variance lies. SiT (Ma et al. 2024)
+is a flow: its t is 1 for data and 0 for noise, its velocity data minus noise, and half of its output channels are
+never used. ditkit's flows go the other way, which is folded into the weights. D width, C channels, P patch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import recipes
+from ..autoencoders.files import settings as autoencoder_settings
+from ..models import presets
+from ..runs.model_info import Card, LatentStats
+from . import remap
+from .base import Foreign, class_names
+from .remap import Layer, linear, reordered
+
+DIT, SIT = "Meta's DiT", "SiT"
+_MARK = "x_embedder.proj.weight"
+_BLOCK = (0, 1, 3, 4, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its shift, scale, gate, shift, …
+_AUTOENCODER = "sd-vae-ft-ema"
+
+
+def fits(tree: Any) -> bool:
+    """Whether it is a state dict of one of them, or a checkpoint of their training that holds some."""
+    return isinstance(tree, Mapping) and any(str(name).endswith(_MARK) for one in _states(tree) for name in one)
+
+
+def _states(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The averaged and the raw weights, as far as they are there; a published file is the averaged ones."""
+    found = [one for one in (tree.get("ema"), tree.get("model")) if isinstance(one, Mapping)]
+    return found or [tree]
+
+
+def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> Foreign:
+    """The model of a file. Raises CheckpointError for what does not fit together."""
+    with remap.reading(path, "a DiT of Meta's"):
+        states = [remap.state_dict(one) for one in _states(tree)]
+        sit = _is_sit(states[0], path)
+        card = _card(states[0], tree.get("args"), heads, path, sit=sit)
+        converted = [_converted(one, card, sit=sit) for one in states]
+    return Foreign(
+        origin=SIT if sit else DIT, card=card, ema=converted[0], raw=converted[1] if len(converted) > 1 else None
+    )
+
+
+def _is_sit(tensors: Mapping[str, Tensor], path: Path) -> bool:
+    """By the unused channels, which training leaves at zero, else by the file's name: the tensors are alike."""
+    rows, used = tensors["final_layer.linear.weight"], tensors[_MARK].shape[1]
+    twice = len(rows) == 2 * tensors[_MARK][0].numel()
+    if twice and not rows.view(-1, 2 * used, rows.shape[1])[:, used:].any():
+        return True
+    return re.search(r"(?<![a-z])sit(?![a-z])", path.name.lower()) is not None
+
+
+def _card(tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path: Path, *, sit: bool) -> Card:
+    width, channels, patch, _ = tensors[_MARK].shape
+    side = math.isqrt(tensors["pos_embed"].shape[1]) * patch
+    labels = class_names(len(tensors["y_embedder.embedding_table.weight"]) - 1)
+    size = presets.SIZES.get(str(getattr(arguments, "model", "")).lower().partition("/")[0].replace("sit", "dit"))
+    usual = {row[0]: row[2] for row in presets.SIZES.values() if row[0] >= presets.SIZES["dit-s"][0]}
+    learned_sigma = not sit and len(tensors["final_layer.linear.weight"]) == 2 * tensors[_MARK][0].numel()
+    flow = {"process": "flow", "objective": "velocity", "timesteps": 1}
+    diffusion = {"process": "diffusion", "objective": "learned-sigma" if learned_sigma else "epsilon"}
+    autoencoder = autoencoder_settings(_AUTOENCODER)
+    if channels != autoencoder["channels"]:
+        raise ValueError(f"latents of {channels} channels")
+    step = int(path.stem) if re.fullmatch(r"\d{5,9}", path.stem) else 0  # 0400000.pt, as its training calls them
+    config = recipes.build(
+        {
+            "data": {"name": "folder", "image_size": side * autoencoder["shrink"], "channels": 3, "flip": True},
+            "model": {
+                "patch": patch,
+                "width": width,
+                "depth": len([name for name in tensors if name.endswith(".attn.qkv.weight")]),
+                "heads": heads or (size[2] if size else remap.known_heads(width, usual, path)),
+                "mlp_ratio": len(tensors["blocks.0.mlp.fc1.weight"]) / width,
+                "learned_sigma": learned_sigma,
+                "frequency_size": tensors["t_embedder.mlp.0.weight"].shape[1],
+            },
+            "diffusion": {**(flow if sit else diffusion), "stratified": False},
+            "autoencoder": autoencoder,
+            "sample": {"sampler": "flow-dpmpp" if sit else "dpmpp", "steps": 25, "guidance": 4.0},
+            "train": {"steps": max(1, step)},
+        }
+    )
+    stats = LatentStats(mean=(0.0,) * channels, std=(1.0,) * channels, autoencoder="")
+    return Card(config=config, labels=labels, step=step, latents=stats)
+
+
+def _converted(tensors: dict[str, Tensor], card: Card, *, sit: bool) -> dict[str, Tensor]:
+    """ditkit's tensors; takes all of the others out."""
+    remap.check_positions(tensors.pop("pos_embed")[0], card.config)
+    weight, bias = linear(tensors, "x_embedder.proj")
+    found = {"patch_in": (weight.flatten(1), bias)}
+    weight, bias = linear(tensors, "t_embedder.mlp.0")
+    found["time.first"] = (remap.other_time(weight, start=1, sign=-1) if sit else weight), bias
+    found["time.second"] = linear(tensors, "t_embedder.mlp.2")
+    table = tensors.pop("y_embedder.embedding_table.weight")
+    for index in range(card.config.model.depth):
+        block = f"blocks.{index}"
+        found[f"{block}.attention.qkv"] = linear(tensors, f"{block}.attn.qkv")
+        found[f"{block}.attention.out"] = linear(tensors, f"{block}.attn.proj")
+        found[f"{block}.mlp.first"] = linear(tensors, f"{block}.mlp.fc1")
+        found[f"{block}.mlp.second"] = linear(tensors, f"{block}.mlp.fc2")
+        found[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.adaLN_modulation.1"), _BLOCK)
+    found["final.modulation"] = linear(tensors, "final_layer.adaLN_modulation.1")
+    found["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), card, sit=sit)
+    remap.nothing_left(tensors)
+    return {"label.weight": table, **remap.flat(found)}
+
+
+def _prediction(layer: Layer, card: Card, *, sit: bool) -> Layer:
+    """The last layer with channels first; of SiT those that are used, with the sign of ditkit's velocity."""
+    patch, channels = card.config.model.patch, card.config.shape[0]
+    weight, bias = remap.channels_first(layer, patch, len(layer[1]) // patch**2)
+    used = channels * patch**2
+    return (-weight[:used], -bias[:used]) if sit else (weight, bias)

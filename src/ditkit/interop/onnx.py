@@ -1,0 +1,132 @@
+"""The denoiser as an ONNX file, (x, timestep, label) -> prediction, for any batch size; checked with onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import MachineError, UsageError
+from ..io.atomic import write_file
+from ..models.dit import DiT
+from ..runs.model_info import KEY, Card
+from ..seeding import generator
+from .base import cast
+
+_PARTS = ("onnx", "onnxscript", "onnxruntime")
+_LARGEST = 2_000_000_000  # bytes of a protobuf message
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}  # of the largest value that is predicted
+
+
+class _Denoiser(nn.Module):
+    """The network with float32 outside, whatever is inside."""
+
+    def __init__(self, network: DiT, dtype: torch.dtype):
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+        return self.network(x.to(self.dtype), timestep, label).float()
+
+
+def check_parts() -> None:
+    """Raise UsageError unless the packages that write and run ONNX are installed."""
+    missing = [name for name in _PARTS if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"the format onnx needs {' and '.join(missing)}", "pip install 'ditkit[onnx]'")
+
+
+def write(card: Card, network: DiT, path: Path, dtype: torch.dtype = torch.float32) -> float:
+    """Write the file, whole or not at all; returns by how much onnxruntime's prediction differs from torch's.
+
+    Inputs: x float32 (B, C, H, W), timestep float32 (B), label int64 (B), the number of labels being the null label;
+    output: prediction float32, (B, 2C, H, W) with learned sigma. The card is in its metadata. Changes the network's
+    type. Raises UsageError for what does not fit into the format, MachineError for the disk or if they differ.
+    """
+    check_parts()
+    if sum(one.numel() for one in network.parameters()) * dtype.itemsize > _LARGEST:
+        raise UsageError("an ONNX file holds 2 GB at most", "use --dtype float16, or --format safetensors")
+    if dtype not in _TOLERANCE:
+        raise UsageError("hardly anything runs ONNX in bfloat16", "use --dtype float16 or float32")
+    cast(network.state_dict(), dtype)
+    denoiser = _Denoiser(network.to(dtype), dtype).eval()
+    batch = {0: torch.export.Dim("batch", min=1)}
+    with _hushed():
+        program: Any = torch.onnx.export(
+            denoiser,
+            _inputs(network, 2),
+            dynamo=True,
+            input_names=["x", "timestep", "label"],
+            output_names=["prediction"],
+            dynamic_shapes=(batch, batch, batch),
+            external_data=False,
+            verbose=False,
+        )
+    model = _without_origins(program.model_proto)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, card.to_json()
+    content = model.SerializeToString()
+    difference = _difference(content, denoiser, network)
+    if not difference <= _TOLERANCE[dtype]:
+        raise MachineError(
+            f"onnxruntime predicts something else than torch (by {difference:.2g} of it)", "upgrade onnxruntime"
+        )
+    write_file(path, [content])
+    return difference
+
+
+def _without_origins(model: Any) -> Any:
+    """The graph without the lines of source, on this machine, that each node came from: half of a small file."""
+    for graph in (model.graph, *model.functions):
+        del graph.metadata_props[:]
+        for part in (graph.node, graph.value_info, getattr(graph, "initializer", ()), getattr(graph, "input", ())):
+            for one in part:
+                if hasattr(one, "metadata_props"):
+                    del one.metadata_props[:]
+    return model
+
+
+def _inputs(network: DiT, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random inputs that reach the null label."""
+    (h, w), P = network.grid, network.config.patch
+    source = generator(0, "onnx", batch)
+    x_BCHW = torch.randn(batch, network.channels, h * P, w * P, generator=source)
+    label_B = (network.classes - torch.arange(batch)) % (network.classes + 1)
+    return x_BCHW, torch.rand(batch, generator=source) * 999, label_B
+
+
+def _difference(content: bytes, denoiser: nn.Module, network: DiT) -> float:
+    """The largest difference for batches of two sizes, neither the one it was traced with, by the largest value."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch in (1, 3):
+        inputs = _inputs(network, batch)
+        names = ("x", "timestep", "label")
+        theirs = session.run(None, {name: one.numpy() for name, one in zip(names, inputs, strict=True)})[0]
+        with torch.inference_mode():
+            ours = denoiser(*inputs)
+        worst = max(worst, float((torch.from_numpy(theirs) - ours).abs().max() / ours.abs().max().clamp(min=1)))
+    return worst
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """torch says much while it exports that concerns its own authors."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

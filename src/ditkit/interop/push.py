@@ -1,0 +1,269 @@
+"""Push(): one commit on the hub."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .. import recipes
+from ..checkpoint.loading import read_tensors
+from ..errors import CheckpointError, DataError, MachineError, UsageError
+from ..io import atomic, safetensors
+from ..io.download import Patience, offline
+from ..io.hub import OFFICIAL, SCHEME, Repository, Unreachable, address, connection_words, parse, status
+from ..runs import manifest
+from ..runs.folder import RunFolder, run_of
+from ..runs.lookup import METRICS, SETTINGS, WEIGHTS
+from ..runs.metrics import numbers_line, read_rows
+from ..runs.model_info import KEY, read_card
+from ..visual.grid import save_png
+from ..visual.plots import plot_losses, save_figure
+from . import readme
+from .base import cast
+
+_AGAIN = "nothing was changed there; the same command tries again"
+_TOKEN = "make one that may write at {}/settings/tokens, then set HF_TOKEN, or `hf auth login`"
+_PATIENCE = Patience(delays=(1.0, 4.0))  # huggingface_hub itself sends each large file again and again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A repository that files will go to."""
+
+    repo: str
+    page: str
+    is_there: bool = False
+    private: bool = False  # while it is there
+    files: frozenset[str] = frozenset()
+
+
+def destination_name(word: str) -> str:
+    """`user/name` out of that, or of hf://user/name. Raises UsageError for anything else."""
+    place = parse(word)
+    if place.revision or place.subset:
+        raise UsageError(f"{word!r} names more than a repository", "a model goes to the main branch of user/name")
+    if "/" not in place.repo:
+        raise UsageError(f"{word!r} lacks the user or organisation", f"it looks like user/{place.repo}")
+    if any(part.startswith((".", "-")) or part.endswith((".", "-", ".git")) for part in place.repo.split("/")):
+        raise UsageError(f"{word!r} is not a name that the hub takes", "begin and end it with a letter or a digit")
+    return place.repo
+
+
+def check_allowed(repo: str) -> None:
+    """Raise MachineError where the environment forbids the network, UsageError where there is no token."""
+    if name := offline():
+        raise Unreachable(f"{address(repo)} is not written to, because {name} is set", f"unset {name}")
+    if _token() is None:
+        raise UsageError(f"there is no token to write to {address(repo)} with", _TOKEN.format(_hub(repo).endpoint))
+
+
+def look_up(repo: str) -> Destination:
+    """What is at a name on the hub. Raises UsageError for a token that is no good, MachineError for the network."""
+    hub = _hub(repo)
+
+    def read(api: Any) -> Destination:
+        try:
+            info = api.repo_info(repo, repo_type="model", token=_token(), timeout=30)
+        except Exception as error:
+            if status(error) == 404:
+                return Destination(repo=repo, page=hub.page)
+            raise
+        files = frozenset(one.rfilename for one in info.siblings or ())
+        return Destination(repo=repo, page=hub.page, is_there=True, private=bool(info.private), files=files)
+
+    return hub.asked(read, lambda error: _refused(error, hub))
+
+
+def upload(
+    to: Destination, folder: Path, names: Collection[str], *, gone: Collection[str] = (), private: bool, message: str
+) -> bool:
+    """Commit the files of a folder, and take away those that are `gone`; false if that would change nothing.
+
+    The repository is made if it is not there; `private` is for one that is made. Raises UsageError where the hub does
+    not take them, MachineError for the network; then no file has changed.
+    """
+    hub = _hub(to.repo)
+
+    def commit(api: Any) -> bool:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        if not to.is_there:
+            api.create_repo(to.repo, repo_type="model", private=private or None, exist_ok=True, token=_token())
+        before = api.repo_info(to.repo, repo_type="model", token=_token())
+        if private and not before.private:  # made by somebody in the meantime
+            raise UsageError(f"{address(to.repo)} is there already, and public", "choose another name")
+        operations = [
+            *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in sorted(names)),
+            *(CommitOperationDelete(path_in_repo=name, is_folder=False) for name in sorted(gone)),
+        ]
+        done = api.create_commit(to.repo, operations, repo_type="model", commit_message=message, token=_token())
+        return done.oid != before.sha
+
+    with warnings.catch_warnings(), _as_the_hub_stores():
+        warnings.simplefilter("ignore")
+        return hub.asked(commit, lambda error: _explained(error, hub))
+
+
+@contextmanager
+def _as_the_hub_stores() -> Iterator[None]:
+    """Only the hub of Hugging Face itself is sure to have Xet, its newer storage; every hub knows Git LFS."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = before or _hub("").endpoint != OFFICIAL
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+
+
+@contextmanager
+def without_bars(hidden: bool) -> Iterator[None]:
+    """Within it, huggingface_hub draws no progress bars if they are to be hidden."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    change = hidden and not are_progress_bars_disabled()
+    if change:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if change:
+            enable_progress_bars()
+
+
+def _hub(repo: str) -> Repository:
+    return Repository(repo, "model", "check the network, or set HF_ENDPOINT to a mirror", _PATIENCE)
+
+
+def _token() -> str | None:
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def _refused(error: Exception, hub: Repository) -> UsageError | None:
+    """An answer that it is the token's fault."""
+    code, place = status(error), address(hub.repo)
+    if code == 401:
+        return UsageError(f"{hub.endpoint} does not know the token", _TOKEN.format(hub.endpoint))
+    if code == 403:
+        return UsageError(
+            f"the token may not write to {place}",
+            f"take a name of your own, or another token: {_TOKEN.format(hub.endpoint)}",
+        )
+    return None
+
+
+def _explained(error: Exception, hub: Repository) -> Exception | None:
+    """An error in an upload in ditkit's words; None for one that has nothing to do with it."""
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):  # about one of the files
+        error = error.__cause__
+    if isinstance(error, UsageError):
+        return error
+    if refused := _refused(error, hub):
+        return refused
+    code, place = status(error), address(hub.repo)
+    if code is not None and code < 500 and code not in (408, 425, 429):
+        said = getattr(error, "server_message", None) or f"it answers {code}"
+        return UsageError(f"{hub.endpoint} refuses the upload to {place}: {_short(said)}", _AGAIN)
+    if isinstance(error, ValueError) and "README.md" in str(error):
+        return UsageError(f"{hub.endpoint} refuses the model card: {_short(str(error))}", _AGAIN)
+    why = f"{hub.endpoint} answers {code}" if code is not None else connection_words(error)
+    if why is None and type(error) is RuntimeError:  # of Xet
+        why = _short(str(error))
+    return MachineError(f"the upload to {place} broke off: {why}", _AGAIN) if why is not None else None
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+README = "README.md"
+FILES = (README, WEIGHTS, SETTINGS, METRICS, readme.LOSSES, readme.GRID)  # all that ditkit ever publishes
+
+
+def pack(weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data_licence: str | None = None) -> None:
+    """Write into an empty folder what is published of a weights file and its run.
+
+    Nothing in it names a place on this machine. `dtype` is float32, float16 or bfloat16. Raises CheckpointError for
+    weights that are damaged or do not fit into that.
+    """
+    card, run = read_card(weights), run_of(weights)
+    rows = [row for row in read_rows(run.metrics_file) if row["step"] <= card.step] if run else []
+    public = readme.public_card(card)
+    try:
+        tensors = cast(read_tensors(weights), getattr(torch, dtype))
+    except UsageError as error:  # of what is published, the weights are to blame, not the word
+        raise CheckpointError(error.message, error.hint) from None
+    content = safetensors.pieces(tensors, {KEY: replace(public, weights="ema").to_json()})
+    atomic.write_synced(folder / WEIGHTS, content)
+    atomic.write_synced(folder / SETTINGS, recipes.dump(public.config).encode())
+    pictures = []
+    if rows:
+        atomic.write_synced(folder / METRICS, "".join(map(numbers_line, rows)).encode())
+        pictures += _draw_losses(rows, folder, repo)
+    pictures += _copy_grid(run, folder) if run else []
+    model = readme.Model(
+        card=card,
+        repo=repo,
+        images=_images(weights.parent),
+        validation=_validation(rows),
+        dtype=dtype,
+        origin=_origin(run),
+        data_licence=data_licence,
+        pictures=pictures,
+    )
+    atomic.write_synced(folder / README, readme.write(model).encode())
+
+
+def _draw_losses(rows: Sequence[Mapping[str, Any]], folder: Path, repo: str) -> list[str]:
+    try:
+        save_figure(plot_losses({repo.rpartition("/")[2]: rows}), folder / readme.LOSSES)
+    except DataError:  # no losses among the metrics
+        return []
+    return [readme.LOSSES]
+
+
+def _copy_grid(run: RunFolder, folder: Path) -> list[str]:
+    """The newest sample grid, its pixels alone."""
+    for _, path in reversed(run.sample_grids()):
+        try:
+            with Image.open(path) as picture:
+                save_png(picture.convert("RGB"), folder / readme.GRID)
+        except OSError:  # damaged
+            continue
+        return [readme.GRID]
+    return []
+
+
+def _images(checkpoint: Path) -> int | None:
+    """How many images a checkpoint was trained on, where it says so."""
+    try:
+        count = json.loads(manifest.read_file(checkpoint, "state.json")).get("images")
+    except (CheckpointError, ValueError, AttributeError, RecursionError):
+        return None
+    return count if isinstance(count, int) and count > 0 else None
+
+
+def _validation(rows: Sequence[Mapping[str, Any]]) -> tuple[int, float] | None:
+    losses = [(row["step"], row["validation_loss"]) for row in rows if isinstance(row.get("validation_loss"), float)]
+    return losses[-1] if losses else None
+
+
+def _origin(run: RunFolder | None) -> str | None:
+    """Where weights that ditkit did not train come from, without places on this machine."""
+    if run is None or not run.is_imported():
+        return None
+    about = run.imported_from()
+    source = about.get("source", "")
+    named = (about.get("origin", ""), source if source.startswith(SCHEME) else "")
+    return ", ".join(one for one in named if one) or "elsewhere"

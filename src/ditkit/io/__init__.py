@@ -1,0 +1,1 @@
+"""Files, folders, locks, downloads, text: each small tool once."""

@@ -1,0 +1,188 @@
+"""Files and folders whole or absent; fsync; sha256."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import MachineError
+
+_BLOCK = 1 << 20
+_RENAMES = 5  # Windows refuses while a virus scanner looks at a file
+
+
+def sha256_of(path: Path, start: int = 0) -> str:
+    """The SHA-256 of a file from byte `start` to its end, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def replace_folder(new: Path, place: Path, old: Path) -> None:
+    """Rename `new` to `place`; what is there goes to `old` first, and comes back should that fail."""
+    there = place.exists()
+    if there:
+        rename(place, old)
+    try:
+        rename(new, place)
+    except OSError:
+        if there:
+            rename(old, place)
+        raise
+
+
+def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a new file and force it to disk; returns its length and SHA-256, as a manifest states them."""
+    digest, length = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        for block in _blocks([content] if isinstance(content, bytes) else content):
+            digest.update(block)
+            length += len(block)
+            view = memoryview(block)
+            while view:
+                view = view[os.write(descriptor, view[:_BLOCK]) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return {"bytes": length, "sha256": digest.hexdigest()}
+
+
+def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | bytearray | memoryview]:
+    """The same bytes, small pieces gathered into blocks."""
+    gathered = bytearray()
+    for piece in pieces:
+        if len(gathered) + len(piece) > _BLOCK and gathered:
+            yield gathered
+            gathered = bytearray()
+        if len(piece) >= _BLOCK:
+            yield piece
+        else:
+            gathered += piece
+    if gathered:
+        yield gathered
+
+
+def describe(content: bytes | bytearray) -> dict[str, Any]:
+    """Length and SHA-256 of a file's content, as a manifest states them."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def write_atomically(path: Path, content: str | Iterable[bytes | memoryview]) -> None:
+    """Replace a file whole or not at all, durably."""
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_synced(temporary, content.encode("utf-8") if isinstance(content, str) else content)
+        rename(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a name is that of a file that was being written when its writer died."""
+    return re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name, re.DOTALL) is not None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that their names survive a power cut."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        sync_folder(one.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename; where the system refuses for a moment, try again for half a second."""
+    for attempt in range(1, _RENAMES + 1):
+        try:
+            os.replace(old, new)  # noqa: PTH105
+            return
+        except PermissionError:
+            if attempt == _RENAMES:
+                raise
+            time.sleep(0.05 * attempt)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's names to disk; Windows neither needs nor allows it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, with its folder. Raises DitkitError when the disk does not take it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {path}: {error.strerror or error}", "check the folder, its permissions and the free space"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+Content = Iterable[bytes | memoryview]
+
+
+def write_file(path: Path, content: Content) -> None:
+    """Write a file instead of one that is there. Raises MachineError when the disk does not take it."""
+    with _disk(path):
+        make_folder(path.parent)
+        write_atomically(path, content)
+
+
+def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
+    """Write files by their places inside a folder, instead of one that is there. Raises MachineError as `write_file`.
+
+    The old folder goes when the new one is whole.
+    """
+    token = secrets.token_hex(4)
+    temporary, old = (folder.with_name(f".{folder.name[:80]}.{kind}{token}.tmp") for kind in ("", "old-"))
+    try:
+        with _disk(folder):
+            make_folder(folder.parent)
+            for name, content in files.items():
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_synced(path, content)
+            for place in (*(one for one in temporary.iterdir() if one.is_dir()), temporary):
+                sync_folder(place)
+            replace_folder(temporary, folder, old)
+            sync_folder(folder.parent)
+    finally:
+        for place in (temporary, old):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {path}: {error.strerror or error}", "free some space, or choose another place with --out"
+        ) from None

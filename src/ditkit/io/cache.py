@@ -1,0 +1,185 @@
+"""What lies in the cache: its entries, how big they are and where they came from, and removing them.
+
+Folders directly below the cache are kinds (downloads, extracted, hub …), and what lies directly in one is an entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BusyError, MachineError
+from . import atomic
+from .locks import alone
+from .paths import cache_dir
+
+_OTHER_PLACE = "name another folder for it with the environment variable DITKIT_CACHE"
+_LONGEST_NOTE = 1 << 20  # bytes
+_NOTES = (("COMPLETE.json", ("source", "place")), ("about.json", ("source",)))
+_PART = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.part(\.json)?", re.DOTALL)
+_BEGUN = re.compile(r"\.(?:tmp|trash)-(([a-z]+-)?(.+))-[0-9a-f]{8}", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One thing in the cache: a file or a folder that is whole, or what an unfinished work has left."""
+
+    kind: str
+    path: Path
+    unfinished: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.path.name}"
+
+    @property
+    def files(self) -> list[Path]:
+        """What goes when the entry goes; of a part, the note about it first, without which the part is nothing."""
+        note = self.path.with_name(f"{self.path.name}.json")
+        return [note, self.path] if self.path.name.endswith(".part") and os.path.lexists(note) else [self.path]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all its files; links count as themselves."""
+        return sum(map(_size, self.files))
+
+    @property
+    def modified(self) -> float:
+        """When it was last written, in seconds since 1970; 0 if it has just gone."""
+        try:
+            return self.path.lstat().st_mtime
+        except OSError:
+            return 0.0
+
+    @property
+    def source(self) -> str | None:
+        """Where it came from, as far as it says so."""
+        if self.path.is_symlink():
+            return None
+        if self.path.name.endswith(".part"):
+            return _noted(self.path.with_name(f"{self.path.name}.json"), ("url",))
+        found = (_noted(self.path / name, keys) for name, keys in _NOTES)
+        return next((source for source in found if source), None)
+
+
+def entries() -> list[Entry]:
+    """All that is in the cache, by kind and name. Raises MachineError for a cache that cannot be read."""
+    found = []
+    for kind in _names(cache_dir()):
+        folder = cache_dir() / kind
+        if kind.startswith(".") or folder.is_symlink() or not folder.is_dir():
+            continue
+        names = _names(folder)
+        for name in names:
+            unfinished = _is_unfinished(name) or _noted(folder / name / "about.json", ("unfinished",)) is not None
+            noted = name.endswith(".part.json") and name.removesuffix(".json") in names
+            if not noted and (unfinished or not name.startswith(".")):
+                found.append(Entry(kind=kind, path=folder / name, unfinished=unfinished))
+    return found
+
+
+def links() -> list[Path]:
+    """Folders of the cache that lead elsewhere: what is there is left alone."""
+    return [path for name in _names(cache_dir()) if (path := cache_dir() / name).is_symlink() and path.is_dir()]
+
+
+def remove(entry: Entry) -> int:
+    """Delete an entry; returns how many bytes it had. A kill on the way leaves it whole, or as something unfinished.
+
+    Raises BusyError if another process makes it at the moment, MachineError if the system does not let it go.
+    """
+    size = entry.size
+    with contextlib.ExitStack() as stack:
+        try:
+            for owner in _owners(entry.path.name):
+                if not stack.enter_context(alone(entry.path.with_name(owner), wait=False)):
+                    raise BusyError(f"{entry.name} is in use", f"wait until that has ended, or delete {entry.path}")
+            for path in entry.files:
+                trash = path.with_name(f".trash-{secrets.token_hex(4)}")
+                with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                    atomic.rename(path, trash)
+                    _delete(trash)
+        except OSError as error:
+            raise MachineError(
+                f"cannot remove {entry.name}: {error.filename or entry.path}: {error.strerror or error}",
+                f"check its permissions, or delete {entry.path} yourself",
+            ) from None
+    return size
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)  # which follows no links
+    else:
+        path.unlink()
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder), key=os.fsencode)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise MachineError(f"the cache {folder} is a file", _OTHER_PLACE) from None
+    except OSError as error:
+        raise MachineError(f"cannot read the cache {folder}: {error.strerror}", _OTHER_PLACE) from None
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith((".tmp-", ".trash-")) or name.endswith((".part", ".part.json")) or _is_litter(name)
+
+
+def _is_litter(name: str) -> bool:
+    return atomic.is_litter(Path(name))
+
+
+def _owners(name: str) -> list[str]:
+    """Names whose lock the maker of a file or folder holds: its own, or that of what it was to become."""
+    if part := _PART.fullmatch(name):
+        return [part[1]]
+    if begun := _BEGUN.fullmatch(name):  # `.tmp-unpack-photos-0123abcd`: of photos, or of unpack-photos
+        return list(dict.fromkeys([begun[1], begun[3]]))
+    return [name[1:].rpartition(".tmp")[0].rpartition(".")[0] if _is_litter(name) else name]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what goes in the meantime counts nothing."""
+    try:
+        if path.is_symlink() or not path.is_dir():
+            return path.lstat().st_size
+    except OSError:
+        return 0
+    return sum(_sizes(path))
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as found:
+            for one in found:
+                if one.is_dir(follow_symlinks=False):
+                    waiting.append(one.path)
+                else:
+                    with contextlib.suppress(OSError):
+                        yield one.stat(follow_symlinks=False).st_size
+
+
+def _noted(path: Path, keys: tuple[str, ...]) -> str | None:
+    """A text in a JSON note, if it is there and a text."""
+    try:
+        if path.is_symlink() or path.stat().st_size > _LONGEST_NOTE:
+            return None
+        found: Any = json.loads(path.read_bytes())
+        for key in keys:
+            found = found[key]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    return found if isinstance(found, str) and found.strip() else None

@@ -1,0 +1,99 @@
+"""Printable text, sizes, durations, slugs, Markdown tables."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+
+
+def as_text(word: str) -> str:
+    """A name or a typed word as Unicode; under LC_ALL=C Python gives its bytes beyond ASCII as lone surrogates."""
+    return word.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
+def visible(text: str) -> str:
+    """Text with what a terminal would obey or cannot show (file names may hold anything) spelled out."""
+    plain = (
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in as_text(text)
+    )
+    return "".join(plain)
+
+
+def flat(text: str) -> str:
+    """The same on one line: a name within a table."""
+    return visible(text).replace("\n", "\\n")
+
+
+def spoken_duration(seconds: float) -> str:
+    """`9m58s`, `1h02m`, `42s`."""
+    whole = round(max(0.0, min(seconds, 1e9)))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def spoken_size(size: float) -> str:
+    """`0 B`, `831 kB`, `12.3 MB`, `1.4 GB`."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_each:
+            return f"{size / bytes_each:,.1f} {unit}" if unit != "kB" else f"{size / bytes_each:.0f} kB"
+    return f"{size:.0f} B"
+
+
+def spoken_age(seconds: float) -> str:
+    """`42 s`, `9 min`, `5 h`, `12 days`: one number is enough to tell old from new."""
+    seconds = max(0.0, seconds)
+    for unit, each, most in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 48)):
+        if seconds < each * most:
+            return f"{seconds / each:.0f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def slug(text: str, otherwise: str = "run") -> str:
+    """A safe file name out of any text: a-z, 0-9, dot, underscore and dash only."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-.")[:60] or otherwise
+
+
+def run_name(word: str, option: str = "--name") -> str:
+    """A --name that can be a folder. Raises UsageError otherwise."""
+    if (
+        not word.strip()
+        or word != word.strip()
+        or word.startswith((".", "-"))
+        or len(word) > 100
+        or not word.isprintable()
+    ):
+        raise UsageError(f"{option}: {word[:100]!r} cannot name a folder", "use letters, digits, dots and dashes")
+    if Path(word).name != word or set(word) & set('/\\:*?"<>|'):
+        raise UsageError(f"{option}: {word!r} is a path", "a name only; the place is --runs-dir")
+    return word
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def free_name(path: Path, ending: str = "") -> Path:
+    """The path itself, with its ending, if nothing is there, else the next free `path-2`, `path-3` …"""
+    number, candidate = 2, path.with_name(path.name + ending)
+    while os.path.lexists(candidate):
+        candidate = path.with_name(f"{path.name}-{number}{ending}")
+        number += 1
+    return candidate
+
+
+def _spoken(number: int) -> str:
+    """`4.2 M`, `16 G`, `2.4 T`."""
+    for size, letter in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:,} "

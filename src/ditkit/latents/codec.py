@@ -1,0 +1,93 @@
+"""LatentCodec: network space <-> images; what an autoencoder loses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..autoencoders.contract import Autoencoder, decode_in_parts, open_autoencoder
+from ..config import RunConfig
+from ..data.contract import Dataset
+from ..data.pixels import to_tensor, to_uint8
+from ..errors import DataError
+from ..runs.model_info import LatentStats
+
+
+class Codec:
+    """What turns the network's world into images: the identity for pixels."""
+
+    def __init__(self, autoencoder: Autoencoder, stats: LatentStats | None):
+        self.autoencoder, self.stats = autoencoder, stats
+
+    @torch.inference_mode()
+    def to_images(self, x_BCHW: Tensor) -> Tensor:
+        """Images in about [-1, 1] of what a sampler drew."""
+        if self.stats is None:
+            return x_BCHW
+        mean_C11, std_C11 = self._mean_and_std(x_BCHW)
+        return decode_in_parts(self.autoencoder, x_BCHW * std_C11 + mean_C11)
+
+    @torch.inference_mode()
+    def from_images(self, image_BCHW: Tensor) -> Tensor:
+        """What a sampler would have to draw for these images in [-1, 1]."""
+        if self.stats is None:
+            return image_BCHW
+        mean_C11, std_C11 = self._mean_and_std(image_BCHW)
+        return (self.autoencoder.encode(image_BCHW).mean_BCHW - mean_C11) / std_C11
+
+    def _mean_and_std(self, like: Tensor) -> tuple[Tensor, ...]:
+        assert self.stats is not None
+        both = (self.stats.mean, self.stats.std)
+        return tuple(torch.tensor(one, dtype=like.dtype, device=like.device)[:, None, None] for one in both)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """An image before and after."""
+
+    original: np.ndarray  # uint8 (H, W, C)
+    decoded: np.ndarray
+    label: str | None
+
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio in dB, of levels 0 to 255; more is better, infinite for equal images."""
+        difference = self.original.astype(np.float64) - self.decoded
+        error = float((difference**2).mean())
+        return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+@torch.inference_mode()
+def reconstruct(
+    config: RunConfig,
+    dataset: Dataset,
+    count: int,
+    *,
+    device: torch.device | str = "cpu",
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Reconstruction]:
+    """Up to `count` readable images, spread over the data set, as the network would see them and as they come back.
+
+    Raises DataError if none can be read, or the autoencoder is not to be had.
+    """
+    autoencoder = open_autoencoder(config, device)
+    wanted = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
+    found: list[Reconstruction] = []
+    for number, index in enumerate(wanted, start=1):
+        try:
+            image, label_id = dataset[index]
+        except DataError:
+            continue
+        image_BCHW = to_tensor(image[None]).to(device)
+        (decoded,) = to_uint8(autoencoder.decode(autoencoder.encode(image_BCHW).mean_BCHW))
+        label = dataset.labels[label_id] if dataset.labels else None
+        found.append(Reconstruction(original=image, decoded=decoded, label=label))
+        on_image(number, len(wanted))
+    if not found:
+        raise DataError("none of these images can be read", "`ditkit data show` names them and says why")
+    return found

@@ -1,0 +1,100 @@
+"""LatentReader: latents as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.batches import Batch, replacements
+from ..data.resident import Place
+from ..errors import DataError
+from ..runs.model_info import LatentStats
+from ..seeding import generator
+from .cache import Latents
+
+Array = Any  # np.ndarray, or a Tensor where the batches are made on a device: what is computed here, both can
+
+
+class LatentReader:
+    """Latents of a data set, made of unit variance channel by channel (a Reader).
+
+    Where the autoencoder has a posterior, each showing of an image is another draw from it, a function of the seed
+    and the position. On a `device`, they are kept and the batches made there; else they are read where they lie.
+    """
+
+    def __init__(self, latents: Latents, stats: LatentStats, seed: int, device: torch.device | None = None):
+        self._latents, self._stats, self._seed, self._device = latents, stats, seed, device
+        mean, std = (np.array(one, dtype=np.float32)[:, None, None] for one in (stats.mean, stats.std))
+        self._mean_C11, self._std_C11 = self._here(mean), self._here(std)
+        self._shards: dict[int, dict[str, Array]] = {}
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        return {**self.__dict__, "_shards": {}}  # a pickled map would be a copy of the file
+
+    def __len__(self) -> int:
+        return self._latents.images
+
+    def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
+        bad: dict[int, str] = {}
+        chosen = [self._readable(int(index), bad) for index in indices]
+        versions = mirrored.astype(int).tolist()
+        pairs = list(zip(chosen, versions, strict=True))
+        x_BCHW = self._stacked("mean", pairs)
+        if "std" in self._shard(0):
+            std_BCHW = self._stacked("std", pairs)
+            noise = (
+                torch.randn(std_BCHW.shape[1:], generator=generator(self._seed, "posterior", int(position))).numpy()
+                for position in positions
+            )
+            x_BCHW += std_BCHW * self._here(np.stack(list(noise)))
+        x_BCHW -= self._mean_C11
+        x_BCHW /= self._std_C11
+        labels = torch.from_numpy(self._latents.label_ids[chosen])
+        return Batch(torch.as_tensor(x_BCHW), labels, bad)
+
+    def without_cache(self) -> LatentReader:
+        return LatentReader(self._latents, self._stats, self._seed)
+
+    def at(self, place: Place) -> LatentReader:
+        fits = sum(shard["bytes"] for shard in self._latents.shards) <= place.most_bytes
+        return LatentReader(self._latents, self._stats, self._seed, place.device) if fits else self
+
+    def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:
+        """Every readable image's latent, unmirrored, without a draw: float32 (N, C, H, W); labels; the others."""
+        bad = self._latents.bad
+        good = [index for index in range(len(self)) if index not in bad]
+        if not good:
+            return torch.empty(0), torch.empty(0, dtype=torch.int64), bad
+        x_BCHW = self._stacked("mean", [(index, 0) for index in good])
+        x_BCHW = (x_BCHW - self._mean_C11) / self._std_C11
+        return torch.as_tensor(x_BCHW), torch.from_numpy(self._latents.label_ids[good]), bad
+
+    def _readable(self, index: int, bad: dict[int, str]) -> int:
+        """The index, or that of the image that takes its place."""
+        if index not in self._latents.bad:
+            return index
+        bad[index] = self._latents.bad[index]
+        for other in replacements(self._seed, index, len(self)):
+            if other not in self._latents.bad:
+                return other
+            bad[other] = self._latents.bad[other]
+        raise DataError(f"hardly any image can be read: {bad[index]}", "check that the files are whole")
+
+    def _stacked(self, name: str, pairs: list[tuple[int, int]]) -> Array:
+        """`mean` or `std` of these images and versions: float32 (B, C, H, W)."""
+        places = ((divmod(index, self._latents.shard_images), version) for index, version in pairs)
+        rows: list[Any] = [self._shard(number)[name][row, version] for (number, row), version in places]
+        return np.stack(rows).astype(np.float32) if self._device is None else torch.stack(rows).float()
+
+    def _shard(self, number: int) -> dict[str, Array]:
+        if number not in self._shards:
+            self._shards[number] = {name: self._here(one) for name, one in self._latents.shard(number).items()}
+        return self._shards[number]
+
+    def _here(self, array: np.ndarray) -> Array:
+        """In numpy, because torch would start a second team of threads when called outside the main thread."""
+        return array if self._device is None else torch.tensor(array, device=self._device)

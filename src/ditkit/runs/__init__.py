@@ -1,0 +1,1 @@
+"""A run on disk: its folder, records, lookup by name, and how it is continued. No torch."""

@@ -1,0 +1,200 @@
+"""RunFolder: which file lies where; its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import recipes
+from ..config import RunConfig
+from ..errors import BusyError, CheckpointError, UsageError
+from ..io.atomic import is_litter, write_atomically
+from ..io.locks import try_lock
+from ..io.paths import expanded
+from . import manifest
+from .metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what; nothing is created by naming it."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing_file(self) -> Path:
+        return self.path / "timing.jsonl"
+
+    @property
+    def incidents_file(self) -> Path:
+        return self.path / "incidents.jsonl"
+
+    @property
+    def bad_files(self) -> Path:
+        return self.path / "bad_files.txt"
+
+    @property
+    def import_file(self) -> Path:
+        return self.path / "imported.json"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def averages(self) -> Path:
+        return self.path / "averages"
+
+    def is_run(self) -> bool:
+        return self.config_file.is_file()
+
+    def is_imported(self) -> bool:
+        """Whether its weights come from elsewhere, so that there is nothing to continue."""
+        return self.is_run() and self.import_file.is_file()
+
+    def imported_from(self) -> dict[str, str]:
+        """`origin` and `source` of an imported model, in words; empty where nothing is known."""
+        try:
+            about = json.loads(self.import_file.read_bytes())
+            return {key: str(value) for key, value in about.items()}
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
+
+    def check_continues(self) -> None:
+        """Raise UsageError for an imported model."""
+        if self.is_imported():
+            raise UsageError(
+                f"{self.path} was imported: it has no optimiser state to continue with",
+                f"begin a new run with its weights: `ditkit train … --name NEW --init-from {self.path.name}`",
+            )
+
+    def read_config(self) -> RunConfig:
+        """The run's resolved settings. Raises DitkitError when the file is missing or edited into nonsense."""
+        try:
+            return recipes.build(recipes.parse(self.config_file))
+        except UsageError as error:
+            where = "" if str(self.config_file) in error.message else f"{self.config_file}: "
+            raise UsageError(where + error.message, error.hint) from None
+
+    def write_config(self, config: RunConfig) -> None:
+        write_atomically(self.config_file, recipes.dump(config))
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:07d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending (contents not yet verified)."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = (re.fullmatch(r"step-(\d{7,12})", path.name) for path in self.checkpoints.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def newest_whole(self, name: str, on_damage: Callable[[Path], None] = lambda _path: None) -> Path | None:
+        """The newest checkpoint whose file `name` is as its manifest says; None if there is no checkpoint.
+
+        Newer, damaged ones are reported. Raises CheckpointError when all are damaged, or the newest is too new.
+        """
+        damaged: list[CheckpointError] = []
+        for step in reversed(self.checkpoint_steps()):
+            try:
+                manifest.read_file(self.checkpoint(step), name)
+            except (manifest.NewerFormat, manifest.NotThere):
+                raise
+            except CheckpointError as error:
+                damaged.append(error)
+                on_damage(self.checkpoint(step))
+                continue
+            return self.checkpoint(step)
+        if damaged:
+            raise CheckpointError(
+                f"no checkpoint of {self.path} is undamaged: {damaged[0].message}",
+                "restore its files from a copy, or start another run with --fresh",
+            )
+        return None
+
+    def last_step(self) -> int:
+        """Steps done according to `newest_whole`, which may raise; 0 without a checkpoint."""
+        newest = self.newest_whole("state.json")
+        return int(newest.name.removeprefix("step-")) if newest else 0
+
+    def sample_grids(self) -> list[tuple[int, Path]]:
+        """(step, PNG) of every sample grid, ascending."""
+        named = ((re.fullmatch(r"step-(\d{7,12})", path.stem), path) for path in self.samples.glob("step-*.png"))
+        return sorted((int(match[1]), path) for match, path in named if match)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_metrics(self.metrics_file, self.timing_file)
+
+
+def runs_dir(given: Path | None = None) -> Path:
+    """Where runs live: --runs-dir, else DITKIT_RUNS, else ./runs."""
+    return expanded(given or os.environ.get("DITKIT_RUNS") or "runs")
+
+
+def run_of(weights: Path) -> RunFolder | None:
+    """The run that a weights file is part of: one of a checkpoint, or an average that was made after training."""
+    place = weights.resolve().parent.parent
+    run = RunFolder(place.parent)
+    return run if place in (run.checkpoints, run.averages) and run.is_run() else None
+
+
+def sweep(folder: RunFolder) -> None:
+    """Remove what a crash or pruning left behind; failing to is harmless."""
+    for pattern in (".tmp-*", ".trash-*"):
+        for path in folder.checkpoints.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (*folder.path.glob(".*.tmp"), *folder.samples.glob(".*.tmp"), *folder.snapshots.glob(".*.tmp")):
+        if is_litter(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def lock(folder: RunFolder) -> Iterator[None]:
+    """One process per run folder; the lock goes with the process. Raises DitkitError naming the holder."""
+    file = (folder.path / "run.lock").open("a+", encoding="utf-8")
+    try:
+        if try_lock(file.fileno()) is False:  # None: a file system without locks
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise BusyError(f"{folder.path} is in use by {holder}", "wait for it, or use another --name")
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+    finally:
+        file.close()
+
+
+def _age(folder: RunFolder) -> tuple[float, str]:
+    """When the run was last worked on."""
+    touched = [file.stat().st_mtime for file in (folder.config_file, folder.metrics_file) if file.exists()]
+    return max(touched), folder.path.name

@@ -1,0 +1,121 @@
+"""metrics.jsonl and timing.jsonl: one JSON object a line, appended whole, read back together."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, MachineError
+
+
+class MetricsFile:
+    """An append-only JSON-lines file whose length is part of every checkpoint."""
+
+    def __init__(self, path: Path, length: int = 0):
+        """Open for appending after the first `length` bytes; what a killed run wrote beyond them is cut off."""
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+            self.shortened = os.fstat(self._descriptor).st_size < length  # somebody cut it
+            self.cut(length)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one line. Raises DitkitError when the disk does not take it."""
+        line = json.dumps(dict(row), allow_nan=False, separators=(",", ":")) + "\n"
+        try:
+            rest = line.encode("utf-8")
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def cut(self, length: int) -> None:
+        """Drop what comes after the first `length` bytes, and a line that these cut in two."""
+        kept = min(length, os.fstat(self._descriptor).st_size)
+        os.ftruncate(self._descriptor, self._whole_lines(kept))
+
+    def sync(self) -> int:
+        """Force the lines to disk; returns the file's length in bytes. Raises MachineError when the disk refuses."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._refused(error) from None
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _refused(self, error: OSError) -> MachineError:
+        return MachineError(f"cannot write {self.path}: {error.strerror}", "free some space, then run again")
+
+    def _whole_lines(self, length: int) -> int:
+        kept = os.pread(self._descriptor, length, 0) if hasattr(os, "pread") else self.path.read_bytes()[:length]
+        return kept.rfind(b"\n") + 1
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; lines that are not JSON objects are skipped, a missing file has none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise MachineError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line, parse_int=_integer)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def numbers_line(row: Mapping[str, Any]) -> str:
+    """A row as a line of metrics.jsonl, with nothing in it that is no finite number."""
+    kept = {key: value for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return json.dumps(kept, separators=(",", ":")) + "\n"
+
+
+def _integer(text: str) -> int:
+    if len(text) > 18:
+        raise ValueError("larger than any number in a row, and perhaps than a float can be")
+    return int(text)
+
+
+def read_metrics(metrics: Path, timing: Path | None = None) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl, each joined with the timing of its step."""
+    times = {row["step"]: row for row in read_rows(timing)} if timing else {}
+    return [{**(times.get(row["step"], {}) if "loss" in row else {}), **row} for row in read_rows(metrics)]
+
+
+def read_evaluations(path: Path) -> list[dict[str, Any]]:
+    """The records of an evaluation.json, the newest last; none without the file. Raises DataError for another file."""
+    try:
+        records = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise MachineError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    except (ValueError, RecursionError):
+        records = None
+    if not isinstance(records, list) or not all(isinstance(one, dict) and "metrics" in one for one in records):
+        raise DataError(f"{path} is no list of evaluations", "remove it, or name another file with --out")
+    return records
+
+
+def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of training, of the rows of `read_metrics`; each start of a run counts from 0 again."""
+    total = before = 0.0
+    for row in rows:
+        now = float(row.get("seconds", before))
+        total += now - before if now >= before else now
+        before = now
+    return total

@@ -1,0 +1,151 @@
+"""The card inside every weights file: what is needed to use it, readable without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import DiffusionConfig, RunConfig, from_dict, to_dict
+from ..errors import CheckpointError, DitkitError, UsageError
+
+KEY = "ditkit"
+FORMAT = 1
+_LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentStats:
+    """What latents are made of unit variance with, measured on the training images, and whose latents they are."""
+
+    mean: tuple[float, ...]  # of each channel
+    std: tuple[float, ...]
+    autoencoder: str  # fingerprint of its weights; empty where nobody knows
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> LatentStats:
+        """Raises ValueError, TypeError or KeyError for what is none."""
+        mean, std = (tuple(float(value) for value in tree[key]) for key in ("mean", "std"))
+        if (
+            len(mean) != len(std)
+            or not all(math.isfinite(value) for value in mean)
+            or not all(0 < v < 1e9 for v in std)
+        ):
+            raise ValueError("latent statistics that are none")
+        return cls(mean=mean, std=std, autoencoder=str(tree["autoencoder"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A weights file's own description."""
+
+    config: RunConfig
+    labels: tuple[str, ...]
+    step: int
+    weights: str = "ema"  # "ema" or "model"
+    latents: LatentStats | None = None  # None: the network models pixels
+
+    def to_json(self) -> str:
+        """One JSON object; goes into the metadata of a safetensors file."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "config": to_dict(self.config),
+                "labels": list(self.labels),
+                "step": self.step,
+                "weights": self.weights,
+                **({"latents": asdict(self.latents)} if self.latents else {}),
+            },
+            sort_keys=True,
+            allow_nan=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, source: Path) -> Card:
+        """Raises DitkitError naming `source` if the text is no card, or one of a newer format."""
+        try:
+            tree = json.loads(text)
+            if int(tree["format"]) > FORMAT:
+                raise CheckpointError(
+                    f"{source}: format {tree['format']} is newer than this ditkit understands ({FORMAT})",
+                    "upgrade with `pip install -U ditkit`",
+                )
+            config, latents = from_dict(tree["config"]), tree.get("latents")
+            if (latents is None) != (config.autoencoder.name == "pixel"):
+                raise ValueError("an autoencoder and latent statistics go together")
+            return cls(
+                config=config,
+                latents=LatentStats.from_tree(latents) if latents is not None else None,
+                labels=tuple(str(label) for label in tree["labels"]),
+                step=int(tree["step"]),
+                weights=str(tree["weights"]),
+            )
+        except CheckpointError:
+            raise
+        except (DitkitError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            why = str(error)[:300]
+            raise CheckpointError(f"{source}: its ditkit card is damaged ({why})", "use another checkpoint") from None
+
+
+def read_card(path: Path) -> Card:
+    """The card of a .safetensors file, from its header alone. Raises DitkitError if it has none."""
+    text = read_metadata(path).get(KEY)
+    if not isinstance(text, str):
+        raise CheckpointError(
+            f"{path} is not a weights file of ditkit, or it is damaged",
+            f"use another checkpoint; other projects' weights come in by `ditkit import {path}`",
+        )
+    return Card.from_json(text, path)
+
+
+def has_card(path: Path) -> bool:
+    """Whether a .safetensors file is ditkit's own. Raises CheckpointError for one that cannot be read or is damaged."""
+    return KEY in read_metadata(path)
+
+
+def read_metadata(path: Path) -> Mapping[str, Any]:
+    """The metadata of a .safetensors file, from its header alone. Raises CheckpointError."""
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # never wait for a pipe
+        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = file.read(length) if length <= _LARGEST_HEADER else b""
+        metadata = json.loads(header.decode("utf-8")).get("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise TypeError
+        return metadata
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    except (struct.error, ValueError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(
+            f"{path} is not a weights file of ditkit, or it is damaged", "use another checkpoint"
+        ) from None
+
+
+def _betas(config: DiffusionConfig) -> tuple[float, float] | None:
+    return (config.beta_start, config.beta_end) if config.process == "diffusion" else None
+
+
+def check_guide(model: Card, guide: Card) -> None:
+    """Raise UsageError for a guide that does not predict the same of the same images as the model that it guides."""
+    ours, theirs = model.config, guide.config
+    pairs = {
+        "images": (ours.shape, theirs.shape),
+        "labels": (model.labels, guide.labels),
+        "process": (ours.diffusion.process, theirs.diffusion.process),
+        "objective": (ours.diffusion.objective, theirs.diffusion.objective),
+        "timesteps": (ours.diffusion.timesteps, theirs.diffusion.timesteps),
+        "betas": (_betas(ours.diffusion), _betas(theirs.diffusion)),
+        "latents": (model.latents, guide.latents),
+    }
+    other = [name for name, (mine, its) in pairs.items() if mine != its]
+    if other:
+        raise UsageError(
+            f"the guide has other {' and '.join(other)} than the model",
+            "guide with an early checkpoint of the same run, or with a smaller model trained on the same images",
+        )

@@ -1,0 +1,104 @@
+"""What a checkpoint knows beside tensors: step, versions, loss health."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+
+from ..errors import CheckpointError
+from .model_info import LatentStats
+
+_DECAY = 0.98  # of the running mean of the loss
+_WARM = 50  # steps learnt from before a loss can be called a spike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """How a run has fared so far; part of every checkpoint, so that a continued run judges as if never stopped."""
+
+    rollbacks: int = 0  # times the run went back; each changes the noise and halves the learning rate
+    skips: int = 0  # steps skipped in a row
+    skipped: int = 0  # steps skipped in all
+    learnt: int = 0  # steps learnt from
+    loss: float = 0.0  # running mean of the losses learnt from
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rate is multiplied by."""
+        return 0.5**self.rollbacks
+
+    def stream(self, name: str) -> str:
+        """The name of a stream of noise: another one after each time the run went back."""
+        return f"{name}/{self.rollbacks}" if self.rollbacks else name
+
+    def fault(self, loss: float, norm: float, spike: float) -> str | None:
+        """Why a step must not be learnt from, or None. A spike is a loss over `spike` times the running mean."""
+        if not math.isfinite(loss):
+            return "the loss is not finite"
+        if not math.isfinite(norm):
+            return "the gradient is not finite"
+        if self.learnt >= _WARM and loss > spike * self.loss:
+            return f"the loss is {loss / self.loss:.0f} times its mean"
+        return None
+
+    def learn(self, loss: float) -> Recovery:
+        """After a step that was learnt from."""
+        mean = loss if self.learnt == 0 else _DECAY * self.loss + (1 - _DECAY) * loss
+        return replace(self, skips=0, learnt=self.learnt + 1, loss=mean)
+
+    def skip(self) -> Recovery:
+        """After a step that was not."""
+        return replace(self, skips=self.skips + 1, skipped=self.skipped + 1)
+
+    def with_other_losses(self) -> Recovery:
+        """Where a setting has changed what a loss is: none so far says which one would be a spike."""
+        return replace(self, learnt=0)
+
+    def back_to(self, saved: Recovery) -> Recovery:
+        """After going back to a checkpoint that was saved with `saved`."""
+        return replace(saved, rollbacks=self.rollbacks + 1, skips=0, skipped=self.skipped)
+
+
+Length = Annotated[int, Field(ge=0, lt=2**63)]  # of a file, in bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a checkpoint knows besides weights and optimiser."""
+
+    step: int
+    metrics_bytes: Length
+    timing_bytes: Length
+    incidents_bytes: Length = 0
+    fingerprint: str
+    labels: tuple[str, ...]
+    versions: dict[str, str]  # of torch, numpy and Pillow
+    device: str = "cpu"
+    threads: int = 0
+    processes: int = 1
+    sharded: bool = False  # over the processes
+    accumulate: int = 1  # parts that a process was asked to split its share of a batch into
+    compiled: bool = False  # whether the network was
+    parts: int = 1  # parts that it did split it into, for want of memory
+    validation_loss: FiniteFloat | None = None  # measured at this very step
+    images: int = 0  # of the data set; 0 in checkpoints of an earlier ditkit
+    latents: LatentStats | None = None
+    recovery: Recovery = field(default_factory=Recovery)
+
+
+_STATE = TypeAdapter(State)
+
+
+def _parse_state(path: Path, content: bytearray) -> State:
+    try:
+        return _STATE.validate_json(content, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(
+            f"{path / 'state.json'} is damaged ({where}: {first['msg']})", "use the checkpoint before it"
+        ) from None

@@ -1,0 +1,227 @@
+"""RECIPE|DATASET|FOLDER|RUN|hf:// + overrides -> RunConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import recipes
+from ..autoencoders.files import settings as autoencoder_settings
+from ..cli.datasets import for_device
+from ..config import RunConfig
+from ..errors import UsageError, unknown
+from ..io import text as io_text
+from ..io.hub import is_hub, parse
+from ..io.paths import expanded, spelled
+from ..io.text import as_text
+from ..registry import DATASETS
+from .folder import RunFolder
+from .folder import runs_dir as runs_place
+from .lookup import run_names
+
+FLAGS = {  # flag -> setting
+    "--steps": "train.steps",
+    "--batch-size": "train.batch_size",
+    "--lr": "optim.lr",
+    "--seed": "seed",
+    "--data-dir": "data.path",
+    "--label-by": "data.label_by",
+    "--label-file": "data.label_file",
+    "--image-size": "data.image_size",
+    "--autoencoder": "autoencoder",
+    "--sample-every": "train.sample_every",
+    "--evaluate-every": "train.evaluate_every",
+    "--keep-every": "train.keep_every",
+    "--snapshot-every": "train.snapshot_every",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Settings to begin with, the name a run of them gets, and the run folder if one is continued."""
+
+    tree: Mapping[str, Any]
+    name: str
+    folder: Path | None = None
+    on_gpu: str | None = None  # recipe that stands in for this one on a GPU
+
+
+def find_target(word: str, runs: Path) -> Target:
+    """A recipe, a dataset, a run (by name or folder), or a folder of images. Raises UsageError for anything else."""
+    if not word:
+        raise UsageError("an empty word names nothing to train on", "e.g. `ditkit train mnist`")
+    if word in recipes.descriptions():
+        return Target(tree=recipes.tree(word), name=word, on_gpu=recipes.on_gpu(word))
+    if word in DATASETS.names():
+        return Target(tree=_on_folder_recipe({"data": {"name": word}}), name=word)
+    path = expanded(word)
+    is_path = word.startswith((".", "~", "/")) or "/" in word or "\\" in word
+    for run in (RunFolder(path),) if is_path else (RunFolder(runs / word), RunFolder(path)):
+        if run.is_run():
+            run.read_config()  # says which file is wrong, should it be
+            return Target(tree=recipes.parse(run.config_file), name=run.path.resolve().name, folder=run.path)
+    if (path / "checkpoints").is_dir() and (path / "metrics.jsonl").is_file():
+        raise UsageError(f"{word} is a run without its config.toml", "put the file back, or start another run")
+    if (place := _place(word)) is not None:
+        from ..data.sources.location import stem
+
+        tree = _on_folder_recipe({"data": {"name": "hub" if is_hub(place) else "folder", "path": place}})
+        name = parse(place).repo.rpartition("/")[2] if is_hub(place) else stem(place)
+        return Target(tree=tree, name=io_text.slug(Path(place).name if path.is_dir() else name, "folder"))
+    if path.is_file():
+        hint = "give a folder of images, or a .zip or .tar archive of one; a file of settings follows --config"
+        raise UsageError(f"{word} is a file", hint)
+    if is_path:
+        raise UsageError(f"there is no folder {word}", "check the path")
+    known = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
+    raise unknown("recipe, dataset, run or folder", word, known)
+
+
+def name_of(found: Target | None, file: Path | None) -> str:
+    """What a run, or a picture of it, is called by itself."""
+    return found.name if found else io_text.slug(file.stem if file else "run")
+
+
+def resolve(
+    word: str,
+    *,
+    file: Path | None,
+    settings: Sequence[str],
+    flags: Mapping[str, Any],
+    runs_dir: Path | None,
+    device: str | None = None,
+) -> tuple[RunConfig, str]:
+    """The settings of what a word and all beside it stand for, and its name; the word may be empty with a file.
+
+    On a `device` a recipe may be another than without.
+    """
+    found = find_target(word, runs_place(runs_dir)) if word else None
+    if found and device is not None:
+        found = for_device(found, device, None)
+    return build(found, file=file, settings=settings, flags=flags), name_of(found, file)
+
+
+def build(target: Target | None, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any]) -> RunConfig:
+    """Target, then --config, then flags ({"--steps": 10}), then --set on top. Raises UsageError for what is wrong."""
+    trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
+    for flag, value in flags.items():
+        if value is not None:
+            trees.append(nested(FLAGS[flag], _READ[flag](value) if flag in _READ else value))
+    try:
+        given = recipes.merge_settings(settings)
+        if flags.get("--autoencoder"):
+            trees.append(_as_many_tokens(trees, given))
+        config = recipes.build(*trees, given)
+    except UsageError as error:
+        raise in_flags(_in_file(error, file, trees[:2]), flags) from None
+    check_sampler(config, "--set sample.sampler=")
+    return config
+
+
+def _as_many_tokens(trees: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The patch that covers as many pixels of an image in the new latents, if no patch is asked for."""
+    asked = [tree.get("model", {}) for tree in (trees[1], given)]
+    if any(isinstance(model, Mapping) and {"patch", "preset"} & set(model) for model in asked):
+        return {}
+    before = recipes.build(trees[0])
+    pixels = before.model.patch * before.autoencoder.shrink
+    shrink = next(tree["autoencoder"]["shrink"] for tree in trees[2:] if "autoencoder" in tree)
+    return {"model": {"patch": max(1, pixels // shrink)}}
+
+
+def _in_file(error: UsageError, file: Path | None, trees: Sequence[Mapping[str, Any]]) -> UsageError:
+    """The same error with the name of the --config file, if that is where it comes from."""
+    try:
+        recipes.build(*trees)
+    except UsageError as found:
+        if file and found.message == error.message:
+            return UsageError(f"{file}: {error.message}", error.hint)
+    return error
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`train.steps` and 10 as {"train": {"steps": 10}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def in_flags(error: UsageError, flags: Mapping[str, Any], settings: Mapping[str, str] = FLAGS) -> UsageError:
+    """The same error in the words that were typed: `--steps: …` for `train.steps: …`."""
+    for flag, value in flags.items():
+        key = settings.get(flag)
+        if key and value is not None and error.message.startswith((f"{key}: ", f"{key}.")):
+            return UsageError(f"{flag}: {error.message.partition(': ')[2]}", f"give {flag} another value")
+    return error
+
+
+def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
+    """Samplers of flows are called flow-…; the others are for diffusion. Raises UsageError when they do not fit."""
+    sample, process = config.sample, config.diffusion.process
+    if sample.sampler.startswith("flow-") != (process == "flow"):
+        wanted, other = ("a diffusion", "flow-heun") if process == "flow" else ("a flow", "dpmpp")
+        model = "a flow" if process == "flow" else "a diffusion"
+        raise UsageError(
+            f"sampler {sample.sampler!r} needs {wanted} process, this model is {model}", f"use {option}{other}"
+        )
+    if process == "diffusion" and sample.steps > config.diffusion.timesteps:
+        raise UsageError(
+            f"{sample.steps} sampling steps are more than the {config.diffusion.timesteps} timesteps of this model",
+            f"use {config.diffusion.timesteps} or fewer",
+        )
+
+
+def _on_folder_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    base = recipes.tree("folder")
+    return {**base, "data": {**base["data"], **tree["data"]}}
+
+
+def data_place(word: str) -> str:
+    """Where images are, as settings keep it. Raises UsageError for what is no such place."""
+    place = _place(word)
+    if place is None:
+        raise UsageError(f"--data-dir: {word} is not a folder, nor a .zip or .tar archive", "check the path")
+    return place
+
+
+def _file(word: str) -> str:
+    path = expanded(word)
+    if not path.is_file():
+        raise UsageError(f"--label-file: there is no file {word}", "check the path")
+    return spelled(path.resolve())
+
+
+def _name(word: str) -> str:
+    text = as_text(word)
+    if not text.isprintable():  # half a letter, as another encoding writes it, is not
+        raise UsageError(f"--label-by: {text!r} is the name of nothing", "check how it is spelled")
+    return text
+
+
+def _place(word: str) -> str | None:
+    """A folder, an archive, a web address or a hub repository as settings keep it; None for what is none of them."""
+    path = expanded(word)
+    if path.is_dir():
+        return spelled(path.resolve())
+    if is_hub(word):
+        parse(word)
+        return word
+    from ..data.sources.extract import is_archive
+    from ..data.sources.location import check_place, is_address
+
+    if is_address(word):
+        check_place(word)
+        return word
+    if is_archive(word) and not path.exists():
+        raise UsageError(f"there is no archive {word}", "check the path")
+    return spelled(path.resolve()) if is_archive(word) else None
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "--data-dir": data_place,
+    "--label-by": _name,
+    "--label-file": _file,
+    "--autoencoder": autoencoder_settings,
+}

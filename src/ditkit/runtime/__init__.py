@@ -1,0 +1,1 @@
+"""The machine: devices, threads, memory, processes that train together."""

@@ -1,0 +1,88 @@
+"""Device, dtype, autocast, free GPU memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from ..errors import MachineError, UsageError, unknown
+from .launch import launched, launched_here
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """CUDA, else MPS, else the CPU; or the one named. Raises MachineError if that one is not there.
+
+    Of several processes that a launcher started, each takes the CUDA device of its own number, or the only one that
+    the launcher lets it see.
+    """
+    _, size = launched()
+    if name == "auto":
+        if torch.cuda.is_available():
+            return find_device("cuda")
+        # processes cannot exchange what lies on MPS
+        return torch.device("mps" if size == 1 and torch.backends.mps.is_available() else "cpu")
+    named_one, here = name.startswith("cuda:"), launched_here()
+    if name == "cuda" and size > 1:
+        has_its_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
+        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        name = "cuda:0" if has_its_own else f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps")) from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise MachineError(f"this machine has no {device.type} device that torch can use", "leave out --device")
+    if named_one and here > 1:
+        raise UsageError(f"{name} is one device for {here} processes", "leave out --device, or use --device cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MachineError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA device(s)", "use cuda:0")
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The autocast precision: bfloat16 on CUDA that computes in it, float32 elsewhere; or the one named."""
+    if name == "auto":
+        fast = device.type == "cuda" and _computes_bfloat16(device)
+        return torch.bfloat16 if fast else torch.float32
+    if name not in DTYPES:
+        raise unknown("dtype", name, ("auto", *DTYPES))
+    if name == "bfloat16" and device.type == "mps":
+        raise UsageError("bfloat16 is not supported on mps", "use --dtype float32")
+    return DTYPES[name]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Matrix products in `dtype`; nothing changes for float32."""
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        yield
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that tensors may still take: what nobody has, and what torch holds without using it."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory so far in MB: torch's on CUDA, the process's resident set elsewhere (0 where it cannot be told)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if os.name == "nt":
+        return 0.0
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,84 @@
+"""A network whose weights, gradients, moments and average are split over the processes (FSDP2, Zhao et al. 2023).
+
+Each block is whole in a process only while it computes. Checkpoints hold whole tensors, whatever the number of
+processes, so that they load on any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch.distributed
+from torch import Tensor, nn
+
+from ..errors import MachineError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def shard(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Leave this process its part of the weights; gradients become sums over all processes.
+
+    In bfloat16 the weights of blocks travel as such, but for those that compute in float32 (`conditioning.regressed`);
+    gradients are added up in float32.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise MachineError(f"--shard needs a later torch than {torch.__version__}", "pip install --upgrade torch")
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    travels = None if dtype == torch.float32 else dtype
+    policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in network.get_submodule("blocks").children():
+        if hasattr(block, "modulation"):
+            fully_shard(block.get_submodule("modulation"), mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh)
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be sharded; every process must ask for it."""
+    full = getattr(tensor, "full_tensor", None)
+    return full() if full else tensor
+
+
+def take_from_first(target: Tensor, source: Tensor | None) -> None:
+    """Fill a tensor, or this process's shard of it, with what the first process gives; the others give None."""
+    mesh = getattr(target, "device_mesh", None)
+    if mesh is None:
+        if source is not None:
+            target.copy_(source)
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(target, src=0)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    given = torch.empty(target.shape) if source is None else source
+    given = given.to(device=mesh.device_type, dtype=target.dtype)
+    part = distribute_tensor(given, mesh, target.placements)  # pyright: ignore[reportAttributeAccessIssue]
+    target.to_local().copy_(part.to_local())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@torch.no_grad()
+def gathered(network: nn.Module, build: Callable[[], Network], *, keep: bool) -> Network | None:
+    """A whole copy of a sharded network, to look at; None where it is not to be kept. Every process must ask for it."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in network.state_dict().items():
+        full = whole(value)
+        if keep:
+            tensors[name] = full
+    if not keep:
+        return None
+    with torch.device("meta"):
+        copy = build()
+    copy.load_state_dict(tensors, assign=True)
+    for name, buffer in network.named_buffers():  # tables that no checkpoint holds
+        owner, _, last = name.rpartition(".")
+        setattr(copy.get_submodule(owner), last, buffer)
+    return copy.train(network.training).requires_grad_(False)

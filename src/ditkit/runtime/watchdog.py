@@ -1,0 +1,187 @@
+"""Notes that all processes of a run see whatever they are doing: who has come, who has failed, who is alive.
+
+They lie in the store through which the processes found each other, so that waiting here has no time limit, while an
+exchange of tensors has one, and a process that computes or hangs still learns that another has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed
+from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+
+from ..errors import DitkitError, MachineError, PeerError, UsageError, is_out_of_memory
+
+GRACE = 30.0  # seconds that a process has to end by itself after another has failed
+_TICK = 1.0  # seconds between signs of life
+_SILENCE = 120  # ticks without one after which a process counts as dead
+_FAREWELL = 10.0  # seconds that the first process waits for the others to leave, if it holds the notes
+_PATIENCE = timedelta(hours=2)  # until all have started: the first one may download data before
+
+
+class Board:
+    """This process's view of the notes."""
+
+    def __init__(self, store: Any, rank: int, size: int):
+        self._store, self._rank, self._size = store, rank, size
+        self._meetings = 0
+        self._lost: str | None = None  # what the watch has noticed
+        self._saving = False
+        self._left = threading.Event()
+
+    def meet(self) -> None:
+        """Wait, however long, until all processes are here. Raises DitkitError if one of them fails meanwhile."""
+        self._meetings += 1
+        name, pause = f"meeting/{self._meetings}", 0.001
+        self._store.add(name, 1)
+        while self._store.add(name, 0) < self._size:
+            if self._lost:  # first, because the watch has put it on the notes as this process's failure
+                raise _lost(self._lost)
+            if self._failure():
+                raise PeerError(self._failure() or 1)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+
+    def end(self, error: BaseException) -> BaseException:
+        """What this process should end with: `error` if it is the first to fail, else a silent PeerError."""
+        if is_lost(error):
+            error = _lost(str(error))
+        note = f"{self._rank} {_exit_code(error)}"
+        try:
+            first = self._store.compare_set("failed", "", note).decode()
+        except RuntimeError:  # whoever held the notes is gone: rank 0, or the launcher
+            speaks = self._rank <= 1 or os.environ.get("LOCAL_RANK") == "0"
+            return error if speaks else PeerError(_exit_code(error))
+        who, code = (int(word) for word in first.split())
+        return error if who == self._rank else PeerError(code)
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """While inside, this process is not ended because another has failed: it saves what it has."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """While inside, this process gives signs of life, and ends soon after another has failed, even if it hangs."""
+        watch = threading.Thread(target=self._watch, name="ditkit-watch", daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            self._left.set()
+            watch.join()
+            with contextlib.suppress(RuntimeError):
+                self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        gone, limit = self._store.add("left", 1), time.monotonic() + _FAREWELL
+        holds = self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        while holds and gone < self._size and time.monotonic() < limit:
+            time.sleep(0.01)
+            gone = self._store.add("left", 0)
+
+    def _failure(self) -> int | None:
+        """The exit code of the process that failed first."""
+        return int(self._store.get("failed").decode().split()[1]) if self._store.check(["failed"]) else None
+
+    def _watch(self) -> None:
+        neighbour, last, silent, code, told = (self._rank + 1) % self._size, -1, 0, None, None
+        while code is None:
+            try:
+                self._store.add(f"alive/{self._rank}", 1)
+                seen, gone = self._store.add(f"alive/{neighbour}", 0), self._store.check(["left"])
+                silent, last = (silent + 1 if seen == last and not gone else 0), seen
+                code = self._failure()
+                if code is None and silent >= _SILENCE:
+                    self._lost = f"process {neighbour} gives no sign of life"
+            except RuntimeError as error:
+                self._lost = str(error)
+            if self._lost:
+                told = self.end(_lost(self._lost))
+                code = _exit_code(told)
+            if self._left.wait(_TICK if code is None else GRACE):
+                return
+        while self._saving:
+            if self._left.wait(_TICK):
+                return
+        if isinstance(told, MachineError):
+            os.write(2, f"error: {told.message}\n".encode())
+        os._exit(code)  # the thread that trains hangs in an exchange with a process that is gone
+
+
+def open_board(rank: int, size: int) -> tuple[Board, Any]:
+    """The notes of the processes that were launched together, and a store for their exchanges."""
+    try:
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
+        store = PrefixStore(_agree(store, rank, size), store)
+    except ValueError as error:
+        raise UsageError(f"the launcher's environment is incomplete: {error}", "start with torchrun") from None
+    except RuntimeError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise MachineError(
+            f"the processes cannot find each other at {where}: {str(error).splitlines()[0]}",
+            "check MASTER_ADDR and MASTER_PORT, and that no firewall is between the machines",
+        ) from None
+    return Board(PrefixStore("notes", store), rank, size), PrefixStore("exchange", store)
+
+
+def _agree(store: Any, rank: int, size: int) -> str:
+    """A name that the first process gives to this launch, once all are there.
+
+    torchrun's store outlives processes that it starts again, and with it what they wrote: nobody can tell an old note
+    by its name. So each asks with a word of its own, and the first one answers whatever it finds asked.
+    """
+    word = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello/{rank}", word)
+        while not store.check([f"welcome/{word}"]):
+            time.sleep(0.02)
+        name = store.get(f"welcome/{word}").decode()
+        store.add(f"here/{name}", 1)
+        return name
+    answered: set[str] = set()
+    while store.add(f"here/{word}", 0) < size - 1:
+        asked = [f"hello/{other}" for other in range(1, size)]
+        for hello in {store.get(key).decode() for key in asked if store.check([key])} - answered:
+            store.set(f"welcome/{hello}", word)
+            answered.add(hello)
+        time.sleep(0.02)
+    return word
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether torch says that another process cannot be reached any more."""
+    if not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+
+
+def _lost(why: str) -> MachineError:
+    short = re.sub(r"^\[\S+\] ", "", why).splitlines()[0].partition(". ")[0]  # without the place in torch's source
+    return MachineError(
+        f"another process of this run has ended or cannot be reached ({short})",
+        "the launcher says which one ended and how; the same command continues from the newest checkpoint",
+    )
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, DitkitError):
+        return error.exit_code
+    if isinstance(error, (OSError, ImportError)) or is_out_of_memory(error):
+        return MachineError.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    return 130 if isinstance(error, KeyboardInterrupt) else 1

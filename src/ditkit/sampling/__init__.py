@@ -1,0 +1,1 @@
+"""Sampling, guidance, editing, interpolation and animation."""

@@ -1,0 +1,70 @@
+"""A network along the way from noise to images: what all images share is computed once, what hardly changes reused.
+
+Legend: N network calls, L distinct labels, B batch, T tokens, D width, C channels, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..models.dit import DiT
+from ..objectives.contract import Network
+
+_LARGEST_TABLE = 256 << 20  # bytes; with so many labels and calls it saves little
+
+
+class Trajectory:
+    """The network of each call that a sampler makes, for batches of images that are drawn one after the other.
+
+    `timestep_N` are those of the calls, `labels` all that will be asked for. With `reuse` R only every R-th call goes
+    through the blocks of a DiT; the others add the same difference to their own tokens (Chen et al. 2024,
+    arXiv 2406.01125). Networks of other kinds are called as they are.
+    """
+
+    def __init__(self, network: Network, timestep_N: Tensor, labels: Sequence[int], *, reuse: int = 1):
+        # Weights that are spread over devices are of another type, and whole only inside the network's own call.
+        whole = isinstance(network, DiT) and type(network.label.weight) is nn.Parameter
+        if reuse > 1 and not whole:
+            raise ValueError("only a DiT has blocks whose output can be reused")
+        self._network, self._reuse = network, reuse
+        self._dit = network if isinstance(network, DiT) and whole else None
+        self._table_NLF: Tensor | None = None
+        self._row_of_label = torch.empty(0)
+        self._difference_BTD: Tensor | None = None
+        if self._dit is not None:
+            self._tabulate(self._dit, timestep_N, sorted(set(labels)))
+
+    @torch.inference_mode()
+    def _tabulate(self, network: DiT, timestep_N: Tensor, labels: list[int]) -> None:
+        device, floats = network.label.weight.device, len(timestep_N) * len(labels) * network.modulation_width()
+        if 0 < floats * 4 <= _LARGEST_TABLE:
+            label_L = torch.tensor(labels, device=device)
+            self._table_NLF = network.modulation_table(timestep_N.to(device), label_L)
+            self._row_of_label = torch.zeros(network.classes + 1, dtype=torch.int64, device=device)
+            self._row_of_label[label_L] = torch.arange(len(labels), device=device)
+
+    def begin(self) -> None:
+        """Begin with a new batch, of whose blocks nothing is known."""
+        self._difference_BTD = None
+
+    def at(self, call: int) -> Network:
+        """The network as the call of this number, counted from 0 in every batch, is to ask it."""
+        network = self._dit
+        if network is None:
+            return self._network
+
+        def ask(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+            rows = None if self._table_NLF is None else self._table_NLF[call][self._row_of_label[label_B]]
+            if self._reuse == 1:
+                return network(x_BCHW, timestep_B, label_B, rows)
+            x_BTD, conditions = network.begin(x_BCHW, timestep_B, label_B, rows)
+            known = self._difference_BTD
+            if call % self._reuse == 0 or known is None or len(known) < len(x_BTD):
+                known = self._difference_BTD = network.stack(x_BTD, conditions) - x_BTD
+            # Where guidance has ended, the first half of what was kept is the conditional one.
+            return network.end(x_BTD + known[: len(x_BTD)], conditions)
+
+        return ask

@@ -1,0 +1,67 @@
+"""Changing an image with a trained model: painting a part of it anew, or drawing all of it again from a noisy copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checkpoint.loading import Trained
+from ..config import SampleConfig
+from ..data.pixels import to_tensor
+from ..errors import UsageError
+from .generate import Edit, OnStep, Sample, sample_batches
+
+
+def edit(
+    trained: Trained,
+    image: np.ndarray,
+    labels: Sequence[str] | int,
+    *,
+    paint: np.ndarray | None = None,
+    strength: float = 1.0,
+    seed: int = 0,
+    settings: SampleConfig | None = None,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> list[Sample]:
+    """One changed image for each label, the i-th with seed `seed + i`; `image` is uint8 (H, W, C) of the model's size.
+
+    Where `paint`, booleans (H, W), is true the image is drawn anew to fit the rest, which stays as it is to the last
+    bit (Lugmayr et al. 2022, arXiv 2201.09865, without its resampling). `strength` in (0, 1] is how much noise the
+    image begins with: little keeps the composition, 1 keeps nothing (SDEdit, Meng et al. 2022, arXiv 2108.01073).
+    Raises UsageError for an image of another size, a strength beyond the range and a `paint` without a true value.
+    """
+    height, width = trained.card.config.data.image_size
+    if image.shape != (height, width, trained.card.config.data.channels):
+        raise UsageError(f"the image is {image.shape}, the model draws {height}x{width}", "make it fit first")
+    if not 0 < strength <= 1:
+        raise UsageError(f"a strength of {strength:g} is not above 0 and at most 1", "0.6 is usual")
+    if paint is not None and not paint.any():
+        raise UsageError("the mask is black: there is nothing to paint", "make white what is to be painted")
+    device = next(trained.network.parameters()).device
+    source_CHW = trained.codec.from_images(to_tensor(image)[None].to(device))[0]
+    keep_HW = None if paint is None else 1 - _shrunk(torch.from_numpy(paint), source_CHW)
+    batches = sample_batches(
+        trained,
+        labels,
+        settings=settings,
+        seed=seed,
+        edit=Edit(source_CHW=source_CHW, strength=strength, keep_HW=keep_HW),
+        batch_size=batch_size,
+        on_step=on_step,
+    )
+    drawn = [one for batch in batches for one in batch]
+    if paint is None:
+        return drawn
+    return [replace(one, image=np.where(paint[:, :, None], one.image, image)) for one in drawn]
+
+
+def _shrunk(paint_HW: Tensor, latent_CHW: Tensor) -> Tensor:
+    """The mask as 0 and 1 at the size of the latent: any pixel to be painted makes its place one to be painted."""
+    one_1HW = F.adaptive_max_pool2d(paint_HW.float()[None], latent_CHW.shape[-2:])
+    return one_1HW[0].to(latent_CHW.device)

@@ -1,0 +1,337 @@
+"""Drawing images: one loop over any sampler of the model's process, and `sample`, which takes and gives plain data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import DiffusionConfig, SampleConfig, from_dict, to_dict
+from ..data.pixels import to_uint8
+from ..errors import UsageError, unknown
+from ..latents.codec import Codec
+from ..models.dit import DiT
+from ..objectives.contract import Network, Process, from_clean_and_noise, open_objective, to_clean_and_noise
+from ..runs.model_info import Card, check_guide
+from ..runtime.device import free_bytes
+from ..samplers.contract import open_scheduler, set_steps, wanted_prediction
+from .block_cache import Trajectory
+from .guidance import Guidance, guided
+
+# (network call, counted from 0; calls in all; estimate of the clean images, noisy images that it was made from: BCHW)
+OnStep = Callable[[int, int, Tensor, Tensor], None]
+
+_CACHED_TOKENS = 3072  # tokens at once whose activations about stay in a processor's cache
+_MOST_AT_ONCE = 256  # images
+FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow says next to nothing about the image
+
+
+class TrainedModel(Protocol):
+    """What `checkpoint.load` returns, as far as sampling looks at it."""
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """An image to begin with: clean, in the network's world (C, H, W), and which part of it stays.
+
+    `strength` in (0, 1] is how far back towards noise the image goes first (SDEdit, Meng et al. 2022, arXiv
+    2108.01073); 1 is all noise. `keep_HW` is 1 where the image stays as it is, between 0 and 1 where it is blended.
+    """
+
+    source_CHW: Tensor
+    strength: float = 1.0
+    keep_HW: Tensor | None = None
+
+    def first_call(self, calls: int) -> int:
+        """The network call to begin with, of so many."""
+        return min(calls - 1, calls - max(1, round(self.strength * calls)))
+
+    def noisy(self, noise_BCHW: Tensor, process: Process, timestep: Tensor) -> Tensor:
+        """The image with as much of the noise as there is at a timestep ()."""
+        signal, level = (one.to(noise_BCHW.device) for one in process.signal_noise(timestep))
+        return signal * self.source_CHW.to(noise_BCHW.device) + level * noise_BCHW
+
+    def kept(self, x_BCHW: Tensor, known: Tensor) -> Tensor:
+        """What is drawn, and what is known where the image stays (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8)."""
+        return x_BCHW if self.keep_HW is None else x_BCHW.lerp(known.expand_as(x_BCHW), self.keep_HW.to(x_BCHW.device))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn image; `seed` alone draws it again."""
+
+    image: np.ndarray  # uint8 (height, width, channels)
+    label: str | None  # None from an unconditional model
+    seed: int
+
+
+def sample(
+    trained: TrainedModel,
+    labels: Sequence[str] | int,
+    *,
+    settings: SampleConfig | None = None,
+    seed: int = 0,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    reuse: int | None = None,
+    guide: TrainedModel | None = None,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> list[Sample]:
+    """Draws one image per label, the i-th with seed `seed + i`; what is not given is as `settings` have it, or the
+    card.
+
+    A number instead of labels draws that many, going round the labels. An unconditional model takes a number, or
+    the word "any" as often as there are images to draw. `reuse` N goes through the network's blocks in every N-th call
+    only: faster, not quite the same images. With a `guide`, a worse model of the same images (an early checkpoint, a
+    smaller network), guidance leads away from what that one draws (see `guidance`). Raises UsageError for an unknown
+    label or sampler, for a sampler that does not fit the model's process, and for a guide of something else.
+    """
+    asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance, "reuse": reuse}
+    if guidance_interval is not None:
+        asked["guidance_from"], asked["guidance_to"] = guidance_interval
+    given = {name: value for name, value in asked.items() if value is not None}
+    config = trained.card.config
+    settings = from_dict({**to_dict(config), "sample": {**asdict(settings or config.sample), **given}}).sample
+    batches = sample_batches(
+        trained, labels, settings=settings, seed=seed, guide=guide, batch_size=batch_size, on_step=on_step
+    )
+    return list(chain.from_iterable(batches))
+
+
+def sample_batches(
+    trained: TrainedModel,
+    labels: Sequence[str] | int,
+    *,
+    settings: SampleConfig | None = None,
+    seed: int = 0,
+    guide: TrainedModel | None = None,
+    edit: Edit | None = None,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Iterator[list[Sample]]:
+    """What `sample` gives, a batch at a time, so that memory stays bounded; `settings` are the card's if None.
+
+    `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole. `edit` begins with an image
+    instead of pure noise, or keeps a part of one.
+    """
+    card, config = trained.card, trained.card.config
+    words = words_of(card.labels, labels)
+    device = next(trained.network.parameters()).device
+    ids = [0 if word is None else card.labels.index(word) for word in words]
+    seeds = [seed + index for index in range(len(words))]
+    batches = batches_of(len(words), batch_size or default_batch_size(trained.network, config.shape, device))
+    if guide is not None:
+        check_guide(card, guide.card)
+    plan = _Plan(
+        trained.network,
+        config.diffusion,
+        settings or config.sample,
+        len(card.labels),
+        ids,
+        device,
+        guide=guide.network if guide is not None else None,
+        edit=edit,
+    )
+    mine = range(part[0], len(batches), part[1])
+    for number, index in enumerate(mine):
+        batch = batches[index]
+        latent_BCHW = plan.draw(config.shape, ids[batch], seeds[batch], on_step, number, len(mine))
+        images = to_uint8(trained.codec.to_images(latent_BCHW.to(device)))
+        yield [Sample(*one) for one in zip(images, words[batch], seeds[batch], strict=True)]
+
+
+def words_of(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
+    """The label of each image that is asked for. Raises UsageError for one that a model does not know."""
+    if isinstance(labels, int):
+        if labels < 1:
+            raise UsageError(f"cannot draw {labels} images", "ask for one or more")
+        return [known[index % len(known)] if known else None for index in range(labels)]
+    if isinstance(labels, str):
+        labels = [labels]
+    for word in labels:
+        if not known and word != "any":
+            raise UsageError(f"this model has no labels, so there is no {word!r}", "say how many images to draw")
+        if known and word not in known:
+            raise unknown("label", word, known)
+    return [word if known else None for word in labels]
+
+
+def draw(
+    network: Network,
+    objective_config: DiffusionConfig,
+    *,
+    shape: tuple[int, int, int],
+    labels: Sequence[int],
+    null_label: int,
+    seeds: Sequence[int],
+    settings: SampleConfig,
+    device: torch.device | str,
+    noise_NCHW: Tensor | None = None,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Draws (N, C, H, W), float32 on the CPU, in the network's world and not clipped to it; C, H, W is `shape`.
+
+    Image i depends on its seed, label and the settings, not on its batch; it begins with its part of `noise_NCHW` if
+    that is given. The global random state is not touched.
+    Raises UsageError for a sampler that is unknown or does not fit the process.
+    """
+    if len(labels) != len(seeds):
+        raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
+    device = torch.device(device)
+    batches = batches_of(len(seeds), batch_size or default_batch_size(network, shape, device))
+    plan = _Plan(network, objective_config, settings, null_label, labels, device)
+    images = [
+        plan.draw(
+            shape,
+            labels[batch],
+            seeds[batch],
+            on_step,
+            number,
+            len(batches),
+            noise_NCHW[batch] if noise_NCHW is not None else None,
+        )
+        for number, batch in enumerate(batches)
+    ]
+    return torch.cat(images) if images else torch.empty(0, *shape)
+
+
+def batches_of(images: int, batch_size: int) -> list[slice]:
+    """As few batches of at most `batch_size` as will do, about equally large."""
+    number = -(-images // batch_size)
+    ends = [-(-images * index // number) for index in range(number + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def default_batch_size(network: Network, shape: tuple[int, int, int], device: torch.device) -> int:
+    """Images drawn at once when nobody says: what stays in a processor's cache, or fits a GPU's free memory."""
+    if not isinstance(network, DiT):
+        return min(250, max(64, 2**19 // (shape[0] * shape[1] * shape[2])))
+    tokens, config = network.grid[0] * network.grid[1], network.config
+    if device.type != "cuda":
+        return images_in_cache(tokens)
+    # Of one block: its input and what is kept beside it, queries, keys and values, and the hidden layer; guided.
+    bytes_each = 2 * 4 * tokens * config.width * (8 + 4 * config.mlp_ratio)
+    return max(1, min(_MOST_AT_ONCE, int(free_bytes(device) / 2 / bytes_each)))
+
+
+def images_in_cache(tokens: int) -> int:
+    """How many images of so many tokens a processor draws at once best."""
+    return min(_MOST_AT_ONCE, max(4, _CACHED_TOKENS // tokens))
+
+
+class _Plan:
+    """Everything that the batches of one `draw` share."""
+
+    def __init__(
+        self,
+        network: Network,
+        config: DiffusionConfig,
+        settings: SampleConfig,
+        null_label: int,
+        labels: Sequence[int],
+        device: torch.device,
+        guide: Network | None = None,
+        edit: Edit | None = None,
+    ):
+        objective = open_objective(config)
+        self._process: Process = objective.process
+        self._prediction = objective.prediction
+        self._settings, self._device = settings, device
+        self._guidance = Guidance(
+            scale=settings.guidance,
+            start=settings.guidance_from,
+            stop=settings.guidance_to,
+            null_label=null_label,
+            by_another=guide is not None,
+        )
+        self._scheduler = open_scheduler(
+            settings.sampler, self._process, learned_variance=config.objective == "learned-sigma"
+        )
+        self._takes_generator = "generator" in inspect.signature(self._scheduler.step).parameters
+        timestep_N = set_steps(self._scheduler, self._process, settings.steps)
+        self._trajectory = Trajectory(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
+        self._guide = Trajectory(guide, timestep_N, labels, reuse=settings.reuse) if guide is not None else None
+        self._edit = edit
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        shape: tuple[int, int, int],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        on_step: OnStep | None,
+        batch: int,
+        batches: int,
+        noise_BCHW: Tensor | None = None,
+    ) -> Tensor:
+        """One batch, from pure noise to the last estimate of the clean images."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if noise_BCHW is None:
+            noise_BCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        noise_BCHW = noise_BCHW.to(self._device)
+        label_B = torch.tensor(labels, dtype=torch.int64, device=self._device)
+        scheduler, edit = self._scheduler, self._edit
+        timestep_N = set_steps(scheduler, self._process, self._settings.steps)
+        extra = {"generator": generators} if self._takes_generator else {}
+        calls, first = len(timestep_N), edit.first_call(len(timestep_N)) if edit else 0
+        first += -first % scheduler.order  # of Heun's two calls at a noise level, steps begin with the second
+        for trajectory in filter(None, (self._trajectory, self._guide)):
+            trajectory.begin()
+        if first and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        x_BCHW = edit.noisy(noise_BCHW, self._process, timestep_N[first]) if edit else noise_BCHW
+        clean_BCHW = x_BCHW
+        for call in range(first, calls):
+            clean_BCHW, output_BCHW = self._predict(call, x_BCHW, timestep_N[call], label_B)
+            if on_step is not None:
+                on_step(batch * calls + call, batches * calls, clean_BCHW, x_BCHW)
+            # Every sampler's last step goes to noise level 0, that is to this estimate; no noise is added to it.
+            if call + 1 < calls:
+                x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **extra).prev_sample
+                if edit:
+                    x_BCHW = edit.kept(x_BCHW, edit.noisy(noise_BCHW, self._process, timestep_N[call + 1]))
+        if edit:
+            clean_BCHW = edit.kept(clean_BCHW, edit.source_CHW.to(self._device))
+        return clean_BCHW.float().cpu()
+
+    def _predict(self, call: int, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The estimate of the clean images at a call's timestep (), and what the scheduler's step takes."""
+        signal, noise = self._process.signal_noise(timestep)
+        timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
+        guide = self._guide.at(call) if self._guide is not None else None
+        network = self._trajectory.at(call)
+        output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance, guide)
+        channels = x_BCHW.shape[1]
+        predicted, variance = output[:, :channels], output[:, channels:]
+        signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)
+        clean_BCHW, eps_BCHW = to_clean_and_noise(self._prediction, predicted, x_BCHW, signal, noise)
+        if self._process.kind == "flow" and self._prediction == "epsilon":
+            # x_0 = (x_t - noise eps) / signal: an error of eps would be magnified up to a thousandfold.
+            clean_BCHW = clean_BCHW * (signal / FAINT_SIGNAL).clamp(max=1)
+        if self._settings.clamp:
+            clean_BCHW = clean_BCHW.clamp(-1, 1)
+            eps_BCHW = (x_BCHW - signal * clean_BCHW) / noise
+        wanted = from_clean_and_noise(wanted_prediction(self._scheduler), clean_BCHW, eps_BCHW, signal, noise)
+        if self._scheduler.config.get("variance_type") == "learned_range":
+            wanted = torch.cat([wanted, variance], dim=1)
+        return clean_BCHW, wanted

@@ -1,0 +1,84 @@
+"""Whether training compiles the network: only where a compiler works, and where the run is long enough to pay back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..config import RunConfig
+from ..errors import MachineError
+from ..models.size import flops
+
+_SECONDS = 60.0  # that compiling takes
+_SAVED = {"cpu": 0.1, "cuda": 0.25}  # of the time of a step; elsewhere nobody has tried
+_PER_SECOND = {"cpu": 60e9, "cuda": 50e12}  # floating-point operations; of one thread of a CPU
+
+
+def pays_back(config: RunConfig, device: torch.device, threads: int) -> bool:
+    """Whether a whole run saves at least twice what compiling costs.
+
+    Estimated from the settings, not timed: two runs of the same settings must not differ because one was slower.
+    """
+    if device.type not in _SAVED:
+        return False
+    channels, height, width = config.shape
+    work = 6 * flops(config.model, channels=channels, size=(height, width)) * config.train.batch_size
+    per_second = _PER_SECOND[device.type] * (threads if device.type == "cpu" else 1)
+    return _SAVED[device.type] * config.train.steps * work / per_second >= 2 * _SECONDS
+
+
+def why_not(device: torch.device) -> str | None:
+    """What keeps torch.compile from working on a device, in one line; None when a tiny function was compiled."""
+    _quieten(device)
+    given = torch.arange(4.0, device=device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own imports are full of them
+            right = torch.allclose(torch.compile(_tiny, dynamic=False)(given), _tiny(given))
+    except Exception as error:  # whatever a compiler that is missing or broken leads to
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return lines[0][:200] if lines else type(error).__name__
+    finally:
+        torch.compiler.reset()
+    return None if right else "it computes something else"
+
+
+def decide(word: str, before: bool | None, config: RunConfig, device: torch.device) -> tuple[bool, str | None]:
+    """Whether to compile, and what to tell about it; `before` is how the run that goes on was trained so far.
+
+    Raises MachineError when `word` is "on" and nothing can be compiled.
+    """
+    if before is None:
+        before = word == "auto" and pays_back(config, device, torch.get_num_threads())
+    if word == "off" or (word == "auto" and not before):
+        return False, None
+    reason = why_not(device)
+    if reason is None:
+        return True, None
+    if word == "on":
+        raise MachineError(
+            f"the network cannot be compiled: {reason}",
+            "install a C++ compiler (g++ or clang), or leave out --compile" if device.type == "cpu" else None,
+        )
+    return False, f"the network is not compiled, so steps take a little longer: {reason}"
+
+
+def compiled(network: nn.Module) -> Callable[..., Tensor]:
+    """The network's forward, compiled when it is first called; the weights stay those of the network."""
+    return torch.compile(network.forward, dynamic=False)
+
+
+def _quieten(device: torch.device) -> None:
+    if device.type == "cpu":  # a pool of compilers would outlive a signal that is meant for the training alone
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+
+
+def _tiny(x: Tensor) -> Tensor:
+    return torch.sin(x) * 2 + 1

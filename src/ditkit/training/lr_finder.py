@@ -1,0 +1,129 @@
+"""A learning-rate range test made for diffusion (after Smith 2017, section 3.3).
+
+The loss of a diffusion model depends mostly on which timestep was drawn, so that a plain sweep is noise. Here every
+step trains on fresh data at a higher rate and is then scored on the same images, noise and timesteps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import optim
+from ..config import RunConfig
+from ..data.batches import Batches, Reader
+from ..data.contract import Dataset, open_dataset
+from ..errors import DivergedError
+from ..objectives.contract import open_objective
+from ..runtime.device import find_device, find_dtype
+from ..runtime.distributed import World
+from .init_weights import first_latents, first_network
+from .setup import open_material
+from .step import Speed, compute_gradients, open_worker
+from .validation_set import Cases, ValidationSet, pixel_cases
+
+LOWEST, HIGHEST = 1e-6, 1.0
+_WARMUP_RATE = 2e-4  # not a part of the config's own rate: what is found must not depend on that
+_SMOOTHING_DECADES = 0.15
+_DIVERGED = 1.5  # times the lowest loss so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRCurve:
+    """What a sweep saw: loss on the fixed set after the step at each rate, and the rates read off it."""
+
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+    suggestion: float  # steepest descent of the smoothed loss
+    maximum: float  # half the rate of the lowest loss, and at most a third of the rate at which the loss blew up
+
+
+def find_lr(
+    config: RunConfig,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    steps: int = 120,
+    warmup: int = 30,
+    on_step: Callable[[int, int, float, float], None] | None = None,
+) -> LRCurve:
+    """Sweep the rate from 1e-6 to 1 over `steps` steps of a fresh network of this config, until the loss blows up.
+
+    `warmup` steps at a low rate come first: a network whose gates start at zero passes no gradient to its inner
+    layers before. `on_step(step, steps, rate, loss)` reports. Nothing is kept but the curve. Raises DitkitError when
+    no rate lowers the loss.
+    """
+    where = find_device(device)
+    precision = find_dtype(dtype, where)
+    dataset = open_dataset(config.data, "train")
+    objective = open_objective(config.diffusion)
+    network = first_network(config, dataset.labels, where)
+    optimizer = optim.adamw(network, config.optim)
+    material = open_material(config, dataset, where, stats=first_latents(config))
+    scored = ValidationSet(_cases(material.train, config.train.batch_size), objective, config.seed)
+    worker, _ = open_worker(config, network, objective, where, precision, World(), Speed(compile="off"))
+    batches = Batches(material.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
+    rates, losses = [], []
+    best = math.inf
+    for step in range(-warmup, steps):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else _WARMUP_RATE
+        compute_gradients(worker, step + warmup, next(batches), "lr finder", list, lambda: None)
+        optim.clip(network, config.optim.clip, optim.norm(network))
+        optim.set_rate(optimizer, rate)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step < 0:
+            continue
+        score = scored.loss(network, where, precision, config.train.batch_size)
+        if on_step:
+            on_step(step + 1, steps, rate, score)
+        if not math.isfinite(score) or score > 4 * best:
+            break
+        rates.append(rate)
+        losses.append(score)
+        best = min(best, score)
+    batches.close()
+    return read_curve(rates, losses)
+
+
+def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LRCurve:
+    """Smooth a sweep over the logarithm of the rate and read the two rates off it."""
+    if len(rates) < 8:
+        raise DivergedError(
+            "the loss blew up at once, at the lowest rates", "check the images and the model's settings"
+        )
+    position = np.log10(np.asarray(rates))
+    smoothed = smooth(position, np.asarray(losses))
+    lowest = int(np.argmin(smoothed))
+    if lowest < 2:
+        raise DivergedError("no learning rate lowered the loss", "check the images and the model's settings")
+    slope = np.gradient(smoothed[: lowest + 1], position[: lowest + 1])
+    suggestion = rates[int(np.argmin(slope))]
+    above = np.flatnonzero(smoothed[lowest:] > _DIVERGED * smoothed[lowest])
+    blown = rates[lowest + int(above[0])] if len(above) else rates[-1]
+    return LRCurve(
+        rates=list(rates),
+        losses=list(losses),
+        smoothed=[float(value) for value in smoothed],
+        suggestion=float(suggestion),
+        maximum=float(max(min(rates[lowest] / 2, blown / 3), suggestion)),
+    )
+
+
+def smooth(position: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Gaussian kernel average of the losses over `position` (decades), in the logarithm of the loss."""
+    weight = np.exp(-0.5 * ((position[:, None] - position[None, :]) / _SMOOTHING_DECADES) ** 2)
+    return np.exp((weight * np.log(losses)[None, :]).sum(axis=1) / weight.sum(axis=1))
+
+
+def _cases(images: Dataset | Reader, count: int) -> Cases:
+    """Some training images, spread over the set."""
+    indices = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    if not isinstance(images, Reader):
+        return pixel_cases(images, indices.tolist())
+    batch = images.read(indices, np.zeros(len(indices), dtype=bool), indices)
+    return batch.x_BCHW, batch.label_B, batch.bad

@@ -1,0 +1,1 @@
+"""Image grids, plots, GIFs and the HTML report."""

@@ -1,0 +1,85 @@
+"""A data set as one picture: of each class some originals, what is kept of them, and what the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..data.survey import Shown
+from .grid import BACKGROUND, FAINT_INK, grid, to_picture
+
+_FRAME = (230, 50, 50)
+_PAGE = 1700  # pixels for the images themselves, of the 2000 that a grid may have
+_CAPTION, _GAP = 20, 8
+_SMALLEST_CELL = 64
+
+
+def sheet(shown: Sequence[Shown], labels: Sequence[str], *, title: str, mirror: bool = False) -> Image.Image | None:
+    """One row a class, as many as fit on a page; None if there is nothing to show.
+
+    An original is dimmed where it is cut off, and what becomes of it is on its right: mirrored in every second one if
+    training mirrors half of them.
+    """
+    if not shown:
+        return None
+    width, height = _cell(shown[0].seen)
+    blank = np.full_like(_pair(shown[0], width, height, mirror=False), BACKGROUND)
+    rows = [list(row) for _, row in groupby(shown, key=lambda one: one.label_id)][: _fitting(height)]
+    columns = min(max(map(len, rows)), max(1, _PAGE // (blank.shape[1] + _GAP)))
+    pictures, captions = [], []
+    for row in rows:
+        for place in range(columns):
+            if place < len(row):
+                pictures.append(_pair(row[place], width, height, mirror=mirror and place % 2 == 1))
+                captions.append(_caption(row[place]))
+            else:
+                pictures.append(blank)
+                captions.append("")
+    names = [labels[row[0].label_id] for row in rows] if labels else None
+    return grid(pictures, columns, captions=captions, row_names=names, title=title, scale=1)
+
+
+def _fitting(height: int) -> int:
+    return max(1, _PAGE // (height + _CAPTION + _GAP))
+
+
+def _cell(seen: np.ndarray) -> tuple[int, int]:
+    """Width and height of a result on the page: small ones are enlarged by a whole number."""
+    factor = -(-_SMALLEST_CELL // max(seen.shape[:2]))
+    return seen.shape[1] * factor, seen.shape[0] * factor
+
+
+def _pair(one: Shown, width: int, height: int, *, mirror: bool) -> np.ndarray:
+    """The original and the result side by side; the result alone where there is no original."""
+    seen = to_picture(one.seen[:, ::-1] if mirror else one.seen).resize((width, height), Image.Resampling.NEAREST)
+    if one.original is None or one.box is None:
+        return np.asarray(seen)
+    pair = Image.new("RGB", (2 * width + 2, height + 2), BACKGROUND)
+    original = _marked(to_picture(one.original), one.box, width - 4, height)
+    pair.paste(original, (width - 4 - original.width, 1 + (height - original.height) // 2))
+    ImageDraw.Draw(pair).rectangle((width, 0, 2 * width + 1, height + 1), outline=FAINT_INK)  # margins are white
+    pair.paste(seen, (width + 1, 1))
+    return np.asarray(pair)
+
+
+def _marked(original: Image.Image, box: tuple[float, float, float, float], width: int, height: int) -> Image.Image:
+    """The original within a cell, dimmed and framed where it is cut off."""
+    scale = min(width / original.width, height / original.height)
+    size = max(1, round(original.width * scale)), max(1, round(original.height * scale))
+    picture = original.resize(size, Image.Resampling.LANCZOS)
+    if box == (0, 0, 1, 1):
+        return picture
+    left, top, right, bottom = (round(part * size[side % 2]) for side, part in enumerate(box))
+    kept = left, top, max(left + 1, right), max(top + 1, bottom)
+    dimmed = Image.blend(picture, Image.new("RGB", size, BACKGROUND), 0.6)
+    dimmed.paste(picture.crop(kept), kept[:2])
+    ImageDraw.Draw(dimmed).rectangle((kept[0], kept[1], kept[2] - 1, kept[3] - 1), outline=_FRAME)
+    return dimmed
+
+
+def _caption(one: Shown) -> str:
+    """Short: a file without its folders, or an image's number."""
+    return one.name.rpartition(" " if one.original is None else "/")[2]

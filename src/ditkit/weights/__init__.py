@@ -1,1 +1,0 @@
-"""Other people's weights, in and out: one file a format."""
