@@ -29,7 +29,7 @@ from ditkit.data import workers
 from ditkit.data.batches import Batches
 from ditkit.data.decode import EXTENSIONS
 from ditkit.data.folder import dataset
-from ditkit.data.resident import Place
+from ditkit.data.resident import BatchTarget
 from ditkit.runtime.threads import calm_threads
 
 SIZES = {"178x218": (178, 218), "1024x768": (1024, 768)}
@@ -66,7 +66,7 @@ def ours(folder: Path, arguments: argparse.Namespace, count: int) -> Iterator[in
     """The same of ditkit, nothing kept in memory."""
     size = (arguments.size, arguments.size)
     config = DataConfig(name="folder", path=str(folder), image_size=size, channels=3, validation=0, workers=count)
-    place = Place(threads=arguments.threads)
+    place = BatchTarget(threads=arguments.threads)
     batches = Batches(dataset(config, "train"), arguments.batch, 0, cache_bytes=0, place=place)
     for batch in workers.iterate(batches, 0, config):
         yield len(batch.x_BCHW)

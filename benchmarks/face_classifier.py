@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ditkit import recipes
 from ditkit.data.contract import Split, open_dataset
-from ditkit.data.image_dataset import Pictures
+from ditkit.data.image_dataset import ImageDataset
 
 DEFAULT_OUT = CACHE / "face_classifier.safetensors"
 ATTRIBUTES = [  # male first: it is what samples are asked for
@@ -86,10 +86,10 @@ def read_faces(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
     return image_N3HW, torch.tensor(columns).T.float()
 
 
-def _pictures(folder: Path, split: Split, attribute: str) -> Pictures:
+def _pictures(folder: Path, split: Split, attribute: str) -> ImageDataset:
     given = {"path": str(folder), "label_by": attribute, "flip": False}
     opened = open_dataset(recipes.load("celeba", {"data": given}).data, split)
-    assert isinstance(opened, Pictures)
+    assert isinstance(opened, ImageDataset)
     return opened
 
 

@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ours, theirs = load(arguments.model), loading.load(arguments.model)
-    settings = ours.card.config.sample
+    settings = ours.info.config.sample
     print(f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance}; CPU seconds, medians of rounds")
     print(f"{'images':>6} {'torch':>8} {'JAX':>8} {'torch/JAX':>10} {'first JAX':>10} {'difference':>10}")
     for images in arguments.images:

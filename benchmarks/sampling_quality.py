@@ -44,7 +44,7 @@ class Way:
 
 def ways(trained: Trained, words: argparse.Namespace) -> Iterator[Way]:
     """Every sampler with every number of steps, then the run's own sampler with each lever; or what is asked for."""
-    own = trained.card.config.sample
+    own = trained.info.config.sample
     guidance = own.guidance if words.guidance is None else words.guidance
     fitting = [name for name in words.samplers or SAMPLERS.names() if _fits(trained, name)]
     intervals = [tuple(map(float, one.split("-"))) for one in words.intervals]
@@ -61,7 +61,7 @@ def ways(trained: Trained, words: argparse.Namespace) -> Iterator[Way]:
 
 def _fits(trained: Trained, name: str) -> bool:
     try:
-        open_scheduler(name, process_of(trained.card.config.diffusion))
+        open_scheduler(name, process_of(trained.info.config.diffusion))
     except UsageError:
         return False
     return name != "ddpm"  # its few steps are noise
@@ -69,7 +69,7 @@ def _fits(trained: Trained, name: str) -> bool:
 
 def measure(trained: Trained, way: Way, samples: int, classifier: Classifier, reference: Reference) -> dict[str, Any]:
     """Draw and judge."""
-    labels = [trained.card.labels[index % CLASSES] for index in range(samples)]
+    labels = [trained.info.labels[index % CLASSES] for index in range(samples)]
     started = time.perf_counter()
     cpu = time.process_time()
     drawn = sample(

@@ -153,7 +153,7 @@ def draw(contestant: Contestant, step: int, count: int, sample: Mapping[str, Any
     images = [*np.load(place)] if place.exists() else []
     trained = ditkit.load(contestant.run / "checkpoints" / f"step-{step:07d}")
     while len(images) < count:
-        known = trained.card.labels
+        known = trained.info.labels
         labels = [known[index % len(known)] for index in range(len(images), min(count, len(images) + CHUNK))]
         images += [one.image for one in ditkit.sample(trained, labels, seed=len(images), **sample)]
         np.save(place, np.stack(images))

@@ -245,16 +245,16 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False) -> Step:
     from ditkit.data.contract import open_dataset
     from ditkit.ema import Ema
     from ditkit.objectives.contract import open_objective
-    from ditkit.runtime.distributed import World
+    from ditkit.runtime.distributed import ProcessGroup
     from ditkit.training.init_weights import fresh_network
-    from ditkit.training.step import Speed, compute_gradients, open_worker
+    from ditkit.training.step import SpeedOptions, compute_gradients, open_step_context
 
     config = recipes.load("mnist", settings(SHAPES[options.shape]))
     network = fresh_network(config, CLASSES, torch.device("cpu"))
     optimizer, ema = optim.adamw(network, config.optim), Ema(network, config.optim.ema_decay)
-    speed = Speed(compile="on" if options.compiled else "off")
+    speed = SpeedOptions(compile="on" if options.compiled else "off")
     objective = open_objective(config.diffusion)
-    worker, _ = open_worker(config, network, objective, torch.device("cpu"), torch.float32, World(), speed)
+    worker, _ = open_step_context(config, network, objective, torch.device("cpu"), torch.float32, ProcessGroup(), speed)
     shape = (config.train.batch_size, *config.shape)
     constant = Batch(torch.randn(shape), torch.randint(CLASSES, shape[:1]), {})
     stream = (

@@ -14,7 +14,7 @@ from ditkit.visual.grid import grid, save_png
 
 def main(run: str | None = None) -> Path:
     trained = ditkit.load(run)
-    samples = ditkit.sample(trained, list(trained.card.labels) or 8, seed=1, steps=10)
+    samples = ditkit.sample(trained, list(trained.info.labels) or 8, seed=1, steps=10)
     path = Path("samples-from-python.png")
     save_png(grid([one.image for one in samples], 5, captions=[one.label or "" for one in samples]), path, {})
     return path

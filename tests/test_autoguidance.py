@@ -12,7 +12,7 @@ from ditkit.cli.app import main
 from ditkit.errors import UsageError
 from ditkit.latents.codec import Codec
 from ditkit.recipes import build, load, tree
-from ditkit.runs.model_info import Card, check_guide
+from ditkit.runs.model_info import ModelInfo, check_guide
 from ditkit.sampling.generate import sample
 from ditkit.sampling.guidance import Guidance, guided
 
@@ -28,8 +28,8 @@ def model(seed: int, **settings) -> Trained:
         torch.nn.init.normal_(parameter, std=0.2)
     from ditkit.autoencoders.pixel import Pixel
 
-    card = Card(config=config, labels=LABELS, step=seed)
-    return Trained(card=card, network=network.eval(), codec=Codec(Pixel(1), None), source=None)  # type: ignore
+    info = ModelInfo(config=config, labels=LABELS, step=seed)
+    return Trained(info=info, network=network.eval(), codec=Codec(Pixel(1), None), source=None)  # type: ignore
 
 
 def drawn(trained: Trained, **how) -> torch.Tensor:
@@ -72,7 +72,7 @@ def test_unconditional_models_can_be_guided_by_another():
 
 
 def test_a_guide_of_something_else_is_refused():
-    ours = model(0).card
+    ours = model(0).info
     with pytest.raises(UsageError, match="has other labels than"):
         check_guide(ours, dataclasses.replace(ours, labels=("cat", "cow")))
     flow = dataclasses.replace(ours.config.diffusion, objective="epsilon")

@@ -18,7 +18,7 @@ import torch
 from ditkit.config import DataConfig
 from ditkit.data import workers as data_workers
 from ditkit.data.batches import Batches, flips, order, replacements
-from ditkit.data.resident import Place
+from ditkit.data.resident import BatchTarget
 from ditkit.errors import DataError
 
 
@@ -174,8 +174,10 @@ def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_
 def test_a_set_that_fits_on_the_device_is_decoded_once_and_its_batches_are_made_there_to_the_last_bit():
     bad = (int(order(0, 0, 250)[25]),)
     fitting, large = Ramps(250, bad), Ramps(250, bad)  # every value of a pixel
-    there = Batches(fitting, 40, seed=0, flip=True, cache_bytes=0, place=Place(torch.device("cpu"), 250 * 6))
-    too_large = Batches(large, 40, seed=0, flip=True, cache_bytes=0, place=Place(torch.device("cpu"), 250 * 6 - 1))
+    there = Batches(fitting, 40, seed=0, flip=True, cache_bytes=0, place=BatchTarget(torch.device("cpu"), 250 * 6))
+    too_large = Batches(
+        large, 40, seed=0, flip=True, cache_bytes=0, place=BatchTarget(torch.device("cpu"), 250 * 6 - 1)
+    )
     fitting.reads.clear()
     large.reads.clear()
     for step in (3, 0, *range(14)):
@@ -198,7 +200,12 @@ def test_several_threads_decode_the_same_batches_and_note_the_same_bad_images(ca
     bad = tuple(order(0, 0, 60)[[3, 5, 25]].tolist())
     one = Batches(Ramps(60, bad), 20, seed=0, flip=True, cache_bytes=cache_bytes)
     several = Batches(
-        Uneven(60, bad), 20, seed=0, flip=True, cache_bytes=cache_bytes, place=Place(torch.device("cpu"), threads=4)
+        Uneven(60, bad),
+        20,
+        seed=0,
+        flip=True,
+        cache_bytes=cache_bytes,
+        place=BatchTarget(torch.device("cpu"), threads=4),
     )
     for step in (0, 1, 2, 3):
         here, there = one.batch(step), several.batch(step)
@@ -206,7 +213,7 @@ def test_several_threads_decode_the_same_batches_and_note_the_same_bad_images(ca
         assert list(here.bad.items()) == list(there.bad.items())
     assert "ditkit-decode" in threads
     with pytest.raises(DataError, match="hardly any image can be read"):
-        Batches(Ramps(40, tuple(range(1, 40))), 40, seed=0, place=Place(torch.device("cpu"), threads=4)).batch(0)
+        Batches(Ramps(40, tuple(range(1, 40))), 40, seed=0, place=BatchTarget(torch.device("cpu"), threads=4)).batch(0)
 
 
 def test_images_that_are_read_only_or_run_backwards_are_kept_on_the_device_too():
@@ -216,7 +223,10 @@ def test_images_that_are_read_only_or_run_backwards_are_kept_on_the_device_too()
             image.flags.writeable = False
             return image[:, ::-1], label
 
-    one, other = Batches(Views(9), 9, seed=0, place=Place(torch.device("cpu"), 1 << 20)), Batches(Views(9), 9, seed=0)
+    one, other = (
+        Batches(Views(9), 9, seed=0, place=BatchTarget(torch.device("cpu"), 1 << 20)),
+        Batches(Views(9), 9, seed=0),
+    )
     assert torch.equal(one.batch(0).x_BCHW, other.batch(0).x_BCHW)
 
 
@@ -344,7 +354,7 @@ def test_batches_are_pinned_by_the_thread_that_prepares_them_and_only_when_asked
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(threading.current_thread().name) or self)
     for pin in (False, True):
-        stream = Batches(Ramps(10), 4, 0, place=Place(torch.device("cuda" if pin else "cpu"))).iterate()
+        stream = Batches(Ramps(10), 4, 0, place=BatchTarget(torch.device("cuda" if pin else "cpu"))).iterate()
         assert len(next(stream).label_B) == 4
         stream.close()
         assert bool(pinned) is pin

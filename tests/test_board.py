@@ -12,13 +12,13 @@ import torch.distributed
 from ditkit.cli import app
 from ditkit.errors import DataError, MachineError, PeerError
 from ditkit.runtime import launch, watchdog
-from ditkit.runtime.watchdog import Board
+from ditkit.runtime.watchdog import Watchdog
 
 
 @pytest.fixture
-def two() -> tuple[Board, Board]:
+def two() -> tuple[Watchdog, Watchdog]:
     store = torch.distributed.HashStore()
-    return Board(store, 0, 2), Board(store, 1, 2)
+    return Watchdog(store, 0, 2), Watchdog(store, 1, 2)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_meeting_waits_for_the_last_and_ends_for_all(two) -> None:
         first = pool.submit(two[0].meet)
         time.sleep(0.3)
         assert not first.done()
-        two[1].meet()
+        two[1].barrier()
         first.result(5)
 
 
@@ -44,32 +44,32 @@ def test_the_first_that_fails_speaks_and_the_others_end_silently_with_its_code(t
     error = DataError("cat.png cannot be read", "replace it")
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(two[0].meet)
-        assert two[1].end(error) is error
+        assert two[1].report_failure(error) is error
         with pytest.raises(PeerError) as met:
             waiting.result(5)
     for other in (met.value, ValueError("a bug"), RuntimeError("[gloo/pair.cc:1] Connection closed by peer")):
-        ends = two[0].end(other)
+        ends = two[0].report_failure(other)
         assert isinstance(ends, PeerError) and ends.exit_code == DataError.exit_code
 
 
 def test_a_connection_that_breaks_without_a_word_is_told_as_such(two) -> None:
     torn = RuntimeError("[/x/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused")
-    ends = two[1].end(torn)
+    ends = two[1].report_failure(torn)
     assert isinstance(ends, MachineError)
     assert ends.message.endswith("(Connection closed by peer [127.0.0.1]:1)")
 
 
 def test_a_process_that_hangs_is_ended_after_another_has_failed(two, exits) -> None:
     with two[0].watched():
-        two[1].end(DataError("gone", None))
+        two[1].report_failure(DataError("gone", None))
         time.sleep(0.3)
     assert exits == [DataError.exit_code]
 
 
 def test_a_process_that_saves_is_left_alone_until_it_has(two, exits) -> None:
     with two[0].watched():
-        with two[0].undisturbed():
-            two[1].end(DataError("gone", None))
+        with two[0].uninterruptible():
+            two[1].report_failure(DataError("gone", None))
             time.sleep(0.3)
             assert not exits
         time.sleep(0.3)
@@ -81,7 +81,7 @@ def test_a_process_that_hangs_after_another_died_says_so_to_all_and_once(two, ex
         time.sleep(0.5)
     assert exits == [MachineError.exit_code]
     assert capfd.readouterr().err.count("error: another process of this run has ended") == 1
-    ends = two[1].end(MachineError("another process of this run has ended"))
+    ends = two[1].report_failure(MachineError("another process of this run has ended"))
     assert isinstance(ends, PeerError) and ends.exit_code == MachineError.exit_code
 
 
@@ -93,15 +93,15 @@ def test_when_the_notes_are_gone_one_process_of_each_machine_speaks(two, monkeyp
     error = MachineError("another process of this run has ended")
     for rank, local, speaks in ((0, "0", True), (1, "1", True), (8, "0", True), (9, "1", False)):
         monkeypatch.setenv("LOCAL_RANK", local)
-        assert (Board(Gone(), rank, 16).end(error) is error) == speaks
+        assert (Watchdog(Gone(), rank, 16).report_failure(error) is error) == speaks
 
 
 def test_a_process_without_a_sign_of_life_counts_as_dead(two, monkeypatch) -> None:
     for name, value in (("_TICK", 0.001), ("_SILENCE", 20)):
         monkeypatch.setattr(watchdog, name, value)
-    monkeypatch.setattr(watchdog, "_FAREWELL", 0)
+    monkeypatch.setattr(watchdog, "_WAIT_FOR_PEERS", 0)
     with two[0].watched(), pytest.raises(MachineError, match="process 1 gives no sign of life"):
-        two[0].meet()
+        two[0].barrier()
 
 
 def test_a_launch_agrees_on_a_name_whatever_an_earlier_one_has_left(monkeypatch) -> None:

@@ -18,7 +18,7 @@ from ditkit.recipes import load
 from ditkit.runs import lookup
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.lookup import find_weights
-from ditkit.runs.model_info import read_card
+from ditkit.runs.model_info import read_model_info
 
 
 def nearest_label(images_NF: np.ndarray) -> list[str]:
@@ -46,11 +46,11 @@ def test_it_is_small_and_knows_nothing_of_the_machine_that_made_it():
     (name,) = lookup.names()
     path = lookup.weights(name)
     assert name == "mnist" and path is not None and path.stat().st_size < 5_000_000
-    card = read_card(path)
-    assert card.labels == tuple("0123456789") and card.weights == "ema"
+    info = read_model_info(path)
+    assert info.labels == tuple("0123456789") and info.weights == "ema"
     ours = {key: value for key, value in to_dict(load("mnist")).items() if key != "train"}
-    assert {key: to_dict(card.config)[key] for key in ours} == ours, "it is not of the recipe as it is now"
-    assert card.step == load("mnist").train.steps
+    assert {key: to_dict(info.config)[key] for key in ours} == ours, "it is not of the recipe as it is now"
+    assert info.step == load("mnist").train.steps
 
 
 def test_a_run_of_the_same_name_comes_first(tmp_path):

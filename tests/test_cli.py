@@ -14,7 +14,7 @@ from ditkit import recipes
 from ditkit.cli import app
 from ditkit.io import atomic
 from ditkit.runs import manifest
-from ditkit.runs.model_info import KEY, Card
+from ditkit.runs.model_info import METADATA_KEY, ModelInfo
 
 FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
@@ -71,8 +71,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def write_weights(path: Path, *, labels: tuple[str, ...] = ("cat", "dog"), recipe: str = "mnist") -> Path:
     """A weights file without tensors: the card is all that the command line reads before torch."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    card = Card(config=recipes.load(recipe), labels=labels, step=100)
-    header = json.dumps({"__metadata__": {KEY: card.to_json()}}).encode()
+    info = ModelInfo(config=recipes.load(recipe), labels=labels, step=100)
+    header = json.dumps({"__metadata__": {METADATA_KEY: info.to_json()}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     return path
 

@@ -112,11 +112,11 @@ def test_a_step_that_takes_too_long_to_try_is_computed(monkeypatch, tmp_path):
     import torch
 
     from ditkit import recipes
-    from ditkit.estimation.memory import Setting
+    from ditkit.estimation.memory import RunSetup
     from ditkit.estimation.speed import measure
-    from ditkit.runtime.peak_flops import Gauge
+    from ditkit.runtime.peak_flops import Utilization
 
     monkeypatch.setattr("ditkit.estimation.speed._Engine", None)  # nothing is built
-    setting = Setting(config=recipes.load("mnist"), labels=10, images=0, device=torch.device("cpu"))
-    timing = measure(setting, 1, Gauge(image_flops=6e12, peak=1e11), seconds=5)
+    setting = RunSetup(config=recipes.load("mnist"), labels=10, images=0, device=torch.device("cpu"))
+    timing = measure(setting, 1, Utilization(image_flops=6e12, peak=1e11), seconds=5)
     assert not timing.tried and timing.step == pytest.approx(6e12 / (0.6 * 1e11) * 32)

@@ -150,7 +150,7 @@ def test_a_new_run_begins_with_the_weights_and_continues_by_itself(place: Path, 
     assert "beginning with the weights of faces, step 700; labels that it does not know begin afresh: cat" in err
     begun, first = load("faces").network, load("photos").network
     assert torch.allclose(first.patch_in.weight, begun.patch_in.weight, atol=1e-6)
-    labels = load("photos").card.labels
+    labels = load("photos").info.labels
     assert labels == ("cat", "male")
     assert torch.allclose(first.label.weight[1:], begun.label.weight[1:], atol=1e-6)  # male, and no label
     assert 0 < first.label.weight[0].std() < 0.1  # a cat as the seed draws it

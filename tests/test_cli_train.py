@@ -20,7 +20,7 @@ from test_cli import said
 from ditkit import recipes
 from ditkit.cli import app
 from ditkit.cli.signals import stop_on_signals
-from ditkit.cli.train import Plan, _prepare
+from ditkit.cli.train import TrainPlan, _prepare
 from ditkit.runs.folder import RunFolder
 
 TINY = (
@@ -116,7 +116,7 @@ def test_all_processes_see_alike_whether_a_run_is_finished(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(shutil.copytree(home / "runs/mnist", tmp_path / "alike"))
-    plan = Plan(config=run.read_config(), folder=run.path, find_lr=False, fresh=False)
+    plan = TrainPlan(config=run.read_config(), folder=run.path, find_lr=False, fresh=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert _prepare(plan, quiet=True) is None

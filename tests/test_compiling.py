@@ -16,7 +16,7 @@ from ditkit.errors import MachineError
 from ditkit.events import Started, Warned
 from ditkit.runs.folder import RunFolder
 from ditkit.training import compile, step
-from ditkit.training.step import Speed
+from ditkit.training.step import SpeedOptions
 
 CPU = torch.device("cpu")
 
@@ -73,13 +73,13 @@ def test_a_machine_without_a_compiler_is_found_out(tmp_path):
 
 
 def test_what_is_compiled_is_said_and_kept_when_the_run_goes_on(tiny, tmp_path, compiler):
-    listener = run(tiny(), tmp_path / "r", stop_after=3, speed=Speed(compile="on"))
+    listener = run(tiny(), tmp_path / "r", stop_after=3, speed=SpeedOptions(compile="on"))
     assert listener.of(Started)[0].device == "cpu, compiled"
     state = json.loads((RunFolder(tmp_path / "r").checkpoint(3) / "state.json").read_text())
     assert state["compiled"] is True
     assert not run(tiny(), tmp_path / "r", stop_after=5).of(Warned)
     assert len(compiler) == 2
-    warned = run(tiny(), tmp_path / "r", speed=Speed(compile="off")).of(Warned)
+    warned = run(tiny(), tmp_path / "r", speed=SpeedOptions(compile="off")).of(Warned)
     assert ["compiled True is now False" in event.text for event in warned] == [True]
 
 
@@ -95,8 +95,8 @@ def test_only_parts_of_the_usual_size_are_compiled(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(compile, "compiled", compiled)
     monkeypatch.setattr(compile, "why_not", lambda device: None)
-    monkeypatch.setattr(step, "parts_for", lambda *_: 3)
-    run(tiny(train={"steps": 2}), tmp_path / "r", speed=Speed(compile="on"))
+    monkeypatch.setattr(step, "micro_batches_for", lambda *_: 3)
+    run(tiny(train={"steps": 2}), tmp_path / "r", speed=SpeedOptions(compile="on"))
     assert sizes == [6] * 2  # of 16 images: 6, 5 and 5
 
 
@@ -106,9 +106,9 @@ def test_a_compiled_run_learns_the_same_and_continues_to_the_last_bit(tiny, tmp_
     assert compile.why_not(CPU) is None
     config = tiny(model={"depth": 1, "width": 16}, train={"steps": 4})
     eager = run(config, tmp_path / "eager")
-    compiled = run(config, tmp_path / "straight", speed=Speed(compile="on"))
+    compiled = run(config, tmp_path / "straight", speed=SpeedOptions(compile="on"))
     losses = [[event.metrics["loss"] for event in one.events if hasattr(event, "metrics")] for one in (eager, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    run(config, tmp_path / "parts", stop_after=2, speed=Speed(compile="on"))
+    run(config, tmp_path / "parts", stop_after=2, speed=SpeedOptions(compile="on"))
     run(config, tmp_path / "parts")
     assert digest(tmp_path / "parts") == digest(tmp_path / "straight")

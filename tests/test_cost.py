@@ -57,7 +57,7 @@ def test_operations_are_those_that_torch_counts(conditioning: str, switches: dic
         forward = counter.get_total_flops() / 4
         loss_B.sum().backward()
     assert setup.forward_flops(config) == pytest.approx(forward, rel=0.01)
-    gauge = peak_flops.Gauge(image_flops=3 * setup.forward_flops(config), peak=1e9)
+    gauge = peak_flops.Utilization(image_flops=3 * setup.forward_flops(config), peak=1e9)
     assert gauge.image_flops == pytest.approx(counter.get_total_flops() / 4, rel=0.1)
 
 
@@ -69,13 +69,13 @@ def test_a_rehearsal_finds_what_a_real_step_of_the_whole_network_takes(
     conditioning: str, switches: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _config(conditioning, **switches)
-    activations.training_peak.cache_clear()
-    rehearsed = activations.training_peak(config, 10, 6, torch.float32, again=False)
-    activations.training_peak.cache_clear()
+    activations.activation_bytes.cache_clear()
+    rehearsed = activations.activation_bytes(config, 10, 6, torch.float32, again=False)
+    activations.activation_bytes.cache_clear()
     monkeypatch.setattr(activations, "FakeTensorMode", contextlib.nullcontext)
     monkeypatch.setattr(activations, "_DEPTHS", (config.model.depth,))
-    really = activations.training_peak(config, 10, 6, torch.float32, again=False)
-    activations.training_peak.cache_clear()
+    really = activations.activation_bytes(config, 10, 6, torch.float32, again=False)
+    activations.activation_bytes.cache_clear()
     assert rehearsed == pytest.approx(really, rel=0.02)
     assert rehearsed > _kept_by_autograd(config, 6)
 
@@ -99,30 +99,32 @@ def _kept_by_autograd(config: RunConfig, images: int) -> int:
 
 def test_more_parts_take_less_and_gradients_of_an_earlier_part_count() -> None:
     config = _config(train={"batch_size": 64})
-    setting = estimation_memory.Setting(config=config, labels=10, images=60_000, process_bytes=10**8)
+    setting = estimation_memory.RunSetup(config=config, labels=10, images=60_000, process_bytes=10**8)
     totals = [estimation_memory.memory_needed(setting, parts).total for parts in (1, 2, 4, 8)]
     assert totals == sorted(totals, reverse=True)
-    once, again = (activations.training_peak(config, 10, 16, torch.float32, again=again) for again in (False, True))
+    once, again = (activations.activation_bytes(config, 10, 16, torch.float32, again=again) for again in (False, True))
     assert again > once
 
 
 def test_half_precision_keeps_less() -> None:
     config = _config(train={"batch_size": 64})
-    both = [activations.training_peak(config, 10, 64, dtype, again=False) for dtype in (torch.bfloat16, torch.float32)]
+    both = [
+        activations.activation_bytes(config, 10, 64, dtype, again=False) for dtype in (torch.bfloat16, torch.float32)
+    ]
     assert both[0] < 0.8 * both[1]
 
 
 def test_a_rehearsal_draws_no_random_number() -> None:
     before = torch.random.get_rng_state()
-    activations.training_peak.cache_clear()
-    activations.training_peak(_config(), 10, 3, torch.float32, again=False)
+    activations.activation_bytes.cache_clear()
+    activations.activation_bytes(_config(), 10, 3, torch.float32, again=False)
     peak_flops.measured_peak(torch.float32)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_batch_is_split_into_the_fewest_even_parts_that_fit() -> None:
     config = _config(train={"batch_size": 96})
-    setting = estimation_memory.Setting(config=config, labels=10, images=0)
+    setting = estimation_memory.RunSetup(config=config, labels=10, images=0)
     needs = {parts: estimation_memory.memory_needed(setting, parts).total for parts in (1, 2, 3, 96)}
     assert estimation_memory.fitting_parts(setting, needs[1]) == 1
     assert estimation_memory.fitting_parts(setting, needs[1] - 1) == 2
@@ -230,9 +232,9 @@ def test_data_sheets_are_found_by_the_devices_name(
 
 
 def test_the_share_of_the_peak_is_operations_a_second_over_it() -> None:
-    assert peak_flops.Gauge(image_flops=2e9, peak=1e11).utilisation(25) == 0.5
-    assert peak_flops.Gauge(image_flops=2e9, peak=None).utilisation(25) is None
-    two = setup.open_gauge(_config(), torch.device("cpu"), torch.float32, processes=2)
+    assert peak_flops.Utilization(image_flops=2e9, peak=1e11).of_peak(25) == 0.5
+    assert peak_flops.Utilization(image_flops=2e9, peak=None).of_peak(25) is None
+    two = setup.open_utilization(_config(), torch.device("cpu"), torch.float32, processes=2)
     assert two.image_flops == 3 * setup.forward_flops(_config())
     assert two.peak and 1e8 < two.peak < 1e14
 
@@ -247,7 +249,7 @@ def test_bfloat16_that_is_slow_does_not_hold_up_the_start(monkeypatch: pytest.Mo
 
 
 def test_kept_images_are_those_of_pixels_that_fit() -> None:
-    setting = estimation_memory.Setting(config=_config(), labels=10, images=1000)
+    setting = estimation_memory.RunSetup(config=_config(), labels=10, images=1000)
     assert estimation_memory.memory_needed(setting, 1).images == 1000 * 28 * 28
     workers = dataclasses.replace(setting.config, data=dataclasses.replace(setting.config.data, workers=2))
     assert estimation_memory.memory_needed(dataclasses.replace(setting, config=workers), 1).images == 0
@@ -261,10 +263,10 @@ def test_kept_images_on_a_gpu_are_pixels_or_latents_that_fit_into_its_room() -> 
     for config, each in ((_config(), 28 * 28), (latents, one), (with_spread, 2 * one)):
         device = torch.device("cuda")
         for most, kept in ((1000 * each, 1000 * each), (1000 * each - 1, 0)):
-            setting = estimation_memory.Setting(config=config, labels=10, images=1000, device=device, room=most)
+            setting = estimation_memory.RunSetup(config=config, labels=10, images=1000, device=device, room=most)
             assert estimation_memory.memory_needed(setting, 1).images == kept
     assert (
-        estimation_memory.memory_needed(estimation_memory.Setting(config=latents, labels=10, images=1000), 1).images
+        estimation_memory.memory_needed(estimation_memory.RunSetup(config=latents, labels=10, images=1000), 1).images
         == 0
     )
 

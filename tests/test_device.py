@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ditkit.data.resident import Place, decoding_threads, place_of_batches
+from ditkit.data.resident import BatchTarget, batch_target, decoding_threads
 from ditkit.errors import MachineError, UsageError
 from ditkit.runtime.device import find_device
 
@@ -74,8 +74,8 @@ def test_a_data_set_may_take_a_quarter_of_what_is_free_on_a_gpu(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 << 30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 << 30)
     threads = min(16, torch.get_num_threads())
-    assert place_of_batches(gpu, workers=0) == Place(gpu, most_bytes=2 << 30, threads=threads)
+    assert batch_target(gpu, workers=0) == BatchTarget(gpu, most_bytes=2 << 30, threads=threads)
     assert (decoding_threads(gpu, 20), decoding_threads(cpu, 2)) == (20, 2)
-    assert place_of_batches(gpu, workers=2) == Place(gpu)
-    assert place_of_batches(cpu, workers=0) == Place()
-    assert (Place(gpu).pins, Place(cpu).pins) == (True, False)
+    assert batch_target(gpu, workers=2) == BatchTarget(gpu)
+    assert batch_target(cpu, workers=0) == BatchTarget()
+    assert (BatchTarget(gpu).pins, BatchTarget(cpu).pins) == (True, False)

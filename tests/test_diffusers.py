@@ -16,12 +16,12 @@ from ditkit import recipes
 from ditkit.autoencoders.files import fingerprint
 from ditkit.autoencoders.files import settings as autoencoder_settings
 from ditkit.checkpoint.loading import Trained, build_network, open_codec
-from ditkit.checkpoint.tensors import fill
+from ditkit.checkpoint.tensors import load_into
 from ditkit.errors import CheckpointError, MachineError, UsageError
 from ditkit.interop import diffusers, diffusers_config
-from ditkit.interop.base import Foreign
+from ditkit.interop.base import ForeignModel
 from ditkit.io import atomic, safetensors
-from ditkit.runs.model_info import Card, LatentStats
+from ditkit.runs.model_info import LatentStats, ModelInfo
 from ditkit.sampling.generate import draw
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -46,9 +46,9 @@ def trained(
     names = names or tuple(f"label {number}" for number in range(labels))
     network = build_network(config, len(names))
     randomized(network)
-    card = Card(config=config, labels=names, step=7, latents=latents)
+    info = ModelInfo(config=config, labels=names, step=7, latents=latents)
     network.eval().requires_grad_(False)
-    return Trained(card=card, network=network, codec=open_codec(card, "cpu"), source=Path("x.safetensors"))
+    return Trained(info=info, network=network, codec=open_codec(info, "cpu"), source=Path("x.safetensors"))
 
 
 def with_autoencoder(
@@ -61,11 +61,11 @@ def with_autoencoder(
     return trained(latents=latents, data={"image_size": 16, "channels": 3}, autoencoder=found)
 
 
-def as_trained(foreign: Foreign, source: Path) -> Trained:
-    network = build_network(foreign.card.config, len(foreign.card.labels))
-    fill(network, foreign.ema, source)
+def as_trained(foreign: ForeignModel, source: Path) -> Trained:
+    network = build_network(foreign.info.config, len(foreign.info.labels))
+    load_into(network, foreign.ema, source)
     network.eval().requires_grad_(False)
-    return Trained(card=foreign.card, network=network, codec=open_codec(foreign.card, "cpu"), source=source)
+    return Trained(info=foreign.info, network=network, codec=open_codec(foreign.info, "cpu"), source=source)
 
 
 def load_pipeline(folder: Path) -> Any:
@@ -117,8 +117,8 @@ def test_a_stock_pipeline_comes_back_with_the_same_bits(kind: str, changes: dict
         before, after = tensors_in(stock / name), tensors_in(tmp_path / "back" / name)
         assert set(before) == set(after)
         assert all(torch.equal(before[one], after[one]) for one in before)
-    again = diffusers.read(tmp_path / "back").card
-    assert again.config.model == foreign.card.config.model and len(again.labels) == 1000
+    again = diffusers.read(tmp_path / "back").info
+    assert again.config.model == foreign.info.config.model and len(again.labels) == 1000
 
 
 @pytest.mark.parametrize("changes", [{"norm_eps": 1e-6}, {"norm_eps": 1e-6, "activation_fn": "gelu"}, {}])
@@ -136,16 +136,16 @@ def test_a_stock_transformer_predicts_the_same(changes: dict[str, Any], tmp_path
 def test_a_stock_pipeline_becomes_a_card(tmp_path: Path):
     schedule = {"beta_start": 2e-4, "beta_end": 0.03, "num_train_timesteps": 500}
     stock = write_stock(tmp_path / "stock", scheduler=schedule)
-    card = diffusers.read(stock).card
-    config = card.config
-    assert card.labels[:5] == ("tench", "crane 1", "crane 2", "goldfish", "4")
+    info = diffusers.read(stock).info
+    config = info.config
+    assert info.labels[:5] == ("tench", "crane 1", "crane 2", "goldfish", "4")
     assert (config.model.width, config.model.heads, config.model.depth, config.model.patch) == (32, 2, 3, 2)
     assert config.model.learned_sigma and config.model.frequency_shift == 1 and config.model.mlp == "gelu-tanh"
     assert config.diffusion.objective == "learned-sigma" and config.diffusion.process == "diffusion"
     found = (config.diffusion.beta_start, config.diffusion.beta_end, config.diffusion.timesteps)
     assert found == (2e-4, 0.03, 500) and config.sample.sampler == "ddim" and not config.sample.clamp
     assert config.data.image_size == (16, 16) and config.data.channels == 3 and config.shape == (4, 4, 4)
-    assert card.latents is not None and card.latents.autoencoder == fingerprint(stock / "vae")
+    assert info.latents is not None and info.latents.autoencoder == fingerprint(stock / "vae")
 
 
 def test_a_flow_leaves_the_channels_that_mean_nothing(tmp_path: Path):
@@ -153,7 +153,7 @@ def test_a_flow_leaves_the_channels_that_mean_nothing(tmp_path: Path):
     schedule = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction"}
     edit(stock / "scheduler/scheduler_config.json", **schedule, use_flow_sigmas=True)
     model = as_trained(diffusers.read(stock), stock)
-    assert model.card.config.diffusion.objective == "velocity" and model.card.config.sample.sampler == "flow-dpmpp"
+    assert model.info.config.diffusion.objective == "velocity" and model.info.config.sample.sampler == "flow-dpmpp"
     x_BCHW, timestep_B, label_B = torch.randn(2, 4, 4, 4), torch.tensor([3.0, 500.5]), torch.tensor([5, 1000])
     with torch.inference_mode():
         theirs = load_pipeline(stock).transformer(x_BCHW, timestep=timestep_B, class_labels=label_B).sample
@@ -241,7 +241,7 @@ def test_only_folders_of_the_pipeline_are_taken_for_one(tmp_path: Path):
 
 def assert_same_images(model: Trained, pipeline: Any, ids: list[int], *, steps: int, guidance: float = 1.7) -> None:
     """DiTPipeline and ditkit's sampler, from the same noise in the same steps, draw the same images to 1e-4."""
-    card, seeds = model.card, [11, 12][: len(ids)]
+    info, seeds = model.info, [11, 12][: len(ids)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     theirs = pipeline(
         class_labels=ids, generator=generators, num_inference_steps=steps, guidance_scale=guidance, output_type="pt"
@@ -256,12 +256,12 @@ def assert_same_images(model: Trained, pipeline: Any, ids: list[int], *, steps: 
 
     latent_BCHW = draw(
         network,
-        card.config.diffusion,
-        shape=card.config.shape,
+        info.config.diffusion,
+        shape=info.config.shape,
         labels=ids,
-        null_label=len(card.labels),
+        null_label=len(info.labels),
         seeds=seeds,
-        settings=dataclasses.replace(card.config.sample, steps=steps, guidance=guidance),
+        settings=dataclasses.replace(info.config.sample, steps=steps, guidance=guidance),
         device="cpu",
     )
     ours = (model.codec.to_images(latent_BCHW) / 2 + 0.5).clamp(0, 1)
@@ -309,7 +309,7 @@ def test_ancestral_sampling_is_exported_with_the_variance_that_ditkit_uses(tmp_p
     torch.manual_seed(0)
     images = pipeline(class_labels=[1, 2], num_inference_steps=20, output_type="pt").images
     assert images.shape == (2, 1, 8, 8) and float(images.std()) > 0.02
-    assert diffusers.read(tmp_path / "out").card.config.sample.sampler == "ddpm"
+    assert diffusers.read(tmp_path / "out").info.config.sample.sampler == "ddpm"
 
 
 def test_clamped_estimates_stay_clamped(tmp_path: Path):
@@ -317,7 +317,7 @@ def test_clamped_estimates_stay_clamped(tmp_path: Path):
     model = trained(diffusion=diffusion, sample={"sampler": "dpmpp", "clamp": True})
     diffusers.write(model, tmp_path / "out")
     assert_same_images(model, load_pipeline(tmp_path / "out"), [2, 0], steps=6)
-    assert diffusers.read(tmp_path / "out").card.config.sample.clamp
+    assert diffusers.read(tmp_path / "out").info.config.sample.clamp
 
 
 @pytest.mark.parametrize("parts", [{}, {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.3}])
@@ -333,7 +333,7 @@ def test_statistics_of_latents_are_folded_into_a_kl_autoencoder(parts: dict[str,
     assert torch.allclose(theirs.mean, (ours.mean_BCHW - mean_C) / std_C, atol=1e-5)
     assert ours.std_BCHW is not None and torch.allclose(theirs.std, ours.std_BCHW / std_C, atol=1e-5)
     again = diffusers.read(tmp_path / "out")
-    assert again.card.latents is not None and again.card.latents.std == (1.0, 1.0, 1.0)
+    assert again.info.latents is not None and again.info.latents.std == (1.0, 1.0, 1.0)
     assert_same_images(as_trained(again, tmp_path / "out"), pipeline, [2, 0], steps=9)
 
 
@@ -359,8 +359,8 @@ def test_a_model_of_pixels_gets_an_autoencoder_that_changes_nothing(channels: in
     with torch.inference_mode():
         assert torch.allclose(vae.decode(image_BCHW / scale).sample, image_BCHW, atol=1e-6, rtol=0)
         assert torch.allclose(vae.encode(image_BCHW).latents * scale, image_BCHW, atol=1e-6, rtol=0)
-    card = diffusers.read(tmp_path / "out").card
-    assert card.latents is None and card.config.autoencoder.name == "pixel" and card.config.data.channels == channels
+    info = diffusers.read(tmp_path / "out").info
+    assert info.latents is None and info.config.autoencoder.name == "pixel" and info.config.data.channels == channels
 
 
 def test_a_model_of_ditkit_comes_back_as_it_was(tmp_path: Path):
@@ -369,12 +369,12 @@ def test_a_model_of_ditkit_comes_back_as_it_was(tmp_path: Path):
     model = trained(names=names, model={"mlp": "gelu"}, diffusion=diffusion, sample={"sampler": "ddim"})
     diffusers.write(model, tmp_path / "out")
     foreign = diffusers.read(tmp_path / "out")
-    before, after = model.card.config, foreign.card.config
+    before, after = model.info.config, foreign.info.config
     assert after.model == before.model and after.data.image_size == before.data.image_size
     for key in ("process", "objective", "timesteps", "beta_start", "beta_end"):
         assert getattr(after.diffusion, key) == getattr(before.diffusion, key)
     assert after.sample.sampler == "ddim"
-    assert foreign.card.labels == ("white; small", "black")  # a comma is diffusers' sign between two names of a label
+    assert foreign.info.labels == ("white; small", "black")  # a comma is diffusers' sign between two names of a label
     assert all(torch.equal(foreign.ema[name], value) for name, value in model.network.state_dict().items())
     assert len(foreign.ema) == len(model.network.state_dict())
 
@@ -388,7 +388,7 @@ def test_a_model_without_labels_draws_with_any_number_and_has_none_again(tmp_pat
         labels = torch.tensor([0, 77, 1000])
         theirs = pipeline.transformer(x_BCHW, timestep=timestep_B, class_labels=labels).sample
         assert torch.allclose(theirs, model.network(x_BCHW, timestep_B, torch.zeros(3, dtype=torch.long)), atol=1e-5)
-    assert diffusers.read(tmp_path / "out").card.labels == ()
+    assert diffusers.read(tmp_path / "out").info.labels == ()
 
 
 def test_half_precision_is_written_and_read(tmp_path: Path):

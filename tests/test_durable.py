@@ -12,7 +12,7 @@ import torch
 from test_training import run
 
 from ditkit.checkpoint import loading
-from ditkit.checkpoint.tensors import fill
+from ditkit.checkpoint.tensors import load_into
 from ditkit.errors import BusyError, CheckpointError, MachineError
 from ditkit.events import Finished, Warned
 from ditkit.io import atomic, safetensors
@@ -168,7 +168,7 @@ def test_a_checkpoint_never_holds_numbers_that_are_not_finite(tiny, tmp_path):
     tensors = {name: value.clone() for name, value in trained.network.state_dict().items()}
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     with pytest.raises(CheckpointError, match="not finite"):
-        fill(trained.network, tensors, tmp_path)
+        load_into(trained.network, tensors, tmp_path)
 
 
 def test_a_worker_that_dies_is_one_clear_error_and_the_checkpoints_stay(tiny, tmp_path, monkeypatch):

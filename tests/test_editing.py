@@ -49,7 +49,7 @@ def test_inpainting_keeps_every_other_pixel_and_makes_the_label(mnist, three):
 def test_little_strength_changes_little_and_all_of_it_is_a_new_image(mnist, three, sampler):
     from dataclasses import replace
 
-    settings = replace(mnist.card.config.sample, sampler=sampler, steps=10)
+    settings = replace(mnist.info.config.sample, sampler=sampler, steps=10)
     changes = []
     for strength in (0.1, 0.5, 1.0):
         (one,) = edit(mnist, three, ["3"], strength=strength, settings=settings, seed=4)
@@ -66,7 +66,7 @@ def test_samplers_agree_on_an_image_of_any_strength(mnist, three):
         images = [
             edit(mnist, three, ["3"] * 4, strength=strength, seed=4, settings=settings)
             for settings in (
-                replace(mnist.card.config.sample, sampler=sampler, steps=20) for sampler in ("flow-dpmpp", "flow-heun")
+                replace(mnist.info.config.sample, sampler=sampler, steps=20) for sampler in ("flow-dpmpp", "flow-heun")
             )
         ]
         apart = [np.abs(a.image.astype(float) - b.image).mean() for a, b in zip(*images, strict=True)]
@@ -76,7 +76,7 @@ def test_samplers_agree_on_an_image_of_any_strength(mnist, three):
 def test_reused_blocks_are_those_of_the_same_batch(mnist, three):
     from dataclasses import replace
 
-    settings = replace(mnist.card.config.sample, sampler="flow-euler", steps=5, reuse=3)
+    settings = replace(mnist.info.config.sample, sampler="flow-euler", steps=5, reuse=3)
     together, apart = (  # begins with call 1, which is not one that goes through the blocks as such
         edit(mnist, three, ["3", "8"], strength=0.8, settings=settings, batch_size=size) for size in (2, 1)
     )
@@ -114,8 +114,8 @@ def test_latents_are_edited_too(three):
     latent = {"autoencoder": {"name": "tiny", "source": "x", "channels": 1, "shrink": 2}}
     config = build(tree("mnist"), size, latent)
     codec = Codec(Halves(), LatentStats(mean=(0.5,), std=(2.0,), autoencoder="halves"))
-    card = replace(ditkit.load("mnist").card, config=config, latents=codec.stats)
-    trained = Trained(card=card, network=build_network(config, 10).eval(), codec=codec, source=None)  # type: ignore
+    info = replace(ditkit.load("mnist").info, config=config, latents=codec.stats)
+    trained = Trained(info=info, network=build_network(config, 10).eval(), codec=codec, source=None)  # type: ignore
     x = torch.rand(2, 1, 28, 28) * 2 - 1
     torch.testing.assert_close(codec.to_images(codec.from_images(x))[:, :, ::2, ::2], x[:, :, ::2, ::2])
     paint = np.zeros((28, 28), bool)

@@ -182,7 +182,7 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch
 
     trained, looks, see = ditkit.load("mnist"), [], Gallery.see
     monkeypatch.setattr("ditkit.evaluation.evaluate.CHUNK", 8)
-    judge = open_judge(trained.card.config)
+    judge = open_judge(trained.info.config)
 
     def stops(self, start, images):
         if len(looks) == 2:

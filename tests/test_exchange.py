@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ditkit.runtime.gradient_sync import Exchange
+from ditkit.runtime.gradient_sync import GradientSync
 
 
 class Sent:
@@ -42,16 +42,16 @@ def test_only_the_last_part_sends_and_what_comes_back_are_the_sums(sent) -> None
     x_BD = torch.randn(6, 4)
     alone, shared = network(), network()
     alone(x_BD).sum().backward()
-    exchange = Exchange(shared.parameters(), bucket_bytes=128)
+    exchange = GradientSync(shared.parameters(), bucket_bytes=128)
     for _ in range(2):  # two steps
         sent.clear()
-        exchange.begin(last=False)
+        exchange.start(last=False)
         shared(x_BD[:2]).sum().backward()
         assert sent == []
-        exchange.begin(last=True)
+        exchange.start(last=True)
         shared(x_BD[2:]).sum().backward()
         assert sent == [17, 64, 8, 32]  # while backward went on
-        exchange.finish()
+        exchange.wait()
         assert sent == [17, 64, 8, 32, 3]  # from the last layer to the first
         for one, other in zip(alone.parameters(), shared.parameters(), strict=True):
             if one.grad is None:
@@ -65,8 +65,8 @@ def test_a_part_that_is_computed_again_sends_nothing_twice(sent) -> None:
     x_BD = torch.randn(6, 4)
     alone, shared = network(), network()
     alone(x_BD).sum().backward()
-    exchange = Exchange(shared.parameters(), bucket_bytes=128)
-    exchange.begin(last=True)
+    exchange = GradientSync(shared.parameters(), bucket_bytes=128)
+    exchange.start(last=True)
 
     def run_out(_gradient) -> None:
         raise torch.OutOfMemoryError
@@ -78,11 +78,11 @@ def test_a_part_that_is_computed_again_sends_nothing_twice(sent) -> None:
     early = list(sent)
     assert early == [17, 64, 8]
     shared.zero_grad(set_to_none=True)
-    exchange.begin(last=False)
+    exchange.start(last=False)
     shared(x_BD[:3]).sum().backward()
-    exchange.begin(last=True)
+    exchange.start(last=True)
     shared(x_BD[3:]).sum().backward()
-    exchange.finish()
+    exchange.wait()
     assert sent == [*early, 32, 3]
     for one, other in zip(alone.parameters(), shared.parameters(), strict=True):
         if one.grad is not None:

@@ -19,7 +19,7 @@ from ditkit.interop import diffusers, onnx
 from ditkit.interop.base import cast
 from ditkit.io import atomic, safetensors
 from ditkit.models.dit import DiT
-from ditkit.runs.model_info import KEY, Card, read_card
+from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in onnx._PARTS), reason="needs pip install 'ditkit[onnx]'"
@@ -33,20 +33,20 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DITKIT_RUNS", raising=False)
 
 
-def write_model(path: Path, *, labels: int = 3, **model: Any) -> tuple[Card, DiT]:
+def write_model(path: Path, *, labels: int = 3, **model: Any) -> tuple[ModelInfo, DiT]:
     """A weights file of a small network with random weights."""
     sizes = {"patch": 7, "width": 32, "depth": 2, "heads": 2}
-    card = Card(
+    info = ModelInfo(
         config=recipes.load("mnist", {"model": {**sizes, **model}, "sample": {"steps": 3}}),
         labels=tuple(str(number) for number in range(labels)),
         step=40,
     )
-    network = build_network(card.config, labels)
+    network = build_network(info.config, labels)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    atomic.write_synced(path, safetensors.pieces(network.state_dict(), {KEY: card.to_json()}))
-    return card, network.eval().requires_grad_(False)
+    atomic.write_synced(path, safetensors.pieces(network.state_dict(), {METADATA_KEY: info.to_json()}))
+    return info, network.eval().requires_grad_(False)
 
 
 # --- safetensors
@@ -54,10 +54,10 @@ def write_model(path: Path, *, labels: int = 3, **model: Any) -> tuple[Card, DiT
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_file_describes_itself_and_draws(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card, network = write_model(tmp_path / "small.safetensors")
+    info, network = write_model(tmp_path / "small.safetensors")
     code, out, err = said(capsys, f"export small.safetensors --dtype {dtype}")
     assert (code, out) == (0, "small-40.safetensors\n") and "step 40, ema weights" in err
-    assert read_card(Path("small-40.safetensors")) == card
+    assert read_model_info(Path("small-40.safetensors")) == info
     tensors = safetensors.parse(bytearray(Path("small-40.safetensors").read_bytes()), tmp_path)
     assert {str(one.dtype) for one in tensors.values()} == {f"torch.{dtype}"}
     restored = load("small-40.safetensors").network.state_dict()
@@ -92,7 +92,7 @@ def test_raw_weights_of_a_run_are_exported_on_request(
     capsys.readouterr()
     assert said(capsys, "export small --no-ema --quiet") == (0, "small-2.safetensors\n", "")
     raw = safetensors.parse(bytearray(Path("small-2.safetensors").read_bytes()), run)
-    assert read_card(Path("small-2.safetensors")).weights == "model"
+    assert read_model_info(Path("small-2.safetensors")).weights == "model"
     assert all(torch.equal(raw[name], value) for name, value in load(run, ema=False).network.state_dict().items())
     assert not all(torch.equal(raw[name], value) for name, value in load(run).network.state_dict().items())
 
@@ -113,7 +113,7 @@ def test_the_preset_trains_a_model_that_becomes_a_pipeline(tmp_path: Path, capsy
     pipeline = DiTPipeline.from_pretrained("small-2-diffusers")
     (image,) = pipeline(pipeline.get_label_ids(["7"]), num_inference_steps=2).images
     assert image.size == (28, 28) and image.mode == "L"
-    assert diffusers.read(Path("small-2-diffusers")).card.labels == tuple("0123456789")
+    assert diffusers.read(Path("small-2-diffusers")).info.labels == tuple("0123456789")
 
 
 def test_a_pipeline_replaces_only_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,10 +144,10 @@ def test_onnx_predicts_what_torch_predicts_for_every_batch(conditioning: str, tm
     import onnxruntime
 
     path = tmp_path / "small.safetensors"
-    card, network = write_model(path, conditioning=conditioning)
-    assert onnx.write(card, load_network(card, path), tmp_path / "small.onnx") <= 1e-4
+    info, network = write_model(path, conditioning=conditioning)
+    assert onnx.write(info, load_network(info, path), tmp_path / "small.onnx") <= 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "small.onnx"), providers=["CPUExecutionProvider"])
-    assert Card.from_json(session.get_modelmeta().custom_metadata_map[KEY], path) == card
+    assert ModelInfo.from_json(session.get_modelmeta().custom_metadata_map[METADATA_KEY], path) == info
     for batch in (1, 2, 5):
         x_BCHW, timestep_B = torch.randn(batch, 1, 28, 28), torch.rand(batch) * 1000
         label_B = torch.arange(batch) % 4
@@ -206,9 +206,9 @@ def test_mistakes_are_named_with_a_way_out(line: str, tmp_path: Path, capsys: py
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card, network = write_model(tmp_path / "small.safetensors")
+    info, network = write_model(tmp_path / "small.safetensors")
     tensors = network.state_dict() | {"label.weight": torch.zeros(9, 32)}
-    atomic.write_atomically(tmp_path / "small.safetensors", safetensors.pieces(tensors, {KEY: card.to_json()}))
+    atomic.write_atomically(tmp_path / "small.safetensors", safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}))
     code, _, err = said(capsys, "export small.safetensors")
     assert code == 4 and "does not fit its own card" in err
 

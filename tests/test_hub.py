@@ -20,7 +20,7 @@ from ditkit.io import hub as io_hub
 from ditkit.io import paths
 from ditkit.io.download import Patience
 from ditkit.io.hub import NOTE, files_of, snapshot
-from ditkit.io.progress import watched
+from ditkit.io.progress import reporting_to
 
 REPO = "someone/faces"
 BIG = random.Random(0).randbytes(300_000)
@@ -256,10 +256,13 @@ def test_much_is_asked_about_first_and_progress_is_told(server: Hub, monkeypatch
     def ask(answer: bool):
         return lambda text: questions.append(text) or answer
 
-    with watched(watch, ask(False)), pytest.raises(UsageError, match=r"not done: download 2 files, 0\.6 MB") as raised:
+    with (
+        reporting_to(watch, ask(False)),
+        pytest.raises(UsageError, match=r"not done: download 2 files, 0\.6 MB") as raised,
+    ):
         snapshot(REPO, wanted=train)
     assert "--yes" in str(raised.value.hint) and not server.sent and not told
-    with watched(watch, ask(True)):
+    with reporting_to(watch, ask(True)):
         folder = snapshot(REPO, wanted=train)
         snapshot(REPO, wanted=lambda path: "test" in path)
     what = f"2 files, 0.6 MB, from hf://someone/faces@{commit_of(FILES)[:12]} to {folder}"

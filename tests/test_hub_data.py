@@ -20,7 +20,7 @@ from ditkit.data import celeba
 from ditkit.data.contract import open_dataset
 from ditkit.errors import UsageError
 from ditkit.io import hub as io_hub
-from ditkit.io.hub import Place, parse
+from ditkit.io.hub import HubAddress, parse
 from ditkit.runs.folder import RunFolder
 
 TINY = (
@@ -268,10 +268,10 @@ def test_an_unknown_attribute_is_found_before_anything_is_downloaded(capsys: pyt
 
 
 def test_addresses_are_read() -> None:
-    assert parse("hf://user/name") == parse("hf://datasets/user/name/") == Place("user/name")
-    assert parse("hf://user/name@refs/convert/parquet") == Place("user/name", "refs/convert/parquet")
-    assert parse("hf://user/name/some/folder@v1") == Place("user/name", "v1", "some/folder")
-    assert parse("hf://name") == Place("name")
+    assert parse("hf://user/name") == parse("hf://datasets/user/name/") == HubAddress("user/name")
+    assert parse("hf://user/name@refs/convert/parquet") == HubAddress("user/name", "refs/convert/parquet")
+    assert parse("hf://user/name/some/folder@v1") == HubAddress("user/name", "v1", "some/folder")
+    assert parse("hf://name") == HubAddress("name")
     for wrong in ("hf://", "hf://a b/c", "hf://user/name/../x", "hf://user/na--me"):
         with pytest.raises(UsageError):
             parse(wrong)

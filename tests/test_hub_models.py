@@ -24,12 +24,12 @@ from ditkit.checkpoint.loading import build_network, load, read_tensors
 from ditkit.config import RunConfig, from_dict, to_dict
 from ditkit.errors import CheckpointError, MachineError, UsageError
 from ditkit.interop import push, readme
-from ditkit.interop.import_model import place
+from ditkit.interop.import_model import write_as_run
 from ditkit.io import atomic
 from ditkit.io import hub as io_hub
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.lookup import find_weights
-from ditkit.runs.model_info import Card, LatentStats, read_card
+from ditkit.runs.model_info import LatentStats, ModelInfo, read_model_info
 from ditkit.sampling.generate import sample
 from ditkit.training.loop import train
 
@@ -101,10 +101,10 @@ def images(model: str | Path) -> np.ndarray:
     return np.stack([one.image for one in sample(load(find_weights(str(model), Path("runs"))), ["3", "1"], seed=5)])
 
 
-def weights_in(content: bytes, folder: Path) -> tuple[Card, dict[str, torch.Tensor]]:
+def weights_in(content: bytes, folder: Path) -> tuple[ModelInfo, dict[str, torch.Tensor]]:
     path = folder / "arrived.safetensors"
     path.write_bytes(content)
-    return read_card(path), read_tensors(path)
+    return read_model_info(path), read_tensors(path)
 
 
 # --- push: what arrives
@@ -120,10 +120,10 @@ def test_a_run_arrives_whole_in_one_commit(
     assert server.commits == [(REPO, "First", sorted(FILES))]
     got, run = files(server), RunFolder(home / "runs/mnist")
     assert set(got) == FILES
-    own = read_card(run.checkpoint(6) / "ema.safetensors")
+    own = read_model_info(run.checkpoint(6) / "ema.safetensors")
     assert own.config.data.path is None  # nothing to hide: the very settings arrive
-    card, tensors = weights_in(got["ema.safetensors"], home)
-    assert card == own
+    info, tensors = weights_in(got["ema.safetensors"], home)
+    assert info == own
     mine = read_tensors(run.checkpoint(6) / "ema.safetensors")
     assert tensors.keys() == mine.keys() and all(torch.equal(tensors[name], mine[name]) for name in mine)
     assert got["config.toml"].decode() == run.config_file.read_text(encoding="utf-8")
@@ -211,8 +211,8 @@ def test_weights_that_do_not_fit_into_float16_are_not_published(
 ) -> None:
     config = recipes.load("mnist", SMALL)
     tensors = {name: torch.full_like(one, 1e6) for name, one in build_network(config, 10).state_dict().items()}
-    card = Card(config=config, labels=tuple("0123456789"), step=1)
-    place(RunFolder(home / "runs/large"), card=card, files={"ema.safetensors": tensors})
+    info = ModelInfo(config=config, labels=tuple("0123456789"), step=1)
+    write_as_run(RunFolder(home / "runs/large"), info=info, files={"ema.safetensors": tensors})
     code, _, err = said(capsys, f"hub push large {REPO} --yes --dtype float16")
     assert code == CheckpointError.exit_code and "--dtype bfloat16" in err
     assert ("model", REPO) not in server.repositories
@@ -251,11 +251,11 @@ def own_run(home: Path, name: str = "own") -> RunFolder:
         }
     )
     stats = LatentStats(mean=(0.0,) * 4, std=(1.0,) * 4, autoencoder="f" * 64)
-    card = Card(config=config, labels=("a b", "c`d|"), step=3, latents=stats)
+    info = ModelInfo(config=config, labels=("a b", "c`d|"), step=3, latents=stats)
     folder = RunFolder(home / "runs" / name)
     rows = [{"step": step, "loss": 1 / step, "file": secret} for step in (1, 2, 3, 4)]
     tensors = {"ema.safetensors": build_network(config, 2).state_dict()}
-    place(folder, card=card, files=tensors, metrics=rows)
+    write_as_run(folder, info=info, files=tensors, metrics=rows)
     folder.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     folder.import_file.unlink()
     from ditkit.visual.grid import save_png
@@ -349,8 +349,8 @@ def test_addresses_that_everybody_can_use_stay_and_places_go(key: str, given: st
 def test_the_licence_of_the_data_is_said_as_far_as_it_is_known(
     data: dict[str, str], given: str | None, said: str
 ) -> None:
-    card = Card(config=recipes.load("mnist", {"data": data}), labels=(), step=1)
-    text = readme.write(readme.Model(card=card, repo="a/b", data_licence=given))
+    info = ModelInfo(config=recipes.load("mnist", {"data": data}), labels=(), step=1)
+    text = readme.write(readme.Model(info=info, repo="a/b", data_licence=given))
     assert said in text and ("/photos" not in text) and ModelCard(text).data.license == "other"
 
 
@@ -606,9 +606,9 @@ def test_weights_that_are_not_what_they_say_are_not_kept(
 ) -> None:
     pushed(capsys)
     held = server.repositories[("model", REPO)]
-    card = held["ema.safetensors"]
-    for content in (card.replace(b'\\"width\\": 32', b'\\"width\\": 64'), card[:-8], b"x" * 5000):
-        assert content != card
+    info = held["ema.safetensors"]
+    for content in (info.replace(b'\\"width\\": 32', b'\\"width\\": 64'), info[:-8], b"x" * 5000):
+        assert content != info
         server.repositories[("model", REPO)] = {**held, "ema.safetensors": content}
         forget()
         code, _, err = said(capsys, f"hub pull {REPO} --as bad")
@@ -623,8 +623,10 @@ def placed(home: Path, step: int = 7) -> RunFolder:
     config = recipes.load("mnist", SMALL)
     folder = RunFolder(home / "runs/here")
     tensors = build_network(config, 10).state_dict()
-    card = Card(config=config, labels=tuple("0123456789"), step=step)
-    place(folder, card=card, files={"ema.safetensors": tensors}, metrics=[{"step": 1, "loss": 0.5, "x": float("nan")}])
+    info = ModelInfo(config=config, labels=tuple("0123456789"), step=step)
+    write_as_run(
+        folder, info=info, files={"ema.safetensors": tensors}, metrics=[{"step": 1, "loss": 0.5, "x": float("nan")}]
+    )
     return folder
 
 

@@ -22,7 +22,7 @@ from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
 from ditkit.runs import lookup
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.model_info import KEY, Card, read_card
+from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 from ditkit.samplers.contract import open_scheduler, set_steps
 from ditkit.sampling import generate
 
@@ -69,8 +69,8 @@ def random_network(config: RunConfig, classes: int = 3) -> DiT:
 
 def write(path: Path, network: DiT, config: RunConfig, labels: tuple[str, ...], dtype: torch.dtype) -> Path:
     tensors = {name: value.to(dtype) for name, value in network.state_dict().items()}
-    card = Card(config=config, labels=labels, step=7)
-    atomic.write_synced(path, safetensors.pieces(tensors, {KEY: card.to_json()}))
+    info = ModelInfo(config=config, labels=labels, step=7)
+    atomic.write_synced(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}))
     return path
 
 
@@ -94,7 +94,7 @@ def test_outputs_are_those_of_torch(conditioning, option):
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
     with pytest.raises(MachineError, match=r"cannot write .*a\.safetensors"):
-        save(tmp_path / "gone" / "a.safetensors", {}, Card(config=small(), labels=(), step=0))
+        save(tmp_path / "gone" / "a.safetensors", {}, ModelInfo(config=small(), labels=(), step=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -102,9 +102,9 @@ def test_a_weights_file_is_read_and_written_as_torch_does(tmp_path, dtype):
     config, labels = small(), ("cat", "dog")
     path = write(tmp_path / "a.safetensors", random_network(config, 2), config, labels, dtype)
     trained = load(path)
-    assert trained.card == read_card(path)
-    again = loading.load(save(tmp_path / "b.safetensors", trained.weights, trained.card))
-    assert again.card == trained.card and save(again.source, trained.weights, trained.card) == again.source
+    assert trained.info == read_model_info(path)
+    again = loading.load(save(tmp_path / "b.safetensors", trained.weights, trained.info))
+    assert again.info == trained.info and save(again.source, trained.weights, trained.info) == again.source
     expected = loading.load(path).network.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.network.state_dict().items())
 
@@ -174,7 +174,7 @@ def test_the_path_begins_at_the_noise_and_has_every_call():
 def test_the_model_inside_the_package_draws_the_same_digits():
     path = lookup.weights("mnist")
     ours, theirs = load(path), loading.load(path)
-    settings = replace(ours.card.config.sample, steps=6)
+    settings = replace(ours.info.config.sample, steps=6)
     given = sample(ours, ["3", "1", "4"], settings=settings, seed=7, batch_size=2)
     expected = generate.sample(theirs, ["3", "1", "4"], seed=7, steps=6)
     assert [(one.label, one.seed) for one in given] == [(one.label, one.seed) for one in expected]
@@ -195,7 +195,7 @@ def test_training_takes_the_steps_of_torch_and_writes_what_torch_draws_with(tiny
     assert len(losses) == 12 and sum(losses[-3:]) < 0.8 * sum(losses[:3])
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
     ours, theirs = loading.load(path), loading.load(folder.path)
-    assert ours.card == theirs.card
+    assert ours.info == theirs.info
     known = theirs.network.state_dict()
     for name, value in ours.network.state_dict().items():
         assert (value - known[name]).abs().max() < 1e-3, name

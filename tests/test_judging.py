@@ -14,7 +14,7 @@ from ditkit.cli.app import main
 from ditkit.evaluation.evaluate import evaluate
 from ditkit.evaluation.judge import open_judge
 from ditkit.evaluation.reference import Reference
-from ditkit.events import Judged
+from ditkit.events import Evaluated
 
 TINY = {"width": 48, "depth": 2, "heads": 2, "patch": 4}
 
@@ -41,7 +41,7 @@ def test_a_run_is_judged_as_its_checkpoints_would_be(few_real, tmp_path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     judged = {row["step"]: row for row in rows if "kid" in row}
     assert list(judged) == [20, 40] and judged[20]["kid"] != judged[40]["kid"]
-    assert [event.step for event in heard if isinstance(event, Judged)] == [20, 40]
+    assert [event.step for event in heard if isinstance(event, Evaluated)] == [20, 40]
     judge = open_judge(config)
     assert isinstance(judge.reference, Reference) and judge.reference.statistics.images == 600
     trained = ditkit.load(run / "checkpoints/step-0000040")

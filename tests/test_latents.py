@@ -22,21 +22,21 @@ from ditkit.checkpoint import loading
 from ditkit.config import RunConfig
 from ditkit.data.batches import Batches
 from ditkit.data.contract import open_dataset
-from ditkit.data.resident import Place
+from ditkit.data.resident import BatchTarget
 from ditkit.data.workers import iterate
 from ditkit.errors import DataError, MachineError
 from ditkit.events import Finished
 from ditkit.io import atomic, paths
 from ditkit.io.cache import entries
 from ditkit.latents import cache as latent_cache
-from ditkit.latents.cache import Interrupted, Latents, Recipe, open_latents
+from ditkit.latents.cache import Interrupted, Latents, LatentSpec, open_latents
 from ditkit.latents.codec import Codec
 from ditkit.latents.reader import LatentReader
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.model_info import LatentStats, read_card
+from ditkit.runs.model_info import LatentStats, read_model_info
 from ditkit.sampling.generate import sample
 from ditkit.training.loop import train
-from ditkit.training.setup import open_material
+from ditkit.training.setup import open_training_data
 
 CPU = torch.device("cpu")
 
@@ -90,8 +90,8 @@ def latent_run(tiny, photos: Path, tmp_path: Path):
     return build
 
 
-def recipe_of(config: RunConfig, split="train", **changes) -> Recipe:
-    made = Recipe(
+def recipe_of(config: RunConfig, split="train", **changes) -> LatentSpec:
+    made = LatentSpec(
         dataset=open_dataset(config.data, split),
         split=split,
         config=config,
@@ -102,7 +102,7 @@ def recipe_of(config: RunConfig, split="train", **changes) -> Recipe:
     return replace(made, **changes)
 
 
-def counted(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def counted(recipe: LatentSpec, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images the autoencoder is asked to encode from now on, call by call."""
     real, calls = recipe.autoencoder.encode, []
     monkeypatch.setattr(recipe.autoencoder, "encode", lambda some: (calls.append(len(some)), real(some))[1])
@@ -342,9 +342,9 @@ def test_latents_that_fit_on_the_device_are_read_once_and_are_the_same_there(
     kind: str, latent_run, monkeypatch: pytest.MonkeyPatch
 ):
     config = latent_run(kind)
-    material = open_material(config, open_dataset(config.data, "train"), CPU)
+    material = open_training_data(config, open_dataset(config.data, "train"), CPU)
     where_they_lie = Batches(material.train, 8, seed=3, flip=True)
-    there, too_large = (Batches(material.train, 8, 3, flip=True, place=Place(CPU, size)) for size in (1 << 30, 1))
+    there, too_large = (Batches(material.train, 8, 3, flip=True, place=BatchTarget(CPU, size)) for size in (1 << 30, 1))
     real, reads = Latents.shard, []
     monkeypatch.setattr(Latents, "shard", lambda self, number: (reads.append(number), real(self, number))[1])
     for step in range(12):
@@ -363,14 +363,14 @@ def test_a_run_with_its_latents_on_the_device_ends_as_one_without(
     config = latent_run(kind)
     run(config, tmp_path / "straight")
     run(config, tmp_path / "there", stop_after=5)
-    monkeypatch.setattr("ditkit.training.setup.place_of_batches", lambda device, workers: Place(device, 1 << 30))
+    monkeypatch.setattr("ditkit.training.setup.batch_target", lambda device, workers: BatchTarget(device, 1 << 30))
     run(config, tmp_path / "there")
     assert digest(tmp_path / "straight") == digest(tmp_path / "there")
 
 
 def test_workers_give_the_same_latents_as_a_thread(latent_run):
     config = latent_run("kl")
-    material = open_material(config, open_dataset(config.data, "train"), CPU)
+    material = open_training_data(config, open_dataset(config.data, "train"), CPU)
     batches = Batches(material.train, 8, seed=3, flip=True)
     plain, processes = (
         iterate(batches, 2, replace(config.data, workers=workers, worker_start="fork")) for workers in (0, 2)
@@ -385,8 +385,8 @@ def test_the_weights_carry_the_statistics_and_draw_images_of_the_full_size(laten
     config = latent_run()
     run(config, tmp_path / "r")
     newest = RunFolder(tmp_path / "r").checkpoint(12)
-    card = read_card(newest / "ema.safetensors")
-    assert card.latents and len(card.latents.mean) == 5 and card.latents.autoencoder
+    info = read_model_info(newest / "ema.safetensors")
+    assert info.latents and len(info.latents.mean) == 5 and info.latents.autoencoder
     trained = loading.load(tmp_path / "r")
     images = sample(trained, ["cat", "dog"], seed=1)
     assert [one.image.shape for one in images] == [(16, 16, 3)] * 2
@@ -397,7 +397,7 @@ def test_the_weights_carry_the_statistics_and_draw_images_of_the_full_size(laten
 
 def test_the_codec_undoes_what_the_reader_does(latent_run):
     config = latent_run()
-    material = open_material(config, open_dataset(config.data, "train"), CPU)
+    material = open_training_data(config, open_dataset(config.data, "train"), CPU)
     dataset, reader = open_dataset(config.data, "train"), material.train
     assert isinstance(reader, LatentReader)
     image, _ = dataset[3]

@@ -22,7 +22,7 @@ from ditkit.objectives.contract import (
     to_clean_and_noise,
 )
 from ditkit.registry import OBJECTIVES
-from ditkit.training.step import draw_case
+from ditkit.training.step import draw_noise_and_timesteps
 
 PROCESSES = ("diffusion", "flow")
 WEIGHTINGS = ("none", "min-snr", "velocity")
@@ -172,7 +172,7 @@ def test_loss_is_per_sample_repeatable_and_leaves_the_global_random_state_alone(
         return (x_t_BCHW * weight).repeat(1, channels, 1, 1)
 
     before = torch.get_rng_state()
-    cases = [draw_case(objective, x_BCHW, seed, "noise", 0) for seed in (5, 5, 6)]
+    cases = [draw_noise_and_timesteps(objective, x_BCHW, seed, "noise", 0) for seed in (5, 5, 6)]
     first_B, again_B, other_B = (objective.loss_at(network, x_BCHW, label_B, *case) for case in cases)
     assert torch.equal(torch.get_rng_state(), before)
     assert first_B.shape == (batch,) and torch.equal(first_B, again_B) and not torch.equal(first_B, other_B)

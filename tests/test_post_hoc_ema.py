@@ -19,7 +19,7 @@ from ditkit.cli.app import main
 from ditkit.ema import LONGEST, SHORTEST, TRACKED, PowerEmas, combination, decay_of_power, power_of, product
 from ditkit.errors import CheckpointError, UsageError
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.model_info import read_card
+from ditkit.runs.model_info import read_model_info
 from ditkit.training.loop import train
 
 
@@ -138,7 +138,11 @@ def test_a_tracked_length_comes_back_to_rounding(kept):
 def test_an_earlier_checkpoint_has_its_own_average(kept):
     run, _ = kept
     early, late = (average(RunFolder(run).checkpoint(step) / "ema.safetensors", 0.07) for step in (60, 120))
-    assert read_card(early).step == 60 and read_card(late).step == 120 and read_card(late).weights == "ema 0.07"
+    assert (
+        read_model_info(early).step == 60
+        and read_model_info(late).step == 120
+        and read_model_info(late).weights == "ema 0.07"
+    )
     assert any(not torch.equal(value, load_file(late)[name]) for name, value in load_file(early).items())
 
 
@@ -198,7 +202,7 @@ def test_the_command_draws_sweeps_and_says_which_average(kept, tmp_path, monkeyp
     assert main(line) == 0
     assert "| ema |" in capsys.readouterr().out
     assert [row["ema"] for row in json.loads((tmp_path / "c/sweep.json").read_text("utf-8"))["ways"]] == [0.03, 0.1]
-    assert ditkit.load(kept[0] / "averages/step-0000120/ema-0.03.safetensors").card.weights == "ema 0.03"
+    assert ditkit.load(kept[0] / "averages/step-0000120/ema-0.03.safetensors").info.weights == "ema 0.03"
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "0.3", "nan", "inf", "a", "1e9"])

@@ -13,7 +13,7 @@ from ditkit.checkpoint import loading
 from ditkit.errors import DivergedError, MachineError
 from ditkit.events import Finished, Saved, Started, Stepped, Validated, Warned
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.run_state import Recovery
+from ditkit.runs.run_state import LossHealth
 from ditkit.training import loop
 from ditkit.training import step as training_step
 from ditkit.training.loop import train
@@ -122,17 +122,17 @@ def test_a_run_with_skips_and_a_way_back_also_continues_to_the_last_bit(tiny, tm
 
 
 def test_a_spike_is_a_loss_far_above_its_running_mean_and_only_after_a_while():
-    recovery = Recovery()
-    assert recovery.fault(1e9, 1.0, 20) is None
+    recovery = LossHealth()
+    assert recovery.diagnose(1e9, 1.0, 20) is None
     for _ in range(60):
-        recovery = recovery.learn(1.0)
-    assert recovery.fault(19.0, 1.0, 20) is None
-    assert recovery.fault(21.0, 1.0, 20) == "the loss is 21 times its mean"
+        recovery = recovery.accepted(1.0)
+    assert recovery.diagnose(19.0, 1.0, 20) is None
+    assert recovery.diagnose(21.0, 1.0, 20) == "the loss is 21 times its mean"
     for loss, norm in ((float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (1.0, float("inf"))):
-        assert "not finite" in str(Recovery().fault(loss, norm, 20))
-    assert (recovery.skip().skip().skips, recovery.skip().learn(1.0).skips) == (2, 0)
+        assert "not finite" in str(LossHealth().diagnose(loss, norm, 20))
+    assert (recovery.skipped_step().skipped_step().skips, recovery.skipped_step().accepted(1.0).skips) == (2, 0)
     other = recovery.with_other_losses()
-    assert other.fault(1000.0, 1.0, 20) is None and other.learn(1000.0).loss == 1000.0
+    assert other.diagnose(1000.0, 1.0, 20) is None and other.accepted(1000.0).loss == 1000.0
 
 
 def test_a_forced_change_of_what_a_loss_is_makes_no_step_a_spike(tiny, tmp_path):

@@ -16,7 +16,7 @@ from ditkit.latents.codec import Codec
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
 from ditkit.registry import SAMPLERS
-from ditkit.runs.model_info import Card
+from ditkit.runs.model_info import ModelInfo
 from ditkit.samplers.contract import open_scheduler
 from ditkit.sampling.generate import default_batch_size, draw, sample, sample_batches
 from ditkit.sampling.guidance import Guidance, guided
@@ -274,14 +274,14 @@ PIXELS = Codec(Pixel(3), None)
 class Trained:
     """What loading a checkpoint returns, without the checkpoint."""
 
-    card: Card
+    info: ModelInfo
     network: nn.Module
     codec: Codec = PIXELS
 
 
 def _trained(labels: tuple[str, ...] = ("cat", "dog"), **overrides) -> Trained:
     settings = {"data": {"image_size": [14, 28], "channels": 3}, "sample": {"steps": 3}} | overrides
-    return Trained(Card(config=recipes.load("mnist", settings), labels=labels, step=1), Tiny())
+    return Trained(ModelInfo(config=recipes.load("mnist", settings), labels=labels, step=1), Tiny())
 
 
 def test_sample_gives_labelled_pictures_of_the_models_own_size():
@@ -300,7 +300,7 @@ def test_any_one_image_can_be_drawn_again_alone():
 
 def test_parts_make_up_the_whole_to_the_last_bit():
     trained = _trained()
-    trained = replace(trained, network=DiT(trained.card.config.model, channels=3, size=(14, 28), classes=2))
+    trained = replace(trained, network=DiT(trained.info.config.model, channels=3, size=(14, 28), classes=2))
     whole = list(sample_batches(trained, 7, seed=3, batch_size=2))
     assert [len(batch) for batch in whole] == [2, 2, 2, 1]
     parts = [list(sample_batches(trained, 7, seed=3, batch_size=2, part=(k, 3))) for k in range(3)]
@@ -323,7 +323,7 @@ def test_sample_passes_on_each_setting_that_is_given():
     )
     for setting in changed:
         assert not np.array_equal(sample(trained, ["dog"], **setting)[0].image, plain), setting
-    own = trained.card.config.sample
+    own = trained.info.config.sample
     given = {"sampler": own.sampler, "steps": own.steps, "guidance": own.guidance, "guidance_interval": (0.0, 1.0)}
     given["batch_size"] = 9
     assert np.array_equal(sample(trained, ["dog"], **given)[0].image, plain)

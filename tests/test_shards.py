@@ -22,9 +22,9 @@ from ditkit.config import DataConfig
 from ditkit.data import folder, workers
 from ditkit.data.batches import Batches
 from ditkit.data.folder import dataset
-from ditkit.data.image_dataset import Pictures
+from ditkit.data.image_dataset import ImageDataset
 from ditkit.data.sources import archive as sources_archive
-from ditkit.data.sources.compact_names import Names
+from ditkit.data.sources.compact_names import NameTable
 from ditkit.errors import DataError, DitkitError, UsageError
 
 CONFIG = DataConfig(name="folder", image_size=(8, 8), channels=3, validation=4)
@@ -76,11 +76,11 @@ def _unpacked(place: str, files: Mapping[str, bytes]) -> str:
     return place
 
 
-def _open(place: str, split: str = "train", **settings) -> Pictures:
+def _open(place: str, split: str = "train", **settings) -> ImageDataset:
     return dataset(replace(CONFIG, path=place, **settings), split)  # type: ignore[arg-type]
 
 
-def _said(images: Pictures) -> dict[str, str]:
+def _said(images: ImageDataset) -> dict[str, str]:
     return {name: images.labels[label] for name, label in zip(images.names, images.label_ids, strict=True)}
 
 
@@ -264,8 +264,8 @@ def test_an_image_costs_few_bytes_to_know(place: str):
 
 def test_names_are_kept_as_bytes_and_compare_by_them():
     given = [b"b", b"", "é".encode(), b"a" * 300, b"\xff"]
-    names = Names(given)
+    names = NameTable(given)
     assert [names.raw(row) for row in range(5)] == given and list(names) == [os.fsdecode(one) for one in given]
     assert names.order().tolist() == [1, 3, 0, 2, 4]
     assert [names.take([4, 0]).raw(row) for row in (0, 1)] == [b"\xff", b"b"]
-    assert names.equals(Names(given)) and not names.equals(Names(given[:4]))
+    assert names.equals(NameTable(given)) and not names.equals(NameTable(given[:4]))

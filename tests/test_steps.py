@@ -12,10 +12,10 @@ from ditkit.errors import MachineError, UsageError
 from ditkit.events import Finished, Warned
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import open_objective
-from ditkit.runtime.distributed import World
+from ditkit.runtime.distributed import ProcessGroup
 from ditkit.training import step
 from ditkit.training.init_weights import fresh_network
-from ditkit.training.step import Speed, open_worker, parts_for
+from ditkit.training.step import SpeedOptions, micro_batches_for, open_step_context
 
 CPU = torch.device("cpu")
 PIXELS = {"patch": 2, "width": 288}
@@ -33,22 +33,29 @@ PIXELS = {"patch": 2, "width": 288}
 )
 def test_a_cpu_splits_what_its_caches_do_not_hold(settings, images, parts):
     config = recipes.load("mnist", settings)
-    assert parts_for(config, CPU, images) == parts
-    assert parts_for(config, torch.device("cuda"), images) == config.train.accumulate
+    assert micro_batches_for(config, CPU, images) == parts
+    assert micro_batches_for(config, torch.device("cuda"), images) == config.train.accumulate
 
 
 def test_a_sharded_network_is_not_compiled():
     config = recipes.load("mnist")
-    given = (config, fresh_network(config, 10, CPU), open_objective(config.diffusion), CPU, torch.float32, World())
+    given = (
+        config,
+        fresh_network(config, 10, CPU),
+        open_objective(config.diffusion),
+        CPU,
+        torch.float32,
+        ProcessGroup(),
+    )
     with pytest.raises(UsageError, match="a sharded network cannot be compiled"):
-        open_worker(*given, Speed(compile="on"), sharded=True)
-    worker, told = open_worker(*given, Speed(compile="auto"), compiled_before=True, sharded=True)
+        open_step_context(*given, SpeedOptions(compile="on"), sharded=True)
+    worker, told = open_step_context(*given, SpeedOptions(compile="auto"), compiled_before=True, sharded=True)
     assert worker.compiled is None and told is None
 
 
 def test_activations_computed_twice_change_no_bit(tiny, tmp_path):
-    run(tiny(), tmp_path / "kept", speed=Speed(grad_checkpointing="off"))
-    run(tiny(), tmp_path / "twice", speed=Speed(grad_checkpointing="on"))
+    run(tiny(), tmp_path / "kept", speed=SpeedOptions(grad_checkpointing="off"))
+    run(tiny(), tmp_path / "twice", speed=SpeedOptions(grad_checkpointing="on"))
     assert digest(tmp_path / "kept") == digest(tmp_path / "twice")
 
 
@@ -88,7 +95,7 @@ def test_out_of_memory_with_one_image_computes_activations_twice_before_it_gives
     assert listener.of(Finished)[0].reason == "done"
     assert "16 parts, and activations computed twice" in listener.of(Warned)[-1].text
     with pytest.raises(MachineError, match="one image at a time"):
-        run(tiny(), tmp_path / "off", speed=Speed(grad_checkpointing="off"))
+        run(tiny(), tmp_path / "off", speed=SpeedOptions(grad_checkpointing="off"))
 
 
 @pytest.mark.parametrize("conditioning", ["in-context", "cross-attention", "adaln-zero"])

@@ -18,13 +18,13 @@ from PIL import Image
 from ditkit.config import DataConfig
 from ditkit.data.celeba import LICENCE
 from ditkit.data.contract import open_dataset
-from ditkit.data.image_dataset import Pictures
+from ditkit.data.image_dataset import ImageDataset
 from ditkit.data.labels.attributes import chosen, labels
 from ditkit.data.sources import parquet_cache
 from ditkit.data.sources.parquet import image_blocks
 from ditkit.data.sources.splits import by_split, split_of
 from ditkit.errors import DataError, DitkitError, MachineError, UsageError
-from ditkit.io.progress import watched
+from ditkit.io.progress import reporting_to
 
 IMAGES = [picture(number) for number in range(40)]
 NUMBERS = [number % 3 for number in range(40)]
@@ -43,14 +43,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def opened(root: Path, split="train", *, name: str = "folder", **settings) -> Pictures:
+def opened(root: Path, split="train", *, name: str = "folder", **settings) -> ImageDataset:
     config = DataConfig(name=name, path=str(root), image_size=(24, 20), channels=3, validation=4)
     found = open_dataset(replace(config, **settings), split)
-    assert isinstance(found, Pictures)
+    assert isinstance(found, ImageDataset)
     return found
 
 
-def shades(data: Pictures) -> list[int]:
+def shades(data: ImageDataset) -> list[int]:
     """Which images these are."""
     return [int(data[index][0][0, 0, 0]) for index in range(len(data))]
 
@@ -143,7 +143,7 @@ def test_packing_needs_room_and_says_what_it_does(root: Path, cache: Path, monke
         full.setattr(parquet_cache, "check_room", lambda *words: (_ for _ in ()).throw(MachineError("no room")))
         with pytest.raises(MachineError, match="no room"):
             opened(root)
-    with watched(lambda text: told.append(text) or nullcontext(lambda done, total: None)):
+    with reporting_to(lambda text: told.append(text) or nullcontext(lambda done, total: None)):
         opened(root)
         opened(root)
     assert len(told) == 1 and re.match(f"unpacking the images of {root} to {cache}/tables/data-", told[0])
@@ -271,7 +271,7 @@ def test_the_licence_of_celeba_is_told_once_where_somebody_listens(root: Path) -
     told: list[str] = []
     opened(root, name="celeba")
     for _ in range(2):
-        with watched(lambda text: told.append(text) or nullcontext(lambda done, total: None)):
+        with reporting_to(lambda text: told.append(text) or nullcontext(lambda done, total: None)):
             opened(root, name="celeba")
     assert told == [LICENCE]
 
@@ -326,20 +326,20 @@ configs:
 
 
 def test_the_card_decides_where_there_is_one(tmp_path: Path) -> None:
-    card = tmp_path / "README.md"
-    card.write_text(CARD, encoding="utf-8")
+    info = tmp_path / "README.md"
+    info.write_text(CARD, encoding="utf-8")
     paths = ["one/a-1.parquet", "one/a-0.parquet", "one/b.parquet", "two/x/y.parquet"]
     with pytest.raises(UsageError, match="hf://u/d has several configurations: one, two") as caught:
-        by_split(paths, card, place="hf://u/d")
+        by_split(paths, info, place="hf://u/d")
     assert "hf://u/d/one" in str(caught.value.hint)
     first = {"train": ["one/a-0.parquet", "one/a-1.parquet"], "validation": ["one/b.parquet"]}
-    assert by_split(paths, card, "one", place="x") == first
-    assert by_split(paths, card, "two", place="x")["train"] == ["two/x/y.parquet"]
-    card.write_text(CARD.replace("- config_name: one", "- config_name: one\n  default: true"), encoding="utf-8")
-    assert by_split(paths, card, place="x") == first
+    assert by_split(paths, info, "one", place="x") == first
+    assert by_split(paths, info, "two", place="x")["train"] == ["two/x/y.parquet"]
+    info.write_text(CARD.replace("- config_name: one", "- config_name: one\n  default: true"), encoding="utf-8")
+    assert by_split(paths, info, place="x") == first
     for odd in ("", "---\nconfigs: 3\n---\n", "---\nconfigs: [1, {a: b}]\n---\n", "---\n: [\n---\n", "\xff"):
-        card.write_text(odd, encoding="latin-1")
-        assert len(by_split(paths, card, place="x")["train"]) == 4
+        info.write_text(odd, encoding="latin-1")
+        assert len(by_split(paths, info, place="x")["train"]) == 4
 
 
 # --- what is wrong

@@ -13,13 +13,13 @@ import torch
 from ditkit.checkpoint import loading
 from ditkit.config import to_dict
 from ditkit.data.batches import Batches
-from ditkit.data.resident import Place
+from ditkit.data.resident import BatchTarget
 from ditkit.errors import CheckpointError, DataError, MachineError
 from ditkit.events import Finished, Sampled, Saved, Started, Stepped, Validated, Warned
 from ditkit.io import atomic
 from ditkit.runs import manifest
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.model_info import read_card
+from ditkit.runs.model_info import read_model_info
 from ditkit.training.loop import by_quarter, train
 from ditkit.training.step import drop_labels
 
@@ -76,13 +76,13 @@ def test_a_run_speaks_saves_samples_and_validates_when_it_should(tiny, tmp_path)
 def test_a_run_with_its_images_on_the_device_ends_as_one_without(tiny, tmp_path, monkeypatch):
     config, asked = tiny(data={"flip": True}), []
 
-    def place(device: torch.device, workers: int) -> Place:
+    def place(device: torch.device, workers: int) -> BatchTarget:
         asked.append((device.type, workers))
-        return Place(device, 1 << 30, threads=3)
+        return BatchTarget(device, 1 << 30, threads=3)
 
     run(config, tmp_path / "straight")
     run(config, tmp_path / "there", stop_after=5)
-    monkeypatch.setattr("ditkit.training.setup.place_of_batches", place)
+    monkeypatch.setattr("ditkit.training.setup.batch_target", place)
     run(config, tmp_path / "there")
     assert asked == [("cpu", 0)]
     assert digest(tmp_path / "straight") == digest(tmp_path / "there")
@@ -233,9 +233,9 @@ def test_a_weights_file_describes_itself(tiny, tmp_path):
     run(config, tmp_path / "r", stop_after=3)
     for ema, name in ((True, "ema"), (False, "model")):
         trained = loading.load(tmp_path / "r", ema=ema)
-        assert (trained.card.config, trained.card.step, trained.card.weights) == (config, 3, name)
-        assert trained.card.labels == tuple("0123456789")
-    assert to_dict(read_card(trained.source).config) == to_dict(config)
+        assert (trained.info.config, trained.info.step, trained.info.weights) == (config, 3, name)
+        assert trained.info.labels == tuple("0123456789")
+    assert to_dict(read_model_info(trained.source).config) == to_dict(config)
 
 
 def test_loading_reads_the_weights_that_are_asked_for_and_no_others(tiny, tmp_path, monkeypatch):

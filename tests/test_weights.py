@@ -19,22 +19,22 @@ from torch import Tensor
 from ditkit import load, recipes
 from ditkit.checkpoint.loading import build_network, check_same_autoencoder
 from ditkit.errors import CheckpointError, DataError, UsageError
-from ditkit.interop.base import Foreign, class_names, imagenet, short_names
+from ditkit.interop.base import ForeignModel, class_names, imagenet, short_names
 from ditkit.interop.detect import read_foreign
-from ditkit.interop.import_model import place_foreign
+from ditkit.interop.import_model import write_foreign_as_run
 from ditkit.io import safetensors
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import open_objective, to_clean_and_noise
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.model_info import KEY, Card, LatentStats
+from ditkit.runs.model_info import METADATA_KEY, LatentStats, ModelInfo
 from ditkit.samplers.contract import open_scheduler, set_steps
 from ditkit.sampling.generate import draw
 
 HEADS = {"model": {"heads": 4}}
 
 
-def network_of(foreign: Foreign, tensors: dict[str, Tensor] | None = None) -> DiT:
-    network = build_network(foreign.card.config, len(foreign.card.labels))
+def network_of(foreign: ForeignModel, tensors: dict[str, Tensor] | None = None) -> DiT:
+    network = build_network(foreign.info.config, len(foreign.info.labels))
     network.load_state_dict(tensors or foreign.ema)
     return network.eval().requires_grad_(False)
 
@@ -43,9 +43,9 @@ def noisy(count: int, channels: int, size: tuple[int, int]) -> Tensor:
     return torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(7))
 
 
-def sampler_timesteps(foreign: Foreign, steps: int = 6) -> Tensor:
+def sampler_timesteps(foreign: ForeignModel, steps: int = 6) -> Tensor:
     """Where ditkit's own sampler calls the network."""
-    config = foreign.card.config
+    config = foreign.info.config
     process = open_objective(config.diffusion).process
     return set_steps(open_scheduler(config.sample.sampler, process), process, steps)
 
@@ -86,8 +86,8 @@ def test_the_originals_noise_levels_labels_losses_and_raw_weights_come_along(tmp
     original = Original()
     original.save(tmp_path / "ckpt.pt", step=700, losses=500)
     foreign = read_foreign(tmp_path / "ckpt.pt")
-    config = foreign.card.config
-    assert (foreign.card.labels, foreign.card.step, foreign.card.latents) == (("female", "male"), 700, None)
+    config = foreign.info.config
+    assert (foreign.info.labels, foreign.info.step, foreign.info.latents) == (("female", "male"), 700, None)
     assert foreign.losses[0] == (201, 1.0) and foreign.losses[-1] == (700, 1 / 500) and len(foreign.losses) == 500
     betas = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
     abar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])[: config.diffusion.timesteps + 1]
@@ -105,7 +105,7 @@ def test_an_original_that_never_dropped_a_label_has_a_null_label_that_adds_nothi
     original = Original(size=(28, 28), channels=1, patch=7, rows=10).eval()
     original.save(tmp_path / "ckpt.pt", drop=0.0)
     foreign = read_foreign(tmp_path / "ckpt.pt")
-    assert foreign.card.labels == tuple("0123456789") and foreign.card.config.sample.guidance == 1
+    assert foreign.info.labels == tuple("0123456789") and foreign.info.config.sample.guidance == 1
     x_NCHW, timestep_N = noisy(2, 1, (28, 28)), torch.tensor([3.0, 500.0])
     found = network_of(foreign)(x_NCHW, timestep_N, torch.tensor([10, 10]))
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_an_original_that_never_dropped_a_label_has_a_null_label_that_adds_nothi
 def test_metas_dit_and_its_import_agree(tmp_path: Path) -> None:
     meta = Meta().eval()
     foreign = read_foreign(meta.save(tmp_path / "DiT-XL-2-256x256.pt"), HEADS)
-    config, network = foreign.card.config, network_of(foreign)
+    config, network = foreign.info.config, network_of(foreign)
     assert config.model.learned_sigma and config.diffusion.objective == "learned-sigma"
     assert config.shape == (4, 8, 8) and config.data.image_size == (64, 64)
     timestep_N, label_N = sampler_timesteps(foreign), torch.tensor([0, 7, 207, 1000, 999, 1])
@@ -133,8 +133,8 @@ def test_metas_dit_and_its_import_agree(tmp_path: Path) -> None:
 def test_metas_dit_without_learned_sigma_predicts_noise(tmp_path: Path) -> None:
     meta = Meta(twice=False, classes=3).eval()
     foreign = read_foreign(meta.save(tmp_path / "0400000.pt"), HEADS)
-    assert foreign.card.config.diffusion.objective == "epsilon" and foreign.card.labels == ("0", "1", "2")
-    assert foreign.card.step == 400_000
+    assert foreign.info.config.diffusion.objective == "epsilon" and foreign.info.labels == ("0", "1", "2")
+    assert foreign.info.step == 400_000
     x_NCHW, timestep_N, label_N = noisy(2, 4, (8, 8)), torch.tensor([0.0, 999.0]), torch.tensor([2, 3])
     with torch.no_grad():
         expected = meta(x_NCHW, timestep_N, label_N)
@@ -148,16 +148,16 @@ def test_a_training_checkpoint_of_meta_gives_both_weights_and_its_arguments_the_
     arguments = argparse.Namespace(model="DiT-S/2", num_classes=2)
     torch.save({"model": raw, "ema": meta.state_dict(), "opt": {}, "args": arguments}, tmp_path / "0000100.pt")
     foreign = read_foreign(tmp_path / "0000100.pt")
-    assert foreign.card.config.model.heads == 6 and foreign.raw is not None
+    assert foreign.info.config.model.heads == 6 and foreign.raw is not None
     assert torch.equal(foreign.raw["patch_in.bias"], 3 * foreign.ema["patch_in.bias"])
 
 
 def test_sit_goes_the_other_way_and_its_import_agrees(tmp_path: Path) -> None:
     sit = Meta(seed=1).eval()
     foreign = read_foreign(sit.save(tmp_path / "SiT-XL-2-256.pt"), HEADS)
-    network, diffusion = network_of(foreign), foreign.card.config.diffusion
+    network, diffusion = network_of(foreign), foreign.info.config.diffusion
     assert foreign.origin == "SiT" and (diffusion.process, diffusion.objective) == ("flow", "velocity")
-    assert not foreign.card.config.model.learned_sigma
+    assert not foreign.info.config.model.learned_sigma
     noise_N, label_N = sampler_timesteps(foreign), torch.tensor([0, 7, 207, 1000, 999, 1])
     assert noise_N.max() < 1
     x_NCHW = noisy(6, 4, (8, 8))
@@ -176,7 +176,7 @@ def test_a_drawing_of_an_imported_sit_is_the_one_of_its_own_path(tmp_path: Path)
     settings = recipes.build({"sample": {"sampler": "flow-euler", "steps": 5, "guidance": 1.0}}).sample
     drawn = draw(
         network_of(foreign),
-        foreign.card.config.diffusion,
+        foreign.info.config.diffusion,
         shape=(4, 8, 8),
         labels=[2],
         null_label=3,
@@ -249,19 +249,21 @@ def test_other_forms_of_known_files_are_read(tmp_path: Path) -> None:
 
 
 def test_a_weights_file_of_ditkit_comes_in_as_it_is(tmp_path: Path, tiny) -> None:
-    card = Card(config=tiny(), labels=("a", "b"), step=9)
-    tensors = dict(build_network(card.config, 2).state_dict())
-    pieces = safetensors.pieces({name: value.bfloat16() for name, value in tensors.items()}, {KEY: card.to_json()})
+    info = ModelInfo(config=tiny(), labels=("a", "b"), step=9)
+    tensors = dict(build_network(info.config, 2).state_dict())
+    pieces = safetensors.pieces(
+        {name: value.bfloat16() for name, value in tensors.items()}, {METADATA_KEY: info.to_json()}
+    )
     (tmp_path / "mine.safetensors").write_bytes(b"".join(bytes(one) for one in pieces))
     foreign = read_foreign(tmp_path / "mine.safetensors")
-    assert foreign.card == card and foreign.ema.keys() == tensors.keys()
+    assert foreign.info == info and foreign.ema.keys() == tensors.keys()
     assert all(torch.equal(foreign.ema[name], value.bfloat16().float()) for name, value in tensors.items())
 
 
 def test_a_pipeline_of_diffusers_goes_to_its_own_reader(tmp_path: Path) -> None:
     write_stock(tmp_path / "good")
     found = read_foreign(tmp_path / "good", {"sample": {"steps": 3}})
-    assert found.origin == "diffusers DiTPipeline" and found.card.config.sample.steps == 3
+    assert found.origin == "diffusers DiTPipeline" and found.info.config.sample.steps == 3
     (tmp_path / "other").mkdir()
     (tmp_path / "other/model_index.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match="no DiTPipeline"):
@@ -356,7 +358,7 @@ def test_what_is_kept_is_whole_and_found_by_its_name(tmp_path: Path, monkeypatch
     original = Original().eval()
     original.save(tmp_path / "ckpt.pt")
     folder = RunFolder(tmp_path / "runs/faces")
-    place_foreign(folder, read_foreign(tmp_path / "ckpt.pt"), "somewhere")
+    write_foreign_as_run(folder, read_foreign(tmp_path / "ckpt.pt"), "somewhere")
     assert folder.is_imported() and [row["step"] for row in folder.metrics()][-1] == 700
     trained, raw = load("faces"), load("faces", ema=False)
     x_NCHW, timestep_N, label_N = noisy(1, 3, (8, 8)), torch.tensor([9.0]), torch.tensor([1])
@@ -377,7 +379,7 @@ def test_a_failure_while_keeping_leaves_nothing_and_the_old_in_place(
 ) -> None:
     foreign = read_foreign(Meta().save(tmp_path / "model.pt"), HEADS)
     folder = RunFolder(tmp_path / "runs/meta")
-    place_foreign(folder, foreign, "first")
+    write_foreign_as_run(folder, foreign, "first")
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*"))
 
     def refuse(*_: Any) -> bytes:
@@ -385,5 +387,5 @@ def test_a_failure_while_keeping_leaves_nothing_and_the_old_in_place(
 
     monkeypatch.setattr("ditkit.runs.manifest.write", refuse)
     with pytest.raises(Exception, match="No space left"):
-        place_foreign(folder, foreign, "second")
+        write_foreign_as_run(folder, foreign, "second")
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*")) == before

@@ -42,7 +42,7 @@ class Validated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class Evaluated:
     """Images drawn with the EMA weights were compared with the real ones."""
 
     step: int
@@ -85,5 +85,5 @@ class Finished:
     folder: Path
 
 
-Event = Started | Stepped | Validated | Judged | Sampled | Saved | Warned | Finished
+Event = Started | Stepped | Validated | Evaluated | Sampled | Saved | Warned | Finished
 OnEvent = Callable[[Event], None]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .config import OptimConfig
-from .runtime.fsdp import whole
+from .runtime.fsdp import full_tensor
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -43,7 +43,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def norm(network: nn.Module) -> float:
     """The norm of all gradients together, of all shards where they are sharded."""
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    return float(whole(nn.utils.get_total_norm(gradients)))
+    return float(full_tensor(nn.utils.get_total_norm(gradients)))
 
 
 def clip(network: nn.Module, largest: float | None, norm: float) -> None:

@@ -66,11 +66,11 @@ class Ground:
 def _learner(config: Any) -> Any:
     from ditkit import optim
     from ditkit.checkpoint.loading import build_network
-    from ditkit.checkpoint.tensors import Learner
+    from ditkit.checkpoint.tensors import Trainable
     from ditkit.ema import Ema
 
     network = build_network(config, 10)
-    return Learner(network=network, ema=Ema(network, 0.9).network, optimizer=optim.adamw(network, config.optim))
+    return Trainable(network=network, ema=Ema(network, 0.9).network, optimizer=optim.adamw(network, config.optim))
 
 
 def held(learner: Any) -> str:
@@ -124,7 +124,7 @@ def checkpoint_file(source: Random, ground: Ground) -> str:
 
 def checkpoint_that_fits_its_manifest(source: Random, ground: Ground) -> str:
     """The same, with a manifest that belongs to it: what it says must still make sense."""
-    from ditkit.runs.logs import Journal
+    from ditkit.runs.logs import RunLogs
 
     path = source.choice([one for one in sorted(ground.newest.iterdir()) if one.name != "manifest.json"])
     before = path.read_bytes()
@@ -141,7 +141,7 @@ def checkpoint_that_fits_its_manifest(source: Random, ground: Ground) -> str:
         outcome = _restored(ground)
         if outcome.startswith("wrong: a state") and ground.restored.step == ground.steps[-1]:
             outcome = "same"  # other numbers in the right places: nothing but the sums could tell
-        Journal(ground.run, ground.restored, writes=True).close()
+        RunLogs(ground.run, ground.restored, writes=True).close()
     for file, content in kept.items():
         file.write_bytes(content)
     return outcome
@@ -166,9 +166,9 @@ def _with_header(source: Random, content: bytes) -> bytes:
     """A .safetensors file with another header: in its tensors' entries or, if it has one, in its card."""
     (length,) = struct.unpack("<Q", content[:8])
     header, rest = json.loads(content[8 : 8 + length]), content[8 + length :]
-    card = header.get("__metadata__", {}).get("ditkit")
-    if card and source.random() < 0.6:
-        header["__metadata__"]["ditkit"] = mutations.json_of(source, card.encode()).decode("utf-8", "replace")
+    info = header.get("__metadata__", {}).get("ditkit")
+    if info and source.random() < 0.6:
+        header["__metadata__"]["ditkit"] = mutations.json_of(source, info.encode()).decode("utf-8", "replace")
     else:
         header = mutations.tree_of(source, header)
     text = json.dumps(header).encode("utf-8", "surrogatepass")
@@ -265,7 +265,7 @@ def _loaded(ground: Ground) -> str:
     from ditkit.checkpoint.loading import load
 
     trained = load(ground.newest)
-    same = trained.card == ground.trained.card and numbers(trained.network) == numbers(ground.trained.network)
+    same = trained.info == ground.trained.info and numbers(trained.network) == numbers(ground.trained.network)
     return "same" if same else "wrong: another network"
 
 

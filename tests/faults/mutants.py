@@ -57,7 +57,7 @@ def litter_stays(patch: MonkeyPatch) -> None:
     from ditkit.training import setup
 
     for module in (folder, store, setup):
-        patch.setattr(module, "sweep", lambda folder: None)
+        patch.setattr(module, "remove_leftovers", lambda folder: None)
 
 
 def flock(patch: MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def _no_memory_to_draw() -> None:
     def draw(*_: Any) -> None:
         raise MemoryError
 
-    generate._Plan.draw = draw  # type: ignore[method-assign]
+    generate._Sampler.draw = draw  # type: ignore[method-assign]
 
 
 def _no_disk_for_images() -> None:
@@ -109,7 +109,7 @@ def _no_disk_for_images() -> None:
 def _killed_while_drawing() -> None:
     from ditkit.sampling import generate
 
-    generate._Plan.draw = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    generate._Sampler.draw = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
 
 
 BROKEN = {

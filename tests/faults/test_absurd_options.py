@@ -131,8 +131,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
     monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
-    monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
+    monkeypatch.setattr("ditkit.cli.estimate.estimate_run", lambda *_, **__: {})
+    monkeypatch.setattr("ditkit.cli.estimate.report_lines", lambda _: [])
     monkeypatch.setattr("ditkit.visual.plots.plot_losses", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.visual.plots.save_figure", lambda figure, path: path.touch())
     monkeypatch.setattr("ditkit.cli.doctor.PARTS", ())
@@ -247,8 +247,8 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
     monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.estimate.examine", lambda *_, **__: {})
-    monkeypatch.setattr("ditkit.cli.estimate.told", lambda _: [])
+    monkeypatch.setattr("ditkit.cli.estimate.estimate_run", lambda *_, **__: {})
+    monkeypatch.setattr("ditkit.cli.estimate.report_lines", lambda _: [])
     monkeypatch.setattr(visual_grid, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))
     assert app.main(["make-gif", "denoise", "--steps", "10000", "--labels", "cat", "--out", "a.gif"]) == 0
     with Image.open("a.gif") as picture:

@@ -39,9 +39,9 @@ from ditkit.data.sources.extract import COMPLETE, Limits, extract, is_whole
 from ditkit.data.sources.tar import open_zip
 from ditkit.errors import DataError, MachineError, UsageError
 from ditkit.io import locks
-from ditkit.io.locks import alone
+from ditkit.io.locks import exclusive
 from ditkit.io.paths import cache_dir, cache_folder
-from ditkit.io.progress import watched
+from ditkit.io.progress import reporting_to
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 
@@ -389,11 +389,11 @@ def test_memory_stays_small_whatever_is_unpacked(pack: Callable[[bytes], bytes] 
 def test_a_directory_of_too_many_members_or_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.zip").write_bytes(GOOD_ZIP)
     with (tmp_path / "a.zip").open("rb") as file:
-        with pytest.raises(archive_names.Broken, match="has more than 11 members"):
+        with pytest.raises(archive_names.BadArchive, match="has more than 11 members"):
             open_zip(file, 11)
         assert len(open_zip(file, 12).infolist()) == len(FEW)
         monkeypatch.setattr(tar, "LONGEST_DIRECTORY", 500)
-        with pytest.raises(archive_names.Broken, match="has a directory that is too long"):
+        with pytest.raises(archive_names.BadArchive, match="has a directory that is too long"):
             open_zip(file, 12)
 
 
@@ -537,11 +537,11 @@ def test_names_of_a_zip_in_either_encoding_arrive(tmp_path: Path) -> None:
 def test_windows_own_rules_for_names_apply_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("10:30.png", "what?.png", "a.", "b "):
         member = archive_names.Member(name, 0, iter(()))
-        assert archive_names.Names().take(member) == (name,)
+        assert archive_names.MemberNames().take(member) == (name,)
         with monkeypatch.context() as windows:
             windows.setattr(archive_names.os, "name", "nt")
-            with pytest.raises(archive_names.Broken, match="reserves"):
-                archive_names.Names().take(member)
+            with pytest.raises(archive_names.BadArchive, match="reserves"):
+                archive_names.MemberNames().take(member)
 
 
 # --- once, whole, and repaired
@@ -556,7 +556,7 @@ def test_an_archive_is_unpacked_once_and_again_only_when_it_has_changed(tmp_path
         told.append(text)
         return nullcontext(lambda done, total: None)
 
-    with watched(watch):
+    with reporting_to(watch):
         folder = location.local_folder(str(archive))
         assert location.local_folder(str(archive)) == folder and _files(folder) == FEW
         assert told == [f"unpacking {archive} to {folder}"] and cache in folder.parents
@@ -689,7 +689,7 @@ def test_a_lock_keeps_out_whoever_does_not_wait(tmp_path: Path) -> None:
     asker = "import sys;from pathlib import Path;from ditkit.io.locks import alone\n"
     asker += "with alone(Path(sys.argv[1]), wait=False) as held: print(held)"
     command = [sys.executable, "-c", asker, str(tmp_path / "thing")]
-    with alone(tmp_path / "thing") as held:
+    with exclusive(tmp_path / "thing") as held:
         assert held and subprocess.check_output(command, text=True) == "False\n"
     assert subprocess.check_output(command, text=True) == "True\n"
     assert list(tmp_path.iterdir()) == []
@@ -707,7 +707,7 @@ def test_a_lock_that_was_removed_while_it_was_taken_counts_for_nothing(
         return try_lock(descriptor)
 
     monkeypatch.setattr(locks, "try_lock", too_late)
-    with alone(tmp_path / "thing") as held:
+    with exclusive(tmp_path / "thing") as held:
         assert held and tries == [2] and (tmp_path / ".thing.lock").exists()
 
 

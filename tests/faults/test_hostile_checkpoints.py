@@ -119,7 +119,7 @@ def header(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
     return work
 
 
-def card(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
+def info(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
     """Another card in a weights file."""
 
     def work(tree: dict) -> None:
@@ -311,7 +311,7 @@ def test_one_of_a_newer_ditkit_is_named_as_such_and_left_alone(
 ) -> None:
     newest = run / "checkpoints" / NEWEST
     newer = {"manifest": manifest(lambda tree: tree.update(format=3)),
-             "card": content(EMA, card(lambda inner: inner.update(format=3)), fits=True)}  # fmt: skip
+             "card": content(EMA, info(lambda inner: inner.update(format=3)), fits=True)}  # fmt: skip
     newer[where](newest)
     assert app.main(sample(newest, tmp_path / "out")) == 4
     said = capsys.readouterr().err
@@ -327,15 +327,15 @@ CARDS: dict[str, Callable[[bytes], bytes]] = {
     "a card nested deep": header(lambda tree: tree["__metadata__"].update(ditkit="[" * 200_000)),
     "a card of 6,000 digits": header(lambda tree: tree["__metadata__"].update(ditkit="9" * 6000)),
     "a card that is a list": header(lambda tree: tree["__metadata__"].update(ditkit="[]")),
-    "a format not a number": card(lambda inner: inner.update(format="x")),
-    "a step without end": card(lambda inner: inner.update(step=float("inf"))),
-    "labels that are a number": card(lambda inner: inner.update(labels=3)),
-    "labels without end": card(lambda inner: inner.update(labels=["1"] + ["x"] * 300_000)),
-    "no config": card(lambda inner: inner.pop("config")),
-    "an unknown setting": card(lambda inner: inner["config"]["model"].update(widht=16)),
-    "a width of 10**9": card(lambda inner: inner["config"]["model"].update(width=10**9)),
-    "a network of 100 GB": card(lambda inner: inner["config"]["model"].update(width=8192, depth=128)),
-    "an image of a gigapixel": card(lambda inner: inner["config"]["data"].update(image_size=[16384, 16384])),
+    "a format not a number": info(lambda inner: inner.update(format="x")),
+    "a step without end": info(lambda inner: inner.update(step=float("inf"))),
+    "labels that are a number": info(lambda inner: inner.update(labels=3)),
+    "labels without end": info(lambda inner: inner.update(labels=["1"] + ["x"] * 300_000)),
+    "no config": info(lambda inner: inner.pop("config")),
+    "an unknown setting": info(lambda inner: inner["config"]["model"].update(widht=16)),
+    "a width of 10**9": info(lambda inner: inner["config"]["model"].update(width=10**9)),
+    "a network of 100 GB": info(lambda inner: inner["config"]["model"].update(width=8192, depth=128)),
+    "an image of a gigapixel": info(lambda inner: inner["config"]["data"].update(image_size=[16384, 16384])),
     "a header nested deep": lambda before: struct.pack("<Q", len(DEEP)) + DEEP,
     "a header of 2**63 bytes": lambda before: struct.pack("<Q", 2**63) + before[8:],
     "an empty file": lambda before: b"",

@@ -32,7 +32,7 @@ from test_cli import elsewhere, said
 from ditkit.data.sources import location
 from ditkit.errors import DataError, MachineError, UsageError
 from ditkit.io import download
-from ditkit.io.download import Part, Patience, Redirects, fetch, seconds
+from ditkit.io.download import PartialFile, Patience, Redirects, fetch, seconds
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 
@@ -508,15 +508,15 @@ def test_nothing_of_a_longer_older_version_is_left(server: Server, tmp_path: Pat
 
 
 def test_a_crash_after_another_version_has_begun_leaves_nothing_to_continue(tmp_path: Path) -> None:
-    first = Part(tmp_path / "a", "http://host/a")
+    first = PartialFile(tmp_path / "a", "http://host/a")
     first.begin('"0"')
     first.append(b"older")
     first.close()
-    second = Part(tmp_path / "a", "http://host/a")
+    second = PartialFile(tmp_path / "a", "http://host/a")
     assert (second.size, second.validator) == (5, '"0"')
     second.begin('"1"')
     second.append(b"newer and longer")
-    third = Part(tmp_path / "a", "http://host/a")  # the second one has crashed
+    third = PartialFile(tmp_path / "a", "http://host/a")  # the second one has crashed
     assert (third.size, third.validator) == (0, "")
     second.close()
     third.close()

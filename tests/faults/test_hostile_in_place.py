@@ -19,7 +19,7 @@ from test_hostile_archives import END, FEW, GOOD, GOOD_TAR, GOOD_ZIP, HOSTILE, P
 
 from ditkit.config import DataConfig
 from ditkit.data.folder import dataset
-from ditkit.data.image_dataset import Pictures
+from ditkit.data.image_dataset import ImageDataset
 from ditkit.data.sources import archive as sources_archive
 from ditkit.data.sources import archive_names
 from ditkit.data.sources.extract import Limits
@@ -58,12 +58,12 @@ def small(elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sources_archive, "Limits", lambda: SMALL)
 
 
-def _opened(content: bytes, name: str = "photos.zip") -> Pictures:
+def _opened(content: bytes, name: str = "photos.zip") -> ImageDataset:
     Path(name).write_bytes(content)
     return dataset(DataConfig(name="folder", path=name, image_size=(8, 8), channels=3, validation=0), "train")
 
 
-def _readable(images: Pictures) -> dict[str, np.ndarray]:
+def _readable(images: ImageDataset) -> dict[str, np.ndarray]:
     found = {}
     for index, name in enumerate(images.names):
         try:

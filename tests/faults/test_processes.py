@@ -51,25 +51,25 @@ def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, mo
     from ditkit.data.batches import Batches
     from ditkit.data.contract import open_dataset
     from ditkit.objectives.contract import open_objective
-    from ditkit.runtime.distributed import World
+    from ditkit.runtime.distributed import ProcessGroup
     from ditkit.training import step
     from ditkit.training.init_weights import fresh_network
 
     config, cpu = tiny(), torch.device("cpu")
     dataset = open_dataset(config.data, "train")
-    monkeypatch.setattr(World, "add_up", lambda *_: None)  # the sum is taken here
+    monkeypatch.setattr(ProcessGroup, "all_reduce_", lambda *_: None)  # the sum is taken here
 
-    def gradients(world: World) -> dict[str, torch.Tensor]:
+    def gradients(world: ProcessGroup) -> dict[str, torch.Tensor]:
         network = fresh_network(config, 10, cpu)
         objective = open_objective(config.diffusion)
         nouns = {"config": config, "network": network, "objective": objective, "device": cpu, "world": world}
-        worker = step.Worker(**nouns, null_label=10, dtype=torch.float32, parts=1)
-        batch = Batches(dataset, 16, config.seed, share=world.share(16)).batch(3)
+        worker = step.StepContext(**nouns, null_label=10, dtype=torch.float32, micro_batches=1)
+        batch = Batches(dataset, 16, config.seed, share=world.shard(16)).batch(3)
         seen = step.compute_gradients(worker, 3, batch, "noise", lambda: [False], lambda: None)
         found = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
         return {**found, "losses": seen.loss_B}
 
-    whole, first, second = gradients(World()), gradients(World(0, 2)), gradients(World(1, 2))
+    whole, first, second = gradients(ProcessGroup()), gradients(ProcessGroup(0, 2)), gradients(ProcessGroup(1, 2))
     assert whole.keys() == first.keys() == second.keys()
     for name, value in whole.items():
         torch.testing.assert_close(first[name] + second[name], value, rtol=1e-4, atol=1e-6)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import DataError, UsageError, unknown
-from ..io.paths import expanded, spelled
+from ..io.paths import as_stored, expanded
 
 PIXEL = "pixel"
 CONFIG = "config.json"
@@ -47,7 +47,7 @@ def settings(word: str) -> dict[str, Any]:
     path = expanded(word)
     if path.is_dir():
         folder = autoencoder_folder(path)
-        return {**nothing, **described(read_config(folder)), "source": spelled(folder.resolve())}
+        return {**nothing, **described(read_config(folder)), "source": as_stored(folder.resolve())}
     if is_repository(word):
         from ..io.hub import snapshot
 

@@ -19,15 +19,15 @@ from ..models.dit import DiT
 from ..runs import manifest
 from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights
-from ..runs.model_info import Card, LatentStats, read_card
-from .tensors import check_shapes, fill
+from ..runs.model_info import LatentStats, ModelInfo, read_model_info
+from .tensors import check_shapes, load_into
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """A network ready to sample, with its card."""
 
-    card: Card
+    info: ModelInfo
     network: DiT
     codec: Codec
     source: Path
@@ -52,35 +52,35 @@ def load(
     checkpoint or it is damaged, DataError when the autoencoder is not to be had or another one.
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
-    card = read_card(path)
-    codec = open_codec(card, device, autoencoder)
-    return Trained(card=card, network=load_network(card, path).to(device), codec=codec, source=path)
+    info = read_model_info(path)
+    codec = open_codec(info, device, autoencoder)
+    return Trained(info=info, network=load_network(info, path).to(device), codec=codec, source=path)
 
 
-def load_network(card: Card, path: Path) -> DiT:
+def load_network(info: ModelInfo, path: Path) -> DiT:
     """The network of a weights file alone, float32, to look at only. Raises CheckpointError if it is damaged."""
     tensors = read_tensors(path)
-    check_fits(card, tensors, path)
-    network = build_network(card.config, len(card.labels))
-    fill(network, tensors, path)
+    check_fits(info, tensors, path)
+    network = build_network(info.config, len(info.labels))
+    load_into(network, tensors, path)
     return network.eval().requires_grad_(False)
 
 
-def check_fits(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
+def check_fits(info: ModelInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise CheckpointError unless tensors are those of a card's network."""
     with torch.device("meta"):  # a card may ask for more memory than there is
-        check_shapes(build_network(card.config, len(card.labels)), tensors, path)
+        check_shapes(build_network(info.config, len(info.labels)), tensors, path)
 
 
-def open_codec(card: Card, device: str | torch.device, place: str | Path | None = None) -> Codec:
+def open_codec(info: ModelInfo, device: str | torch.device, place: str | Path | None = None) -> Codec:
     """What decodes the latents of a card's network. Raises DataError if its autoencoder is gone or another one."""
-    config = card.config
+    config = info.config
     if place is not None:
         moved = dataclasses.replace(config.autoencoder, source=str(place), revision=None)
         config = dataclasses.replace(config, autoencoder=moved)
     autoencoder = open_autoencoder(config, device)
-    check_same_autoencoder(autoencoder, card.latents)
-    return Codec(autoencoder, card.latents)
+    check_same_autoencoder(autoencoder, info.latents)
+    return Codec(autoencoder, info.latents)
 
 
 def check_same_autoencoder(autoencoder: Autoencoder, stats: LatentStats | None) -> None:

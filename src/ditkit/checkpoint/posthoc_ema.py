@@ -25,7 +25,7 @@ from ..io import atomic, safetensors
 from ..io.paths import check_space
 from ..runs import manifest
 from ..runs.folder import RunFolder, run_of
-from ..runs.model_info import KEY, read_card, read_metadata
+from ..runs.model_info import METADATA_KEY, read_metadata, read_model_info
 from .tensors import AVERAGES
 
 _FAR = 0.2  # of the wanted profile's norm: beyond it the average is not the one that was asked for
@@ -64,21 +64,21 @@ def average(weights: Path, length: float) -> Path:
         raise UsageError(
             f"--ema: {run.path} keeps no snapshots of its averages", "train with --snapshot-every N, or leave out --ema"
         )
-    card = read_card(weights)
-    sources = [_Source(checkpoint / AVERAGES, card.step), *_snapshots(run, card.step)]
+    info = read_model_info(weights)
+    sources = [_Source(checkpoint / AVERAGES, info.step), *_snapshots(run, info.step)]
     made_of = _identity(length, files[AVERAGES]["sha256"], sources)
     path = run.averages / checkpoint.name / f"ema-{length:g}.safetensors"
     if path.is_file() and read_metadata(path).get(_MADE_OF) == made_of:
         return path
     profiles = [(one.step, tracked) for one in sources for tracked in TRACKED]
-    factors, far = combination(profiles, (card.step, length))
+    factors, far = combination(profiles, (info.step, length))
     if far > _FAR:
         raise UsageError(
             f"--ema: {run.path} kept its averages at {len(sources)} steps, too few for a length of {length:g}",
             "ask for a longer average, or train with snapshots more often (--snapshot-every)",
         )
-    tensors = _sum(sources, factors, card.step)
-    metadata = {KEY: replace(card, weights=f"ema {length:g}").to_json(), _MADE_OF: made_of}
+    tensors = _sum(sources, factors, info.step)
+    metadata = {METADATA_KEY: replace(info, weights=f"ema {length:g}").to_json(), _MADE_OF: made_of}
     try:
         atomic.make_folder(path.parent)
         check_space(path.parent, sum(one.nbytes for one in tensors.values()) + (64 << 10), "the average needs")

@@ -13,13 +13,13 @@ from ..errors import CheckpointError, MachineError
 from ..io import atomic, safetensors
 from ..io.paths import check_space
 from ..runs import manifest
-from ..runs.folder import RunFolder, sweep
-from ..runs.model_info import KEY, Card
+from ..runs.folder import RunFolder, remove_leftovers
+from ..runs.model_info import METADATA_KEY, ModelInfo
 from ..runs.run_state import _STATE, State, _parse_state
-from .tensors import Learner, checkpoint_bytes, places
+from .tensors import Trainable, checkpoint_bytes, loaders
 
 
-def save(folder: RunFolder, *, card: Card, state: State, learner: Learner) -> Path:
+def save(folder: RunFolder, *, info: ModelInfo, state: State, learner: Trainable) -> Path:
     """Write one checkpoint durably; returns its folder. Raises MachineError when the disk does not take it.
 
     The older checkpoints stay until `prune`, so that a failure loses nothing.
@@ -31,7 +31,7 @@ def save(folder: RunFolder, *, card: Card, state: State, learner: Learner) -> Pa
         check_space(folder.checkpoints, checkpoint_bytes(learner), f"the checkpoint of step {state.step} needs")
         temporary.mkdir()
         files = {}
-        for name, content in _contents(card, state, learner):
+        for name, content in _contents(info, state, learner):
             files[name] = atomic.write_synced(temporary / name, content)
         atomic.write_synced(temporary / manifest.NAME, manifest.write(state.step, files))
         atomic.sync_folder(temporary)
@@ -65,11 +65,11 @@ def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
         if step not in kept:
             with contextlib.suppress(OSError):
                 atomic.rename(folder.checkpoint(step), folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
-    sweep(folder)
+    remove_leftovers(folder)
 
 
 def restore_newest(
-    folder: RunFolder, learner: Learner, check: Callable[[State], None], on_damage: Callable[[Path], None]
+    folder: RunFolder, learner: Trainable, check: Callable[[State], None], on_damage: Callable[[Path], None]
 ) -> State | None:
     """Put the newest whole checkpoint back, bit for bit; newer, damaged ones are set aside and reported.
 
@@ -85,7 +85,7 @@ def restore_newest(
             if state.step != step:
                 raise CheckpointError(f"{path / 'state.json'} is of step {state.step}", "use the checkpoint before it")
             check(state)
-            for name, place in places(learner).items():
+            for name, place in loaders(learner).items():
                 place(safetensors.parse(manifest.read_file(path, name, files), path / name), path / name)
         except manifest.NewerFormat:
             raise
@@ -111,10 +111,12 @@ def _validation_loss(path: Path) -> float | None:
     return None
 
 
-def _contents(card: Card, state: State, learner: Learner) -> Iterator[tuple[str, bytes | Iterator[bytes | memoryview]]]:
+def _contents(
+    info: ModelInfo, state: State, learner: Trainable
+) -> Iterator[tuple[str, bytes | Iterator[bytes | memoryview]]]:
     """Name and content of each file, a tensor at a time."""
     for name, tensors in learner.tensors().items():
         described = name in ("ema.safetensors", "model.safetensors")
-        own = dataclasses.replace(card, weights=name.partition(".")[0]) if described else None
-        yield name, safetensors.pieces(tensors, {KEY: own.to_json()} if own else None)
+        own = dataclasses.replace(info, weights=name.partition(".")[0]) if described else None
+        yield name, safetensors.pieces(tensors, {METADATA_KEY: own.to_json()} if own else None)
     yield "state.json", _STATE.dump_json(state, indent=1)

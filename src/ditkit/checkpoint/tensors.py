@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from ..ema import PowerEmas
 from ..errors import CheckpointError
 from ..models.dit import DiT
-from ..runtime.fsdp import whole
+from ..runtime.fsdp import full_tensor
 
 AVERAGES = "averages.safetensors"  # those that others are made of after training, if the run keeps any
 _SLOTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, for each parameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner:
+class Trainable:
     """What learns, and all that a checkpoint restores."""
 
     network: DiT
@@ -27,7 +27,9 @@ class Learner:
     optimizer: torch.optim.Optimizer
     averages: PowerEmas = field(default_factory=PowerEmas.none)
     sharded: bool = False
-    held: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)  # of a checkpoint, to be split over processes
+    pending: dict[str, Mapping[str, Tensor]] = field(
+        default_factory=dict
+    )  # of a checkpoint, to be split over processes
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """File name to tensors by name; the optimiser's are called parameter|slot."""
@@ -45,21 +47,21 @@ class Learner:
         }
 
 
-def checkpoint_bytes(learner: Learner) -> int:
+def checkpoint_bytes(learner: Trainable) -> int:
     """About how large a checkpoint is, in bytes: weights, their averages, and two moments."""
     copies = 4 + len(learner.averages.networks)
     return sum(copies * one.numel() * one.element_size() for one in learner.network.parameters()) + (64 << 10)
 
 
-def places(learner: Learner) -> dict[str, Callable[[Mapping[str, Tensor], Path], None]]:
+def loaders(learner: Trainable) -> dict[str, Callable[[Mapping[str, Tensor], Path], None]]:
     """What is done with the tensors of each file."""
 
     def fill_or_hold(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         if learner.sharded:
             check_shapes(network, tensors, path)
-            learner.held[path.name] = tensors
+            learner.pending[path.name] = tensors
         else:
-            fill(network, tensors, path)
+            load_into(network, tensors, path)
 
     return {
         "model.safetensors": lambda tensors, path: fill_or_hold(learner.network, tensors, path),
@@ -73,7 +75,7 @@ def places(learner: Learner) -> dict[str, Callable[[Mapping[str, Tensor], Path],
     }
 
 
-def _fill_optimizer(learner: Learner, tensors: Mapping[str, Tensor], source: Path) -> None:
+def _fill_optimizer(learner: Trainable, tensors: Mapping[str, Tensor], source: Path) -> None:
     parameters = dict(learner.network.named_parameters())
     shapes = {
         f"{name}|{slot}": () if slot == "step" else tuple(parameter.shape)
@@ -83,31 +85,31 @@ def _fill_optimizer(learner: Learner, tensors: Mapping[str, Tensor], source: Pat
     check_tensors(shapes if tensors else {}, tensors, source)
     learner.optimizer.state.clear()
     if learner.sharded:
-        learner.held[source.name] = tensors
+        learner.pending[source.name] = tensors
         return
     for name, parameter in parameters.items() if tensors else ():
         slots = {slot: tensors[f"{name}|{slot}"].to(parameter.device) for slot in _SLOTS}
         learner.optimizer.state[parameter] = slots
 
 
-def _fill_averages(learner: Learner, tensors: Mapping[str, Tensor], source: Path) -> None:
+def _fill_averages(learner: Trainable, tensors: Mapping[str, Tensor], source: Path) -> None:
     own = dict(learner.averages.tensors())
     check_tensors({name: tuple(value.shape) for name, value in own.items()}, tensors, source)
     if learner.sharded:
-        learner.held[source.name] = tensors
+        learner.pending[source.name] = tensors
         return
     for name, value in own.items():
         value.copy_(tensors[name])
 
 
-def gather(learner: Learner) -> None:
+def gather(learner: Trainable) -> None:
     """Take part while the first process writes a sharded learner."""
     for tensors in learner.tensors().values():
         for value in tensors.values():
-            whole(value.detach())
+            full_tensor(value.detach())
 
 
-def empty_slots(learner: Learner) -> None:
+def init_optimizer_state(learner: Trainable) -> None:
     """Give the optimiser state of the right shapes, to be filled."""
     for parameter in learner.network.parameters():
         step = torch.zeros((), device=parameter.device)
@@ -115,7 +117,7 @@ def empty_slots(learner: Learner) -> None:
         learner.optimizer.state[parameter] = {**moments, "step": step}
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Load tensors into a network of exactly these names and shapes. Raises CheckpointError otherwise."""
     check_shapes(network, tensors, source)
     network.load_state_dict(dict(tensors))

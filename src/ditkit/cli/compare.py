@@ -53,7 +53,7 @@ def run(
     from ..runs.folder import runs_dir as runs_place
     from ..runs.lookup import find_run
     from .outputs import check_folder
-    from .sample_request import read_order
+    from .sample_request import resolve_request
 
     found = [find_run(name, runs_place(runs_dir)) for name in runs or []]
     folders = list({one.path.resolve(): one for one in found}.values())  # a run has a name, and a path
@@ -61,7 +61,8 @@ def run(
         raise UsageError("comparing takes two runs or more", "e.g. `ditkit compare mnist mnist-2`")
     parsing.device(device)
     orders = [
-        read_order(labels, {"--seed": seed}, model=str(one.path), runs_dir=runs_dir, ema=not no_ema) for one in folders
+        resolve_request(labels, {"--seed": seed}, model=str(one.path), runs_dir=runs_dir, ema=not no_ema)
+        for one in folders
     ]
     stem = text.slug("-vs-".join(one.path.resolve().name for one in folders[:3]))
     place = expanded(out) if out else text.free_name(Path("comparisons") / stem)

@@ -61,16 +61,16 @@ def _print_cache(found: list[dict[str, Any]], total: int) -> None:
     names = [io_text.flat(one["name"]) for one in found]
     width = min(60, max(map(len, names), default=0))
     for name, one in zip(names, found, strict=True):
-        age = io_text.spoken_age(time.time() - one["modified"])
+        age = io_text.format_age(time.time() - one["modified"])
         note = "  unfinished" if one["unfinished"] else ""
-        console.data(f"  {name:<{width}}  {io_text.spoken_size(one['bytes']):>9}  {age:>8}{note}")
+        console.data(f"  {name:<{width}}  {io_text.format_size(one['bytes']):>9}  {age:>8}{note}")
         if one["source"]:
             console.data(f"    from {io_text.flat(one['source'])}")
     if not found:
         console.data("  nothing")
         return
     left = [one["bytes"] for one in found if one["unfinished"]]
-    litter = f", {io_text.spoken_size(sum(left))} of it unfinished" if left else ""
-    console.data(f"  {io_text.spoken_size(total)} in all{litter}")
+    litter = f", {io_text.format_size(sum(left))} of it unfinished" if left else ""
+    console.data(f"  {io_text.format_size(total)} in all{litter}")
     if left:
         console.say("`ditkit data remove --unfinished` removes what downloads and other work have left unfinished")

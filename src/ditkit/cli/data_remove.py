@@ -54,7 +54,7 @@ def run(
     chosen = _chosen(names or [], cache.entries(), everything=everything, unfinished=unfinished)
     if chosen:
         with console.spinner("measuring …", quiet=quiet):
-            size = text.spoken_size(sum(entry.size for entry in chosen))
+            size = text.format_size(sum(entry.size for entry in chosen))
         what = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} entries of the cache"
         about = [f"  {text.flat(entry.name)}" for entry in chosen] if len(chosen) > 1 else []
         if not console.agreed(f"remove {text.flat(what)}, {size}?", yes=yes, about=about):
@@ -81,7 +81,7 @@ def _remove(chosen: Sequence[Entry], *, as_json: bool, quiet: bool) -> None:
         console.data(json.dumps({"removed": removed, "bytes": freed}))
     elif removed:
         what = text.flat(removed[0]) if len(removed) == 1 else f"{len(removed)} entries"
-        console.say(f"removed {what}: {text.spoken_size(freed)} are free again", quiet=quiet)
+        console.say(f"removed {what}: {text.format_size(freed)} are free again", quiet=quiet)
     elif not chosen:
         console.say("there is nothing to remove", quiet=quiet)
     if errors:

@@ -15,7 +15,7 @@ from ..autoencoders.files import PIXEL, find_files
 from ..config import RunConfig
 from ..errors import DataError
 from ..runs.folder import RunFolder
-from ..runtime.distributed import ALONE, Together
+from ..runtime.distributed import SINGLE_PROCESS, Together
 from . import console
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def find_autoencoder(config: RunConfig, *, quiet: bool = False, yes: bool = Fals
 @contextmanager
 def watching(*, quiet: bool, yes: bool = False) -> Iterator[None]:
     """Within it, what is downloaded, unpacked or encoded is told, with its progress, and asked for if it is much."""
-    from ..io.progress import watched
+    from ..io.progress import reporting_to
 
-    with watched(None if quiet else _told, lambda text: _agreed(text, yes=yes)):
+    with reporting_to(None if quiet else _told, lambda text: _agreed(text, yes=yes)):
         yield
 
 
@@ -111,7 +111,7 @@ def _agreed(text: str, *, yes: bool) -> bool:
 def launched_together(device: str, *, quiet: bool) -> Iterator[Together]:
     """This process with those launched beside it by torchrun or accelerate; torch is imported only if there are any."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     with console.loading_torch(quiet=quiet):
         from ..runtime.distributed import join

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..config import DataConfig
     from ..sampling.generate import Sample
-    from .sample_request import Order
+    from .sample_request import SampleRequest
 
 
 Picture = Annotated[
@@ -48,20 +48,20 @@ def carry_out(
     from .datasets import watching
     from .outputs import check_folder
     from .sample import save_one, tell_drawn
-    from .sample_request import read_order
+    from .sample_request import resolve_request
 
     if picture is None:
         raise UsageError("which image is to be changed?", "e.g. `ditkit edit img2img photo.png`")
     with watching(quiet=quiet, yes=yes):
-        order = read_order(labels, flags, model=model, runs_dir=runs_dir, ema=ema)
+        order = resolve_request(labels, flags, model=model, runs_dir=runs_dir, ema=ema)
     if len(order.labels) > MOST_IMAGES:
         raise UsageError(f"{len(order.labels)} images are more than {MOST_IMAGES}", "ask for fewer with --labels")
     parsing.device(device)
     folder = expanded(out) if out else text.free_name(Path("edits") / f"{text.slug(picture.stem)}-{order.name}")
     check_folder(folder, [*order.file_names, "grid.png"], force=force)
-    original, paint = _read(expanded(picture), expanded(mask) if mask else None, order.card.config.data)
+    original, paint = _read(expanded(picture), expanded(mask) if mask else None, order.info.config.data)
     drawn = _draw(order, original, paint, strength, device, quiet=quiet)
-    about = {**order.text, "edited": picture.name, "strength": f"{strength:g}"}
+    about = {**order.png_metadata, "edited": picture.name, "strength": f"{strength:g}"}
     records = []
     for name, one in zip(order.file_names, drawn, strict=True):
         save_one(one, folder / name, about)
@@ -96,7 +96,7 @@ def _read(picture: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarra
 
 
 def _draw(
-    order: Order, original: np.ndarray, paint: np.ndarray | None, strength: float, device: str, *, quiet: bool
+    order: SampleRequest, original: np.ndarray, paint: np.ndarray | None, strength: float, device: str, *, quiet: bool
 ) -> list[Sample]:
     with console.loading_torch(quiet=quiet):
         from ..checkpoint.loading import load

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..estimation.report import _counted, examine, told
+from ..estimation.report import _counted, estimate_run, report_lines
 from . import console
 from .options import (
     MACHINE,
@@ -80,8 +80,10 @@ def run(
     resolved, folder = _resolved(target, config, settings or [], flags, runs_dir, device)
     labels, images = _counted(resolved, quiet=quiet)
     seconds = None if no_probe else PROBE_SECONDS
-    report = examine(resolved, labels, images, folder=folder, device=device, dtype=dtype, seconds=seconds, quiet=quiet)
-    for line in [json.dumps(report, allow_nan=False)] if as_json else told(report):
+    report = estimate_run(
+        resolved, labels, images, folder=folder, device=device, dtype=dtype, seconds=seconds, quiet=quiet
+    )
+    for line in [json.dumps(report, allow_nan=False)] if as_json else report_lines(report):
         console.data(line)
 
 

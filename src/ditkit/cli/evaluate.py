@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..evaluation.judge import Judge
     from ..evaluation.neighbours import Neighbours
     from ..runtime.distributed import Together
-    from .sample_request import Order
+    from .sample_request import SampleRequest
 
 
 EXAMPLES = (
@@ -149,20 +149,20 @@ def run(
     def prepare() -> _Case:
         from . import parsing
         from .datasets import watching
-        from .sample_request import read_order
+        from .sample_request import resolve_request
 
         with watching(quiet=quiet, yes=yes):
-            order = read_order(None, flags, model=which, runs_dir=runs_dir, ema=not no_ema)
-        check_features(features, order.card.config.data.channels)
+            order = resolve_request(None, flags, model=which, runs_dir=runs_dir, ema=not no_ema)
+        check_features(features, order.info.config.data.channels)
         parsing.device(device)
         return _Case(order=moved(order, data_dir), samples=samples, features=features, path=_place(out, order))
 
     with launched_together(device, quiet=quiet) as together:
-        case = together.do(prepare)
-        silent = quiet or not together.leads
+        case = together.run_together(prepare)
+        silent = quiet or not together.is_main
         found, near = _judged(case, device, neighbours, together, quiet=silent, yes=yes)
-        together.do(lambda: _keep(found, near, case) if together.leads else None)
-    if together.leads:
+        together.run_together(lambda: _keep(found, near, case) if together.is_main else None)
+    if together.is_main:
         _tell(found, case, near, as_json=as_json, quiet=quiet)
 
 
@@ -170,7 +170,7 @@ def run(
 class _Case:
     """What is to be judged, all checked, before torch is there."""
 
-    order: Order
+    order: SampleRequest
     samples: int
     features: str | None
     path: Path  # of the figures
@@ -201,18 +201,18 @@ def check_features(word: str | None, channels: int) -> None:
         raise UsageError(f"--features: there is no file {name}", "check the path")
 
 
-def moved(order: Order, data_dir: str | None) -> Order:
+def moved(order: SampleRequest, data_dir: str | None) -> SampleRequest:
     """The order, with the data where it lies now."""
     from ..runs.target import data_place
 
     if data_dir is None:
         return order
-    config = order.card.config
+    config = order.info.config
     data = replace(config.data, path=data_place(data_dir))
-    return replace(order, card=replace(order.card, config=replace(config, data=data)))
+    return replace(order, info=replace(order.info, config=replace(config, data=data)))
 
 
-def _place(out: Path | None, order: Order) -> Path:
+def _place(out: Path | None, order: SampleRequest) -> Path:
     from ..errors import UsageError
     from ..io import paths
     from ..io.paths import expanded
@@ -236,7 +236,7 @@ def _judged(
 ) -> tuple[Evaluation, Neighbours | None]:
     from .datasets import open_images
 
-    order, config = case.order, case.order.card.config
+    order, config = case.order, case.order.info.config
     images = open_images(config, quiet=quiet, yes=yes)
     with console.loading_torch(quiet=quiet):
         from ..checkpoint.loading import load
@@ -244,10 +244,10 @@ def _judged(
         from ..evaluation.judge import open_judge
         from ..runtime.device import find_device
     place = find_device(device)
-    trained = together.do(lambda: load(order.weights, device=place))
+    trained = together.run_together(lambda: load(order.weights, device=place))
     guide = load(order.guide, device=place) if order.guide else None
     with console.bar("looking at real images", quiet=quiet) as show:
-        judge: Judge = together.do(
+        judge: Judge = together.run_together(
             lambda: open_judge(config, features=case.features, device=place, dataset=images, on_image=show)
         )
     if case.samples < ENOUGH:
@@ -258,9 +258,9 @@ def _judged(
         )
 
     def tell_time(seconds: float) -> None:
-        from ..io.text import spoken_duration
+        from ..io.text import format_duration
 
-        console.say(f"drawing {case.samples:,} images: about {spoken_duration(seconds)}", quiet=quiet)
+        console.say(f"drawing {case.samples:,} images: about {format_duration(seconds)}", quiet=quiet)
 
     with _told_when_stopped(quiet=quiet), console.bar("drawing", quiet=quiet) as show:
         found = evaluate(
@@ -274,9 +274,9 @@ def _judged(
             on_image=show,
             on_estimate=tell_time,
             part=(together.rank, together.size),
-            collect=together.collect,
+            collect=together.all_gather,
         )
-    near = _near(case, trained, guide, images, neighbours, quiet=quiet) if neighbours and together.leads else None
+    near = _near(case, trained, guide, images, neighbours, quiet=quiet) if neighbours and together.is_main else None
     return found, near
 
 
@@ -298,7 +298,7 @@ def _near(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, qui
     drawn = sample(trained, count, settings=order.settings, seed=order.seed, guide=guide, batch_size=order.batch_size)
     with console.bar("comparing with real images", quiet=quiet) as show:
         near = nearest([one.image for one in drawn], images, show)
-    save_png(picture([one.image for one in drawn], near, images, order.name), case.picture, order.text)
+    save_png(picture([one.image for one in drawn], near, images, order.name), case.picture, order.png_metadata)
     return near
 
 

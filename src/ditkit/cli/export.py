@@ -79,7 +79,7 @@ def run(
     from ..io.paths import expanded
     from ..runs.folder import runs_dir as runs_place
     from ..runs.lookup import find_weights, model_name
-    from ..runs.model_info import read_card
+    from ..runs.model_info import read_model_info
     from . import outputs
     from .sample_request import tell_of_damage
 
@@ -87,17 +87,17 @@ def run(
         if word not in known:
             raise unknown(kind, word, known)
     weights = find_weights(what, runs_place(runs_dir), ema=not no_ema, on_damage=tell_of_damage)
-    card = read_card(weights)
+    info = read_model_info(weights)
     moved = outputs.autoencoder_folder(autoencoder)
-    path = expanded(out) if out else Path(f"{model_name(weights)}-{card.step}{_ENDINGS[form]}")
-    _check(card, form, path, force=force)
+    path = expanded(out) if out else Path(f"{model_name(weights)}-{info.step}{_ENDINGS[form]}")
+    _check(info, form, path, force=force)
     with console.loading_torch(quiet=quiet):
         import torch
 
-    _WRITERS[form](card, weights, path, getattr(torch, dtype), moved, quiet)
+    _WRITERS[form](info, weights, path, getattr(torch, dtype), moved, quiet)
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
     if as_json:
         console.data(json.dumps({"path": str(path), "format": form, "dtype": dtype, "bytes": size}))
         return
-    console.say(f"{text.spoken_size(size)}, step {card.step}, {card.weights} weights", quiet=quiet)
+    console.say(f"{text.format_size(size)}, step {info.step}, {info.weights} weights", quiet=quiet)
     console.data(str(path))

@@ -11,7 +11,7 @@ from . import console
 from .options import OUTPUT, Debug, Quiet, RunsDir, Yes
 
 if TYPE_CHECKING:
-    from ..io.hub import Place
+    from ..io.hub import HubAddress
     from ..runs.folder import RunFolder
 
 
@@ -60,17 +60,17 @@ def run(
     with watching(quiet=quiet, yes=yes):
         fetched = fetch_model(place, (METRICS,))
     with console.loading_torch(quiet=quiet):
-        from ..interop.import_model import keep
+        from ..interop.import_model import write_pulled
     with console.spinner(f"writing {folder.path} …", quiet=quiet):
-        card = keep(fetched, folder)
-    console.say(f"step {card.step:,}, {len(card.labels)} labels", quiet=quiet)
+        info = write_pulled(fetched, folder)
+    console.say(f"step {info.step:,}, {len(info.labels)} labels", quiet=quiet)
     spoken = shlex.quote(str(folder.path) if runs_dir is not None else folder.path.name)
     console.say(f"draw with `ditkit sample --model {spoken}`", quiet=quiet)
     if not quiet:
         console.data(str(folder.path))
 
 
-def _check_name(folder: RunFolder, place: Place) -> None:
+def _check_name(folder: RunFolder, place: HubAddress) -> None:
     """Raise UsageError where something else than an earlier state of the same model would be replaced."""
     import os
 

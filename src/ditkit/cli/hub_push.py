@@ -81,7 +81,7 @@ def run(
     from ..interop.readme import check_licence
     from ..runs.folder import runs_dir as runs_place
     from ..runs.lookup import find_weights
-    from ..runs.model_info import read_card
+    from ..runs.model_info import read_model_info
     from .sample_request import tell_of_damage
 
     if model is None or repo is None:
@@ -93,15 +93,15 @@ def run(
     if message is not None and not message.strip():
         raise UsageError("--message: an empty one says nothing", "leave it out")
     weights = find_weights(model, runs_place(runs_dir), on_damage=tell_of_damage)
-    step = read_card(weights).step
+    step = read_model_info(weights).step
     to = None if dry_run else _destination(name, private=private, quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="ditkit-push-") as place:
         folder = Path(place)
         with console.loading_torch(quiet=quiet):
             console.hush_matplotlib()
-            from ..interop.push import pack
+            from ..interop.push import collect_files
         with console.spinner("packing …", quiet=quiet):
-            pack(weights, folder, repo=name, dtype=dtype, data_licence=data_licence)
+            collect_files(weights, folder, repo=name, dtype=dtype, data_licence=data_licence)
         if to is None:
             _show(name, folder, quiet=quiet)
         else:
@@ -131,13 +131,13 @@ def _listed(folder: Path) -> dict[str, int]:
 def _lines(files: dict[str, int]) -> list[str]:
     from ..io import text
 
-    return [f"  {name}  {text.spoken_size(size)}" for name, size in files.items()]
+    return [f"  {name}  {text.format_size(size)}" for name, size in files.items()]
 
 
 def _total(files: dict[str, int]) -> str:
     from ..io import text
 
-    return f"{len(files)} files, {text.spoken_size(sum(files.values()))}"
+    return f"{len(files)} files, {text.format_size(sum(files.values()))}"
 
 
 def _show(name: str, folder: Path, *, quiet: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..interop.import_model import _summary, bring
+from ..interop.import_model import _summary, import_model
 from . import complete, console
 from .options import OUTPUT, Debug, Force, Json, Quiet, RunsDir, Settings, Yes
 
@@ -60,12 +60,12 @@ def run(
         raise UsageError("import what?", "e.g. `ditkit import DiT-XL-2-256x256.pt`, or a repository of the hub")
     given = recipes.merge_settings(settings or [])
     runs = runs_place(runs_dir)
-    folder, foreign = bring(what, name, runs, settings=given, force=force, yes=yes, quiet=quiet or as_json)
+    folder, foreign = import_model(what, name, runs, settings=given, force=force, yes=yes, quiet=quiet or as_json)
     about = _summary(folder, foreign)
     if as_json:
         console.data(json.dumps(about))
     elif not quiet:
-        _tell(about, foreign.card.labels, str(folder.path) if runs_dir else folder.path.name)
+        _tell(about, foreign.info.labels, str(folder.path) if runs_dir else folder.path.name)
         console.data(str(folder.path))
 
 

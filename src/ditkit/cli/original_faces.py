@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import CheckpointError, UsageError
-from ..interop.import_model import bring
+from ..interop.import_model import import_model
 from ..runs.folder import RunFolder
 from ..runs.lookup import run_names
-from ..runs.model_info import Card, read_card
+from ..runs.model_info import ModelInfo, read_model_info
 from . import console, parsing
 
 REPOSITORY, NAME = "vachanvy/Diffusion_Transformer", "celeba-original"
@@ -36,16 +36,16 @@ def faces(labels: list[str] | None, runs: Path, *, yes: bool, quiet: bool) -> st
         return known
     if not _agreed(sorted(asked), yes=yes):
         raise _none(sorted(asked))
-    return str(bring(REPOSITORY, NAME, runs, yes=True, quiet=quiet)[0].path)
+    return str(import_model(REPOSITORY, NAME, runs, yes=True, quiet=quiet)[0].path)
 
 
 def _labels(run: RunFolder) -> tuple[str, ...]:
     """Of its newest checkpoint; none where there is none, or it is damaged."""
     try:
-        card: Card = read_card(run.checkpoint(run.checkpoint_steps()[-1]) / "ema.safetensors")
+        info: ModelInfo = read_model_info(run.checkpoint(run.checkpoint_steps()[-1]) / "ema.safetensors")
     except (IndexError, CheckpointError):
         return ()
-    return card.labels
+    return info.labels
 
 
 def _agreed(asked: list[str], *, yes: bool) -> bool:

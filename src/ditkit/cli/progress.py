@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..events import Event, Finished, Judged, Sampled, Started, Stepped, Validated, Warned
+from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
 from ..io import text as io_text
-from ..io.text import spoken_duration
+from ..io.text import format_duration
 from . import console
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class TrainingProgress:
             self._step(event)
         elif isinstance(event, Validated):
             self._validation = event.loss
-        elif isinstance(event, Judged):
+        elif isinstance(event, Evaluated):
             self.note(f"step {event.step}: KID {event.kid:.4f} ± {event.error:.4f}")
         elif isinstance(event, Sampled):
             self._show(event)
@@ -91,7 +91,7 @@ class TrainingProgress:
             done, now = event.step - self._first, time.monotonic()
             left = (self._steps - event.step) * (now - self._began) / max(done, 1)
             width = len(str(self._steps))
-            time_left = f"  {spoken_duration(left)} left" if event.step < self._steps else ""
+            time_left = f"  {format_duration(left)} left" if event.step < self._steps else ""
             self.note(f"step {event.step:>{width}}/{self._steps}  {self._numbers(event)}{time_left}")
             self._last_line = now
 
@@ -150,5 +150,5 @@ def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) ->
         words += ["--labels", *labels[:10]]
     if elsewhere:
         words += ["--model", str(finished.folder)]
-    took = spoken_duration(finished.seconds)
+    took = format_duration(finished.seconds)
     return [f"done: {finished.steps} steps in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]

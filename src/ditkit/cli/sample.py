@@ -35,7 +35,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..runtime.distributed import Together
     from ..sampling.generate import Sample
-    from .sample_request import Order
+    from .sample_request import SampleRequest
 
 
 EXAMPLES = (
@@ -146,26 +146,26 @@ def run(
         "--batch-size": batch_size,
     }
 
-    def prepare() -> tuple[Order, Path]:
+    def prepare() -> tuple[SampleRequest, Path]:
         from ..runs.folder import runs_dir as runs_place
         from . import original_faces, outputs, parsing
         from .datasets import watching
-        from .sample_request import on_backend, read_order
+        from .sample_request import on_backend, resolve_request
 
         offered = None if model else original_faces.faces(labels, runs_place(runs_dir), yes=yes, quiet=quiet)
         with watching(quiet=quiet, yes=yes):
-            order = read_order(labels, flags, model=model or offered, runs_dir=runs_dir, ema=not no_ema)
+            order = resolve_request(labels, flags, model=model or offered, runs_dir=runs_dir, ema=not no_ema)
         order = on_backend(order, backend)
         order = replace(order, autoencoder=outputs.autoencoder_folder(autoencoder))
         parsing.device(device)
         return order, _place(order, out, force=force)
 
     with launched_together(device, quiet=quiet) as together:
-        order, folder = together.do(prepare)
-        _draw(order, folder, device, together, as_json=as_json, quiet=quiet or not together.leads)
+        order, folder = together.run_together(prepare)
+        _draw(order, folder, device, together, as_json=as_json, quiet=quiet or not together.is_main)
 
 
-def _place(order: Order, out: Path | None, *, force: bool) -> Path:
+def _place(order: SampleRequest, out: Path | None, *, force: bool) -> Path:
     """The folder of the images. Raises DitkitError when they cannot go there."""
     from ..io.paths import expanded
     from ..io.text import free_name
@@ -176,26 +176,26 @@ def _place(order: Order, out: Path | None, *, force: bool) -> Path:
     return folder
 
 
-def _draw(order: Order, folder: Path, device: str, together: Together, *, as_json: bool, quiet: bool) -> None:
+def _draw(order: SampleRequest, folder: Path, device: str, together: Together, *, as_json: bool, quiet: bool) -> None:
     from .sample_request import draw
 
     names = order.file_names
     drawn: list[Sample] = []
     records: list[dict[str, Any]] = []
     for one in draw(order, device, quiet=quiet, together=together):
-        if not together.leads:
+        if not together.is_main:
             continue
         path = folder / names[len(records)]
-        save_one(one, path, order.text)
+        save_one(one, path, order.png_metadata)
         records.append({"path": str(path), "label": one.label, "seed": one.seed})
         drawn.extend([one] if len(drawn) < IN_GRID else [])
 
     def finish() -> None:
-        if together.leads:
+        if together.is_main:
             _save_grid(drawn, folder / "grid.png", order)
 
-    together.do(finish)
-    if together.leads:
+    together.run_together(finish)
+    if together.is_main:
         tell_drawn(records, folder, as_json=as_json, quiet=quiet)
 
 
@@ -207,13 +207,13 @@ def save_one(one: Sample, path: Path, text: dict[str, str]) -> None:
     save_png(one.image, path, {**label, "seed": str(one.seed), **text})
 
 
-def _save_grid(drawn: list[Sample], path: Path, order: Order) -> None:
+def _save_grid(drawn: list[Sample], path: Path, order: SampleRequest) -> None:
     from ..visual.grid import columns, grid, save_png
 
     captions = [one.label or f"seed {one.seed}" for one in drawn]
     title = f"{order.name}: the first {len(drawn)} of {len(order.labels)}" if len(drawn) < len(order.labels) else None
     picture = grid([one.image for one in drawn], columns(order.labels[:IN_GRID]), captions=captions, title=title)
-    save_png(picture, path, {"labels": " ".join(order.labels[:IN_GRID]), "seed": str(order.seed), **order.text})
+    save_png(picture, path, {"labels": " ".join(order.labels[:IN_GRID]), "seed": str(order.seed), **order.png_metadata})
 
 
 def tell_drawn(records: list[dict[str, Any]], folder: Path, *, as_json: bool, quiet: bool) -> None:

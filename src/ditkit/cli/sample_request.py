@@ -17,8 +17,8 @@ from ..io import text as io_text
 from ..runs import target
 from ..runs.folder import runs_dir as runs_place
 from ..runs.lookup import _origin, find_guide, find_weights, model_name
-from ..runs.model_info import Card, read_card
-from ..runtime.distributed import ALONE, Together
+from ..runs.model_info import ModelInfo, read_model_info
+from ..runtime.distributed import SINGLE_PROCESS, Together
 from . import console, datasets, parsing
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ _SETTINGS = {  # flag -> setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class SampleRequest:
     """What is to be drawn, all checked, before torch is there."""
 
     weights: Path
-    card: Card
+    info: ModelInfo
     name: str  # of the folder of images
     origin: str  # of the weights, as the images name it
     labels: list[str]  # "any" for each image of an unconditional model
@@ -60,16 +60,16 @@ class Order:
     def file_names(self) -> list[str]:
         """`000-cat.png` …, in safe characters; `000.png` from a model without labels."""
         digits = max(3, len(str(len(self.labels) - 1)))
-        spoken = [f"-{io_text.slug(label, 'label')}" if self.card.labels else "" for label in self.labels]
+        spoken = [f"-{io_text.slug(label, 'label')}" if self.info.labels else "" for label in self.labels]
         return [f"{index:0{digits}d}{label}.png" for index, label in enumerate(spoken)]
 
     @property
-    def text(self) -> dict[str, str]:
+    def png_metadata(self) -> dict[str, str]:
         """What every PNG says about its making."""
         how = self.settings
         return {
             "checkpoint": self.origin,
-            "step": str(self.card.step),
+            "step": str(self.info.step),
             "sampler": how.sampler,
             "steps": str(how.steps),
             "guidance": f"{how.guidance:g}",
@@ -81,16 +81,16 @@ class Order:
         }
 
 
-def read_order(
+def resolve_request(
     labels: list[str] | None, flags: dict[str, Any], *, model: str | None, runs_dir: Path | None, ema: bool
-) -> Order:
+) -> SampleRequest:
     """Words and the weights' own card as an Order. Raises UsageError for every mistake in them."""
     flags = {flag: None if (flag, value) == ("--batch-size", AUTO) else value for flag, value in flags.items()}
     weights = find_weights(model, runs_place(runs_dir), ema=ema, on_damage=tell_of_damage)
     length = flags.get("--ema")
     if length is not None:
         weights = _averaged(weights, length, ema=ema)
-    card = read_card(weights)
+    info = read_model_info(weights)
     asked = [
         target.nested(_SETTINGS[flag], value)
         for flag, value in flags.items()
@@ -100,24 +100,24 @@ def read_order(
     if interval is not None:
         asked.append({"sample": {"guidance_from": interval[0], "guidance_to": interval[1]}})
     try:
-        config = recipes.build(to_dict(card.config), {"train": {"accumulate": 1}}, *asked)
+        config = recipes.build(to_dict(info.config), {"train": {"accumulate": 1}}, *asked)
     except UsageError as error:
         raise target.in_flags(error, flags, _SETTINGS) from None
     target.check_sampler(config)
-    some = card.labels if len(card.labels) <= MOST_KINDS else card.labels[:UNASKED]
+    some = info.labels if len(info.labels) <= MOST_KINDS else info.labels[:UNASKED]
     guide, scale = flags.get("--autoguide"), config.sample.guidance
-    images = parsing.expand_labels(labels or some or [f"{parsing.ANY}*{UNASKED}"], card.labels)
-    return Order(
+    images = parsing.expand_labels(labels or some or [f"{parsing.ANY}*{UNASKED}"], info.labels)
+    return SampleRequest(
         weights=weights,
-        card=card,
-        name=f"{model_name(weights, model)}-{card.step}",
+        info=info,
+        name=f"{model_name(weights, model)}-{info.step}",
         origin=_origin(model, weights),
         labels=images,
         seed=config.seed,
         batch_size=config.train.batch_size if flags.get("--batch-size") else None,
         settings=config.sample,
         ema=float(length) if length is not None else None,
-        guide=find_guide(guide, weights, card, runs_place(runs_dir), scale=scale, ema=ema) if guide else None,
+        guide=find_guide(guide, weights, info, runs_place(runs_dir), scale=scale, ema=ema) if guide else None,
     )
 
 
@@ -135,7 +135,7 @@ def tell_of_damage(path: Path) -> None:
     console.say(f"warning: {path} is damaged; looking for the checkpoint before it")
 
 
-def on_backend(order: Order, word: str) -> Order:
+def on_backend(order: SampleRequest, word: str) -> SampleRequest:
     """The same order for `torch` or `jax`. Raises UsageError for another word, and for what JAX does not draw."""
     if word not in BACKENDS:
         raise unknown("backend", word, BACKENDS)
@@ -144,18 +144,18 @@ def on_backend(order: Order, word: str) -> Order:
 
         if order.guide is not None:
             raise UsageError("the JAX backend knows no autoguidance", "use --backend torch")
-        check_sampling(replace(order.card.config, sample=order.settings))
+        check_sampling(replace(order.info.config, sample=order.settings))
         check_installed()
     return replace(order, backend=word)
 
 
 def draw(
-    order: Order,
+    order: SampleRequest,
     device: str,
     *,
     quiet: bool,
     on_noisy: Callable[[int, int, Any], None] | None = None,
-    together: Together = ALONE,
+    together: Together = SINGLE_PROCESS,
 ) -> Iterator[Sample]:
     """The images of an order, a batch at a time, so that memory stays bounded and a stop loses little.
 
@@ -171,11 +171,11 @@ def draw(
 
         place = find_device(device)
         with datasets.watching(quiet=quiet):
-            trained = together.do(lambda: load(order.weights, device=place, autoencoder=order.autoencoder))
+            trained = together.run_together(lambda: load(order.weights, device=place, autoencoder=order.autoencoder))
             guide = load(order.guide, device=place, autoencoder=order.autoencoder) if order.guide else None
-    batch_size = order.batch_size or together.tell(
+    batch_size = order.batch_size or together.broadcast(
         min(
-            default_batch_size(trained.network, trained.card.config.shape, place),
+            default_batch_size(trained.network, trained.info.config.shape, place),
             math.ceil(len(order.labels) / together.size),
         )
     )
@@ -198,11 +198,11 @@ def draw(
             part=(together.rank, together.size),
         )
         for _ in range(rounds):
-            for batch in together.collect(next(batches, [])):
+            for batch in together.all_gather(next(batches, [])):
                 yield from batch
 
 
-def _draw_in_jax(order: Order, device: str, *, quiet: bool, together: Together) -> Iterator[Sample]:
+def _draw_in_jax(order: SampleRequest, device: str, *, quiet: bool, together: Together) -> Iterator[Sample]:
     if together.size > 1:
         raise UsageError("the JAX backend draws in one process", "start it without a launcher, or use --backend torch")
     with console.loading_torch(quiet=quiet):

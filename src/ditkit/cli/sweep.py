@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..evaluation.sweep import Plan, Sweep, _draw, _ways
+from ..evaluation.sweep import Sweep, SweepPlan, _draw, _variants
 from ..io import text
 from . import complete, console
 from .evaluate import Features, Which
@@ -149,15 +149,15 @@ def run(
 
     lists = {"--sampler": sampler, "--steps": steps, "--guidance": guidance, "--reuse": reuse, "--ema": ema}
     with watching(quiet=quiet, yes=yes):
-        ways = _ways(lists, labels, which, runs_dir, seed=seed, batch_size=batch_size, ema=not no_ema)
+        ways = _variants(lists, labels, which, runs_dir, seed=seed, batch_size=batch_size, ema=not no_ema)
     ways = [moved(way, data_dir) for way in ways]
     first = ways[0]
     if samples:
-        check_features(features, first.card.config.data.channels)
+        check_features(features, first.info.config.data.channels)
     parsing.device(device)
     folder = expanded(out) if out else text.free_name(Path("sweeps") / first.name)
     check_folder(folder, ["sweep.png", "sweep.md", "sweep.json"], force=force)
-    plan = Plan(order=first, ways=ways, samples=samples, features=features)
+    plan = SweepPlan(order=first, ways=ways, samples=samples, features=features)
     drawn = Sweep(plan, folder)
     try:
         _draw(drawn, device, quiet=quiet, yes=yes)

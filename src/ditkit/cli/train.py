@@ -55,8 +55,8 @@ from .train_options import (
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..events import Event
-    from ..runs.init_from import Beginning
-    from ..runs.resume import Prepared
+    from ..runs.init_from import InitFrom as InitFromModel
+    from ..runs.resume import RunPlan
     from ..runtime.threads import Threads as ChosenThreads
 
 
@@ -64,14 +64,14 @@ _PACKAGES = ("tensorboard", "wandb")  # that a tracker of their name needs
 
 
 @dataclass(kw_only=True)
-class Plan:
+class TrainPlan:
     """One run, decided: what, where, on what, for how long."""
 
     config: RunConfig
     folder: Path
     find_lr: bool
     fresh: bool
-    beginning: Beginning | None = None
+    beginning: InitFromModel | None = None
     yes: bool = False
     fit_batch: bool = False
     seconds: float | None = None
@@ -111,12 +111,12 @@ class Plan:
         if self.config.train.evaluate_every:
             check_features(None, self.config.data.channels)
 
-    def tell_beginning(self, labels: Sequence[str], *, quiet: bool) -> None:
+    def announce_init_from(self, labels: Sequence[str], *, quiet: bool) -> None:
         """Say what the run begins with, if it does now."""
         from ..runs.folder import RunFolder
 
         if self.beginning and (self.fresh or not RunFolder(self.folder).checkpoint_steps()):
-            self.beginning.tell(labels, quiet=quiet)
+            self.beginning.announce(labels, quiet=quiet)
 
     def check_speed(self, threads: str, compile: str, grad_checkpointing: str, *, shard: bool) -> None:
         from . import parsing
@@ -147,14 +147,14 @@ def decide(
     runs_dir: Path | None,
     fresh: bool,
     device: str,
-) -> Plan:
+) -> TrainPlan:
     """The plan that the words of `ditkit train` stand for. Raises UsageError for what is wrong with them."""
     from ..errors import UsageError
     from ..io import text
     from ..runs import target as run_target
     from ..runs.folder import RunFolder
     from ..runs.folder import runs_dir as runs_place
-    from ..runs.init_from import find_beginning
+    from ..runs.init_from import find_init_from
     from . import datasets, parsing
 
     flags = dict(flags)
@@ -182,15 +182,15 @@ def decide(
         found = datasets.for_device(found, parsing.device(device), None if fresh else existing)
     beginning = None
     if init_from is not None:
-        beginning = find_beginning(init_from, runs, None if fresh else existing)
-        found = beginning.under(found, run_target.name_of(found, file))
+        beginning = find_init_from(init_from, runs, None if fresh else existing)
+        found = beginning.applied_to(found, run_target.name_of(found, file))
     config = run_target.build(found, file=file, settings=settings, flags=flags)
     if find_lr and existing.is_run() and not fresh:
         config = with_lr(config, existing.read_config().optim.lr)  # measured when the run began
         find_lr = existing.last_step() == 0
     if beginning:
         beginning.check(config)
-    return Plan(
+    return TrainPlan(
         config=config,
         folder=folder,
         find_lr=find_lr,
@@ -280,7 +280,7 @@ def run(
     (_print_plan if dry_run else _train)(plan, quiet=quiet)
 
 
-def _print_plan(plan: Plan, *, quiet: bool) -> None:
+def _print_plan(plan: TrainPlan, *, quiet: bool) -> None:
     """The settings on stdout, what they cost on stderr."""
     if not launch.leads():
         return
@@ -295,7 +295,7 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
         return
     if plan.fit_batch:
         config = _fitted(plan, labels, images, quiet=quiet)
-    report = estimation_report.examine(
+    report = estimation_report.estimate_run(
         config,
         len(labels),
         images,
@@ -308,11 +308,11 @@ def _print_plan(plan: Plan, *, quiet: bool) -> None:
     rate = "learning rate to be measured first" if plan.find_lr else f"learning rate {config.optim.lr:g}"
     counted = f"{images:,} images, {len(labels)} labels"
     console.say(f"would train {plan.folder}: {counted}, {rate}")
-    for line in estimation_report.told(report):
+    for line in estimation_report.report_lines(report):
         console.say(line)
 
 
-def _train(plan: Plan, *, quiet: bool) -> None:
+def _train(plan: TrainPlan, *, quiet: bool) -> None:
     from ..runtime.threads import take_threads
     from .datasets import check_data, watching
     from .progress import TrainingProgress, next_steps
@@ -320,7 +320,7 @@ def _train(plan: Plan, *, quiet: bool) -> None:
 
     quiet = quiet or not launch.leads()
     images, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
-    plan.tell_beginning(labels, quiet=quiet)
+    plan.announce_init_from(labels, quiet=quiet)
     threads = _chosen_threads(plan, quiet=quiet)
     if plan.fit_batch:
         plan.config = _fitted(plan, labels, images, quiet=quiet)
@@ -333,7 +333,7 @@ def _train(plan: Plan, *, quiet: bool) -> None:
         with console.loading_torch(quiet=quiet):
             from ..trackers.contract import Tracking
             from ..training.loop import train
-            from ..training.step import Speed
+            from ..training.step import SpeedOptions
         take_threads(threads)
         progress = TrainingProgress(folder.name, quiet=quiet)
         tracking = Tracking(plan.trackers if launch.leads() else (), config, progress.note)
@@ -352,7 +352,7 @@ def _train(plan: Plan, *, quiet: bool) -> None:
                 max_seconds=plan.seconds,
                 should_stop=stop,
                 force_change=plan.force_change,
-                speed=Speed(compile=plan.compile, grad_checkpointing=plan.grad_checkpointing, shard=plan.shard),
+                speed=SpeedOptions(compile=plan.compile, grad_checkpointing=plan.grad_checkpointing, shard=plan.shard),
             )
     if progress.finished:
         for line in next_steps(progress.finished, progress.labels, elsewhere=plan.elsewhere):
@@ -361,7 +361,7 @@ def _train(plan: Plan, *, quiet: bool) -> None:
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
 
 
-def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
+def _chosen_threads(plan: TrainPlan, *, quiet: bool) -> ChosenThreads:
     """How many threads compute; a run that goes on keeps those that it has, and with them its last bits."""
     import json
 
@@ -382,7 +382,7 @@ def _chosen_threads(plan: Plan, *, quiet: bool) -> ChosenThreads:
     return chosen
 
 
-def _fitted(plan: Plan, labels: Sequence[str], images: int, *, quiet: bool) -> RunConfig:
+def _fitted(plan: TrainPlan, labels: Sequence[str], images: int, *, quiet: bool) -> RunConfig:
     """The settings with a batch in as many parts as memory asks for; a run that goes on keeps those that it has."""
     from ..estimation.report import fitted
     from ..runs.folder import RunFolder
@@ -395,11 +395,11 @@ def _fitted(plan: Plan, labels: Sequence[str], images: int, *, quiet: bool) -> R
     return fitted(plan.config, len(labels), images, **where, at_least=least, quiet=quiet)
 
 
-def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
+def _prepare(plan: TrainPlan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
     from ..errors import BusyError
-    from ..runs.folder import RunFolder, lock, sweep
-    from ..runs.resume import prepare, steps_done
+    from ..runs.folder import RunFolder, lock, remove_leftovers
+    from ..runs.resume import start_or_resume, steps_done
     # MOVED
 
     if launch.leads() and plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
@@ -412,11 +412,11 @@ def _prepare(plan: Plan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
         is_new = plan.fresh or not existing.is_run()
         finished = not is_new and steps_done(existing, plan.config) >= plan.config.train.steps
         return None if finished else (plan.config, plan.folder)
-    prepared = prepare(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
+    prepared = start_or_resume(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
     folder, config = prepared.folder.path, prepared.config
     if prepared.finished:
         with contextlib.suppress(BusyError), lock(prepared.folder):
-            sweep(prepared.folder)  # it may have been killed as it ended
+            remove_leftovers(prepared.folder)  # it may have been killed as it ended
         _tell_finished(prepared, config.train.steps, quiet=quiet)
         return None
     if plan.find_lr:
@@ -434,7 +434,7 @@ def _measured_lr(config: RunConfig, folder: Path, device: str, *, quiet: bool) -
     return curve.suggestion
 
 
-def _tell_finished(prepared: Prepared, steps: int, *, quiet: bool) -> None:
+def _tell_finished(prepared: RunPlan, steps: int, *, quiet: bool) -> None:
     """Why there is nothing to do for a run that is asked for so many steps."""
     folder = prepared.folder.path
     again, planned = f"ditkit train {shlex.quote(str(folder))}", prepared.folder.read_config().train.steps

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import DataError
 from .contract import Dataset
 from .pixels import made_ready
-from .resident import MOST_CACHE_BYTES, Place, keep
+from .resident import MOST_CACHE_BYTES, BatchTarget, make_store
 
 _REPLACEMENTS = 20  # tried for an image that cannot be read
 
@@ -51,7 +51,7 @@ class Reader(Protocol):
         """The same, keeping nothing in memory: for processes, each of which would keep it all."""
         ...
 
-    def at(self, place: Place) -> Reader:
+    def at(self, place: BatchTarget) -> Reader:
         """The same batches, to the last bit, made and everything kept on the device of a place, if there is room."""
         ...
 
@@ -73,7 +73,7 @@ class Batches:
         flip: bool = False,
         share: slice = slice(None),
         cache_bytes: int = MOST_CACHE_BYTES,
-        place: Place = Place(),
+        place: BatchTarget = BatchTarget(),
     ):
         if len(dataset) == 0:
             raise DataError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
@@ -122,14 +122,14 @@ class Batches:
 class Decoded:
     """The pixels of a dataset's images, scaled to [-1, 1] (a Reader)."""
 
-    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int, place: Place = Place()):
+    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int, place: BatchTarget = BatchTarget()):
         self._dataset, self._seed, self._cache_bytes, self._threads = dataset, seed, cache_bytes, place.threads
         self._bad: dict[int, str] = {}
         self._shape: tuple[int, ...] | None = None
         self._shape = self._decoded([0])[0][0].shape
         self._known = np.zeros(len(dataset), dtype=bool)
         self._labels = np.zeros(len(dataset), dtype=np.int64)
-        self._kept = keep(len(dataset), self._shape, cache_bytes, place)
+        self._kept = make_store(len(dataset), self._shape, cache_bytes, place)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -152,7 +152,7 @@ class Decoded:
     def without_cache(self) -> Decoded:
         return Decoded(self._dataset, self._seed, cache_bytes=0)
 
-    def at(self, place: Place) -> Decoded:
+    def at(self, place: BatchTarget) -> Decoded:
         return Decoded(self._dataset, self._seed, self._cache_bytes, place)
 
     def _decoded(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:

@@ -13,9 +13,9 @@ from ..errors import DataError
 from ..io import atomic
 from ..io.hub import address, files_of, snapshot
 from ..io.paths import cache_dir, expanded
-from ..io.progress import tell
+from ..io.progress import notify
 from .contract import Split, holdout
-from .image_dataset import Pictures, chosen_pictures
+from .image_dataset import ImageDataset, image_subset
 from .labels import attributes
 from .sources.files import FileSource, scan
 from .sources.location import is_address, local_folder
@@ -28,7 +28,7 @@ SITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 MALE = "Male"  # what the faces are labelled by unless something else is asked for
 
 
-def published(config: DataConfig, split: Split, root: Path) -> Pictures:
+def published(config: DataConfig, split: Split, root: Path) -> ImageDataset:
     """The images that are there, of the official split. Raises DitkitError when files are missing or malformed."""
     images = root / IMAGES if (root / IMAGES).is_dir() else local_folder(str(root / PACKED))
     sizes = scan(images)
@@ -42,7 +42,7 @@ def published(config: DataConfig, split: Split, root: Path) -> Pictures:
     label_ids = [ids[name] for name in sizes]
     if split == "train":
         _check_classes([label_ids[row] for row in rows], labels, root, len(sizes))
-    return chosen_pictures(config, source, rows, tuple(sizes.values()), labels, label_ids)
+    return image_subset(config, source, rows, tuple(sizes.values()), labels, label_ids)
 
 
 def find_root(given: Path) -> Path | None:
@@ -160,14 +160,14 @@ _WANTED = (
 )
 
 
-def dataset(config: DataConfig, split: Split) -> Pictures:
+def dataset(config: DataConfig, split: Split) -> ImageDataset:
     """The faces of the official split: of `config.path`, or fetched from the hub. Raises DitkitError without them."""
     found = _fetched(config, split) if config.path is None else _on_disk(config, split, config.path)
     _tell_licence()
     return found
 
 
-def _fetched(config: DataConfig, split: Split) -> Pictures:
+def _fetched(config: DataConfig, split: Split) -> ImageDataset:
     config, revision = _labelled(config), config.revision or COMMIT
     attributes.chosen(str(config.label_by), NAMES.split())
     listed = files_of(REPO, revision=revision, by_hand=_WANTED)
@@ -178,7 +178,7 @@ def _fetched(config: DataConfig, split: Split) -> Pictures:
     return table_pictures(config, split, root, files, kind="attribute")
 
 
-def _on_disk(config: DataConfig, split: Split, path: str) -> Pictures:
+def _on_disk(config: DataConfig, split: Split, path: str) -> ImageDataset:
     if not is_address(path) and not expanded(path).exists():
         raise DataError(f"the folder {expanded(path)} does not exist", _WANTED)
     given = local_folder(path)
@@ -197,7 +197,7 @@ def _labelled(config: DataConfig) -> DataConfig:
 def _tell_licence() -> None:
     """Once."""
     shown = cache_dir() / "celeba-licence-shown"
-    if not shown.exists() and tell(LICENCE):
+    if not shown.exists() and notify(LICENCE):
         with contextlib.suppress(OSError):
             atomic.make_folder(shown.parent)
             shown.touch()

@@ -13,11 +13,11 @@ import numpy as np
 from ..config import DataConfig
 from ..errors import DataError
 from ..io.hub import is_hub
-from ..io.paths import expanded, spelled
+from ..io.paths import as_stored, expanded
 from .contract import Split
 from .decode import EXTENSIONS
 from .hub import dataset as of_repository
-from .image_dataset import Pictures, pictures
+from .image_dataset import ImageDataset, image_dataset
 from .labels.infer import ALL_EXTENSIONS, TABLES, Labelled, Listing, labelled
 from .sources.archive import Archive, look_up
 from .sources.files import FileSource, find, hidden
@@ -25,7 +25,7 @@ from .sources.location import from_where, local_images
 from .sources.parquet import folder_of_tables, tables_below
 
 
-def dataset(config: DataConfig, split: Split) -> Pictures:
+def dataset(config: DataConfig, split: Split) -> ImageDataset:
     """The images at `config.path`: a folder, an archive, a folder of archives or of tables, a hub repository.
 
     Raises DitkitError when there are none, or when it is not clear which label each has.
@@ -43,9 +43,9 @@ def dataset(config: DataConfig, split: Split) -> Pictures:
         images, labels = _images(listing, config)
     else:
         if config.label_file is None and (table := _table_beside(place)) is not None:
-            config = replace(config, label_file=spelled(table))
+            config = replace(config, label_file=as_stored(table))
         images, labels = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
-    return pictures(config, split, images.source, images.sizes, *labels)
+    return image_dataset(config, split, images.source, images.sizes, *labels)
 
 
 def _images(listing: Listing, config: DataConfig) -> tuple[Listing, Labelled]:

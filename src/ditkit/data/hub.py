@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..config import DataConfig
 from ..errors import DataError, UsageError
-from ..io.hub import PARQUET, Place, address, files_of, is_hub, parse, snapshot
+from ..io.hub import PARQUET, HubAddress, address, files_of, is_hub, parse, snapshot
 from .contract import Split
 from .decode import EXTENSIONS
-from .image_dataset import Pictures
+from .image_dataset import ImageDataset
 from .sources.extract import SUFFIXES
 from .sources.parquet import SUFFIX, table_pictures
 from .sources.splits import CARD, by_split
@@ -21,7 +21,7 @@ _LISTS = ("metadata.jsonl", "metadata.csv")  # of file names and what belongs to
 _BY_HAND = "or download its files by hand and give their folder with --data-dir"
 
 
-def dataset(config: DataConfig, split: Split) -> Pictures:
+def dataset(config: DataConfig, split: Split) -> ImageDataset:
     """The images of a repository, downloaded into the cache once. Raises DitkitError where that cannot be."""
     if not is_hub(config.path):
         raise UsageError("the dataset 'hub' needs a repository", "give one: `ditkit train hf://user/dataset`")
@@ -35,10 +35,10 @@ def dataset(config: DataConfig, split: Split) -> Pictures:
             f"{address(place.repo, revision)} has no parquet tables, images or archives among its {len(listed)} files",
             PARQUET.format(place.repo),
         )
-    card = None
+    info = None
     if CARD in listed:
-        card = snapshot(place.repo, revision=revision, wanted=lambda path: path == CARD) / CARD
-    files = by_split(tables or images, card, place.subset, place=address(place.repo, revision))
+        info = snapshot(place.repo, revision=revision, wanted=lambda path: path == CARD) / CARD
+    files = by_split(tables or images, info, place.subset, place=address(place.repo, revision))
     if tables:
         wanted = {*files["train"], *files["validation"]}
         root = snapshot(place.repo, revision=revision, wanted=wanted.__contains__, by_hand=_by_hand(place, wanted))
@@ -46,7 +46,9 @@ def dataset(config: DataConfig, split: Split) -> Pictures:
     return _loose(config, split, place, revision, files["train"])
 
 
-def _loose(config: DataConfig, split: Split, place: Place, revision: str | None, images: Sequence[str]) -> Pictures:
+def _loose(
+    config: DataConfig, split: Split, place: HubAddress, revision: str | None, images: Sequence[str]
+) -> ImageDataset:
     """Images or archives of them: the folder that holds those for training is as good as one on disk."""
     from .folder import dataset as folder
 
@@ -61,6 +63,6 @@ def _loose(config: DataConfig, split: Split, place: Place, revision: str | None,
     return folder(replace(config, name="folder", path=str(root / inside), revision=None), split)
 
 
-def _by_hand(place: Place, files: set[str]) -> str:
+def _by_hand(place: HubAddress, files: set[str]) -> str:
     some = ", ".join(sorted(files)[:3]) + (" …" if len(files) > 3 else "")
     return f"download {some} of {address(place.repo, place.revision)} by hand and give their folder"

@@ -39,7 +39,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class ImageDataset:
     """Images decoded and fitted when they are asked for (a Dataset)."""
 
     labels: tuple[str, ...]
@@ -67,34 +67,34 @@ class Pictures:
         return fit(image, *config.image_size, crop=config.crop), int(self.label_ids[index])
 
 
-def pictures(
+def image_dataset(
     config: DataConfig,
     split: Split,
     source: Source,
     sizes: Sequence[int] | np.ndarray,
     labels: tuple[str, ...],
     label_ids: Sequence[int] | np.ndarray,
-) -> Pictures:
+) -> ImageDataset:
     """All images of a source, `sizes` bytes each, of which some are held out for validation."""
     name_hashes = (hashed(os.fsencode(source.name(row))) for row in range(len(source)))
     held = held_out(name_hashes, np.asarray(label_ids, dtype=np.int64), config.validation)
     rows = np.flatnonzero(held if split == "validation" else ~held)
-    return chosen_pictures(config, source, rows, sizes, labels, label_ids)
+    return image_subset(config, source, rows, sizes, labels, label_ids)
 
 
-def chosen_pictures(
+def image_subset(
     config: DataConfig,
     source: Source,
     rows: Sequence[int] | np.ndarray,
     sizes: Sequence[int] | np.ndarray,
     labels: tuple[str, ...],
     label_ids: Sequence[int] | np.ndarray,
-) -> Pictures:
+) -> ImageDataset:
     """Some images of a source; sizes and label ids are of all of it."""
     chosen = np.asarray(rows, dtype=np.int64)
     ids = np.asarray(label_ids, dtype=np.int64)[chosen]
     names = (source.name(int(row)) for row in chosen)
-    return Pictures(
+    return ImageDataset(
         labels=labels,
         fingerprint=fingerprint(names, (int(sizes[int(row)]) for row in chosen), map(int, ids)),
         source=source,

@@ -17,7 +17,7 @@ MOST_CACHE_BYTES = 256 << 20  # of the computer's own memory
 
 
 @dataclass(frozen=True)
-class Place:
+class BatchTarget:
     """Where batches are wanted, and what may be done there for them to be in time."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -30,7 +30,7 @@ class Place:
         return self.device.type == "cuda"
 
 
-class Kept(Protocol):
+class ImageStore(Protocol):
     """Images of one size, uint8 (height, width, channels), by index."""
 
     def put(self, indices: np.ndarray, images_BHWC: np.ndarray) -> None: ...
@@ -40,7 +40,7 @@ class Kept(Protocol):
         ...
 
 
-def keep(count: int, shape: tuple[int, ...], cache_bytes: int, place: Place) -> Kept | None:
+def make_store(count: int, shape: tuple[int, ...], cache_bytes: int, place: BatchTarget) -> ImageStore | None:
     """What keeps `count` images where all of them fit: on the device, else in `cache_bytes` of memory, else nothing."""
     size = count * math.prod(shape)
     if size <= place.most_bytes:
@@ -85,7 +85,7 @@ class _OnDevice:
 _MOST_DECODING = 16  # threads
 
 
-def room_to_keep(device: torch.device) -> int:
+def free_store_bytes(device: torch.device) -> int:
     """Bytes of a device's own memory that a data set may take: a quarter of what is free."""
     return free_bytes(device) // 4 if device.type == "cuda" else 0
 
@@ -95,6 +95,6 @@ def decoding_threads(device: torch.device, beside_cpu: int = 1) -> int:
     return beside_cpu if device.type == "cpu" else max(beside_cpu, min(_MOST_DECODING, torch.get_num_threads()))
 
 
-def place_of_batches(device: torch.device, workers: int) -> Place:
+def batch_target(device: torch.device, workers: int) -> BatchTarget:
     """Where and how batches are made for a device. Other `workers` that read could not keep anything on it."""
-    return Place(device) if workers else Place(device, room_to_keep(device), decoding_threads(device))
+    return BatchTarget(device) if workers else BatchTarget(device, free_store_bytes(device), decoding_threads(device))

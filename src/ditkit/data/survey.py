@@ -19,7 +19,7 @@ from ..config import DataConfig
 from ..errors import DataError
 from .contract import Dataset, Split
 from .decode import crop_box, examine, fit
-from .image_dataset import Pictures
+from .image_dataset import ImageDataset
 
 MOST_KEPT_SIDE = 256  # pixels of the pictures that are kept
 UNKNOWN = -1  # label id of an image that cannot be read, where only reading tells
@@ -29,7 +29,7 @@ Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class Thumbnail:
     """An image to look at: `seen` is what the network gets, `original` the whole, `box` what is kept of it."""
 
     name: str
@@ -40,7 +40,7 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Inspection:
     """What one image shows. Size, format and mode are of the encoded one, if it can be had."""
 
     label_id: int
@@ -48,18 +48,18 @@ class Look:
     size: Size | None = None
     format: str = ""
     mode: str = ""
-    shown: Shown | None = None
+    shown: Thumbnail | None = None
     why: str | None = None  # it cannot be read
 
 
-def look(part: Dataset, index: int, config: DataConfig, name: str, *, show: bool) -> Look:
+def inspect(part: Dataset, index: int, config: DataConfig, name: str, *, show: bool) -> Inspection:
     """Examine one image; with pictures of it if it is to be shown. What is wrong with it is in the answer."""
-    if isinstance(part, Pictures):
-        return _look_at_original(part, index, config, name if show else None)
-    return _look_at_result(part, index, config, name if show else None)
+    if isinstance(part, ImageDataset):
+        return _inspect_original(part, index, config, name if show else None)
+    return _inspect_result(part, index, config, name if show else None)
 
 
-def _look_at_original(part: Pictures, index: int, config: DataConfig, name: str | None) -> Look:
+def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: str | None) -> Inspection:
     """Opened once and read in blocks, whatever its length."""
     row, label_id = int(part.rows[index]), int(part.label_ids[index])
     place = part.source.place(row)
@@ -76,18 +76,18 @@ def _look_at_original(part: Pictures, index: int, config: DataConfig, name: str 
         image, header = examine(opened, place, config.channels, config.image_size)
         seen = fit(image, *config.image_size, crop=config.crop)
     except DataError as error:
-        return Look(label_id=label_id, why=error.message.removeprefix(f"cannot read the image {place}: "))
+        return Inspection(label_id=label_id, why=error.message.removeprefix(f"cannot read the image {place}: "))
     shown = None
     if name is not None:
         left, top, right, bottom = crop_box(image.size, *config.image_size, config.crop)
-        shown = Shown(
+        shown = Thumbnail(
             name=name,
             label_id=label_id,
             seen=_small(seen),
             original=_small(image),
             box=(left / image.width, top / image.height, right / image.width, bottom / image.height),
         )
-    return Look(
+    return Inspection(
         label_id=label_id,
         digest=digest.digest(),
         size=header.size,
@@ -97,7 +97,7 @@ def _look_at_original(part: Pictures, index: int, config: DataConfig, name: str 
     )
 
 
-def _look_at_result(part: Dataset, index: int, config: DataConfig, name: str | None) -> Look:
+def _inspect_result(part: Dataset, index: int, config: DataConfig, name: str | None) -> Inspection:
     """What there is of an image where only the data set itself knows how it comes about."""
     wanted = (*config.image_size, config.channels)
     try:
@@ -108,13 +108,13 @@ def _look_at_result(part: Dataset, index: int, config: DataConfig, name: str | N
         if not 0 <= label_id < max(1, len(part.labels)):
             raise DataError(f"its label id is {label_id}, and there are {len(part.labels)} labels")
     except DataError as error:
-        return Look(label_id=UNKNOWN, why=error.message)
+        return Inspection(label_id=UNKNOWN, why=error.message)
     except Exception as error:  # a mistake in a plug-in is a finding here
-        return Look(label_id=UNKNOWN, why=f"{type(error).__name__}: {error}")
+        return Inspection(label_id=UNKNOWN, why=f"{type(error).__name__}: {error}")
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     size = image.shape[1], image.shape[0]
-    shown = None if name is None else Shown(name=name, label_id=label_id, seen=_small(image))
-    return Look(label_id=label_id, digest=digest, size=size, shown=shown)
+    shown = None if name is None else Thumbnail(name=name, label_id=label_id, seen=_small(image))
+    return Inspection(label_id=label_id, digest=digest, size=size, shown=shown)
 
 
 def _small(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -133,7 +133,7 @@ _SPARES = 4  # pictures of a class beyond those that are wanted, for what turns 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Copy:
+class Duplicate:
     """One of several images that are the same byte for byte."""
 
     name: str
@@ -161,8 +161,8 @@ class Survey:
     duplicate_images: int = 0  # in all groups
     across_splits: int = 0  # groups with images to train on and held-out ones
     across_labels: int = 0  # groups with different labels
-    duplicates_listed: list[list[Copy]] = field(default_factory=list)
-    shown: list[Shown] = field(default_factory=list)  # by label, in the order of a hash of their names
+    duplicates_listed: list[list[Duplicate]] = field(default_factory=list)
+    shown: list[Thumbnail] = field(default_factory=list)  # by label, in the order of a hash of their names
 
 
 def survey(
@@ -187,7 +187,7 @@ def survey(
         labels=everything.labels,
         images=len(everything),
         examined=count,
-        encoded=all(isinstance(part, Pictures) for part in parts.values()),
+        encoded=all(isinstance(part, ImageDataset) for part in parts.values()),
         counts={},
         all_counted=known,
     )
@@ -234,19 +234,19 @@ class _Everything:
     def name(self, index: int) -> str:
         number = self._number(index)
         part, inside = self._parts[number], index - self._starts[number]
-        if isinstance(part, Pictures):
+        if isinstance(part, ImageDataset):
             return part.source.name(int(part.rows[inside]))
         return f"{self.splits[number]} image {inside}"
 
     def place(self, index: int) -> str:
         number = self._number(index)
         part = self._parts[number]
-        return part.place(index - self._starts[number]) if isinstance(part, Pictures) else self.name(index)
+        return part.place(index - self._starts[number]) if isinstance(part, ImageDataset) else self.name(index)
 
-    def look(self, index: int, config: DataConfig, *, show: bool) -> Look:
+    def look(self, index: int, config: DataConfig, *, show: bool) -> Inspection:
         number = self._number(index)
         name = self.name(index) if show else ""
-        return look(self._parts[number], index - self._starts[number], config, name, show=show)
+        return inspect(self._parts[number], index - self._starts[number], config, name, show=show)
 
     def counts(self, indices: np.ndarray | None = None, label_ids: np.ndarray | None = None) -> dict[Split, list[int]]:
         """Images by label id of each split: of all, or of those that are given with what was found."""
@@ -266,7 +266,7 @@ def _label_ids(part: Dataset) -> np.ndarray:
     return np.full(len(part), UNKNOWN, dtype=np.int64) if ids is None else np.asarray(ids, dtype=np.int64)
 
 
-def _in_threads(examine: Callable[[int], Look], indices: np.ndarray) -> Iterator[Look]:
+def _in_threads(examine: Callable[[int], Inspection], indices: np.ndarray) -> Iterator[Inspection]:
     """The looks in their order, a few of them made ahead."""
     workers = min(16, (os.cpu_count() or 1) + 1)  # Pillow decodes beside Python
     waiting = map(int, indices)
@@ -282,7 +282,7 @@ def _in_threads(examine: Callable[[int], Look], indices: np.ndarray) -> Iterator
                 future.cancel()
 
 
-def _add(found: Survey, one: Look, config: DataConfig) -> None:
+def _add(found: Survey, one: Inspection, config: DataConfig) -> None:
     if one.size:
         found.sizes[one.size] += 1
         across, down = one.size[0] / config.image_size[1], one.size[1] / config.image_size[0]
@@ -315,7 +315,7 @@ def _picked(everything: _Everything, indices: np.ndarray, label_ids: np.ndarray,
     )
 
 
-def _first(shown: Sequence[Shown], each: int) -> list[Shown]:
+def _first(shown: Sequence[Thumbnail], each: int) -> list[Thumbnail]:
     """As many as are wanted of each class, by label and hash."""
     ordered = sorted(shown, key=lambda one: (one.label_id, _rank(one.name)))
     classes = itertools.groupby(ordered, key=lambda one: one.label_id)
@@ -339,7 +339,7 @@ def _find_duplicates(
             members = [(int(indices[one]), int(label_ids[one])) for one in group[:MOST_LISTED]]
             found.duplicates_listed.append(
                 [
-                    Copy(
+                    Duplicate(
                         name=everything.name(index),
                         split=everything.split(index),
                         label=everything.labels[label_id] if everything.labels else None,

@@ -11,7 +11,7 @@ from ..io import text as io_text
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-    from .survey import Copy, Survey
+    from .survey import Duplicate, Survey
 
 
 _MOST_LABELS = 30  # lines
@@ -162,7 +162,7 @@ def _duplicates(survey: Survey) -> Iterator[str]:
         yield f"  … and {survey.duplicate_groups - _MOST_LISTED:,} more groups"
 
 
-def _copy(copy: Copy) -> str:
+def _copy(copy: Duplicate) -> str:
     return io_text.flat(copy.name) + (" (validation)" if copy.split == "validation" else "")
 
 

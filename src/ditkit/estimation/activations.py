@@ -27,7 +27,7 @@ from ..runtime.device import autocast
 _DEPTHS = (1, 2)  # blocks that are rehearsed; every further one adds the same
 
 
-class Living(TorchDispatchMode):
+class LiveTensorBytes(TorchDispatchMode):
     """Counts the bytes of all tensors made within it that live at once; `peak` is the most so far."""
 
     def __init__(self, known: Iterable[Tensor]):
@@ -61,7 +61,7 @@ def _identity(tensor: Tensor) -> int:
 
 
 @lru_cache(maxsize=256)
-def training_peak(config: RunConfig, labels: int, images: int, dtype: torch.dtype, *, again: bool) -> int:
+def activation_bytes(config: RunConfig, labels: int, images: int, dtype: torch.dtype, *, again: bool) -> int:
     """Most bytes that forward and backward of `images` images take at once, gradients included.
 
     `again`: the gradients of another part of the batch are there already.
@@ -69,7 +69,7 @@ def training_peak(config: RunConfig, labels: int, images: int, dtype: torch.dtyp
 
     def rehearse(network: DiT) -> tuple[int, int]:
         objective, tensors = open_objective(config.diffusion), _case(config, images)
-        with Living([*network.parameters(), *network.buffers()]) as living:
+        with LiveTensorBytes([*network.parameters(), *network.buffers()]) as living:
             for parameter in network.parameters() if again else ():
                 parameter.grad = torch.empty_like(parameter)
             with autocast(torch.device("cpu"), dtype):
@@ -83,13 +83,13 @@ def training_peak(config: RunConfig, labels: int, images: int, dtype: torch.dtyp
 
 
 @lru_cache(maxsize=16)
-def drawing_peak(config: RunConfig, labels: int, images: int, dtype: torch.dtype) -> int:
+def sampling_bytes(config: RunConfig, labels: int, images: int, dtype: torch.dtype) -> int:
     """Most bytes that the network takes while it draws `images` images; guidance doubles them."""
     twice = images * (2 if config.sample.guidance != 1 else 1)
 
     def rehearse(network: DiT) -> tuple[int]:
         x_BCHW, label_B, timestep_B, _ = _case(config, twice)
-        with torch.no_grad(), Living([*network.parameters(), *network.buffers()]) as living:
+        with torch.no_grad(), LiveTensorBytes([*network.parameters(), *network.buffers()]) as living:
             network(x_BCHW, timestep_B, label_B)
         return (living.peak,)
 

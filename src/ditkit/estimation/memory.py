@@ -14,8 +14,8 @@ from ..data.resident import MOST_CACHE_BYTES
 from ..models import size as models_size
 from ..runtime import memory
 from ..runtime.device import free_bytes
-from ..training.step import parts_for
-from .activations import drawing_peak, training_peak
+from ..training.step import micro_batches_for
+from .activations import activation_bytes, sampling_bytes
 
 _FLOAT = 4  # bytes
 _AHEAD = 3  # batches at once: that of the step, and two that are prepared
@@ -65,7 +65,7 @@ class Disk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class RunSetup:
     """Everything that memory depends on."""
 
     config: RunConfig
@@ -83,18 +83,18 @@ class Setting:
         return -(-self.config.train.batch_size // self.processes)
 
 
-def usual_parts(setting: Setting) -> int:
+def usual_parts(setting: RunSetup) -> int:
     """Into how many parts a process splits its share of a batch when memory is no concern."""
-    return parts_for(setting.config, setting.device, setting.share)
+    return micro_batches_for(setting.config, setting.device, setting.share)
 
 
-def memory_needed(setting: Setting, parts: int) -> Memory:
+def memory_needed(setting: RunSetup, parts: int) -> Memory:
     """What a run takes whose processes split their share of a batch into `parts`."""
     config, labels = setting.config, setting.labels
     weights = _FLOAT * models_size.parameters(config, labels)
     part = -(-setting.share // parts)
-    peak = training_peak(config, labels, part, setting.dtype, again=parts > 1)
-    drawing = drawing_peak(config, labels, drawn_at_once(config, labels), torch.float32)
+    peak = activation_bytes(config, labels, part, setting.dtype, again=parts > 1)
+    drawing = sampling_bytes(config, labels, grid_batch(config, labels), torch.float32)
     on_cpu = setting.device.type == "cpu"
     scattered = _SCATTERED_BY_PARTS if parts > 1 else _SCATTERED
     return Memory(
@@ -111,13 +111,13 @@ def memory_needed(setting: Setting, parts: int) -> Memory:
     )
 
 
-def drawn_at_once(config: RunConfig, labels: int) -> int:
+def grid_batch(config: RunConfig, labels: int) -> int:
     """Images of a sample grid, for the raw weights and for their average each."""
     columns = config.train.sample_columns
     return min(labels, _ROWS) * columns if labels else 4 * columns
 
 
-def _batches(setting: Setting) -> int:
+def _batches(setting: RunSetup) -> int:
     config = setting.config
     values = math.prod(config.shape)
     of_step = _FLOAT * values * (config.train.batch_size + setting.share)  # noise of the whole batch, and its images
@@ -127,7 +127,7 @@ def _batches(setting: Setting) -> int:
     return of_step + ahead + 2 * _FLOAT * values * config.data.validation
 
 
-def _kept_images(setting: Setting) -> int:
+def _kept_images(setting: RunSetup) -> int:
     """Bytes of images or latents that stay in memory, or on the device; other latents are read where they lie."""
     config, data = setting.config, setting.config.data
     if config.autoencoder.name == PIXEL:
@@ -149,7 +149,7 @@ def available_memory(device: torch.device, process_bytes: int = 0) -> int | None
     return min((one for one in found if one is not None), default=None)
 
 
-def fitting_parts(setting: Setting, available: int, at_least: int = 1) -> int | None:
+def fitting_parts(setting: RunSetup, available: int, at_least: int = 1) -> int | None:
     """The usual parts if they fit, else the fewest that divide a batch evenly and do; None if one image does not."""
     batch, usual = setting.config.train.batch_size, max(usual_parts(setting), at_least)
     candidates = [usual, *(parts for parts in _divisors(batch) if parts > usual)]
@@ -180,7 +180,7 @@ def disk(config: RunConfig, labels: int, images: int) -> Disk:
     for_good = train.steps // train.keep_every if train.keep_every else 0
     kept = min(train.saves, train.keep + held_out + for_good)
     height, width = config.data.image_size
-    grid = 2 * drawn_at_once(config, labels) * height * width * config.data.channels * _PIXEL_BYTES
+    grid = 2 * grid_batch(config, labels) * height * width * config.data.channels * _PIXEL_BYTES
     return Disk(
         checkpoint=one,
         checkpoints=one * (kept + 1),

@@ -10,7 +10,7 @@ from ..cli import console
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-    from .memory import Setting
+    from .memory import RunSetup
 
 _NAMES = {
     "weights": "weights",
@@ -44,7 +44,7 @@ def _counted(config: RunConfig, *, quiet: bool) -> tuple[int, int | None]:
     return len(dataset.labels), len(dataset)
 
 
-def examine(
+def estimate_run(
     config: RunConfig,
     labels: int,
     images: int | None,
@@ -89,14 +89,14 @@ def examine(
 
 def _setting(
     config: RunConfig, labels: int, images: int | None, device: str, dtype: str, *, quiet: bool
-) -> tuple[Setting, int | None]:
+) -> tuple[RunSetup, int | None]:
     """All that memory depends on, and how much there is."""
     from ..runtime.threads import calm_threads, choose_threads, take_threads
 
     threads = choose_threads()
     calm_threads(threads)
     with console.loading_torch(quiet=quiet):
-        from ..data.resident import room_to_keep
+        from ..data.resident import free_store_bytes
         from ..runtime.device import find_device, find_dtype
         from ..runtime.launch import launched
         from . import memory as estimation_memory
@@ -105,7 +105,7 @@ def _setting(
         take_threads(threads)
         where = find_device(device)
         held = process_bytes(config if images else None)
-    setting = estimation_memory.Setting(
+    setting = estimation_memory.RunSetup(
         config=config,
         labels=labels,
         images=images or 0,
@@ -113,17 +113,17 @@ def _setting(
         dtype=find_dtype(dtype, where),
         processes=launched()[1],
         process_bytes=held,
-        room=room_to_keep(where),
+        room=free_store_bytes(where),
     )
     return setting, estimation_memory.available_memory(where, held)
 
 
-def _tried(setting: Setting, parts: int, seconds: float, *, quiet: bool) -> dict[str, Any]:
-    from ..training.setup import open_gauge
+def _tried(setting: RunSetup, parts: int, seconds: float, *, quiet: bool) -> dict[str, Any]:
+    from ..training.setup import open_utilization
     from .speed import measure
 
     with console.spinner("taking a few steps on trial …", quiet=quiet):
-        gauge = open_gauge(setting.config, setting.device, setting.dtype, setting.processes)
+        gauge = open_utilization(setting.config, setting.device, setting.dtype, setting.processes)
         return asdict(measure(setting, parts, gauge, seconds))
 
 
@@ -132,7 +132,7 @@ def fitted(
 ) -> RunConfig:
     """The same settings, with a batch in as few parts as fit into memory. Raises UsageError if none do."""
     from ..errors import UsageError
-    from ..io.text import spoken_size
+    from ..io.text import format_size
 
     setting, there = _setting(config, labels, images, device, dtype, quiet=quiet)
     from . import memory as estimation_memory
@@ -142,20 +142,20 @@ def fitted(
     batch = config.train.batch_size
     if parts is None:
         raise UsageError(
-            f"not even one image at a time fits into the {spoken_size(there or 0)} that are free",
+            f"not even one image at a time fits into the {format_size(there or 0)} that are free",
             "choose a smaller model or image size (--set model.preset=…, --image-size …)",
         )
-    memory = spoken_size(estimation_memory.memory_needed(setting, parts).total) + _of(there)
+    memory = format_size(estimation_memory.memory_needed(setting, parts).total) + _of(there)
     console.say(f"batch of {batch} in {parts} parts: takes {memory}" if parts > 1 else f"batch of {batch}: {memory}")
     return replace(config, train=replace(config.train, accumulate=at_least if parts == usual else parts))
 
 
-def told(report: dict[str, Any]) -> list[str]:
+def report_lines(report: dict[str, Any]) -> list[str]:
     """The report in words and columns."""
-    from ..io.text import spoken_size
+    from ..io.text import format_size
 
     flops, memory, disk = report["flops_per_image"], report["memory"], report["disk"]
-    parts = [f"{spoken_size(memory[key]):>10}  {name}" for key, name in _NAMES.items() if memory[key]]
+    parts = [f"{format_size(memory[key]):>10}  {name}" for key, name in _NAMES.items() if memory[key]]
     images = "" if report["images"] is None else f", {report['images']:,} images"
     return [
         f"{report['parameters'] / 1e6:.2f}M parameters, {report['labels']} labels{images}",
@@ -164,11 +164,11 @@ def told(report: dict[str, Any]) -> list[str]:
         "",
         "memory:",
         *parts,
-        f"{spoken_size(memory['total']):>10}  in all" + _of(memory["available"]),
+        f"{format_size(memory['total']):>10}  in all" + _of(memory["available"]),
         "disk:",
-        f"{spoken_size(disk['checkpoint']):>10}  a checkpoint",
+        f"{format_size(disk['checkpoint']):>10}  a checkpoint",
         *(
-            f"{spoken_size(disk[key]):>10}  {name}"
+            f"{format_size(disk[key]):>10}  {name}"
             for key, name in (
                 ("checkpoints", "checkpoints, with one that is being written"),
                 ("metrics", "metrics"),
@@ -178,7 +178,7 @@ def told(report: dict[str, Any]) -> list[str]:
             )
             if disk[key]
         ),
-        f"{spoken_size(disk['total']):>10}  in all" + _of(disk["free"]),
+        f"{format_size(disk['total']):>10}  in all" + _of(disk["free"]),
         *(_time(report["time"], report["steps"]) if report["time"] else []),
         "",
         verdict(report),
@@ -186,9 +186,9 @@ def told(report: dict[str, Any]) -> list[str]:
 
 
 def _of(there: int | None) -> str:
-    from ..io.text import spoken_size
+    from ..io.text import format_size
 
-    return f", of {spoken_size(there)} that are free" if there is not None else ""
+    return f", of {format_size(there)} that are free" if there is not None else ""
 
 
 def _batch(report: dict[str, Any]) -> str:
@@ -197,18 +197,18 @@ def _batch(report: dict[str, Any]) -> str:
 
 
 def _time(time: dict[str, Any], steps: int) -> list[str]:
-    from ..io.text import spoken_duration
+    from ..io.text import format_duration
 
     used = f", {time['utilisation']:.0%} of the device's peak" if time["utilisation"] is not None else ""
     used += "" if time["tried"] else " as a guess: one image takes too long to try"
     speed = f"{time['images_per_second']:,.3g} images/s{used}"
     shares = [(steps * time["step"], "steps"), (time["validation"], "validation"), (time["drawing"], "sample grids")]
     shares.append((time["saving"], "saving"))
-    spoken = ", ".join(f"{name} {spoken_duration(seconds)}" for seconds, name in shares)
+    spoken = ", ".join(f"{name} {format_duration(seconds)}" for seconds, name in shares)
     return [
         "time:",
         f"{1000 * time['step']:>7,.0f} ms  a step, {speed}",
-        f"{spoken_duration(time['total']):>10}  to the end: {spoken}",
+        f"{format_duration(time['total']):>10}  to the end: {spoken}",
     ]
 
 

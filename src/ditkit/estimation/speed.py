@@ -19,11 +19,11 @@ from ..ema import Ema
 from ..models import size
 from ..objectives.contract import open_objective
 from ..registry import SAMPLERS
-from ..runtime.distributed import World
-from ..runtime.peak_flops import Gauge
+from ..runtime.distributed import ProcessGroup
+from ..runtime.peak_flops import Utilization
 from ..training.init_weights import fresh_network
-from ..training.step import Speed, compute_gradients, open_worker
-from .memory import Setting, drawn_at_once
+from ..training.step import SpeedOptions, compute_gradients, open_step_context
+from .memory import RunSetup, grid_batch
 
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 _MOST = 50  # steps
@@ -62,7 +62,7 @@ def process_bytes(config: RunConfig | None = None) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(setting: Setting, parts: int, gauge: Gauge, seconds: float) -> Timing:
+def measure(setting: RunSetup, parts: int, gauge: Utilization, seconds: float) -> Timing:
     """Take real steps for about so many seconds, at least two, and add up what the whole run takes."""
     if gauge.peak is not None and gauge.image_flops > seconds * _SLOW * gauge.peak:
         image = gauge.image_flops / (_USUAL * gauge.peak)
@@ -80,7 +80,7 @@ def measure(setting: Setting, parts: int, gauge: Gauge, seconds: float) -> Timin
     return _for_the_run(setting, gauge, step, engine.call())
 
 
-def _affordable(setting: Setting, parts: int, gauge: Gauge, seconds: float) -> int:
+def _affordable(setting: RunSetup, parts: int, gauge: Utilization, seconds: float) -> int:
     """Images of a step that is short enough to take several."""
     if gauge.peak is None:
         return setting.share
@@ -89,13 +89,13 @@ def _affordable(setting: Setting, parts: int, gauge: Gauge, seconds: float) -> i
     return min(setting.share, max(1, most // part * part or most))
 
 
-def _for_the_run(setting: Setting, gauge: Gauge, step: float, call: float) -> Timing:
+def _for_the_run(setting: RunSetup, gauge: Utilization, step: float, call: float) -> Timing:
     """`call`: seconds of the network for one image, forward only."""
     config = setting.config
     train, sample = config.train, config.sample
     guided = 2 if sample.guidance != 1 else 1
     grids = -(-train.steps // train.sample_every)
-    drawing = grids * 2 * drawn_at_once(config, setting.labels) * guided * sample.steps * call
+    drawing = grids * 2 * grid_batch(config, setting.labels) * guided * sample.steps * call
     validation = -(-train.steps // train.validate_every) * 2 * config.data.validation * call
     saving = train.saves * size.checkpoint_bytes(config, setting.labels) / _DISK
     speed = train.batch_size / step
@@ -106,14 +106,14 @@ def _for_the_run(setting: Setting, gauge: Gauge, step: float, call: float) -> Ti
         saving=saving,
         total=train.steps * step + validation + drawing + saving,
         images_per_second=speed,
-        utilisation=gauge.utilisation(speed),
+        utilisation=gauge.of_peak(speed),
     )
 
 
 class _Engine:
     """What trains, on images that are zero."""
 
-    def __init__(self, setting: Setting, images: int, parts: int):
+    def __init__(self, setting: RunSetup, images: int, parts: int):
         config, device = setting.config, setting.device
         train = dataclasses.replace(config.train, batch_size=images, accumulate=1)
         self._config = dataclasses.replace(config, train=train)
@@ -121,9 +121,11 @@ class _Engine:
         self._network = fresh_network(config, setting.labels, device)
         self._ema = Ema(self._network, config.optim.ema_decay)
         self._optimizer = optim.adamw(self._network, config.optim)
-        objective, speed = open_objective(config.diffusion), Speed(compile="off")
-        self._worker, _ = open_worker(self._config, self._network, objective, device, setting.dtype, World(), speed)
-        self._worker.parts = parts
+        objective, speed = open_objective(config.diffusion), SpeedOptions(compile="off")
+        self._worker, _ = open_step_context(
+            self._config, self._network, objective, device, setting.dtype, ProcessGroup(), speed
+        )
+        self._worker.micro_batches = parts
         self._batch = Batch(torch.zeros(images, *config.shape), torch.zeros(images, dtype=torch.int64), {})
 
     def step(self, number: int) -> tuple[float, float]:

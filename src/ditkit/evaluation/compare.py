@@ -10,7 +10,7 @@ from ..cli import console
 from ..io import text
 
 if TYPE_CHECKING:
-    from ..cli.sample_request import Order
+    from ..cli.sample_request import SampleRequest
     from ..config import RunConfig
     from ..runs.folder import RunFolder
 
@@ -18,7 +18,7 @@ SHOWN = 10  # images of each run
 FILES = ("losses.png", "samples.png", "compare.md", "compare.json")
 
 
-def _row(folder: RunFolder, order: Order) -> dict[str, Any]:
+def _row(folder: RunFolder, order: SampleRequest) -> dict[str, Any]:
     """What there is to say of a run in numbers."""
     from ..errors import DataError
     from ..models.size import parameters
@@ -26,11 +26,11 @@ def _row(folder: RunFolder, order: Order) -> dict[str, Any]:
 
     rows = folder.metrics()
     validation = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    config = order.card.config
+    config = order.info.config
     found: dict[str, Any] = {
         "run": folder.path.resolve().name,
-        "step": order.card.step,
-        "parameters": parameters(config, len(order.card.labels)),
+        "step": order.info.step,
+        "parameters": parameters(config, len(order.info.labels)),
         "batch size": config.train.batch_size,
         "minutes in steps": spent_seconds(rows) / 60,
         "validation loss": validation[-1] if validation else None,
@@ -63,7 +63,7 @@ def _differing(configs: list[RunConfig]) -> dict[str, list[Any]]:
 def _write(
     place: Path,
     folders: list[RunFolder],
-    orders: list[Order],
+    orders: list[SampleRequest],
     table: list[dict[str, Any]],
     differing: dict[str, list[Any]],
     device: str,
@@ -84,7 +84,7 @@ def _write(
     write_atomically(place / "compare.json", json.dumps(record, indent=1) + "\n")
 
 
-def _draw(path: Path, orders: list[Order], names: list[str], device: str, *, quiet: bool) -> None:
+def _draw(path: Path, orders: list[SampleRequest], names: list[str], device: str, *, quiet: bool) -> None:
     """A row of samples for each run: of the labels that all know, from equal seeds."""
     from dataclasses import replace
 

@@ -22,7 +22,7 @@ from ..errors import CheckpointError, UsageError
 from ..io import safetensors
 from ..io.atomic import make_folder, sha256_of, write_atomically
 from ..io.paths import cache_folder
-from ..sampling.generate import sample_batches, words_of
+from ..sampling.generate import resolve_labels, sample_batches
 from .features import Extractor, Seen
 from .judge import FEWEST, Judge
 from .reference import OnImage
@@ -124,7 +124,7 @@ def evaluate(
     """
     if samples < FEWEST:
         raise UsageError(f"{samples} images say nothing", f"draw {FEWEST} or more, {ENOUGH:,} for figures to publish")
-    settings = settings or trained.card.config.sample
+    settings = settings or trained.info.config.sample
     about = _about(trained, judge, settings, guide, samples=samples, seed=seed)
     gallery = Gallery(identity=about["drawn"], images=samples, extractor=judge.extractor)
     draw = _drawing(trained, settings, guide, samples, seed, batch_size)
@@ -143,7 +143,7 @@ def evaluate(
         there |= {chunks[first + rank][0]: one for rank, one in enumerate(collect(seen)) if first + rank < len(chunks)}
         on_image(chunks[min(first + part[1], len(chunks)) - 1][1], samples)
     seen = joined([there[start] for start, _ in chunks])
-    labels = words_of(trained.card.labels, samples)
+    labels = resolve_labels(trained.info.labels, samples)
     found = Evaluation(metrics=judge.score_seen(seen, labels), about=about)
     if part[0] == 0:
         gallery.clear()
@@ -156,7 +156,7 @@ Drawing = Callable[..., list[np.ndarray]]  # (start, end[, on_image]): images nu
 def _drawing(
     trained: Trained, settings: SampleConfig, guide: Trained | None, samples: int, seed: int, batch_size: int | None
 ) -> Drawing:
-    words = words_of(trained.card.labels, samples)
+    words = resolve_labels(trained.info.labels, samples)
 
     def draw(start: int, end: int, on_image: OnImage = lambda _done, _of: None) -> list[np.ndarray]:
         def batches() -> Iterator[list[np.ndarray]]:
@@ -193,10 +193,10 @@ def _about(
     how = {key: value for key, value in asdict(settings).items() if key != "clamp" or value}
     drawn = {"weights": _file_hash(trained.source), "samples": samples, "first_seed": seed, **how}
     if guide is not None:
-        drawn |= {"guide": _file_hash(guide.source), "guide_step": guide.card.step}
+        drawn |= {"guide": _file_hash(guide.source), "guide_step": guide.info.step}
     return {
-        "step": trained.card.step,
-        "ema": {"ema": True, "model": False}.get(trained.card.weights, trained.card.weights),
+        "step": trained.info.step,
+        "ema": {"ema": True, "model": False}.get(trained.info.weights, trained.info.weights),
         "drawn": drawn,
         "features": {
             "name": judge.extractor.name,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.loading import read_tensors
-from ..checkpoint.tensors import fill
+from ..checkpoint.tensors import load_into
 from ..data.pixels import to_tensor
 from ..errors import DataError, MachineError, UsageError, unknown
 from ..io.hub import snapshot
@@ -148,7 +148,7 @@ def _lenet(device: str | torch.device) -> Extractor:
     from .lenet import LABELS, LeNet, as_digits
 
     network = LeNet()
-    fill(network, {name: value.float() for name, value in read_tensors(_LENET_FILE).items()}, _LENET_FILE)
+    load_into(network, {name: value.float() for name, value in read_tensors(_LENET_FILE).items()}, _LENET_FILE)
     network = network.to(device).eval().requires_grad_(False)
 
     def look(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

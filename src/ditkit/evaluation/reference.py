@@ -15,7 +15,7 @@ from ..data.contract import Dataset
 from ..errors import CheckpointError, DataError
 from ..io import safetensors
 from ..io.atomic import write_atomically
-from ..io.locks import alone
+from ..io.locks import exclusive
 from ..io.paths import cache_folder
 from .features import AT_ONCE, Extractor
 from .metrics import Statistics, statistics
@@ -57,7 +57,7 @@ def open_reference(
     """The reference of a data set's images, from the cache, or computed and cached. Raises DataError without images."""
     name = _fingerprint(dataset, config, extractor)
     path = cache_folder("references") / f"{name}.safetensors"
-    with alone(path):
+    with exclusive(path):
         try:
             found = safetensors.parse(bytearray(path.read_bytes()), path)
             return _as_reference({key: value.numpy() for key, value in found.items()}, name)

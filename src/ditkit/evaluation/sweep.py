@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..checkpoint.loading import Trained
-    from ..cli.sample_request import Order
+    from ..cli.sample_request import SampleRequest
     from .judge import Judge
 
 
@@ -33,11 +33,11 @@ COLUMNS = {  # metric: (heading, format)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """What is to be drawn, all checked, before torch is there."""
 
-    order: Order  # the first of the ways
-    ways: list[Order]
+    order: SampleRequest  # the first of the ways
+    ways: list[SampleRequest]
     samples: int | None
     features: str | None
 
@@ -55,7 +55,7 @@ class Plan:
 class Sweep:
     """What has been drawn so far, and the files of it."""
 
-    def __init__(self, plan: Plan, folder: Path):
+    def __init__(self, plan: SweepPlan, folder: Path):
         self.plan, self.folder = plan, folder
         self.rows: list[dict[str, Any]] = []
         self.images: list[np.ndarray] = []
@@ -69,7 +69,7 @@ class Sweep:
 
         make_folder(self.folder)
         plan = self.plan
-        captions = plan.shown * len(self.rows) if plan.order.card.labels else None
+        captions = plan.shown * len(self.rows) if plan.order.info.labels else None
         picture = grid(
             self.images,
             len(plan.shown),
@@ -84,7 +84,7 @@ class Sweep:
     def record(self) -> dict[str, Any]:
         """All of it as plain data."""
         order = self.plan.order
-        about = {"model": order.origin, "step": order.card.step, "seed": order.seed, "labels": self.plan.shown}
+        about = {"model": order.origin, "step": order.info.step, "seed": order.seed, "labels": self.plan.shown}
         return {**about, "samples": self.plan.samples, "ways": self.rows}
 
     def table(self) -> list[str]:
@@ -104,7 +104,7 @@ class Sweep:
         return io_text.markdown(heads, rows)
 
 
-def setting(way: Order, name: str) -> str | float | None:
+def setting(way: SampleRequest, name: str) -> str | float | None:
     """One of `LISTS`, as a way has it."""
     return way.ema if name == "ema" else getattr(way.settings, name)
 
@@ -121,10 +121,10 @@ def _name(row: dict[str, Any], varied: list[str]) -> str:
     return ", ".join(spoken[name].format(row[name]) for name in varied)
 
 
-MOST_WAYS = 100
+MOST_VARIANTS = 100
 
 
-def _ways(
+def _variants(
     lists: dict[str, str | None],
     labels: list[str] | None,
     model: str | None,
@@ -133,8 +133,8 @@ def _ways(
     seed: str,
     batch_size: str,
     ema: bool,
-) -> list[Order]:
-    from ..cli.sample_request import read_order
+) -> list[SampleRequest]:
+    from ..cli.sample_request import resolve_request
     from ..errors import UsageError
 
     for flag, text in lists.items():
@@ -144,13 +144,13 @@ def _ways(
     count = 1
     for one in values:
         count *= len(one)
-    if count > MOST_WAYS:
-        raise UsageError(f"that makes {count:,} ways to draw", f"list fewer: at most {MOST_WAYS}")
+    if count > MOST_VARIANTS:
+        raise UsageError(f"that makes {count:,} ways to draw", f"list fewer: at most {MOST_VARIANTS}")
     found = []
     for chosen in itertools.product(*values):
         flags: dict[str, Any] = {flag: word or None for flag, word in zip(lists, chosen, strict=True)}
         flags |= {"--seed": seed, "--batch-size": batch_size}
-        found.append(read_order(labels, flags, model=model, runs_dir=runs_dir, ema=ema))
+        found.append(resolve_request(labels, flags, model=model, runs_dir=runs_dir, ema=ema))
     return found
 
 
@@ -158,7 +158,7 @@ def _draw(drawn: Sweep, device: str, *, quiet: bool, yes: bool) -> None:
     from ..cli.datasets import open_images
 
     plan = drawn.plan
-    images = open_images(plan.order.card.config, quiet=quiet, yes=yes) if plan.samples else None
+    images = open_images(plan.order.info.config, quiet=quiet, yes=yes) if plan.samples else None
     with console.loading_torch(quiet=quiet):
         from ..checkpoint.loading import load
         from ..runtime.device import find_device
@@ -169,7 +169,7 @@ def _draw(drawn: Sweep, device: str, *, quiet: bool, yes: bool) -> None:
     if images is not None:
         with console.bar("looking at real images", quiet=quiet) as show:
             judge = open_judge(
-                plan.order.card.config, features=plan.features, device=place, dataset=images, on_image=show
+                plan.order.info.config, features=plan.features, device=place, dataset=images, on_image=show
             )
     each = plan.samples or len(plan.shown)
     trained = {path: load(path, device=place) for path in dict.fromkeys(way.weights for way in plan.ways)}
@@ -182,7 +182,7 @@ def _draw(drawn: Sweep, device: str, *, quiet: bool, yes: bool) -> None:
             show(number + 1, len(plan.ways))
 
 
-def _draw_one(drawn: Sweep, trained: Trained, judge: Judge | None, way: Order) -> None:
+def _draw_one(drawn: Sweep, trained: Trained, judge: Judge | None, way: SampleRequest) -> None:
     from ..sampling.generate import sample
     from .evaluate import evaluate
 

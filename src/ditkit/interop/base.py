@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..runs.model_info import Card
+from ..runs.model_info import ModelInfo
 
 
 @lru_cache(maxsize=1)
@@ -36,11 +36,11 @@ def class_names(count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreign:
+class ForeignModel:
     """Another project's model, ready to be saved as one of ditkit's."""
 
     origin: str  # the format, in words: "diffusers DiTPipeline"
-    card: Card
+    info: ModelInfo
     ema: dict[str, Tensor]  # every parameter of ditkit's DiT by its name, float32; the averaged weights
     raw: dict[str, Tensor] | None = None  # the weights that were averaged, where they are there, too
     losses: tuple[tuple[int, float], ...] = ()  # (step, training loss)

@@ -14,9 +14,9 @@ from ..errors import CheckpointError, UsageError
 from ..io import safetensors
 from ..runs import manifest
 from ..runs.lookup import PICKLES
-from ..runs.model_info import has_card, read_card
+from ..runs.model_info import has_model_info, read_model_info
 from . import diffusers, diffusers_config, meta, original, remap
-from .base import Foreign, short_names
+from .base import ForeignModel, short_names
 from .unpickle import read_pickle
 
 SUFFIXES = (".safetensors", *PICKLES)
@@ -37,26 +37,26 @@ _STRANGERS = {  # what a tensor is called: what it is
 _INSIDE = ("ema", "model_ema", "ema_model", "model", "state_dict", "module")  # where projects put their state dicts
 
 
-def read_foreign(path: Path, settings: Mapping[str, Any] = {}) -> Foreign:
+def read_foreign(path: Path, settings: Mapping[str, Any] = {}) -> ForeignModel:
     """The model of a file or a folder, checked, with `settings` ({"sample": {"steps": 50}}) on top of its own.
 
     Raises CheckpointError for what is damaged, refused or none of the known formats, UsageError for what is missing.
     """
     found = _of_folder(path, settings) if path.is_dir() else _of_file(path, settings)
-    config = recipes.build(to_dict(found.card.config), settings)
-    found = dataclasses.replace(found, card=dataclasses.replace(found.card, config=config))
+    config = recipes.build(to_dict(found.info.config), settings)
+    found = dataclasses.replace(found, info=dataclasses.replace(found.info, config=config))
     for tensors in (found.ema, found.raw):
         if tensors is not None:
-            check_fits(found.card, tensors, path)
+            check_fits(found.info, tensors, path)
     return found
 
 
-def _of_folder(folder: Path, settings: Mapping[str, Any]) -> Foreign:
+def _of_folder(folder: Path, settings: Mapping[str, Any]) -> ForeignModel:
     if (folder / "model_index.json").is_file():
         if diffusers_config.is_pipeline(folder):
             found = diffusers.read(folder)
-            labels = short_names(found.card.labels)
-            return dataclasses.replace(found, card=dataclasses.replace(found.card, labels=labels))
+            labels = short_names(found.info.labels)
+            return dataclasses.replace(found, info=dataclasses.replace(found.info, labels=labels))
         raise CheckpointError(f"{folder} is a pipeline of diffusers, but no DiTPipeline", KNOWN)
     files = sorted(one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES)
     if len(files) != 1:
@@ -65,12 +65,12 @@ def _of_folder(folder: Path, settings: Mapping[str, Any]) -> Foreign:
     return _of_file(files[0], settings)
 
 
-def _of_file(path: Path, settings: Mapping[str, Any]) -> Foreign:
+def _of_file(path: Path, settings: Mapping[str, Any]) -> ForeignModel:
     model = settings.get("model")
     heads = model.get("heads") if isinstance(model, Mapping) else None
     if path.suffix.lower() != ".safetensors":
         tree = read_pickle(path)
-    elif has_card(path):
+    elif has_model_info(path):
         return _ours(path)
     else:
         tree = safetensors.parse(manifest.read_weights(path), path)
@@ -80,12 +80,12 @@ def _of_file(path: Path, settings: Mapping[str, Any]) -> Foreign:
     raise CheckpointError(f"{path} is {_stranger(tree)}", KNOWN)
 
 
-def _ours(path: Path) -> Foreign:
+def _ours(path: Path) -> ForeignModel:
     """A weights file of ditkit's own, put under a name."""
-    card = read_card(path)
+    info = read_model_info(path)
     tensors = safetensors.parse(manifest.read_weights(path), path)
     with remap.reading(path, "a weights file of ditkit"):
-        return Foreign(origin="a model of ditkit", card=card, ema=remap.state_dict(tensors))
+        return ForeignModel(origin="a model of ditkit", info=info, ema=remap.state_dict(tensors))
 
 
 def _stranger(tree: Any) -> str:

@@ -16,9 +16,9 @@ from ..errors import CheckpointError
 from ..io import safetensors
 from ..io.atomic import Content, write_folder
 from ..runs.manifest import read_weights
-from ..runs.model_info import Card
+from ..runs.model_info import ModelInfo
 from . import diffusers_vae
-from .base import Foreign, cast
+from .base import ForeignModel, cast
 from .diffusers_config import (
     INDEX,
     PIPELINE,
@@ -38,7 +38,7 @@ _SCHEDULER = "scheduler_config.json"
 _METADATA = {"format": "pt"}  # diffusers asks for it
 
 
-def read(folder: Path) -> Foreign:
+def read(folder: Path) -> ForeignModel:
     """The model of a DiTPipeline's folder; its autoencoder is left, and used, where it is.
 
     Raises CheckpointError, or DataError about the autoencoder, for what is damaged or what ditkit has not.
@@ -49,16 +49,16 @@ def read(folder: Path) -> Foreign:
         raise CheckpointError(f"{folder} is a {tree.get('_class_name')} of diffusers", f"ditkit reads a {PIPELINE}")
     tensors = _read_tensors(place)
     try:
-        card = _card(folder, tree, tensors)
+        info = _card(folder, tree, tensors)
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the settings in {folder} are damaged: {error}", "get the folder again") from None
-    model = card.config.model
-    outputs = card.config.shape[0] * (2 if model.learned_sigma else 1)
-    ema = to_ditkit(tensors, model, len(card.labels), outputs=outputs, path=place / _WEIGHTS)
-    return Foreign(origin=f"diffusers {PIPELINE}", card=card, ema=ema)
+    model = info.config.model
+    outputs = info.config.shape[0] * (2 if model.learned_sigma else 1)
+    ema = to_ditkit(tensors, model, len(info.labels), outputs=outputs, path=place / _WEIGHTS)
+    return ForeignModel(origin=f"diffusers {PIPELINE}", info=info, ema=ema)
 
 
-def _card(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Card:
+def _card(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelInfo:
     place, schedule = folder / "transformer" / _CONFIG, folder / "scheduler" / _SCHEDULER
     model, channels, side = read_transformer_config(read_json(place), place)
     data, autoencoder, latents = diffusers_vae.read(folder / "vae", channels, side)
@@ -77,7 +77,7 @@ def _card(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor])
         }
     )
     table = label_table(tensors, folder / "transformer" / _WEIGHTS)
-    return Card(config=config, labels=_labels(index.get("id2label"), table, folder), step=0, latents=latents)
+    return ModelInfo(config=config, labels=_labels(index.get("id2label"), table, folder), step=0, latents=latents)
 
 
 def _labels(names: Any, table: Tensor, folder: Path) -> tuple[str, ...]:
@@ -108,21 +108,21 @@ def write(trained: Trained, folder: Path, dtype: torch.dtype = torch.float32) ->
     The transformer is written as `dtype`. Raises UsageError naming all settings that DiTPipeline cannot express,
     MachineError for the disk.
     """
-    card = trained.card
-    check_expressible(card)
-    tensors = to_diffusers(trained.network.state_dict(), card.config.model)
-    scheduler, schedule = scheduler_config(card)
-    vae, vae_config, vae_tensors = diffusers_vae.exported(card, trained.codec)
+    info = trained.info
+    check_expressible(info)
+    tensors = to_diffusers(trained.network.state_dict(), info.config.model)
+    scheduler, schedule = scheduler_config(info)
+    vae, vae_config, vae_tensors = diffusers_vae.exported(info, trained.codec)
     index = {
         # diffusers takes commas for several names of one label
-        "id2label": {str(number): label.replace(",", ";") for number, label in enumerate(card.labels)},
+        "id2label": {str(number): label.replace(",", ";") for number, label in enumerate(info.labels)},
         "scheduler": ["diffusers", scheduler],
         "transformer": ["diffusers", TRANSFORMER],
         "vae": ["diffusers", vae],
     }
     files: dict[str, Content] = {
         f"scheduler/{_SCHEDULER}": as_json(scheduler, schedule),
-        f"transformer/{_CONFIG}": as_json(TRANSFORMER, transformer_config(card)),
+        f"transformer/{_CONFIG}": as_json(TRANSFORMER, transformer_config(info)),
         f"transformer/{_WEIGHTS}": safetensors.pieces(cast(tensors, dtype), _METADATA),
         f"vae/{_CONFIG}": as_json(vae, vae_config),
         f"vae/{_WEIGHTS}": safetensors.pieces(vae_tensors, _METADATA),

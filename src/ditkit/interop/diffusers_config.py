@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError, UsageError
 from ..models.presets import DIFFUSERS, OF_DIFFUSERS
-from ..runs.model_info import Card
+from ..runs.model_info import ModelInfo
 
 INDEX = "model_index.json"
 PIPELINE = "DiTPipeline"
@@ -72,9 +72,9 @@ def as_json(class_name: str, tree: Mapping[str, Any]) -> list[bytes]:
     return [(json.dumps({**head, **tree}, indent=2) + "\n").encode()]
 
 
-def check_expressible(card: Card) -> None:
+def check_expressible(info: ModelInfo) -> None:
     """Raise UsageError, naming every setting in the way, unless DiTPipeline can do what the model does."""
-    found = _obstacles(card)
+    found = _obstacles(info)
     if found:
         spoken = ", ".join(f"{setting}={_spoken(value)} (it needs {needed})" for setting, value, needed in found)
         model = [setting for setting, _, _ in found if setting.startswith("model.")]
@@ -85,9 +85,9 @@ def check_expressible(card: Card) -> None:
         )
 
 
-def _obstacles(card: Card) -> list[tuple[str, Any, str]]:
+def _obstacles(info: ModelInfo) -> list[tuple[str, Any, str]]:
     """(setting, its value, what would do)."""
-    config = card.config
+    config = info.config
     found = [
         (f"model.{key}", getattr(config.model, key), _spoken(needed))
         for key, needed in OF_DIFFUSERS.items()
@@ -102,12 +102,12 @@ def _obstacles(card: Card) -> list[tuple[str, Any, str]]:
     height, width = config.data.image_size
     if height != width:
         found.append(("data.image_size", f"{height}x{width}", "a square"))
-    if len(card.labels) > NULL_LABEL:
-        found.append(("labels", len(card.labels), f"at most {NULL_LABEL}"))
+    if len(info.labels) > NULL_LABEL:
+        found.append(("labels", len(info.labels), f"at most {NULL_LABEL}"))
     kind = config.autoencoder.name
     if kind not in ("pixel", "kl", "tiny"):
         found.append(("autoencoder.name", kind, "pixel, kl or tiny"))
-    if kind == "tiny" and card.latents and len(set(card.latents.std)) > 1:
+    if kind == "tiny" and info.latents and len(set(info.latents.std)) > 1:
         found.append(
             (
                 "autoencoder.name",
@@ -122,9 +122,9 @@ def _spoken(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def transformer_config(card: Card) -> dict[str, Any]:
+def transformer_config(info: ModelInfo) -> dict[str, Any]:
     """The settings of diffusers' transformer for a model that it can express."""
-    model, (channels, side, _) = card.config.model, card.config.shape
+    model, (channels, side, _) = info.config.model, info.config.shape
     return {
         "num_attention_heads": model.heads,
         "attention_head_dim": model.width // model.heads,
@@ -168,9 +168,9 @@ def read_transformer_config(tree: Mapping[str, Any], path: Path) -> tuple[dict[s
     return model, channels, side
 
 
-def scheduler_config(card: Card) -> tuple[str, dict[str, Any]]:
+def scheduler_config(info: ModelInfo) -> tuple[str, dict[str, Any]]:
     """Class and settings of a scheduler of diffusers that draws as the model's own sampler does, or nearly so."""
-    diffusion, sample = card.config.diffusion, card.config.sample
+    diffusion, sample = info.config.diffusion, info.config.sample
     name, own = _SCHEDULERS.get(sample.sampler, (_DPM, {"solver_order": 2}))
     settings = {
         "num_train_timesteps": diffusion.timesteps,

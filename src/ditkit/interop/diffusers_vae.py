@@ -18,7 +18,7 @@ from ..errors import CheckpointError, UsageError
 from ..io import safetensors
 from ..latents.codec import Codec
 from ..runs.manifest import read_weights
-from ..runs.model_info import Card, LatentStats
+from ..runs.model_info import LatentStats, ModelInfo
 from .diffusers_config import PIPELINE
 
 # The squashing of AutoencoderTiny, 3 tanh(x / 3), is the identity to float32's precision that near to 0; and a power of
@@ -29,24 +29,24 @@ _KL_SCALE = 0.18215  # of AutoencoderKL where its config has none
 Exported = tuple[str, dict[str, Any], dict[str, Tensor]]  # class, settings, tensors
 
 
-def exported(card: Card, codec: Codec) -> Exported:
+def exported(info: ModelInfo, codec: Codec) -> Exported:
     """The autoencoder of a model as DiTPipeline has to have it. Raises UsageError if its class cannot express it."""
-    if card.latents is None:
-        return identity(card.config.data.channels)
+    if info.latents is None:
+        return identity(info.config.data.channels)
     network: Any = getattr(codec.autoencoder, "network", None)
     if network is None:
-        raise UsageError(f"the autoencoder {card.config.autoencoder.name!r} is none of diffusers'", "use kl or tiny")
+        raise UsageError(f"the autoencoder {info.config.autoencoder.name!r} is none of diffusers'", "use kl or tiny")
     config = {key: value for key, value in dict(network.config).items() if not key.startswith("_")}
     scale, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
-    factor_C = torch.tensor(card.latents.std, dtype=torch.float64) / scale
-    offset_C = torch.tensor(card.latents.mean, dtype=torch.float64) / scale + shift
+    factor_C = torch.tensor(info.latents.std, dtype=torch.float64) / scale
+    offset_C = torch.tensor(info.latents.mean, dtype=torch.float64) / scale + shift
     tensors = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     if bool((factor_C == factor_C[0]).all()) and float(offset_C.abs().max()) < 1e-9:
-        return type(network).__name__, {**config, "scaling_factor": scale / card.latents.std[0]}, tensors
-    if card.config.autoencoder.name != "kl":
+        return type(network).__name__, {**config, "scaling_factor": scale / info.latents.std[0]}, tensors
+    if info.config.autoencoder.name != "kl":
         raise UsageError(
             f"diffusers' {PIPELINE} cannot express the statistics of this model's latents: its autoencoder "
-            f"({card.config.autoencoder.source}) squashes them before its first layer",
+            f"({info.config.autoencoder.source}) squashes them before its first layer",
             "train with --autoencoder sd-vae-ft-mse or another AutoencoderKL",
         )
     folded = {"scaling_factor": 1.0, "shift_factor": None, "use_quant_conv": True, "use_post_quant_conv": True}

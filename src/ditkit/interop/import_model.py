@@ -23,18 +23,18 @@ from ..runs import manifest
 from ..runs.folder import RunFolder
 from ..runs.lookup import METRICS, WEIGHTS, source_of
 from ..runs.metrics import numbers_line, read_rows
-from ..runs.model_info import KEY, Card, read_card
-from .base import Foreign
+from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
+from .base import ForeignModel
 
 if TYPE_CHECKING:
-    from ..io.hub import Place
+    from ..io.hub import HubAddress
 
 _PIPELINE = "model_index.json"
 _CHOSEN = {"vachanvy/Diffusion_Transformer": "celeba/ckpt.pt"}  # of repositories with several models
 _NO_NAMES = ("ckpt", "checkpoint", "model", "ema", "pytorch_model", "diffusion_pytorch_model")  # that say nothing
 
 
-def bring(
+def import_model(
     what: str,
     name: str | None,
     runs: Path,
@@ -43,7 +43,7 @@ def bring(
     force: bool = False,
     yes: bool = False,
     quiet: bool = False,
-) -> tuple[RunFolder, Foreign]:
+) -> tuple[RunFolder, ForeignModel]:
     """Fetch, read, convert and write. Raises UsageError for words, CheckpointError for files, MachineError else."""
     from ..cli.datasets import watching
     from ..io import text
@@ -61,7 +61,7 @@ def bring(
     with console.spinner(f"reading {path.name} …", quiet=quiet):
         foreign = read_foreign(path, settings)
     with console.spinner(f"writing {folder.path} …", quiet=quiet):
-        place_foreign(folder, foreign, source)
+        write_foreign_as_run(folder, foreign, source)
     return folder, foreign
 
 
@@ -96,7 +96,7 @@ def _local(what: str) -> Path | None:
     return path
 
 
-def _on_hub(what: str) -> Place:
+def _on_hub(what: str) -> HubAddress:
     """A repository, and perhaps a folder or a file of it. Raises UsageError for what is not written like one."""
     from ..autoencoders.files import is_repository
     from ..errors import UsageError
@@ -116,7 +116,7 @@ def _is_weights(name: str) -> bool:
     return name.lower().endswith((".safetensors", *PICKLES))
 
 
-def _own_name(place: Path | Place) -> str:
+def _own_name(place: Path | HubAddress) -> str:
     """What a model is called when nobody says: after its file, folder or repository, whichever says something."""
     from ..io import text
 
@@ -130,7 +130,7 @@ def _own_name(place: Path | Place) -> str:
     return text.slug(parts[-1], "imported")
 
 
-def _fetched(place: Place) -> tuple[Path, str]:
+def _fetched(place: HubAddress) -> tuple[Path, str]:
     """The file or folder of a repository, downloaded, and where it is from. Raises UsageError if that is unclear."""
     from ..io.hub import address, files_of, snapshot
 
@@ -143,7 +143,7 @@ def _fetched(place: Place) -> tuple[Path, str]:
     return root / below, f"{address(place.repo, place.revision)}/{below}".rstrip("/")
 
 
-def _choose(place: Place, names: Sequence[str]) -> tuple[str, list[str]]:
+def _choose(place: HubAddress, names: Sequence[str]) -> tuple[str, list[str]]:
     """The file or folder of a repository that is the model, and all files that it needs."""
     from ..errors import UsageError
     from ..io.hub import address
@@ -165,15 +165,15 @@ def _choose(place: Place, names: Sequence[str]) -> tuple[str, list[str]]:
     raise UsageError(f"{where} has several files of weights: {listed}", f"name one: `ditkit import {where}/{files[0]}`")
 
 
-def _summary(folder: RunFolder, foreign: Foreign) -> dict[str, Any]:
-    card = foreign.card
+def _summary(folder: RunFolder, foreign: ForeignModel) -> dict[str, Any]:
+    info = foreign.info
     return {
         "run": str(folder.path),
-        "checkpoint": str(folder.checkpoint(card.step)),
+        "checkpoint": str(folder.checkpoint(info.step)),
         "origin": foreign.origin,
         "parameters": sum(one.numel() for one in foreign.ema.values()),
-        "labels": len(card.labels),
-        "step": card.step,
+        "labels": len(info.labels),
+        "step": info.step,
         "losses": len(foreign.losses),
     }
 
@@ -181,10 +181,10 @@ def _summary(folder: RunFolder, foreign: Foreign) -> dict[str, Any]:
 _TEMPORARY = ".tmp-placed-"
 
 
-def place(
+def write_as_run(
     folder: RunFolder,
     *,
-    card: Card,
+    info: ModelInfo,
     files: Mapping[str, Mapping[str, Tensor]],
     metrics: Sequence[Mapping[str, Any]] = (),
     about: Mapping[str, Any] = {},
@@ -199,10 +199,10 @@ def place(
     old = new.path.with_name(f"{new.path.name}-old")
     try:
         atomic.make_folder(runs)
-        _sweep(folder)
+        _remove_leftovers(folder)
         needed = sum(one.numel() * one.element_size() for tensors in files.values() for one in tensors.values())
         check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
-        _write(new, card, files, metrics, about)
+        _write(new, info, files, metrics, about)
         atomic.replace_folder(new.path, folder.path, old)
         atomic.sync_folder(runs)
     except OSError as error:
@@ -212,54 +212,54 @@ def place(
     finally:
         for path in (new.path, old):
             shutil.rmtree(path, ignore_errors=True)
-    return folder.checkpoint(card.step)
+    return folder.checkpoint(info.step)
 
 
-def place_foreign(folder: RunFolder, foreign: Foreign, source: str) -> Path:
+def write_foreign_as_run(folder: RunFolder, foreign: ForeignModel, source: str) -> Path:
     """`place` another project's model; `source` is where it comes from, in words."""
     files = {"ema.safetensors": foreign.ema, **({"model.safetensors": foreign.raw} if foreign.raw else {})}
     metrics = [{"step": step, "loss": float(f"{loss:.7g}")} for step, loss in foreign.losses]
     about = {"origin": foreign.origin, "source": source}
-    return place(folder, card=foreign.card, files=files, metrics=metrics, about=about)
+    return write_as_run(folder, info=foreign.info, files=files, metrics=metrics, about=about)
 
 
 def _write(
     new: RunFolder,
-    card: Card,
+    info: ModelInfo,
     files: Mapping[str, Mapping[str, Tensor]],
     metrics: Sequence[Mapping[str, Any]],
     about: Mapping[str, Any],
 ) -> None:
-    checkpoint = new.checkpoint(card.step)
+    checkpoint = new.checkpoint(info.step)
     atomic.make_folder(checkpoint)
     written = {}
     for name, tensors in files.items():
-        own = dataclasses.replace(card, weights=name.partition(".")[0])
-        content = safetensors.pieces(tensors, {KEY: own.to_json()})
+        own = dataclasses.replace(info, weights=name.partition(".")[0])
+        content = safetensors.pieces(tensors, {METADATA_KEY: own.to_json()})
         written[name] = atomic.write_synced(checkpoint / name, content)
-    atomic.write_synced(checkpoint / manifest.NAME, manifest.write(card.step, written))
+    atomic.write_synced(checkpoint / manifest.NAME, manifest.write(info.step, written))
     atomic.sync_folder(checkpoint)
     atomic.write_synced(new.metrics_file, "".join(map(numbers_line, metrics)).encode())
     atomic.write_synced(new.import_file, json.dumps(about, indent=1).encode())
-    atomic.write_synced(new.config_file, recipes.dump(card.config).encode())
+    atomic.write_synced(new.config_file, recipes.dump(info.config).encode())
     atomic.sync_folder(new.path)
 
 
-def _sweep(folder: RunFolder) -> None:
+def _remove_leftovers(folder: RunFolder) -> None:
     """Remove what a process left behind that was killed while it placed a model of this name."""
     for path in folder.path.parent.glob(f"{_TEMPORARY}*"):
         if re.fullmatch(re.escape(folder.path.name) + r"-[0-9a-f]{8}(-old)?", path.name.removeprefix(_TEMPORARY)):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def keep(fetched: Path, folder: RunFolder) -> Card:
+def write_pulled(fetched: Path, folder: RunFolder) -> ModelInfo:
     """Write a folder of `downloads.models.fetch_model` as a run; returns the card of its weights.
 
     Raises CheckpointError for weights that are not what their card says, MachineError for the disk.
     """
     path = fetched / WEIGHTS
-    card, tensors = read_card(path), read_tensors(path)
-    check_fits(card, tensors, path)
+    info, tensors = read_model_info(path), read_tensors(path)
+    check_fits(info, tensors, path)
     about = {"origin": "a model of ditkit's", "source": source_of(fetched)}
-    place(folder, card=card, files={WEIGHTS: tensors}, metrics=read_rows(fetched / METRICS), about=about)
-    return card
+    write_as_run(folder, info=info, files={WEIGHTS: tensors}, metrics=read_rows(fetched / METRICS), about=about)
+    return info

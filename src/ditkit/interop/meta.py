@@ -18,9 +18,9 @@ from torch import Tensor
 from .. import recipes
 from ..autoencoders.files import settings as autoencoder_settings
 from ..models import presets
-from ..runs.model_info import Card, LatentStats
+from ..runs.model_info import LatentStats, ModelInfo
 from . import remap
-from .base import Foreign, class_names
+from .base import ForeignModel, class_names
 from .remap import Layer, linear, reordered
 
 DIT, SIT = "Meta's DiT", "SiT"
@@ -40,15 +40,15 @@ def _states(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return found or [tree]
 
 
-def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> Foreign:
+def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
     """The model of a file. Raises CheckpointError for what does not fit together."""
     with remap.reading(path, "a DiT of Meta's"):
         states = [remap.state_dict(one) for one in _states(tree)]
         sit = _is_sit(states[0], path)
-        card = _card(states[0], tree.get("args"), heads, path, sit=sit)
-        converted = [_converted(one, card, sit=sit) for one in states]
-    return Foreign(
-        origin=SIT if sit else DIT, card=card, ema=converted[0], raw=converted[1] if len(converted) > 1 else None
+        info = _card(states[0], tree.get("args"), heads, path, sit=sit)
+        converted = [_converted(one, info, sit=sit) for one in states]
+    return ForeignModel(
+        origin=SIT if sit else DIT, info=info, ema=converted[0], raw=converted[1] if len(converted) > 1 else None
     )
 
 
@@ -61,7 +61,7 @@ def _is_sit(tensors: Mapping[str, Tensor], path: Path) -> bool:
     return re.search(r"(?<![a-z])sit(?![a-z])", path.name.lower()) is not None
 
 
-def _card(tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path: Path, *, sit: bool) -> Card:
+def _card(tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path: Path, *, sit: bool) -> ModelInfo:
     width, channels, patch, _ = tensors[_MARK].shape
     side = math.isqrt(tensors["pos_embed"].shape[1]) * patch
     labels = class_names(len(tensors["y_embedder.embedding_table.weight"]) - 1)
@@ -93,19 +93,19 @@ def _card(tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path
         }
     )
     stats = LatentStats(mean=(0.0,) * channels, std=(1.0,) * channels, autoencoder="")
-    return Card(config=config, labels=labels, step=step, latents=stats)
+    return ModelInfo(config=config, labels=labels, step=step, latents=stats)
 
 
-def _converted(tensors: dict[str, Tensor], card: Card, *, sit: bool) -> dict[str, Tensor]:
+def _converted(tensors: dict[str, Tensor], info: ModelInfo, *, sit: bool) -> dict[str, Tensor]:
     """ditkit's tensors; takes all of the others out."""
-    remap.check_positions(tensors.pop("pos_embed")[0], card.config)
+    remap.check_positions(tensors.pop("pos_embed")[0], info.config)
     weight, bias = linear(tensors, "x_embedder.proj")
     found = {"patch_in": (weight.flatten(1), bias)}
     weight, bias = linear(tensors, "t_embedder.mlp.0")
-    found["time.first"] = (remap.other_time(weight, start=1, sign=-1) if sit else weight), bias
+    found["time.first"] = (remap.shift_timestep_features(weight, start=1, sign=-1) if sit else weight), bias
     found["time.second"] = linear(tensors, "t_embedder.mlp.2")
     table = tensors.pop("y_embedder.embedding_table.weight")
-    for index in range(card.config.model.depth):
+    for index in range(info.config.model.depth):
         block = f"blocks.{index}"
         found[f"{block}.attention.qkv"] = linear(tensors, f"{block}.attn.qkv")
         found[f"{block}.attention.out"] = linear(tensors, f"{block}.attn.proj")
@@ -113,14 +113,14 @@ def _converted(tensors: dict[str, Tensor], card: Card, *, sit: bool) -> dict[str
         found[f"{block}.mlp.second"] = linear(tensors, f"{block}.mlp.fc2")
         found[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.adaLN_modulation.1"), _BLOCK)
     found["final.modulation"] = linear(tensors, "final_layer.adaLN_modulation.1")
-    found["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), card, sit=sit)
+    found["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), info, sit=sit)
     remap.nothing_left(tensors)
     return {"label.weight": table, **remap.flat(found)}
 
 
-def _prediction(layer: Layer, card: Card, *, sit: bool) -> Layer:
+def _prediction(layer: Layer, info: ModelInfo, *, sit: bool) -> Layer:
     """The last layer with channels first; of SiT those that are used, with the sign of ditkit's velocity."""
-    patch, channels = card.config.model.patch, card.config.shape[0]
+    patch, channels = info.config.model.patch, info.config.shape[0]
     weight, bias = remap.channels_first(layer, patch, len(layer[1]) // patch**2)
     used = channels * patch**2
     return (-weight[:used], -bias[:used]) if sit else (weight, bias)

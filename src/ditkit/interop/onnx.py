@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import MachineError, UsageError
 from ..io.atomic import write_file
 from ..models.dit import DiT
-from ..runs.model_info import KEY, Card
+from ..runs.model_info import METADATA_KEY, ModelInfo
 from ..seeding import generator
 from .base import cast
 
@@ -43,7 +43,7 @@ def check_parts() -> None:
         raise UsageError(f"the format onnx needs {' and '.join(missing)}", "pip install 'ditkit[onnx]'")
 
 
-def write(card: Card, network: DiT, path: Path, dtype: torch.dtype = torch.float32) -> float:
+def write(info: ModelInfo, network: DiT, path: Path, dtype: torch.dtype = torch.float32) -> float:
     """Write the file, whole or not at all; returns by how much onnxruntime's prediction differs from torch's.
 
     Inputs: x float32 (B, C, H, W), timestep float32 (B), label int64 (B), the number of labels being the null label;
@@ -71,7 +71,7 @@ def write(card: Card, network: DiT, path: Path, dtype: torch.dtype = torch.float
         )
     model = _without_origins(program.model_proto)
     entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, card.to_json()
+    entry.key, entry.value = METADATA_KEY, info.to_json()
     content = model.SerializeToString()
     difference = _difference(content, denoiser, network)
     if not difference <= _TOLERANCE[dtype]:

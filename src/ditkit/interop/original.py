@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import recipes
-from ..runs.model_info import Card
+from ..runs.model_info import ModelInfo
 from . import remap
-from .base import Foreign
+from .base import ForeignModel
 from .remap import channels_first, linear, reordered
 
 ORIGIN = "the original diffusion-transformer"
@@ -42,26 +42,26 @@ def _states(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for one in found if isinstance(one, Mapping)]
 
 
-def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> Foreign:
+def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
     """The model of a checkpoint. Raises CheckpointError for what does not fit together."""
     with remap.reading(path, ORIGIN):
         arguments = dict(tree.get("model_args") or tree.get("train_config") or {})
         states = _states(tree) or [tree]
         first = remap.state_dict(states[0])
-        card = _card(first, arguments, heads, int(tree.get("step", 0)), path)
+        info = _card(first, arguments, heads, int(tree.get("step", 0)), path)
         raw = remap.state_dict(states[1]) if len(states) == 2 else None
-        return Foreign(
+        return ForeignModel(
             origin=ORIGIN,
-            card=card,
-            ema=_converted(first, card),
-            raw=_converted(raw, card) if raw else None,
-            losses=_losses(tree.get("losses") or (), card.step),
+            info=info,
+            ema=_converted(first, info),
+            raw=_converted(raw, info) if raw else None,
+            losses=_losses(tree.get("losses") or (), info.step),
         )
 
 
 def _card(
     tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], heads: int | None, step: int, path: Path
-) -> Card:
+) -> ModelInfo:
     width, channels, patch, _ = tensors[_MARK].shape
     tokens, rows = tensors["positional_embeddings"].shape[1], len(tensors["label_embed.label_embed.weight"])
     height, columns = (int(arguments.get(side, math.isqrt(tokens) * patch)) for side in "HW")
@@ -103,22 +103,22 @@ def _card(
             "train": {"steps": max(1, step)},
         }
     )
-    return Card(config=config, labels=labels, step=step)
+    return ModelInfo(config=config, labels=labels, step=step)
 
 
 def _labels(classes: int, channels: int) -> tuple[str, ...]:
     return FACES if (classes, channels) == (2, 3) else tuple(str(number) for number in range(classes))
 
 
-def _converted(tensors: dict[str, Tensor], card: Card) -> dict[str, Tensor]:
+def _converted(tensors: dict[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
     """ditkit's tensors; takes all of the others out."""
-    config = card.config
+    config = info.config
     patch, channels = config.model.patch, config.data.channels
     remap.check_positions(tensors.pop("positional_embeddings")[0], config)
     weight, bias = linear(tensors, "patch_ops.patch_proj")
     found = {"patch_in": (weight.flatten(1), bias)}
     weight, bias = linear(tensors, "time_embed.mlp.0")
-    found["time.first"] = remap.other_time(weight, start=1, sign=1), bias
+    found["time.first"] = remap.shift_timestep_features(weight, start=1, sign=1), bias
     found["time.second"] = linear(tensors, "time_embed.mlp.2")
     for index in range(config.model.depth):
         block = f"blocks.{index}"
@@ -133,7 +133,7 @@ def _converted(tensors: dict[str, Tensor], card: Card) -> dict[str, Tensor]:
     found["final.linear"] = channels_first(linear(tensors, "norm_linear.linear"), patch, channels)
     table = tensors.pop("label_embed.label_embed.weight")
     remap.nothing_left(tensors)
-    if len(table) == len(card.labels):  # it never dropped a label: without one, only the timestep counts
+    if len(table) == len(info.labels):  # it never dropped a label: without one, only the timestep counts
         table = torch.cat([table, torch.zeros(1, table.shape[1])])
     return {"label.weight": table, **remap.flat(found)}
 

@@ -23,7 +23,7 @@ from ..runs import manifest
 from ..runs.folder import RunFolder, run_of
 from ..runs.lookup import METRICS, SETTINGS, WEIGHTS
 from ..runs.metrics import numbers_line, read_rows
-from ..runs.model_info import KEY, read_card
+from ..runs.model_info import METADATA_KEY, read_model_info
 from ..visual.grid import save_png
 from ..visual.plots import plot_losses, save_figure
 from . import readme
@@ -191,20 +191,22 @@ README = "README.md"
 FILES = (README, WEIGHTS, SETTINGS, METRICS, readme.LOSSES, readme.GRID)  # all that ditkit ever publishes
 
 
-def pack(weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data_licence: str | None = None) -> None:
+def collect_files(
+    weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data_licence: str | None = None
+) -> None:
     """Write into an empty folder what is published of a weights file and its run.
 
     Nothing in it names a place on this machine. `dtype` is float32, float16 or bfloat16. Raises CheckpointError for
     weights that are damaged or do not fit into that.
     """
-    card, run = read_card(weights), run_of(weights)
-    rows = [row for row in read_rows(run.metrics_file) if row["step"] <= card.step] if run else []
-    public = readme.public_card(card)
+    info, run = read_model_info(weights), run_of(weights)
+    rows = [row for row in read_rows(run.metrics_file) if row["step"] <= info.step] if run else []
+    public = readme.public_card(info)
     try:
         tensors = cast(read_tensors(weights), getattr(torch, dtype))
     except UsageError as error:  # of what is published, the weights are to blame, not the word
         raise CheckpointError(error.message, error.hint) from None
-    content = safetensors.pieces(tensors, {KEY: replace(public, weights="ema").to_json()})
+    content = safetensors.pieces(tensors, {METADATA_KEY: replace(public, weights="ema").to_json()})
     atomic.write_synced(folder / WEIGHTS, content)
     atomic.write_synced(folder / SETTINGS, recipes.dump(public.config).encode())
     pictures = []
@@ -213,7 +215,7 @@ def pack(weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data
         pictures += _draw_losses(rows, folder, repo)
     pictures += _copy_grid(run, folder) if run else []
     model = readme.Model(
-        card=card,
+        info=info,
         repo=repo,
         images=_images(weights.parent),
         validation=_validation(rows),

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..io.hub import SCHEME, is_hub, parse
 from ..io.paths import expanded
 from ..models.size import parameters
-from ..runs.model_info import Card
+from ..runs.model_info import ModelInfo
 
 LOSSES, GRID = "loss.png", "samples.png"
 _PATHS = ("data.path", "data.label_file", "autoencoder.source", "train.init_from")  # settings that may be places
@@ -28,7 +28,7 @@ _UNKNOWN = "unknown: the author states none"
 class Model:
     """What there is to say about a model; `card` is that of its weights, as they are on its author's machine."""
 
-    card: Card
+    info: ModelInfo
     repo: str
     images: int | None = None  # that it was trained on
     validation: tuple[int, float] | None = None  # step, loss
@@ -53,9 +53,9 @@ def without_places(config: RunConfig) -> RunConfig:
     return from_dict(tree)
 
 
-def public_card(card: Card) -> Card:
+def public_card(info: ModelInfo) -> ModelInfo:
     """A card without folders and files of this machine."""
-    return replace(card, config=without_places(card.config))
+    return replace(info, config=without_places(info.config))
 
 
 def _public(key: str, given: str | None) -> str | None:
@@ -91,7 +91,7 @@ def write(model: Model) -> str:
 
 def _front(model: Model) -> str:
     """YAML; words as JSON writes them, which YAML reads."""
-    data = model.card.config.data
+    data = model.info.config.data
     lines = [
         "library_name: ditkit",
         "pipeline_tag: unconditional-image-generation",
@@ -109,8 +109,8 @@ def _topics(data: DataConfig) -> list[str]:
 
 
 def _summary(model: Model) -> str:
-    card, config = model.card, model.card.config
-    count = f"{_millions(parameters(config, len(card.labels)))} parameters"
+    info, config = model.info, model.info.config
+    count = f"{_millions(parameters(config, len(info.labels)))} parameters"
     height, width = config.data.image_size
     kind = {1: "grey", 3: "colour"}[config.data.channels]
     made = (
@@ -119,9 +119,9 @@ def _summary(model: Model) -> str:
     if to_dict(config)["train"].get("init_from"):
         made += " Its training began with the weights of another model."
     labels = ""
-    if card.labels:
-        listed = ", ".join(_code(label) for label in card.labels[:_MOST_LABELS])
-        more = f" and {len(card.labels) - _MOST_LABELS:,} more" if len(card.labels) > _MOST_LABELS else ""
+    if info.labels:
+        listed = ", ".join(_code(label) for label in info.labels[:_MOST_LABELS])
+        more = f" and {len(info.labels) - _MOST_LABELS:,} more" if len(info.labels) > _MOST_LABELS else ""
         labels = f"\n\nLabels: {listed}{more}."
     return (
         f"A Diffusion Transformer ([DiT](https://arxiv.org/abs/2212.09748)) of {count} that draws {kind} images of "
@@ -130,20 +130,20 @@ def _summary(model: Model) -> str:
 
 
 def _use(model: Model) -> str:
-    card, autoencoder = model.card, model.card.config.autoencoder
-    words = [shlex.quote(label) for label in card.labels[:4] if label.isprintable()]
+    info, autoencoder = model.info, model.info.config.autoencoder
+    words = [shlex.quote(label) for label in info.labels[:4] if label.isprintable()]
     command = f"ditkit sample --model {SCHEME}{model.repo}{' --labels ' + ' '.join(words) if words else ''}"
     text = f"```\npip install ditkit\n{command}\n```"
-    if autoencoder.name != PIXEL and without_places(card.config).autoencoder.source is None and card.latents:
+    if autoencoder.name != PIXEL and without_places(info.config).autoencoder.source is None and info.latents:
         text += (
             "\n\nIt draws latents, which an autoencoder turns into images: that with the SHA-256 "
-            f"`{card.latents.autoencoder}`. Name its folder with `--autoencoder FOLDER`."
+            f"`{info.latents.autoencoder}`. Name its folder with `--autoencoder FOLDER`."
         )
     return text
 
 
 def _facts(model: Model) -> Mapping[str, str]:
-    card, config = model.card, model.card.config
+    info, config = model.info, model.info.config
     network, diffusion, optim, sample = config.model, config.diffusion, config.optim, config.sample
     channels, height, width = config.shape
     seen = f"{channels}×{height}×{width}"
@@ -152,18 +152,18 @@ def _facts(model: Model) -> Mapping[str, str]:
     facts = {
         "data": _data_words(config.data),
         "images": f"{model.images:,}" if model.images else "",
-        "labels": f"{len(card.labels):,}" if card.labels else "none",
+        "labels": f"{len(info.labels):,}" if info.labels else "none",
         "the network sees": f"latents of {source}, {seen}" if latent else f"pixels, {seen}",
         "network": f"width {network.width}, depth {network.depth}, {network.heads} heads, patch {network.patch}, "
         f"{network.conditioning}",
-        "parameters": f"{parameters(config, len(card.labels)):,}",
+        "parameters": f"{parameters(config, len(info.labels)):,}",
         "process": f"{diffusion.process}, the network predicts {diffusion.objective}",
         "batch": f"{config.train.batch_size} images",
         "learning rate": f"{optim.lr:g}, {optim.schedule}, {optim.warmup_steps:,} steps of warm-up",
         "weights": f"moving average, decay {optim.ema_decay:g}, {model.dtype}",
-        "labels dropped": f"{diffusion.label_drop:.0%}" if card.labels else "",
+        "labels dropped": f"{diffusion.label_drop:.0%}" if info.labels else "",
         "sampler": f"{sample.sampler}, {sample.steps} steps, guidance {sample.guidance:g}",
-        "steps": f"{card.step:,}",
+        "steps": f"{info.step:,}",
         "validation loss": f"{model.validation[1]:.4g} at step {model.validation[0]:,}" if model.validation else "",
     }
     if model.origin:  # what is known of how others trained is in their words alone
@@ -193,7 +193,7 @@ def _data_words(data: DataConfig) -> str:
 
 
 def _licence(model: Model) -> str:
-    data = model.card.config.data
+    data = model.info.config.data
     if model.origin:
         return (
             f"The weights were made by others: {model.origin}. Their licence holds.\n\nData: "

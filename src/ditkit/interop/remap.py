@@ -88,7 +88,7 @@ def _rows(patch: int, channels: int) -> Tensor:
     return torch.arange(patch * patch * channels).view(-1, channels).T.reshape(-1)
 
 
-def other_time(weight_DF: Tensor, *, start: float, sign: int) -> Tensor:
+def shift_timestep_features(weight_DF: Tensor, *, start: float, sign: int) -> Tensor:
     """The first layer of a timestep MLP that is fed `start + sign * t`, for features of t: cosines, then sines.
 
     Exact: cos(w (a + s t)) = cos(wa) cos(wt) - s sin(wa) sin(wt), sin(w (a + s t)) = sin(wa) cos(wt) + s cos(wa)

@@ -91,7 +91,7 @@ def write_atomically(path: Path, content: str | Iterable[bytes | memoryview]) ->
             temporary.unlink(missing_ok=True)
 
 
-def is_litter(path: Path) -> bool:
+def is_leftover(path: Path) -> bool:
     """Whether a name is that of a file that was being written when its writer died."""
     return re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name, re.DOTALL) is not None
 

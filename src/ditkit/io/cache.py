@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import BusyError, MachineError
 from . import atomic
-from .locks import alone
+from .locks import exclusive
 from .paths import cache_dir
 
 _OTHER_PLACE = "name another folder for it with the environment variable DITKIT_CACHE"
@@ -100,7 +100,7 @@ def remove(entry: Entry) -> int:
     with contextlib.ExitStack() as stack:
         try:
             for owner in _owners(entry.path.name):
-                if not stack.enter_context(alone(entry.path.with_name(owner), wait=False)):
+                if not stack.enter_context(exclusive(entry.path.with_name(owner), wait=False)):
                     raise BusyError(f"{entry.name} is in use", f"wait until that has ended, or delete {entry.path}")
             for path in entry.files:
                 trash = path.with_name(f".trash-{secrets.token_hex(4)}")
@@ -138,7 +138,7 @@ def _is_unfinished(name: str) -> bool:
 
 
 def _is_litter(name: str) -> bool:
-    return atomic.is_litter(Path(name))
+    return atomic.is_leftover(Path(name))
 
 
 def _owners(name: str) -> list[str]:

@@ -23,14 +23,14 @@ from urllib.parse import urlsplit
 
 from ..errors import MachineError, UsageError
 from . import atomic
-from .locks import alone
+from .locks import exclusive
 from .paths import NO_ROOM, check_room
 from .progress import Progress
 
 _SYNC_EVERY = 32 << 20  # bytes
 
 
-class Part:
+class PartialFile:
     """A file beside the target that grows. What a crash leaves of it is believed as far as it was synced."""
 
     def __init__(self, target: Path, url: str, *, shared: bool = False):
@@ -237,10 +237,10 @@ def fetch(
         raise MachineError(f"{url} is not downloaded, because {name} is set", by_hand)
     try:
         atomic.make_folder(target.parent)
-        with alone(target) as held:
+        with exclusive(target) as held:
             if target.is_file():
                 return _checked(target, wanted)
-            with contextlib.closing(Part(target, url, shared=not held)) as part:
+            with contextlib.closing(PartialFile(target, url, shared=not held)) as part:
                 _download(_Source(url, headers, by_hand, page), part, wanted, on_progress, patience)
                 part.finish(target)
     except OSError as error:  # of the disk: those of the network are told apart where they happen
@@ -308,7 +308,7 @@ def _checked(path: Path, wanted: _Sum) -> Path:
     return path
 
 
-def _download(source: _Source, part: Part, wanted: _Sum, on_progress: Progress, patience: Patience) -> None:
+def _download(source: _Source, part: PartialFile, wanted: _Sum, on_progress: Progress, patience: Patience) -> None:
     """Fill the part, in as many tries as it takes while they get somewhere."""
     tries = most = bad = 0
     while True:
@@ -330,7 +330,7 @@ def _download(source: _Source, part: Part, wanted: _Sum, on_progress: Progress, 
             tries += 1
 
 
-def _try(source: _Source, part: Part, on_progress: Progress, patience: Patience) -> None:
+def _try(source: _Source, part: PartialFile, on_progress: Progress, patience: Patience) -> None:
     """One request, from where the part ends."""
     url, by_hand = source.url, source.by_hand
     headers = {"User-Agent": "ditkit", "Accept": "*/*", "Accept-Encoding": "identity", **source.headers}
@@ -359,7 +359,7 @@ def _try(source: _Source, part: Part, on_progress: Progress, patience: Patience)
         raise MachineError(f"{url} is an empty file", by_hand)
 
 
-def _ask(request: urllib.request.Request, patience: Patience, part: Part, by_hand: str) -> Any:
+def _ask(request: urllib.request.Request, patience: Patience, part: PartialFile, by_hand: str) -> Any:
     """The server's answer to a request for the file, if it is the file or a part of it."""
     url = request.full_url
     try:
@@ -384,7 +384,7 @@ def _ask(request: urllib.request.Request, patience: Patience, part: Part, by_han
         raise _Again(why) from None
 
 
-def _expected(response: Any, part: Part, by_hand: str) -> int | None:
+def _expected(response: Any, part: PartialFile, by_hand: str) -> int | None:
     """Length of the whole file, if the server says it; readies the part for what comes. Raises what forbids it."""
     url, headers = response.url, response.headers
     if response.status not in (200, 206):
@@ -407,7 +407,7 @@ def _expected(response: Any, part: Part, by_hand: str) -> int | None:
     return total
 
 
-def _continued(headers: Any, part: Part, validator: str) -> int:
+def _continued(headers: Any, part: PartialFile, validator: str) -> int:
     """Length of the whole file, of which the server sends the rest. Raises _Again if it is another rest."""
     unit, _, place = headers.get("Content-Range", "").partition(" ")
     span, _, total = place.partition("/")

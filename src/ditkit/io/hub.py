@@ -17,14 +17,14 @@ from ..errors import MachineError, UsageError
 from . import atomic
 from .download import Patience, fetch, offline, seconds, words
 from .paths import cache_dir, cache_folder, check_room
-from .progress import Progress, agree, watching
+from .progress import Progress, confirm, progress
 
 SCHEME = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Place:
+class HubAddress:
     """A repository, perhaps at a revision, and perhaps one of its configurations or folders."""
 
     repo: str
@@ -37,7 +37,7 @@ def is_hub(place: str | None) -> bool:
     return place is not None and place.startswith(SCHEME)
 
 
-def parse(place: str) -> Place:
+def parse(place: str) -> HubAddress:
     """`hf://user/dataset`, `hf://user/dataset/folder`, either with `@revision` behind. Raises UsageError."""
     words, _, revision = place.removeprefix(SCHEME).removeprefix("datasets/").partition("@")
     user, _, rest = words.strip("/").partition("/")
@@ -46,7 +46,7 @@ def parse(place: str) -> Place:
     check_repository(repo)
     if subset and any(part in ("", ".", "..") for part in subset.split("/")):
         raise UsageError(f"{place} names no folder of a repository", "e.g. hf://user/dataset")
-    return Place(repo, revision or None, subset)
+    return HubAddress(repo, revision or None, subset)
 
 
 def address(repo: str, revision: str | None = None) -> str:
@@ -376,8 +376,8 @@ def _download(entry: Path, note: _Note, files: dict[str, Remote], by_hand: str |
     hub, done = Repository(note.repo, note.kind, by_hand or "", patience), 0
     hub.check_access(next(iter(files)), note.commit)
     if size > ASK_FROM:
-        agree(f"download {what}", by_hand or "download them by hand and give their folder")
-    with watching(f"downloading {what}") as show:
+        confirm(f"download {what}", by_hand or "download them by hand and give their folder")
+    with progress(f"downloading {what}") as show:
         for path, remote in files.items():
             if _size(entry / path) not in (None, remote.size):
                 (entry / path).unlink()  # nobody's: what ditkit puts there has its size

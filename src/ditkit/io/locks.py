@@ -16,7 +16,7 @@ _threads = threading.RLock()  # a file's lock belongs to the process, so it does
 
 
 @contextlib.contextmanager
-def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Whoever makes `path` holds this: one thread of one process, others wait. It ends with the process.
 
     Gives whether it is held: not if somebody else does and `wait` is off, nor on a file system that has no locks.

@@ -48,7 +48,7 @@ def expanded(path: str | Path) -> Path:
     return Path(os.fsdecode(os.fspath(text).encode("utf-8", "surrogateescape")))
 
 
-def spelled(path: Path) -> str:
+def as_stored(path: Path) -> str:
     """The path as settings keep it. Raises UsageError for a name that is no text."""
     try:
         return os.fsencode(path).decode("utf-8")

@@ -13,22 +13,22 @@ Watch = Callable[[str], AbstractContextManager[Progress]]
 Ask = Callable[[str], bool]
 
 
-def _unwatched(text: str) -> AbstractContextManager[Progress]:
+def _no_progress(text: str) -> AbstractContextManager[Progress]:
     return nullcontext(lambda done, total: None)
 
 
-def _unasked(text: str) -> bool:
+def _always_yes(text: str) -> bool:
     return True
 
 
-_watch: ContextVar[Watch] = ContextVar("watch", default=_unwatched)
-_ask: ContextVar[Ask] = ContextVar("ask", default=_unasked)
+_watch: ContextVar[Watch] = ContextVar("watch", default=_no_progress)
+_ask: ContextVar[Ask] = ContextVar("ask", default=_always_yes)
 
 
 @contextmanager
-def watched(watch: Watch | None, ask: Ask = _unasked) -> Iterator[None]:
+def reporting_to(watch: Watch | None, ask: Ask = _always_yes) -> Iterator[None]:
     """Within it, `watch` is told in words what is being done, and given the progress; `ask` says yes or no first."""
-    watch_token, ask_token = _watch.set(watch or _unwatched), _ask.set(ask)
+    watch_token, ask_token = _watch.set(watch or _no_progress), _ask.set(ask)
     try:
         yield
     finally:
@@ -36,18 +36,18 @@ def watched(watch: Watch | None, ask: Ask = _unasked) -> Iterator[None]:
         _ask.reset(ask_token)
 
 
-def watching(text: str) -> AbstractContextManager[Progress]:
+def progress(text: str) -> AbstractContextManager[Progress]:
     """Around work that takes long: says `text`, and gives what is to be told the progress."""
     return _watch.get()(text)
 
 
-def tell(text: str) -> bool:
+def notify(text: str) -> bool:
     """Something worth knowing; whether there was anybody to hear it."""
-    with watching(text):
-        return _watch.get() is not _unwatched
+    with progress(text):
+        return _watch.get() is not _no_progress
 
 
-def agree(text: str, by_hand: str) -> None:
+def confirm(text: str, by_hand: str) -> None:
     """Ask whether to go on ("download 3 files …"). Raises UsageError when the answer is no."""
     if not _ask.get()(text):
         raise UsageError(f"not done: {text}", f"say yes, or give --yes; or {by_hand}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..runtime.fsdp import whole
+from ..runtime.fsdp import full_tensor
 
 _TYPES = {
     "F64": torch.float64,
@@ -49,7 +49,7 @@ def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
     for value in tensors.values():
-        yield whole(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        yield full_tensor(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def parse(content: bytearray, source: Path) -> dict[str, Tensor]:

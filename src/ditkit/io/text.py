@@ -29,7 +29,7 @@ def flat(text: str) -> str:
     return visible(text).replace("\n", "\\n")
 
 
-def spoken_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`9m58s`, `1h02m`, `42s`."""
     whole = round(max(0.0, min(seconds, 1e9)))
     if whole < 60:
@@ -39,7 +39,7 @@ def spoken_duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def spoken_size(size: float) -> str:
+def format_size(size: float) -> str:
     """`0 B`, `831 kB`, `12.3 MB`, `1.4 GB`."""
     for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= bytes_each:
@@ -47,7 +47,7 @@ def spoken_size(size: float) -> str:
     return f"{size:.0f} B"
 
 
-def spoken_age(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """`42 s`, `9 min`, `5 h`, `12 days`: one number is enough to tell old from new."""
     seconds = max(0.0, seconds)
     for unit, each, most in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 48)):
@@ -91,7 +91,7 @@ def free_name(path: Path, ending: str = "") -> Path:
     return candidate
 
 
-def _spoken(number: int) -> str:
+def _format(number: int) -> str:
     """`4.2 M`, `16 G`, `2.4 T`."""
     for size, letter in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")):
         if number >= size:

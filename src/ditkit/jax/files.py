@@ -20,7 +20,7 @@ from ..errors import MachineError, UsageError
 from ..io import atomic, safetensors
 from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights
-from ..runs.model_info import KEY, Card, read_card
+from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 from ..training.init_weights import first_network
 from .dit import DiT
 from .layers import Weights
@@ -30,7 +30,7 @@ from .layers import Weights
 class Trained:
     """A network ready to draw, with its card."""
 
-    card: Card
+    info: ModelInfo
     network: DiT
     weights: Weights  # float32
     source: Path
@@ -44,11 +44,11 @@ def load(source: str | Path | None = None, *, ema: bool = True, device: str = "a
     """
     place = _find_device(device)
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
-    card, tensors = read_card(path), read_tensors(path)
+    info, tensors = read_model_info(path), read_tensors(path)
     with torch.device("meta"):  # names and shapes as torch's network has them, without its memory
-        check_shapes(build_network(card.config, len(card.labels)), tensors, path)
+        check_shapes(build_network(info.config, len(info.labels)), tensors, path)
     weights = jax.device_put(to_tree(tensors), place)
-    return Trained(card=card, network=shape_of(card.config, len(card.labels)), weights=weights, source=path)
+    return Trained(info=info, network=shape_of(info.config, len(info.labels)), weights=weights, source=path)
 
 
 def _find_device(word: str) -> Any:  # a jax.Device, or None
@@ -70,7 +70,7 @@ def initialize(config: RunConfig, labels: Sequence[str]) -> tuple[DiT, Weights]:
     return shape_of(config, len(labels)), to_tree(network.state_dict())
 
 
-def save(path: str | Path, weights: Weights, card: Card) -> Path:
+def save(path: str | Path, weights: Weights, info: ModelInfo) -> Path:
     """Write an ordinary weights file, which torch's `ditkit sample --model FILE` reads too. Returns its path.
 
     A file that is there is replaced. Raises MachineError when the disk does not take it.
@@ -80,7 +80,7 @@ def save(path: str | Path, weights: Weights, card: Card) -> Path:
     flat = jax.tree_util.tree_flatten_with_path(weights)[0]
     tensors = {".".join(str(key.key) for key in keys): torch.tensor(jax.device_get(value)) for keys, value in flat}
     try:
-        atomic.write_synced(temporary, safetensors.pieces(tensors, {KEY: card.to_json()}))
+        atomic.write_synced(temporary, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}))
         atomic.rename(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

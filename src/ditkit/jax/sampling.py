@@ -20,7 +20,7 @@ from jax import Array
 from ..config import DiffusionConfig, SampleConfig
 from ..data.pixels import to_uint8
 from ..objectives.contract import FLOW_MARGIN, Process, open_objective, to_clean_and_noise
-from ..sampling.generate import FAINT_SIGNAL, Sample, batches_of, images_in_cache, words_of
+from ..sampling.generate import FAINT_SIGNAL, Sample, batches_of, images_in_cache, resolve_labels
 from ..sampling.guidance import Guidance
 from .dit import DiT
 from .files import Trained
@@ -59,11 +59,11 @@ def sample_batches(
     batch_size: int | None = None,
 ) -> Iterator[list[Sample]]:
     """What `sample` gives, a batch at a time, so that memory stays bounded."""
-    card, network = trained.card, trained.network
-    config = replace(card.config, sample=settings or card.config.sample)
+    info, network = trained.info, trained.network
+    config = replace(info.config, sample=settings or info.config.sample)
     check_sampling(config)
-    words = words_of(card.labels, labels)
-    ids = [0 if word is None else card.labels.index(word) for word in words]
+    words = resolve_labels(info.labels, labels)
+    ids = [0 if word is None else info.labels.index(word) for word in words]
     batches = batches_of(len(words), batch_size or images_in_cache(network.grid[0] * network.grid[1]))
     size = max(batch.stop - batch.start for batch in batches)
     for batch in batches:

@@ -21,9 +21,9 @@ from ..ema import decay_at
 from ..errors import UsageError
 from ..objectives.contract import Objective, from_clean_and_noise, loss_weight, open_objective
 from ..optim import learning_rate
-from ..runs.model_info import Card
-from ..runs.run_state import Recovery
-from ..training.step import draw_case, drop_labels
+from ..runs.model_info import ModelInfo
+from ..runs.run_state import LossHealth
+from ..training.step import draw_noise_and_timesteps, drop_labels
 from .dit import DiT
 from .files import initialize, save
 from .layers import Weights
@@ -70,12 +70,14 @@ def train(config: RunConfig, path: str | Path, *, on_step: Callable[[int, float]
             )
             if on_step is not None:
                 on_step(step + 1, float(value))
-    return save(path, ema, Card(config=config, labels=tuple(dataset.labels), step=config.train.steps))
+    return save(path, ema, ModelInfo(config=config, labels=tuple(dataset.labels), step=config.train.steps))
 
 
 def case_of(config: RunConfig, objective: Objective, batch: Batch, step: int, *, null_label: int) -> Case:
     """Noise, timesteps and dropped labels of a step: what `ditkit train` draws, by the same functions."""
-    timestep_B, eps_BCHW = draw_case(objective, batch.x_BCHW, config.seed, Recovery().stream("noise"), step)
+    timestep_B, eps_BCHW = draw_noise_and_timesteps(
+        objective, batch.x_BCHW, config.seed, LossHealth().stream("noise"), step
+    )
     label_B = drop_labels(batch.label_B, null_label, config.diffusion.label_drop, config.seed, step)
     signal_B, noise_B = objective.process.signal_noise(timestep_B)
     weight_B = loss_weight(config.diffusion, objective.prediction, signal_B, noise_B)

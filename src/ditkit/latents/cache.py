@@ -30,9 +30,9 @@ from ..data.resident import decoding_threads
 from ..data.sources.location import stem
 from ..errors import DataError, MachineError
 from ..io import atomic, safetensors
-from ..io.locks import alone
+from ..io.locks import exclusive
 from ..io.paths import NO_ROOM, cache_folder, check_room
-from ..io.progress import Progress, watching
+from ..io.progress import Progress, progress
 from ..runs.model_info import LatentStats
 
 FORMAT = 1
@@ -46,7 +46,7 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class LatentSpec:
     """What latents are made from."""
 
     dataset: Dataset
@@ -100,7 +100,7 @@ class Latents:
         return safetensors.mapped(self.folder / self.shards[number]["file"])
 
 
-def open_latents(recipe: Recipe) -> Latents:
+def open_latents(recipe: LatentSpec) -> Latents:
     """The latents of a data set, made as far as they are missing or damaged.
 
     Several processes may ask at once: one makes them, the others wait. Raises Interrupted when `should_stop` says so,
@@ -109,7 +109,7 @@ def open_latents(recipe: Recipe) -> Latents:
     folder = cache_folder("latents") / recipe.folder_name
     try:
         atomic.make_folder(folder)
-        with alone(folder):
+        with exclusive(folder):
             shards = _good_shards(folder, len(recipe.dataset))
             numbers = range(-(-len(recipe.dataset) // recipe.shard_images))
             missing = [number for number in numbers if number not in shards]
@@ -158,7 +158,7 @@ def _good_shards(folder: Path, images: int) -> dict[int, dict[str, Any]]:
 def _watched(size: int, folder: Path) -> AbstractContextManager[Progress]:
     if size < _LONG_TO_CHECK:
         return contextlib.nullcontext(lambda done, total: None)
-    return watching(f"checking {size / 1e6:,.0f} MB of latents in {folder}")
+    return progress(f"checking {size / 1e6:,.0f} MB of latents in {folder}")
 
 
 def _matches(path: Path, shard: dict[str, Any]) -> bool:
@@ -170,7 +170,7 @@ def _matches(path: Path, shard: dict[str, Any]) -> bool:
     return length == shard["bytes"] and digest.hexdigest() == shard["sha256"]
 
 
-def _describe(recipe: Recipe, folder: Path, *, unfinished: bool) -> None:
+def _describe(recipe: LatentSpec, folder: Path, *, unfinished: bool) -> None:
     """What `ditkit data list` says of it."""
     config, note = recipe.config, folder / "about.json"
     source = config.autoencoder.source or config.autoencoder.name
@@ -180,13 +180,13 @@ def _describe(recipe: Recipe, folder: Path, *, unfinished: bool) -> None:
         atomic.write_atomically(note, about)
 
 
-def _make(recipe: Recipe, folder: Path, shards: dict[int, dict[str, Any]], missing: list[int]) -> None:
+def _make(recipe: LatentSpec, folder: Path, shards: dict[int, dict[str, Any]], missing: list[int]) -> None:
     total, size = len(recipe.dataset), recipe.shard_images
     check_room("the cache of latents", folder, len(missing) * size * recipe.image_bytes + (1 << 20))
     ranges = {number: range(number * size, min(total, (number + 1) * size)) for number in missing}
     done = total - sum(len(indices) for indices in ranges.values())
     text = f"encoding {total - done:,} images ({recipe.split}) into latents, once for all runs on them, in {folder}"
-    with watching(text) as show:
+    with progress(text) as show:
         for number, indices in ranges.items():
             before = done
 
@@ -227,7 +227,7 @@ def _write(
 
 @torch.inference_mode()
 def _encode(
-    recipe: Recipe, indices: range, on_image: Callable[[int], None]
+    recipe: LatentSpec, indices: range, on_image: Callable[[int], None]
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
     """Latents of some images as a shard's tensors, and which of the images cannot be read."""
     means, stds, labels, bad = [], [], [], {}
@@ -249,7 +249,7 @@ def _encode(
     return tensors, bad
 
 
-def _decoded(recipe: Recipe, indices: range) -> Iterator[tuple[np.ndarray, list[int], dict[int, str]]]:
+def _decoded(recipe: LatentSpec, indices: range) -> Iterator[tuple[np.ndarray, list[int], dict[int, str]]]:
     """Images, uint8 (b, H, W, C), labels, and what could not be read, decoded ahead by threads."""
     height, width = recipe.config.data.image_size
     blank = np.zeros((height, width, recipe.config.data.channels), dtype=np.uint8)

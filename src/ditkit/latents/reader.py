@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batch, replacements
-from ..data.resident import Place
+from ..data.resident import BatchTarget
 from ..errors import DataError
 from ..runs.model_info import LatentStats
 from ..seeding import generator
@@ -59,7 +59,7 @@ class LatentReader:
     def without_cache(self) -> LatentReader:
         return LatentReader(self._latents, self._stats, self._seed)
 
-    def at(self, place: Place) -> LatentReader:
+    def at(self, place: BatchTarget) -> LatentReader:
         fits = sum(shard["bytes"] for shard in self._latents.shards) <= place.most_bytes
         return LatentReader(self._latents, self._stats, self._seed, place.device) if fits else self
 

@@ -16,7 +16,7 @@ from typing import Any
 from .. import recipes
 from ..config import RunConfig
 from ..errors import BusyError, CheckpointError, UsageError
-from ..io.atomic import is_litter, write_atomically
+from ..io.atomic import is_leftover, write_atomically
 from ..io.locks import try_lock
 from ..io.paths import expanded
 from . import manifest
@@ -166,13 +166,13 @@ def run_of(weights: Path) -> RunFolder | None:
     return run if place in (run.checkpoints, run.averages) and run.is_run() else None
 
 
-def sweep(folder: RunFolder) -> None:
+def remove_leftovers(folder: RunFolder) -> None:
     """Remove what a crash or pruning left behind; failing to is harmless."""
     for pattern in (".tmp-*", ".trash-*"):
         for path in folder.checkpoints.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
     for path in (*folder.path.glob(".*.tmp"), *folder.samples.glob(".*.tmp"), *folder.snapshots.glob(".*.tmp")):
-        if is_litter(path):
+        if is_leftover(path):
             with contextlib.suppress(OSError):
                 path.unlink()
 

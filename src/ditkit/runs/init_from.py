@@ -10,17 +10,17 @@ from pathlib import Path
 from ..cli import console
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, UsageError
-from ..io.paths import spelled
+from ..io.paths import as_stored
 from .folder import RunFolder
 from .lookup import find_weights
-from .model_info import read_card
+from .model_info import read_model_info
 from .target import Target
 
 _SECTIONS = ("model", "diffusion", "autoencoder", "sample")  # which come with it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
+class InitFrom:
     """A model to begin with."""
 
     word: str  # as typed
@@ -29,7 +29,7 @@ class Beginning:
     labels: tuple[str, ...] | None = None  # None: the run has begun long ago
     step: int = 0
 
-    def under(self, found: Target | None, name: str) -> Target:
+    def applied_to(self, found: Target | None, name: str) -> Target:
         """A target with the model's settings instead of its own; files, flags and --set still win over them."""
         theirs, tree = to_dict(self.config), dict(found.tree) if found else {}
         tree |= {section: theirs[section] for section in _SECTIONS}
@@ -49,7 +49,7 @@ class Beginning:
                     "leave the architecture out: it comes with the weights",
                 )
 
-    def tell(self, labels: Sequence[str], *, quiet: bool) -> None:
+    def announce(self, labels: Sequence[str], *, quiet: bool) -> None:
         """Say what is taken over, and which labels are new to it."""
         if self.labels is None:
             return
@@ -59,7 +59,7 @@ class Beginning:
         console.say(f"beginning with the weights of {self.word}, step {self.step}{afresh}", quiet=quiet)
 
 
-def find_beginning(word: str, runs: Path, existing: RunFolder | None) -> Beginning:
+def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFrom:
     """The model that a word means; for a run that has begun with it, what that began with, wherever it is now.
 
     Raises UsageError or CheckpointError when there is none.
@@ -68,12 +68,12 @@ def find_beginning(word: str, runs: Path, existing: RunFolder | None) -> Beginni
     known = before.train.init_from if before else None
     weights = None
     with contextlib.suppress(*((UsageError, CheckpointError) if known else ())):
-        weights = spelled(find_weights(word, runs).resolve())
+        weights = as_stored(find_weights(word, runs).resolve())
     if before and known and (weights is None or _same(Path(known), Path(weights))):
-        return Beginning(word=word, path=known, config=before)
+        return InitFrom(word=word, path=known, config=before)
     assert weights is not None
-    card = read_card(Path(weights))
-    return Beginning(word=word, path=weights, config=card.config, labels=card.labels, step=card.step)
+    info = read_model_info(Path(weights))
+    return InitFrom(word=word, path=weights, config=info.config, labels=info.labels, step=info.step)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -10,7 +10,7 @@ from .metrics import MetricsFile
 from .run_state import State
 
 
-class Journal:
+class RunLogs:
     """The files of a run that grow: metrics, timing, incidents. Only the leading process writes them."""
 
     def __init__(self, folder: RunFolder, state: State | None, *, writes: bool):
@@ -22,7 +22,7 @@ class Journal:
                 "incidents": MetricsFile(folder.incidents_file, state.incidents_bytes if state else 0),
             }
         self._marked: dict[str, int] = {}
-        self.shortened = [file.path for file in self._files.values() if file.shortened]
+        self.lost_rows = [file.path for file in self._files.values() if file.shortened]
 
     def append(self, file: str, row: Mapping[str, Any]) -> None:
         if self._files:
@@ -36,7 +36,7 @@ class Journal:
         """What comes from here on goes when the run is continued."""
         self._marked = self.sync()
 
-    def cut(self, state: State | None) -> None:
+    def truncate(self, state: State | None) -> None:
         """Go back to the lengths of a state; what went wrong stays on record."""
         for name, length in (("metrics", "metrics_bytes"), ("timing", "timing_bytes")):
             if self._files:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, UsageError, unknown
 from ..io import text
-from ..io.hub import NOTE, Place, address, files_of, is_hub, parse, snapshot
+from ..io.hub import NOTE, HubAddress, address, files_of, is_hub, parse, snapshot
 from ..io.paths import expanded
 from . import manifest
 from .folder import RunFolder, _age
 
 if TYPE_CHECKING:
-    from .model_info import Card
+    from .model_info import ModelInfo
 
 
 _FOLDER = Path(__file__).parents[1] / "bundled"
@@ -31,14 +31,14 @@ def weights(name: str) -> Path | None:
     return _FOLDER / f"{name}.safetensors" if name in names() else None
 
 
-def find_guide(word: str, weights: Path, card: Card, runs: Path, *, scale: float, ema: bool) -> Path:
+def find_guide(word: str, weights: Path, info: ModelInfo, runs: Path, *, scale: float, ema: bool) -> Path:
     """The guide's weights file for a model's `weights` and `card`.
 
     Raises UsageError for a run, step or file that is not there, and for a model that cannot guide this one.
     """
     from ..errors import UsageError
     from ..io.hub import is_hub
-    from .model_info import check_guide, read_card
+    from .model_info import check_guide, read_model_info
     # MOVED
 
     path = find_weights(word, runs, ema=ema) if is_hub(word) or "@" not in word else _of_step(word, weights, runs, ema)
@@ -46,7 +46,7 @@ def find_guide(word: str, weights: Path, card: Card, runs: Path, *, scale: float
         raise UsageError("--autoguide names the model itself", "name a worse one: an early checkpoint")
     if scale == 1:
         raise UsageError("--autoguide does nothing at guidance 1", "ask for more, e.g. --guidance 2")
-    check_guide(card, read_card(path))
+    check_guide(info, read_model_info(path))
     return path
 
 
@@ -168,7 +168,7 @@ SETTINGS, METRICS = "config.toml", "metrics.jsonl"
 _BY_HAND = f"check the network, or download {WEIGHTS} by hand and give its path"
 
 
-def fetch_model(place: Place, also: Collection[str] = ()) -> Path:
+def fetch_model(place: HubAddress, also: Collection[str] = ()) -> Path:
     """The folder with the weights of a model, and what there is of other files, downloaded where missing.
 
     Raises UsageError for a repository that is not there or holds no model of ditkit's, MachineError for network and

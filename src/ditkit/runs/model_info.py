@@ -14,7 +14,7 @@ from typing import Any
 from ..config import DiffusionConfig, RunConfig, from_dict, to_dict
 from ..errors import CheckpointError, DitkitError, UsageError
 
-KEY = "ditkit"
+METADATA_KEY = "ditkit"
 FORMAT = 1
 _LARGEST_HEADER = 100_000_000
 
@@ -41,7 +41,7 @@ class LatentStats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ModelInfo:
     """A weights file's own description."""
 
     config: RunConfig
@@ -66,7 +66,7 @@ class Card:
         )
 
     @classmethod
-    def from_json(cls, text: str, source: Path) -> Card:
+    def from_json(cls, text: str, source: Path) -> ModelInfo:
         """Raises DitkitError naming `source` if the text is no card, or one of a newer format."""
         try:
             tree = json.loads(text)
@@ -92,20 +92,20 @@ class Card:
             raise CheckpointError(f"{source}: its ditkit card is damaged ({why})", "use another checkpoint") from None
 
 
-def read_card(path: Path) -> Card:
+def read_model_info(path: Path) -> ModelInfo:
     """The card of a .safetensors file, from its header alone. Raises DitkitError if it has none."""
-    text = read_metadata(path).get(KEY)
+    text = read_metadata(path).get(METADATA_KEY)
     if not isinstance(text, str):
         raise CheckpointError(
             f"{path} is not a weights file of ditkit, or it is damaged",
             f"use another checkpoint; other projects' weights come in by `ditkit import {path}`",
         )
-    return Card.from_json(text, path)
+    return ModelInfo.from_json(text, path)
 
 
-def has_card(path: Path) -> bool:
+def has_model_info(path: Path) -> bool:
     """Whether a .safetensors file is ditkit's own. Raises CheckpointError for one that cannot be read or is damaged."""
-    return KEY in read_metadata(path)
+    return METADATA_KEY in read_metadata(path)
 
 
 def read_metadata(path: Path) -> Mapping[str, Any]:
@@ -131,7 +131,7 @@ def _betas(config: DiffusionConfig) -> tuple[float, float] | None:
     return (config.beta_start, config.beta_end) if config.process == "diffusion" else None
 
 
-def check_guide(model: Card, guide: Card) -> None:
+def check_guide(model: ModelInfo, guide: ModelInfo) -> None:
     """Raise UsageError for a guide that does not predict the same of the same images as the model that it guides."""
     ours, theirs = model.config, guide.config
     pairs = {

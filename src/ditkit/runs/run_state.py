@@ -17,7 +17,7 @@ _WARM = 50  # steps learnt from before a loss can be called a spike
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recovery:
+class LossHealth:
     """How a run has fared so far; part of every checkpoint, so that a continued run judges as if never stopped."""
 
     rollbacks: int = 0  # times the run went back; each changes the noise and halves the learning rate
@@ -35,7 +35,7 @@ class Recovery:
         """The name of a stream of noise: another one after each time the run went back."""
         return f"{name}/{self.rollbacks}" if self.rollbacks else name
 
-    def fault(self, loss: float, norm: float, spike: float) -> str | None:
+    def diagnose(self, loss: float, norm: float, spike: float) -> str | None:
         """Why a step must not be learnt from, or None. A spike is a loss over `spike` times the running mean."""
         if not math.isfinite(loss):
             return "the loss is not finite"
@@ -45,20 +45,20 @@ class Recovery:
             return f"the loss is {loss / self.loss:.0f} times its mean"
         return None
 
-    def learn(self, loss: float) -> Recovery:
+    def accepted(self, loss: float) -> LossHealth:
         """After a step that was learnt from."""
         mean = loss if self.learnt == 0 else _DECAY * self.loss + (1 - _DECAY) * loss
         return replace(self, skips=0, learnt=self.learnt + 1, loss=mean)
 
-    def skip(self) -> Recovery:
+    def skipped_step(self) -> LossHealth:
         """After a step that was not."""
         return replace(self, skips=self.skips + 1, skipped=self.skipped + 1)
 
-    def with_other_losses(self) -> Recovery:
+    def with_other_losses(self) -> LossHealth:
         """Where a setting has changed what a loss is: none so far says which one would be a spike."""
         return replace(self, learnt=0)
 
-    def back_to(self, saved: Recovery) -> Recovery:
+    def after_rollback(self, saved: LossHealth) -> LossHealth:
         """After going back to a checkpoint that was saved with `saved`."""
         return replace(saved, rollbacks=self.rollbacks + 1, skips=0, skipped=self.skipped)
 
@@ -87,7 +87,7 @@ class State:
     validation_loss: FiniteFloat | None = None  # measured at this very step
     images: int = 0  # of the data set; 0 in checkpoints of an earlier ditkit
     latents: LatentStats | None = None
-    recovery: Recovery = field(default_factory=Recovery)
+    recovery: LossHealth = field(default_factory=LossHealth)
 
 
 _STATE = TypeAdapter(State)

@@ -14,7 +14,7 @@ from ..config import RunConfig
 from ..errors import UsageError, unknown
 from ..io import text as io_text
 from ..io.hub import is_hub, parse
-from ..io.paths import expanded, spelled
+from ..io.paths import as_stored, expanded
 from ..io.text import as_text
 from ..registry import DATASETS
 from .folder import RunFolder
@@ -190,7 +190,7 @@ def _file(word: str) -> str:
     path = expanded(word)
     if not path.is_file():
         raise UsageError(f"--label-file: there is no file {word}", "check the path")
-    return spelled(path.resolve())
+    return as_stored(path.resolve())
 
 
 def _name(word: str) -> str:
@@ -204,7 +204,7 @@ def _place(word: str) -> str | None:
     """A folder, an archive, a web address or a hub repository as settings keep it; None for what is none of them."""
     path = expanded(word)
     if path.is_dir():
-        return spelled(path.resolve())
+        return as_stored(path.resolve())
     if is_hub(word):
         parse(word)
         return word
@@ -216,7 +216,7 @@ def _place(word: str) -> str | None:
         return word
     if is_archive(word) and not path.exists():
         raise UsageError(f"there is no archive {word}", "check the path")
-    return spelled(path.resolve()) if is_archive(word) else None
+    return as_stored(path.resolve()) if is_archive(word) else None
 
 
 _READ: dict[str, Callable[[str], Any]] = {

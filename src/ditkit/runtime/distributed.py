@@ -14,30 +14,30 @@ from torch import Tensor
 from ..errors import DataError
 from .device import find_device
 from .launch import launched, note_joined
-from .watchdog import Board, open_board
+from .watchdog import Watchdog, open_watchdog
 
 T = TypeVar("T")
 _FOR_EVER = timedelta(days=100)  # the first process may work while the others wait; who is gone, the board notices
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process's place among all."""
 
     rank: int = 0
     size: int = 1
-    board: Board | None = None  # of several
+    watchdog: Watchdog | None = None  # of several
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, total: int) -> slice:
+    def shard(self, total: int) -> slice:
         """This process's part of `total` things in a row; the parts of all processes make up the whole."""
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one device and dtype by their sums over all processes."""
         if self.size == 1:
             return
@@ -46,7 +46,7 @@ class World:
         for one, part in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
             one.copy_(part.view_as(one))
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first process's value, on all."""
         if self.size == 1:
             return value
@@ -54,7 +54,7 @@ class World:
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def collect(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all processes, in their order, on all."""
         if self.size == 1:
             return [value]
@@ -62,42 +62,42 @@ class World:
         torch.distributed.all_gather_object(box, value)
         return box
 
-    def check_same(self, value: str, what: str) -> None:
+    def require_same(self, value: str, what: str) -> None:
         """Raise DataError, the same in all, if the processes do not all have the same."""
-        values = self.collect(value)
+        values = self.all_gather(value)
         other = next((rank for rank, one in enumerate(values) if one != values[0]), None)
         if other is not None:
             raise DataError(f"process {other} has other {what} than process 0", f"give all of them the same {what}")
 
-    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
+    def uninterruptible(self) -> contextlib.AbstractContextManager[None]:
         """While inside, this process is not ended because another has failed."""
-        return self.board.undisturbed() if self.board else contextlib.nullcontext()
+        return self.watchdog.uninterruptible() if self.watchdog else contextlib.nullcontext()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait, however long, until all processes are here. Raises DitkitError when one of them fails."""
-        if self.board:
-            self.board.meet()
+        if self.watchdog:
+            self.watchdog.barrier()
 
 
 @contextlib.contextmanager
-def join(device: str) -> Iterator[tuple[World, torch.device]]:
+def join(device: str) -> Iterator[tuple[ProcessGroup, torch.device]]:
     """This process among those that were launched with it, alone when none were, and its device by that name.
 
     What goes wrong inside ends all of them. The first that fails raises what it is; the others raise PeerError.
     """
     rank, size = launched()
     if size == 1:
-        yield World(), find_device(device)
+        yield ProcessGroup(), find_device(device)
         return
-    board, store = open_board(rank, size)
+    board, store = open_watchdog(rank, size)
     note_joined()
     with board.watched():
         try:
             where = find_device(device)
             _connect(where, rank, size, store)
-            yield World(rank, size, board), where
+            yield ProcessGroup(rank, size, board), where
         except BaseException as error:
-            told = board.end(error)
+            told = board.report_failure(error)
             if told is error:
                 raise
             raise told from error
@@ -123,7 +123,7 @@ def _connect(device: torch.device, rank: int, size: int, store: Any) -> None:
 class Together:
     """This process among all; what one of them cannot do ends all, with its own words said once."""
 
-    world: World | None = None  # None: there is only this one
+    world: ProcessGroup | None = None  # None: there is only this one
 
     @property
     def rank(self) -> int:
@@ -136,24 +136,24 @@ class Together:
         return self.world.size if self.world else 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that speaks and writes."""
         return self.rank == 0
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The leading process's value, in all."""
-        return self.world.tell(value) if self.world else value
+        return self.world.broadcast(value) if self.world else value
 
-    def collect(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all processes, in their order, in all."""
-        return self.world.collect(value) if self.world else [value]
+        return self.world.all_gather(value) if self.world else [value]
 
-    def do(self, work: Callable[[], T]) -> T:
+    def run_together(self, work: Callable[[], T]) -> T:
         """What the work gives, once it has succeeded in every process."""
         done = work()
         if self.world:
-            self.world.meet()
+            self.world.barrier()
         return done
 
 
-ALONE = Together()
+SINGLE_PROCESS = Together()

@@ -42,13 +42,13 @@ def shard(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be sharded; every process must ask for it."""
     full = getattr(tensor, "full_tensor", None)
     return full() if full else tensor
 
 
-def take_from_first(target: Tensor, source: Tensor | None) -> None:
+def broadcast_into(target: Tensor, source: Tensor | None) -> None:
     """Fill a tensor, or this process's shard of it, with what the first process gives; the others give None."""
     mesh = getattr(target, "device_mesh", None)
     if mesh is None:
@@ -66,11 +66,11 @@ def take_from_first(target: Tensor, source: Tensor | None) -> None:
 
 
 @torch.no_grad()
-def gathered(network: nn.Module, build: Callable[[], Network], *, keep: bool) -> Network | None:
+def gather_module(network: nn.Module, build: Callable[[], Network], *, keep: bool) -> Network | None:
     """A whole copy of a sharded network, to look at; None where it is not to be kept. Every process must ask for it."""
     tensors: dict[str, Tensor] = {}
     for name, value in network.state_dict().items():
-        full = whole(value)
+        full = full_tensor(value)
         if keep:
             tensors[name] = full
     if not keep:

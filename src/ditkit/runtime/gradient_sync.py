@@ -12,7 +12,7 @@ from torch import Tensor, nn
 _BUCKET = 25 << 20  # bytes: large enough for a link's full speed, small enough to begin early
 
 
-class Exchange:
+class GradientSync:
     """Sums over all processes of the gradients of some parameters, which every process computes for its share.
 
     Buckets are sent in the same order everywhere, that in which backward comes to them. When the last part of a share
@@ -27,11 +27,11 @@ class Exchange:
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, number))
 
-    def begin(self, *, last: bool) -> None:
+    def start(self, *, last: bool) -> None:
         """Before each backward of a step; the gradients of the last one can go."""
         self._missing = [len(bucket) for bucket in self._buckets] if last else None
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Wait until all gradients are the sums."""
         while len(self._sent) < len(self._buckets):
             self._send()

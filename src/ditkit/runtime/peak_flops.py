@@ -42,13 +42,13 @@ _DATA_SHEETS: tuple[tuple[str, float, float | None, float | None], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gauge:
+class Utilization:
     """What turns images per second into a share of the device's peak."""
 
     image_flops: float  # of training on one image: forward, and twice that for backward
     peak: float | None  # FLOP/s of all processes together; None where nobody knows
 
-    def utilisation(self, images_per_second: float) -> float | None:
+    def of_peak(self, images_per_second: float) -> float | None:
         return self.image_flops * images_per_second / self.peak if self.peak else None
 
 

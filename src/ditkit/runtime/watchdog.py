@@ -24,11 +24,11 @@ from ..errors import DitkitError, MachineError, PeerError, UsageError, is_out_of
 GRACE = 30.0  # seconds that a process has to end by itself after another has failed
 _TICK = 1.0  # seconds between signs of life
 _SILENCE = 120  # ticks without one after which a process counts as dead
-_FAREWELL = 10.0  # seconds that the first process waits for the others to leave, if it holds the notes
+_WAIT_FOR_PEERS = 10.0  # seconds that the first process waits for the others to leave, if it holds the notes
 _PATIENCE = timedelta(hours=2)  # until all have started: the first one may download data before
 
 
-class Board:
+class Watchdog:
     """This process's view of the notes."""
 
     def __init__(self, store: Any, rank: int, size: int):
@@ -38,7 +38,7 @@ class Board:
         self._saving = False
         self._left = threading.Event()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait, however long, until all processes are here. Raises DitkitError if one of them fails meanwhile."""
         self._meetings += 1
         name, pause = f"meeting/{self._meetings}", 0.001
@@ -51,7 +51,7 @@ class Board:
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
 
-    def end(self, error: BaseException) -> BaseException:
+    def report_failure(self, error: BaseException) -> BaseException:
         """What this process should end with: `error` if it is the first to fail, else a silent PeerError."""
         if is_lost(error):
             error = _lost(str(error))
@@ -65,7 +65,7 @@ class Board:
         return error if who == self._rank else PeerError(code)
 
     @contextlib.contextmanager
-    def undisturbed(self) -> Iterator[None]:
+    def uninterruptible(self) -> Iterator[None]:
         """While inside, this process is not ended because another has failed: it saves what it has."""
         self._saving = True
         try:
@@ -84,10 +84,10 @@ class Board:
             self._left.set()
             watch.join()
             with contextlib.suppress(RuntimeError):
-                self._say_farewell()
+                self._wait_for_peers()
 
-    def _say_farewell(self) -> None:
-        gone, limit = self._store.add("left", 1), time.monotonic() + _FAREWELL
+    def _wait_for_peers(self) -> None:
+        gone, limit = self._store.add("left", 1), time.monotonic() + _WAIT_FOR_PEERS
         holds = self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         while holds and gone < self._size and time.monotonic() < limit:
             time.sleep(0.01)
@@ -110,7 +110,7 @@ class Board:
             except RuntimeError as error:
                 self._lost = str(error)
             if self._lost:
-                told = self.end(_lost(self._lost))
+                told = self.report_failure(_lost(self._lost))
                 code = _exit_code(told)
             if self._left.wait(_TICK if code is None else GRACE):
                 return
@@ -122,7 +122,7 @@ class Board:
         os._exit(code)  # the thread that trains hangs in an exchange with a process that is gone
 
 
-def open_board(rank: int, size: int) -> tuple[Board, Any]:
+def open_watchdog(rank: int, size: int) -> tuple[Watchdog, Any]:
     """The notes of the processes that were launched together, and a store for their exchanges."""
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
@@ -135,7 +135,7 @@ def open_board(rank: int, size: int) -> tuple[Board, Any]:
             f"the processes cannot find each other at {where}: {str(error).splitlines()[0]}",
             "check MASTER_ADDR and MASTER_PORT, and that no firewall is between the machines",
         ) from None
-    return Board(PrefixStore("notes", store), rank, size), PrefixStore("exchange", store)
+    return Watchdog(PrefixStore("notes", store), rank, size), PrefixStore("exchange", store)
 
 
 def _agree(store: Any, rank: int, size: int) -> str:

@@ -11,7 +11,7 @@ from ..cli import console
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..cli.sample_request import Order
+    from ..cli.sample_request import SampleRequest
 
 
 MOST_IMAGES = 100
@@ -45,7 +45,7 @@ class Drawing:
         wanted = order.labels[:MOST_IMAGES] if self.labels else order.labels[:10]
         order = replace(order, labels=wanted, batch_size=len(wanted))
         path = self._path(order, "denoise")
-        across, captions = columns(wanted), wanted if order.card.labels else None
+        across, captions = columns(wanted), wanted if order.info.labels else None
         frames: list[tuple[str, Image.Image]] = []
         calls = 0
 
@@ -105,14 +105,14 @@ class Drawing:
         write_gif([(name or "", one) for name, one in pictures], path, seconds=len(way) * _FRAME_SECONDS, hold=0)
         return path
 
-    def _order(self) -> Order:
+    def _order(self) -> SampleRequest:
         from ..cli.datasets import watching
-        from ..cli.sample_request import read_order
+        from ..cli.sample_request import resolve_request
 
         with watching(quiet=self.quiet):
-            return read_order(self.labels, self.flags, model=self.word, runs_dir=self.runs_dir, ema=self.ema)
+            return resolve_request(self.labels, self.flags, model=self.word, runs_dir=self.runs_dir, ema=self.ema)
 
-    def _path(self, order: Order, name: str) -> Path:
+    def _path(self, order: SampleRequest, name: str) -> Path:
         from ..io import paths, text
         from ..runs.folder import run_of
 

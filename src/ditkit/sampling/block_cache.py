@@ -16,7 +16,7 @@ from ..objectives.contract import Network
 _LARGEST_TABLE = 256 << 20  # bytes; with so many labels and calls it saves little
 
 
-class Trajectory:
+class CachedDenoiser:
     """The network of each call that a sampler makes, for batches of images that are drawn one after the other.
 
     `timestep_N` are those of the calls, `labels` all that will be asked for. With `reuse` R only every R-th call goes
@@ -46,11 +46,11 @@ class Trajectory:
             self._row_of_label = torch.zeros(network.classes + 1, dtype=torch.int64, device=device)
             self._row_of_label[label_L] = torch.arange(len(labels), device=device)
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Begin with a new batch, of whose blocks nothing is known."""
         self._difference_BTD = None
 
-    def at(self, call: int) -> Network:
+    def for_step(self, call: int) -> Network:
         """The network as the call of this number, counted from 0 in every batch, is to ask it."""
         network = self._dit
         if network is None:

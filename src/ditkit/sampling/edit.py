@@ -36,8 +36,8 @@ def edit(
     image begins with: little keeps the composition, 1 keeps nothing (SDEdit, Meng et al. 2022, arXiv 2108.01073).
     Raises UsageError for an image of another size, a strength beyond the range and a `paint` without a true value.
     """
-    height, width = trained.card.config.data.image_size
-    if image.shape != (height, width, trained.card.config.data.channels):
+    height, width = trained.info.config.data.image_size
+    if image.shape != (height, width, trained.info.config.data.channels):
         raise UsageError(f"the image is {image.shape}, the model draws {height}x{width}", "make it fit first")
     if not 0 < strength <= 1:
         raise UsageError(f"a strength of {strength:g} is not above 0 and at most 1", "0.6 is usual")

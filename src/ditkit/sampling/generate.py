@@ -18,10 +18,10 @@ from ..errors import UsageError, unknown
 from ..latents.codec import Codec
 from ..models.dit import DiT
 from ..objectives.contract import Network, Process, from_clean_and_noise, open_objective, to_clean_and_noise
-from ..runs.model_info import Card, check_guide
+from ..runs.model_info import ModelInfo, check_guide
 from ..runtime.device import free_bytes
 from ..samplers.contract import open_scheduler, set_steps, wanted_prediction
-from .block_cache import Trajectory
+from .block_cache import CachedDenoiser
 from .guidance import Guidance, guided
 
 # (network call, counted from 0; calls in all; estimate of the clean images, noisy images that it was made from: BCHW)
@@ -36,7 +36,7 @@ class TrainedModel(Protocol):
     """What `checkpoint.load` returns, as far as sampling looks at it."""
 
     @property
-    def card(self) -> Card: ...
+    def info(self) -> ModelInfo: ...
 
     @property
     def network(self) -> nn.Module: ...
@@ -57,7 +57,7 @@ class Edit:
     strength: float = 1.0
     keep_HW: Tensor | None = None
 
-    def first_call(self, calls: int) -> int:
+    def first_step(self, calls: int) -> int:
         """The network call to begin with, of so many."""
         return min(calls - 1, calls - max(1, round(self.strength * calls)))
 
@@ -66,7 +66,7 @@ class Edit:
         signal, level = (one.to(noise_BCHW.device) for one in process.signal_noise(timestep))
         return signal * self.source_CHW.to(noise_BCHW.device) + level * noise_BCHW
 
-    def kept(self, x_BCHW: Tensor, known: Tensor) -> Tensor:
+    def blend_known(self, x_BCHW: Tensor, known: Tensor) -> Tensor:
         """What is drawn, and what is known where the image stays (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8)."""
         return x_BCHW if self.keep_HW is None else x_BCHW.lerp(known.expand_as(x_BCHW), self.keep_HW.to(x_BCHW.device))
 
@@ -108,7 +108,7 @@ def sample(
     if guidance_interval is not None:
         asked["guidance_from"], asked["guidance_to"] = guidance_interval
     given = {name: value for name, value in asked.items() if value is not None}
-    config = trained.card.config
+    config = trained.info.config
     settings = from_dict({**to_dict(config), "sample": {**asdict(settings or config.sample), **given}}).sample
     batches = sample_batches(
         trained, labels, settings=settings, seed=seed, guide=guide, batch_size=batch_size, on_step=on_step
@@ -133,19 +133,19 @@ def sample_batches(
     `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole. `edit` begins with an image
     instead of pure noise, or keeps a part of one.
     """
-    card, config = trained.card, trained.card.config
-    words = words_of(card.labels, labels)
+    info, config = trained.info, trained.info.config
+    words = resolve_labels(info.labels, labels)
     device = next(trained.network.parameters()).device
-    ids = [0 if word is None else card.labels.index(word) for word in words]
+    ids = [0 if word is None else info.labels.index(word) for word in words]
     seeds = [seed + index for index in range(len(words))]
     batches = batches_of(len(words), batch_size or default_batch_size(trained.network, config.shape, device))
     if guide is not None:
-        check_guide(card, guide.card)
-    plan = _Plan(
+        check_guide(info, guide.info)
+    plan = _Sampler(
         trained.network,
         config.diffusion,
         settings or config.sample,
-        len(card.labels),
+        len(info.labels),
         ids,
         device,
         guide=guide.network if guide is not None else None,
@@ -159,7 +159,7 @@ def sample_batches(
         yield [Sample(*one) for one in zip(images, words[batch], seeds[batch], strict=True)]
 
 
-def words_of(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
+def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
     """The label of each image that is asked for. Raises UsageError for one that a model does not know."""
     if isinstance(labels, int):
         if labels < 1:
@@ -199,7 +199,7 @@ def draw(
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
     device = torch.device(device)
     batches = batches_of(len(seeds), batch_size or default_batch_size(network, shape, device))
-    plan = _Plan(network, objective_config, settings, null_label, labels, device)
+    plan = _Sampler(network, objective_config, settings, null_label, labels, device)
     images = [
         plan.draw(
             shape,
@@ -239,7 +239,7 @@ def images_in_cache(tokens: int) -> int:
     return min(_MOST_AT_ONCE, max(4, _CACHED_TOKENS // tokens))
 
 
-class _Plan:
+class _Sampler:
     """Everything that the batches of one `draw` share."""
 
     def __init__(
@@ -269,8 +269,8 @@ class _Plan:
         )
         self._takes_generator = "generator" in inspect.signature(self._scheduler.step).parameters
         timestep_N = set_steps(self._scheduler, self._process, settings.steps)
-        self._trajectory = Trajectory(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
-        self._guide = Trajectory(guide, timestep_N, labels, reuse=settings.reuse) if guide is not None else None
+        self._trajectory = CachedDenoiser(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
+        self._guide = CachedDenoiser(guide, timestep_N, labels, reuse=settings.reuse) if guide is not None else None
         self._edit = edit
 
     @torch.inference_mode()
@@ -293,10 +293,10 @@ class _Plan:
         scheduler, edit = self._scheduler, self._edit
         timestep_N = set_steps(scheduler, self._process, self._settings.steps)
         extra = {"generator": generators} if self._takes_generator else {}
-        calls, first = len(timestep_N), edit.first_call(len(timestep_N)) if edit else 0
+        calls, first = len(timestep_N), edit.first_step(len(timestep_N)) if edit else 0
         first += -first % scheduler.order  # of Heun's two calls at a noise level, steps begin with the second
         for trajectory in filter(None, (self._trajectory, self._guide)):
-            trajectory.begin()
+            trajectory.reset()
         if first and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         x_BCHW = edit.noisy(noise_BCHW, self._process, timestep_N[first]) if edit else noise_BCHW
@@ -309,17 +309,17 @@ class _Plan:
             if call + 1 < calls:
                 x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **extra).prev_sample
                 if edit:
-                    x_BCHW = edit.kept(x_BCHW, edit.noisy(noise_BCHW, self._process, timestep_N[call + 1]))
+                    x_BCHW = edit.blend_known(x_BCHW, edit.noisy(noise_BCHW, self._process, timestep_N[call + 1]))
         if edit:
-            clean_BCHW = edit.kept(clean_BCHW, edit.source_CHW.to(self._device))
+            clean_BCHW = edit.blend_known(clean_BCHW, edit.source_CHW.to(self._device))
         return clean_BCHW.float().cpu()
 
     def _predict(self, call: int, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """The estimate of the clean images at a call's timestep (), and what the scheduler's step takes."""
         signal, noise = self._process.signal_noise(timestep)
         timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
-        guide = self._guide.at(call) if self._guide is not None else None
-        network = self._trajectory.at(call)
+        guide = self._guide.for_step(call) if self._guide is not None else None
+        network = self._trajectory.for_step(call)
         output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance, guide)
         channels = x_BCHW.shape[1]
         predicted, variance = output[:, :channels], output[:, channels:]

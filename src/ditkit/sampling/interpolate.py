@@ -18,7 +18,7 @@ from ..config import SampleConfig
 from ..data.pixels import to_uint8
 from ..errors import UsageError
 from ..models.dit import DiT
-from .generate import OnStep, draw, words_of
+from .generate import OnStep, draw, resolve_labels
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ def interpolate(
     With a sampler that adds noise of its own (ddpm), neighbours do not look alike. Raises UsageError for fewer than
     two images.
     """
-    card = trained.card
-    words = words_of(card.labels, labels)
-    settings = settings or card.config.sample
+    info = trained.info
+    words = resolve_labels(info.labels, labels)
+    settings = settings or info.config.sample
     if len(words) < 2:
         raise UsageError("a way needs two images at least", "name two labels, or one twice")
-    shape, total = card.config.shape, len(words) * frames
+    shape, total = info.config.shape, len(words) * frames
     ends = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + index)) for index in range(len(words))]
     places = [(index // frames, index % frames / frames) for index in range(total)]
     noise_NCHW = torch.stack([slerp(ends[stop], ends[(stop + 1) % len(ends)], part) for stop, part in places])
     network, ids, null_label = trained.network, [0] * total, 0
-    if card.labels:
-        rows = [card.labels.index(str(word)) for word in words]
+    if info.labels:
+        rows = [info.labels.index(str(word)) for word in words]
         mixed = [(rows[stop], rows[(stop + 1) % len(rows)], part) for stop, part in places]
         network, ids, null_label = _with_labels_between(network, mixed), list(range(total)), total
     x_NCHW = draw(
         network,
-        card.config.diffusion,
+        info.config.diffusion,
         shape=shape,
         labels=ids,
         null_label=null_label,

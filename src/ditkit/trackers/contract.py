@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..config import RunConfig, to_dict
 from ..errors import UsageError
-from ..events import Event, Finished, Judged, Sampled, Started, Stepped, Validated
+from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated
 from ..registry import TRACKERS
 
 
@@ -56,7 +56,7 @@ class Tracking:
             self._all(lambda tracker: tracker.log(event.step, event.metrics or {"loss": event.loss, "lr": event.lr}))
         elif isinstance(event, Validated):
             self._all(lambda tracker: tracker.log(event.step, {"validation_loss": event.loss}))
-        elif isinstance(event, Judged):
+        elif isinstance(event, Evaluated):
             self._all(lambda tracker: tracker.log(event.step, {"kid": event.kid, "kid_error": event.error}))
         elif isinstance(event, Sampled):
             self._all(lambda tracker: tracker.image(event.step, event.path))

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.loading import build_network, read_tensors
-from ..checkpoint.tensors import fill
+from ..checkpoint.tensors import load_into
 from ..config import RunConfig
 from ..errors import CheckpointError
 from ..io.paths import expanded
 from ..models.dit import DiT
-from ..runs.model_info import Card, LatentStats, read_card
+from ..runs.model_info import LatentStats, ModelInfo, read_model_info
 from ..seeding import generator
 
 
@@ -34,18 +34,18 @@ def first_network(config: RunConfig, labels: Sequence[str], device: torch.device
     network = fresh_network(config, len(labels), device)
     if config.train.init_from is None:
         return network
-    path, card = _source(config.train.init_from)
+    path, info = _source(config.train.init_from)
     tensors = read_tensors(path)
     table_LD = network.label.weight.detach().cpu().clone()
     known_LD = tensors.get("label.weight", table_LD)
-    if known_LD.shape == (len(card.labels) + 1, table_LD.shape[1]):
-        rows = {label: row for row, label in enumerate(card.labels)}
+    if known_LD.shape == (len(info.labels) + 1, table_LD.shape[1]):
+        rows = {label: row for row, label in enumerate(info.labels)}
         for row, label in enumerate(labels):
             if label in rows:
                 table_LD[row] = known_LD[rows[label]]
         table_LD[-1] = known_LD[-1]
         tensors["label.weight"] = table_LD
-    fill(network, tensors, path)
+    load_into(network, tensors, path)
     return network
 
 
@@ -53,13 +53,13 @@ def first_latents(config: RunConfig) -> LatentStats | None:
     """The statistics of the latents that the weights to begin with know, if the autoencoder is the same."""
     if config.train.init_from is None:
         return None
-    card = _source(config.train.init_from)[1]
-    theirs, ours = card.config.autoencoder, config.autoencoder
-    return card.latents if (theirs.name, theirs.source) == (ours.name, ours.source) else None
+    info = _source(config.train.init_from)[1]
+    theirs, ours = info.config.autoencoder, config.autoencoder
+    return info.latents if (theirs.name, theirs.source) == (ours.name, ours.source) else None
 
 
-def _source(word: str) -> tuple[Path, Card]:
+def _source(word: str) -> tuple[Path, ModelInfo]:
     path = expanded(word)
     if not path.is_file():
         raise CheckpointError(f"the weights to begin with are gone: {path}", "put them back, or start another run")
-    return path, read_card(path)
+    return path, read_model_info(path)

@@ -22,14 +22,14 @@ from ..runs import folder as run_folder
 from ..runs import resume
 from ..runs.folder import RunFolder
 from ..runtime.device import memory_mb
-from ..runtime.distributed import World, join
+from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
 from .divergence import _recover, _skip, _tell_of_memory
 from .previews import judge, show, validate
-from .saving import keep, save, take_snapshot
-from .session import Session
+from .saving import emergency_save, save, take_snapshot
+from .session import TrainingSession
 from .setup import note_bad, open_session
-from .step import Speed, compute_gradients
+from .step import SpeedOptions, compute_gradients
 
 
 def by_quarter(loss_B: Tensor, noise_B: Tensor) -> dict[str, float]:
@@ -61,7 +61,7 @@ def train(
     max_seconds: float | None = None,
     should_stop: Callable[[], bool] = _never,
     force_change: Collection[str] = (),
-    speed: Speed = Speed(),
+    speed: SpeedOptions = SpeedOptions(),
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
@@ -89,36 +89,36 @@ def train(
             on_event(Finished(**done, reason="stopped" if should_stop() else "time", folder=run.path))
             return run.path
         try:
-            if world.leads and run.read_config() != settings:
+            if world.is_main and run.read_config() != settings:
                 run.write_config(settings)
             _train(session, seconds_left(), should_stop)
         finally:
-            session.journal.close()
+            session.logs.close()
     return run.path
 
 
 @contextlib.contextmanager
 def _claimed(
-    world: World, config: RunConfig, path: Path, force_change: Collection[str]
+    world: ProcessGroup, config: RunConfig, path: Path, force_change: Collection[str]
 ) -> Iterator[tuple[RunConfig, RunFolder]]:
     """The run's settings and folder, prepared and locked by the leading process."""
     with contextlib.ExitStack() as held:
-        if world.leads:
-            prepared = resume.prepare(config, path, force_change=force_change)
+        if world.is_main:
+            prepared = resume.start_or_resume(config, path, force_change=force_change)
             held.enter_context(run_folder.lock(prepared.folder))
             config, path = prepared.config, prepared.folder.path
-        tree, place = world.tell((to_dict(config), str(path)))
+        tree, place = world.broadcast((to_dict(config), str(path)))
         yield from_dict(tree), RunFolder(Path(place))
 
 
-def _train(session: Session, max_seconds: float, should_stop: Callable[[], bool]) -> None:
+def _train(session: TrainingSession, max_seconds: float, should_stop: Callable[[], bool]) -> None:
     started = time.monotonic()
     session.on_event(_started(session))
 
     def flags() -> list[bool]:
         return [should_stop(), time.monotonic() - started > max_seconds]
 
-    reason = "stopped" if any(session.world.collect(should_stop())) else ""
+    reason = "stopped" if any(session.group.all_gather(should_stop())) else ""
     try:
         while not reason:
             stream = workers.iterate(session.batches, session.step, session.config.data)
@@ -127,14 +127,14 @@ def _train(session: Session, max_seconds: float, should_stop: Callable[[], bool]
             if not reason:
                 _recover(session)
     except PeerError:
-        keep(session)
+        emergency_save(session)
         raise
     except RuntimeError as error:
         if is_lost(error):
-            keep(session)
+            emergency_save(session)
         if not workers.lost_a_worker(error):
             raise
-        if session.committing or not should_stop() or session.world.size > 1:
+        if session.committing or not should_stop() or session.group.size > 1:
             raise _worker_died(session, error) from None
         reason = "stopped"  # the signal reached a worker that did not yet ignore it
     if reason != "done":
@@ -145,7 +145,7 @@ def _train(session: Session, max_seconds: float, should_stop: Callable[[], bool]
 
 
 def _steps(
-    session: Session, batches: Generator[Batch, None, None], flags: Callable[[], list[bool]], started: float
+    session: TrainingSession, batches: Generator[Batch, None, None], flags: Callable[[], list[bool]], started: float
 ) -> str:
     """Step until the end ("done"), a stop ("stopped", "time"), or too many faults in a row ("")."""
     config = session.config.train
@@ -157,7 +157,7 @@ def _steps(
         session.committing = False
         if raised[_BAD]:
             _note_bad(session, batch)
-        if session.recovery.skips >= config.max_skips:
+        if session.loss_health.skips >= config.max_skips:
             return ""
         last = session.step == config.steps
         if session.step % config.validate_every == 0:
@@ -172,84 +172,86 @@ def _steps(
             show(session)
         if last or config.saves_at(session.step):
             save(session)
-        if session.world.size == 1:  # several processes agreed during the step; one need not wait for the next
+        if session.group.size == 1:  # several processes agreed during the step; one need not wait for the next
             raised = flags()
         if not last and (raised[_STOP] or raised[_LATE]):
             return "stopped" if raised[_STOP] else "time"
     return "done"
 
 
-def _round_off(session: Session, metrics: dict[str, float]) -> None:
+def _round_off(session: TrainingSession, metrics: dict[str, float]) -> None:
     """Rows that only the end asks for; a run that is continued beyond it drops them, as it would not have them."""
-    session.journal.mark()
+    session.logs.mark()
     if session.step % session.config.train.log_every:
-        session.journal.append("metrics", _row(session.step, metrics))
+        session.logs.append("metrics", _row(session.step, metrics))
     if session.step % session.config.train.validate_every:
         validate(session)
 
 
-def _next(session: Session, batches: Generator[Batch, None, None]) -> Batch:
+def _next(session: TrainingSession, batches: Generator[Batch, None, None]) -> Batch:
     """The next batch; when there is none to be had, the steps so far are kept."""
     try:
         return next(batches)
     except DataError:
-        keep(session)
+        emergency_save(session)
         raise
 
 
-def _note_bad(session: Session, batch: Batch) -> None:
+def _note_bad(session: TrainingSession, batch: Batch) -> None:
     try:
         note_bad(session, batch.bad)
     except DataError:
-        keep(session)
+        emergency_save(session)
         raise
 
 
-def take_step(session: Session, batch: Batch, flags: Callable[[], list[bool]]) -> tuple[list[bool], dict[str, float]]:
+def take_step(
+    session: TrainingSession, batch: Batch, flags: Callable[[], list[bool]]
+) -> tuple[list[bool], dict[str, float]]:
     """One optimiser step on one global batch; every random number is a function of (seed, step).
 
     A loss or gradient that is not finite, or a spike of the loss, is counted and not learnt from.
     """
-    config, network, step = session.config, session.learner.network, session.step
-    rate = optim.learning_rate(config.optim, step, config.train.steps) * session.recovery.rate_factor
+    config, network, step = session.config, session.trainable.network, session.step
+    rate = optim.learning_rate(config.optim, step, config.train.steps) * session.loss_health.rate_factor
     seen = compute_gradients(
-        session.worker,
+        session.step_context,
         step,
         batch,
-        session.recovery.stream("noise"),
+        session.loss_health.stream("noise"),
         lambda: [*flags(), bool(batch.bad)],
         lambda: _tell_of_memory(session),
     )
     loss, norm = float(seen.loss_B.mean()), optim.norm(network)
-    fault = session.recovery.fault(loss, norm, config.train.spike)
+    fault = session.loss_health.diagnose(loss, norm, config.train.spike)
     if fault:
         _skip(session, seen, fault, loss, norm, rate)
     session.committing = True  # until the step is logged
     if not fault:
         optim.clip(network, config.optim.clip, norm)
-        optim.set_rate(session.learner.optimizer, rate)
-        session.learner.optimizer.step()
+        optim.set_rate(session.trainable.optimizer, rate)
+        session.trainable.optimizer.step()
         session.ema.update(network, step + 1)
-        session.recovery = session.recovery.learn(loss)
+        session.loss_health = session.loss_health.accepted(loss)
     session.averages.update(network, step + 1)  # also when nothing was learnt: they count steps
-    session.learner.optimizer.zero_grad(set_to_none=True)
+    session.trainable.optimizer.zero_grad(set_to_none=True)
     session.step += 1
     quarters = by_quarter(seen.loss_B, seen.timestep_B / config.diffusion.timesteps)
     metrics = {"loss": loss, **quarters, "grad_norm": norm, "lr": rate, **({"skipped": 1.0} if fault else {})}
     return seen.flags, metrics
 
 
-def log(session: Session, metrics: dict[str, float], seconds: float, since_start: float) -> None:
+def log(session: TrainingSession, metrics: dict[str, float], seconds: float, since_start: float) -> None:
     """Write a step's rows and tell the listeners. Wall-clock figures go to timing.jsonl: metrics are reproducible."""
     step, config = session.step, session.config.train
     per_second = config.batch_size / max(seconds, 1e-9)
-    used = session.gauge.utilisation(per_second)
+    used = session.utilization.of_peak(per_second)
     if step % config.log_every == 0:
-        session.journal.append("metrics", _row(step, metrics))
+        session.logs.append("metrics", _row(step, metrics))
         timing = {"images_per_second": round(per_second, 2), "seconds": round(since_start, 2)}
         if used is not None:
             timing["utilisation"] = float(f"{used:.3g}")
-        session.journal.append("timing", {"step": step, **timing, "memory_mb": round(memory_mb(session.device), 1)})
+        session.logs.append("timing", {"step": step, **timing, "memory_mb": round(memory_mb(session.device), 1)})
     session.on_event(
         Stepped(
             step=step,
@@ -267,26 +269,26 @@ def _row(step: int, metrics: dict[str, float]) -> dict[str, float]:
     return {"step": step, **{key: float(f"{value:.7g}") for key, value in metrics.items() if math.isfinite(value)}}
 
 
-def _started(session: Session) -> Started:
+def _started(session: TrainingSession) -> Started:
     return Started(
         folder=session.folder.path,
         step=session.step,
         steps=session.config.train.steps,
         device=_devices(session),
         dtype=str(session.dtype).removeprefix("torch."),
-        parameters=sum(parameter.numel() for parameter in session.learner.network.parameters()),
+        parameters=sum(parameter.numel() for parameter in session.trainable.network.parameters()),
         images=session.images,
         labels=session.labels,
     )
 
 
-def _devices(session: Session) -> str:
-    several = f" × {session.world.size}" if session.world.size > 1 else ""
-    sharded = ", sharded" if session.learner.sharded else ""
-    return f"{session.device}{several}{sharded}" + (", compiled" if session.worker.compiled else "")
+def _devices(session: TrainingSession) -> str:
+    several = f" × {session.group.size}" if session.group.size > 1 else ""
+    sharded = ", sharded" if session.trainable.sharded else ""
+    return f"{session.device}{several}{sharded}" + (", compiled" if session.step_context.compiled else "")
 
 
-def _worker_died(session: Session, error: RuntimeError) -> MachineError:
+def _worker_died(session: TrainingSession, error: RuntimeError) -> MachineError:
     first = str(error).splitlines()[0]
     kept = f"step {session.saved} is kept" if session.saved else "nothing is saved yet"
     return MachineError(

@@ -19,10 +19,10 @@ from ..data.contract import Dataset, open_dataset
 from ..errors import DivergedError
 from ..objectives.contract import open_objective
 from ..runtime.device import find_device, find_dtype
-from ..runtime.distributed import World
+from ..runtime.distributed import ProcessGroup
 from .init_weights import first_latents, first_network
-from .setup import open_material
-from .step import Speed, compute_gradients, open_worker
+from .setup import open_training_data
+from .step import SpeedOptions, compute_gradients, open_step_context
 from .validation_set import Cases, ValidationSet, pixel_cases
 
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -63,9 +63,11 @@ def find_lr(
     objective = open_objective(config.diffusion)
     network = first_network(config, dataset.labels, where)
     optimizer = optim.adamw(network, config.optim)
-    material = open_material(config, dataset, where, stats=first_latents(config))
+    material = open_training_data(config, dataset, where, stats=first_latents(config))
     scored = ValidationSet(_cases(material.train, config.train.batch_size), objective, config.seed)
-    worker, _ = open_worker(config, network, objective, where, precision, World(), Speed(compile="off"))
+    worker, _ = open_step_context(
+        config, network, objective, where, precision, ProcessGroup(), SpeedOptions(compile="off")
+    )
     batches = Batches(material.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
     rates, losses = [], []
     best = math.inf

@@ -8,62 +8,64 @@ from torch import Tensor
 from ..checkpoint import posthoc_ema, store
 from ..checkpoint.tensors import gather
 from ..events import Saved
-from ..runs.model_info import Card
+from ..runs.model_info import ModelInfo
 from ..runs.run_state import State
-from ..runtime.fsdp import whole
-from .session import Session, surroundings
+from ..runtime.fsdp import full_tensor
+from .session import TrainingSession, environment
 
 
-def save(session: Session) -> None:
+def save(session: TrainingSession) -> None:
     """Write the checkpoint of this step durably, then drop the oldest; all processes take part."""
     if session.saved == session.step or session.step == 0:
         return
-    if session.world.leads:
+    if session.group.is_main:
         _write(session)
-    elif session.learner.sharded:
-        gather(session.learner)
+    elif session.trainable.sharded:
+        gather(session.trainable)
     session.saved = session.step
-    session.world.meet()
+    session.group.barrier()
 
 
-def keep(session: Session) -> None:
+def emergency_save(session: TrainingSession) -> None:
     """Save in an emergency, if this process can without the others and it is a moment to."""
-    alone = session.world.leads and not session.learner.sharded
+    alone = session.group.is_main and not session.trainable.sharded
     if alone and not session.committing and session.step not in (0, session.saved):
         _write(session)
         session.saved = session.step
 
 
-def _write(session: Session) -> None:
+def _write(session: TrainingSession) -> None:
     at_this_step = session.validated is not None and session.validated[0] == session.step
-    with session.world.undisturbed():
+    with session.group.uninterruptible():
         path = store.save(
             session.folder,
-            card=Card(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats),
+            info=ModelInfo(
+                config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats
+            ),
             state=State(
                 step=session.step,
-                **session.journal.sync(),
+                **session.logs.sync(),
                 fingerprint=session.fingerprint,
                 images=session.images,
                 labels=session.labels,
-                **surroundings(session),
+                **environment(session),
                 validation_loss=session.validated[1] if session.validated and at_this_step else None,
-                recovery=session.recovery,
+                recovery=session.loss_health,
                 latents=session.codec.stats,
             ),
-            learner=session.learner,
+            learner=session.trainable,
         )
     session.on_event(Saved(step=session.step, path=path))
     store.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
 
 
-def take_snapshot(session: Session) -> None:
+def take_snapshot(session: TrainingSession) -> None:
     """Keep the averages of this step in half precision, to make others of them; all processes take part."""
     tensors: dict[str, Tensor] = {}
     for name, value in session.averages.tensors():
-        full = whole(value)
-        if session.world.leads:
+        full = full_tensor(value)
+        if session.group.is_main:
             tensors[name] = full.to("cpu", torch.float16)
-    if session.world.leads:
+    if session.group.is_main:
         posthoc_ema.write_snapshot(session.folder, session.step, tensors)
-    session.world.meet()
+    session.group.barrier()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..checkpoint import loading
-from ..checkpoint.tensors import Learner, empty_slots
+from ..checkpoint.tensors import Trainable, init_optimizer_state
 from ..config import RunConfig
 from ..data.batches import Batches
 from ..ema import Ema, PowerEmas
@@ -20,37 +20,37 @@ from ..events import OnEvent
 from ..latents.codec import Codec
 from ..models.dit import DiT
 from ..runs.folder import RunFolder
-from ..runs.logs import Journal
-from ..runs.run_state import Recovery, State
+from ..runs.logs import RunLogs
+from ..runs.run_state import LossHealth, State
 from ..runtime import fsdp
-from ..runtime.distributed import World
-from ..runtime.peak_flops import Gauge
-from .step import Worker
+from ..runtime.distributed import ProcessGroup
+from ..runtime.peak_flops import Utilization
+from .step import StepContext
 from .validation_set import ValidationSet
 
 
 @dataclass(kw_only=True)
-class Session:
+class TrainingSession:
     """The nouns of one run while it trains."""
 
     config: RunConfig
     folder: RunFolder
-    world: World
+    group: ProcessGroup
     labels: tuple[str, ...]
     images: int
     fingerprint: str
-    worker: Worker
-    learner: Learner
+    step_context: StepContext
+    trainable: Trainable
     ema: Ema
     batches: Batches
     validation: ValidationSet
     codec: Codec
-    journal: Journal
+    logs: RunLogs
     on_event: OnEvent
-    gauge: Gauge
+    utilization: Utilization
     judge: Judge | None = None  # in the leading process, if the run is to be judged while it trains
     step: int = 0  # steps done: the only progress there is
-    recovery: Recovery = field(default_factory=Recovery)
+    loss_health: LossHealth = field(default_factory=LossHealth)
     saved: int | None = None  # step of the newest checkpoint
     validated: tuple[int, float] | None = None  # step and validation loss
     bad: dict[str, None] = field(default_factory=dict)  # images that were replaced, as bad_files.txt lists them
@@ -58,58 +58,58 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        return self.worker.device
+        return self.step_context.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.worker.dtype
+        return self.step_context.dtype
 
     @property
     def averages(self) -> PowerEmas:
-        return self.learner.averages
+        return self.trainable.averages
 
-    def whole(self, network: nn.Module) -> nn.Module:
+    def full_network(self, network: nn.Module) -> nn.Module:
         """A network to look at: itself, or a whole copy in the leading process. All processes must ask together."""
-        if not self.learner.sharded:
+        if not self.trainable.sharded:
             return network
 
         def build() -> DiT:
             return loading.build_network(self.config, len(self.labels))
 
-        return fsdp.gathered(network, build, keep=self.world.leads) or network
+        return fsdp.gather_module(network, build, keep=self.group.is_main) or network
 
 
-def surroundings(session: Session) -> dict[str, Any]:
+def environment(session: TrainingSession) -> dict[str, Any]:
     """What decides about the last bits, as a State has it."""
     return {
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
         "device": str(session.device),
         "threads": torch.get_num_threads(),
-        "processes": session.world.size,
-        "sharded": session.learner.sharded,
+        "processes": session.group.size,
+        "sharded": session.trainable.sharded,
         "accumulate": session.config.train.accumulate,
-        "parts": session.worker.parts,
-        "compiled": session.worker.compiled is not None,
+        "parts": session.step_context.micro_batches,
+        "compiled": session.step_context.compiled is not None,
     }
 
 
-def spread(world: World, learner: Learner, state: State | None) -> State | None:
+def broadcast_state(world: ProcessGroup, learner: Trainable, state: State | None) -> State | None:
     """The leading process's state, weights and optimiser in all processes."""
-    state = world.tell(state)
+    state = world.broadcast(state)
     if world.size == 1 or state is None:
         return state
-    has_slots = world.tell(bool(learner.held.get("optimizer.safetensors") or learner.optimizer.state))
+    has_slots = world.broadcast(bool(learner.pending.get("optimizer.safetensors") or learner.optimizer.state))
     if not has_slots:
         learner.optimizer.state.clear()
-    elif not (world.leads and learner.optimizer.state):
-        empty_slots(learner)
-    hand_out(learner)
+    elif not (world.is_main and learner.optimizer.state):
+        init_optimizer_state(learner)
+    broadcast_tensors(learner)
     return state
 
 
-def hand_out(learner: Learner) -> None:
+def broadcast_tensors(learner: Trainable) -> None:
     """Fill all tensors from those that the leading process holds, or has in its own."""
     for file, tensors in learner.tensors().items():
         for name in sorted(tensors):
-            fsdp.take_from_first(tensors[name], learner.held.get(file, {}).get(name))
-    learner.held.clear()
+            fsdp.broadcast_into(tensors[name], learner.pending.get(file, {}).get(name))
+    learner.pending.clear()

@@ -14,8 +14,8 @@ from ..errors import MachineError, UsageError, is_out_of_memory
 from ..models.dit import DiT
 from ..objectives.contract import Network, Objective
 from ..runtime.device import autocast
-from ..runtime.distributed import World
-from ..runtime.gradient_sync import Exchange
+from ..runtime.distributed import ProcessGroup
+from ..runtime.gradient_sync import GradientSync
 from ..seeding import generator
 from . import compile as training_compile
 
@@ -24,7 +24,7 @@ _CACHED = 4 << 20  # bytes of one activation as wide as the network, of a part o
 
 
 @dataclass(kw_only=True)
-class Worker:
+class StepContext:
     """What computes gradients in this process."""
 
     config: RunConfig
@@ -33,16 +33,16 @@ class Worker:
     null_label: int
     device: torch.device
     dtype: torch.dtype
-    world: World
-    parts: int  # that this process splits its share of a batch into; doubled when memory runs out
-    exchange: Exchange | None = None  # of several processes that have all weights
+    world: ProcessGroup
+    micro_batches: int  # that this process splits its share of a batch into; doubled when memory runs out
+    exchange: GradientSync | None = None  # of several processes that have all weights
     sharded: bool = False  # each has a part of them
     may_recompute: bool = True  # when not even one image at a time fits
     compiled: Network | None = None  # the network's forward, for parts of the usual size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class SpeedOptions:
     """What a step may do to be faster or smaller."""
 
     compile: str = "auto"  # or on, off
@@ -50,18 +50,18 @@ class Speed:
     shard: bool = False  # divide weights, moments and EMA among several processes
 
 
-def open_worker(
+def open_step_context(
     config: RunConfig,
     network: DiT,
     objective: Objective,
     device: torch.device,
     dtype: torch.dtype,
-    world: World,
-    speed: Speed,
+    world: ProcessGroup,
+    speed: SpeedOptions,
     compiled_before: bool | None = None,
     *,
     sharded: bool = False,
-) -> tuple[Worker, str | None]:
+) -> tuple[StepContext, str | None]:
     """What computes gradients, and a line about what it could not have; `compiled_before`: so far, in this run.
 
     Raises UsageError for a sharded network that is to be compiled, MachineError where nothing can be compiled.
@@ -74,7 +74,7 @@ def open_worker(
         torch.set_float32_matmul_precision("high")  # TF32, where products are float32
     network.recompute = speed.grad_checkpointing == "on"
     images = -(-config.train.batch_size // world.size)  # in the largest share, so that all have as many parts
-    worker = Worker(
+    worker = StepContext(
         config=config,
         network=network,
         objective=objective,
@@ -82,8 +82,8 @@ def open_worker(
         device=device,
         dtype=dtype,
         world=world,
-        parts=parts_for(config, device, images),
-        exchange=Exchange(network.parameters()) if world.size > 1 and not sharded else None,
+        micro_batches=micro_batches_for(config, device, images),
+        exchange=GradientSync(network.parameters()) if world.size > 1 and not sharded else None,
         sharded=sharded,
         may_recompute=speed.grad_checkpointing != "off",
         compiled=training_compile.compiled(network) if compile_it else None,
@@ -91,7 +91,7 @@ def open_worker(
     return worker, text
 
 
-def parts_for(config: RunConfig, device: torch.device, images: int) -> int:
+def micro_batches_for(config: RunConfig, device: torch.device, images: int) -> int:
     """How many parts a process splits its share of a batch, `images`, into when memory is no concern.
 
     As many as train.accumulate asks for; on a CPU more where a part would be far larger than the caches: the
@@ -107,7 +107,7 @@ def parts_for(config: RunConfig, device: torch.device, images: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class StepResult:
     """What one step saw; the gradients are in the parameters. All of it is the same in every process."""
 
     loss_B: Tensor  # of the whole batch, float32, on the CPU
@@ -116,20 +116,25 @@ class Seen:
 
 
 def compute_gradients(
-    worker: Worker, step: int, batch: Batch, stream: str, flags: Callable[[], list[bool]], on_less: Callable[[], None]
-) -> Seen:
+    worker: StepContext,
+    step: int,
+    batch: Batch,
+    stream: str,
+    flags: Callable[[], list[bool]],
+    on_less: Callable[[], None],
+) -> StepResult:
     """Gradients of the mean loss over the whole batch, of which `batch` is this process's share.
 
     `flags` is asked last, and `on_less` called when memory ran out and the batch is split further. Raises
     MachineError when not even one image at a time fits.
     """
     config, device, total = worker.config, worker.device, worker.config.train.batch_size
-    share = worker.world.share(total)
+    share = worker.world.shard(total)
     x_BCHW = batch.x_BCHW.to(device, non_blocking=True)
     label_B = drop_labels(
         batch.label_B, worker.null_label, config.diffusion.label_drop, config.seed, step, share, total
     )
-    timestep_B, noise_BCHW = draw_case(worker.objective, x_BCHW, config.seed, stream, step, total)
+    timestep_B, noise_BCHW = draw_noise_and_timesteps(worker.objective, x_BCHW, config.seed, stream, step, total)
     tensors = (x_BCHW, label_B.to(device, non_blocking=True), timestep_B[share].to(device), noise_BCHW[share])
     while True:
         try:
@@ -144,18 +149,20 @@ def compute_gradients(
     loss_B[share] = own_B
     raised = torch.tensor(flags(), dtype=torch.float32, device=device)
     if worker.exchange:
-        worker.exchange.finish()
-    worker.world.add_up([loss_B, raised])
-    return Seen(loss_B=loss_B.cpu(), timestep_B=timestep_B.cpu(), flags=[bool(flag) for flag in raised.tolist()])
+        worker.exchange.wait()
+    worker.world.all_reduce_([loss_B, raised])
+    return StepResult(loss_B=loss_B.cpu(), timestep_B=timestep_B.cpu(), flags=[bool(flag) for flag in raised.tolist()])
 
 
-def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int) -> Tensor:
-    parts = min(worker.parts, total // worker.world.size)  # as many in every process: shards are fetched for each
+def _gradients_of_share(worker: StepContext, tensors: tuple[Tensor, ...], total: int) -> Tensor:
+    parts = min(
+        worker.micro_batches, total // worker.world.size
+    )  # as many in every process: shards are fetched for each
     losses: list[Tensor] = []
     usual_size = -(-len(tensors[0]) // parts)  # another one would be compiled anew
     for number, some in enumerate(zip(*(one.tensor_split(parts) for one in tensors), strict=True), 1):
         if worker.exchange:
-            worker.exchange.begin(last=number == parts)
+            worker.exchange.start(last=number == parts)
         with autocast(worker.device, worker.dtype):
             usual = worker.compiled if len(some[0]) == usual_size else None
             loss_b = worker.objective.loss_at(usual or worker.network, *some)
@@ -164,14 +171,14 @@ def _gradients_of_share(worker: Worker, tensors: tuple[Tensor, ...], total: int)
     return torch.cat(losses)
 
 
-def _make_room(worker: Worker, images: int) -> None:
+def _make_room(worker: StepContext, images: int) -> None:
     worker.network.zero_grad(set_to_none=True)
     if worker.device.type == "cuda":
         torch.cuda.empty_cache()
     if worker.sharded:  # the others wait for this part, and would not know of more
-        raise MachineError("out of memory", f"use --set train.accumulate={2 * worker.parts}, or more devices")
-    if worker.parts < images:
-        worker.parts *= 2
+        raise MachineError("out of memory", f"use --set train.accumulate={2 * worker.micro_batches}, or more devices")
+    if worker.micro_batches < images:
+        worker.micro_batches *= 2
     elif worker.may_recompute and not worker.network.recompute:
         worker.network.recompute = True
     else:
@@ -181,7 +188,7 @@ def _make_room(worker: Worker, images: int) -> None:
         )
 
 
-def draw_case(
+def draw_noise_and_timesteps(
     objective: Objective, x_BCHW: Tensor, seed: int, stream: str, step: int, total: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Timesteps (B,), on the CPU, and noise (B, C, H, W), on the images' device, for a batch of `total` images.

@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..data.survey import Shown
+from ..data.survey import Thumbnail
 from .grid import BACKGROUND, FAINT_INK, grid, to_picture
 
 _FRAME = (230, 50, 50)
@@ -17,7 +17,7 @@ _CAPTION, _GAP = 20, 8
 _SMALLEST_CELL = 64
 
 
-def sheet(shown: Sequence[Shown], labels: Sequence[str], *, title: str, mirror: bool = False) -> Image.Image | None:
+def sheet(shown: Sequence[Thumbnail], labels: Sequence[str], *, title: str, mirror: bool = False) -> Image.Image | None:
     """One row a class, as many as fit on a page; None if there is nothing to show.
 
     An original is dimmed where it is cut off, and what becomes of it is on its right: mirrored in every second one if
@@ -52,7 +52,7 @@ def _cell(seen: np.ndarray) -> tuple[int, int]:
     return seen.shape[1] * factor, seen.shape[0] * factor
 
 
-def _pair(one: Shown, width: int, height: int, *, mirror: bool) -> np.ndarray:
+def _pair(one: Thumbnail, width: int, height: int, *, mirror: bool) -> np.ndarray:
     """The original and the result side by side; the result alone where there is no original."""
     seen = to_picture(one.seen[:, ::-1] if mirror else one.seen).resize((width, height), Image.Resampling.NEAREST)
     if one.original is None or one.box is None:
@@ -80,6 +80,6 @@ def _marked(original: Image.Image, box: tuple[float, float, float, float], width
     return dimmed
 
 
-def _caption(one: Shown) -> str:
+def _caption(one: Thumbnail) -> str:
     """Short: a file without its folders, or an image's number."""
     return one.name.rpartition(" " if one.original is None else "/")[2]

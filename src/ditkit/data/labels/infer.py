@@ -17,7 +17,7 @@ from ...errors import DataError, UsageError, unknown
 from ...io.paths import expanded
 from ..decode import EXTENSIONS, open_file
 from ..sources.archive import MemberSource
-from ..sources.compact_names import Names, hashes
+from ..sources.compact_names import NameTable, hashes
 from ..sources.files import FileSource
 from .table import LABELS, Labels, Table, joined, read, same
 
@@ -35,7 +35,7 @@ class Listing:
 
     where: str
     source: FileSource | MemberSource
-    names: Names  # within the folder or archive
+    names: NameTable  # within the folder or archive
     sizes: np.ndarray  # bytes
     shards: np.ndarray  # which of several archives each is in
     folders: list[bytes]  # at the top
@@ -215,7 +215,7 @@ def _spelled(folder: bytes, where: str) -> str:
         ) from None
 
 
-def matched(table: Table, images: Names, place: str) -> np.ndarray:
+def matched(table: Table, images: NameTable, place: str) -> np.ndarray:
     """The label ids of all images, whose names may be in the table without their extension.
 
     Raises DataError for rows without an image, images without a row, and rows that contradict each other.

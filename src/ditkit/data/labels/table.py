@@ -21,7 +21,7 @@ import numpy as np
 
 from ...errors import DataError, unknown
 from ..decode import EXTENSIONS
-from ..sources.compact_names import Names
+from ..sources.compact_names import NameTable
 
 # Columns that are found by themselves, the surest first.
 FILES = (
@@ -75,7 +75,7 @@ class Table:
     """What a table says, row by row."""
 
     where: str
-    files: Names
+    files: NameTable
     lines: np.ndarray
     labels: tuple[str, ...]
     label_ids: np.ndarray
@@ -275,7 +275,7 @@ def _table(rows: Iterator[Row], where: str) -> Table:
             lines.append(line)
             yield same(re.sub(r"^(\./)+", "", file.strip().replace("\\", "/")).encode("utf-8", "surrogateescape"))
 
-    names = Names(files())
+    names = NameTable(files())
     if not len(names):
         raise DataError(f"{where} has no rows", _FORMAT)
     if labels.too_many():

@@ -16,9 +16,9 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from ...errors import DataError
-from .archive_names import TWICE, Broken, Member, folded
-from .archive_names import Names as Taken
-from .compact_names import Names, hashes, is_all
+from .archive_names import TWICE, BadArchive, Member, folded
+from .archive_names import MemberNames as Taken
+from .compact_names import NameTable, hashes, is_all
 from .extract import COMPLETE, Limits, blamed, readable
 from .tar import is_tar, tar_places
 from .zip_index import entries
@@ -65,7 +65,7 @@ class MemberSource:
     """Members of archives (a Source)."""
 
     archives: tuple[Archive, ...]
-    names: Names  # within the archive, without a folder that holds everything
+    names: NameTable  # within the archive, without a folder that holds everything
     spots: np.ndarray  # of SPOT
     _files: _Descriptors = field(default_factory=lambda: _Descriptors(), compare=False)
 
@@ -202,7 +202,7 @@ def look_up(archives: tuple[Archive, ...], extensions: Collection[str]) -> tuple
     begin = len(skipped.encode())
     names = parts[0].names
     if len(parts) > 1 or skipped:
-        names = Names(part.names.raw(row)[begin:] for part in parts for row in range(len(part.names)))
+        names = NameTable(part.names.raw(row)[begin:] for part in parts for row in range(len(part.names)))
     folders = {name[len(skipped) :] for part in parts for name in part.folders if name != skipped[:-1]}
     spots = np.concatenate([part.spots for part in parts]) if len(parts) > 1 else parts[0].spots
     source = MemberSource(archives, names, spots)
@@ -211,7 +211,7 @@ def look_up(archives: tuple[Archive, ...], extensions: Collection[str]) -> tuple
 
 @dataclass(frozen=True)
 class _Part:
-    names: Names
+    names: NameTable
     spots: np.ndarray
     folders: list[str]
     outer: str  # the folder that holds everything, with a slash, or nothing
@@ -222,9 +222,9 @@ def _look_up(archive: Archive, shard: int, extensions: Collection[str]) -> _Part
         with readable(archive.path) as file:
             part = _walked(file, archive, shard, extensions)
         if Archive.at(archive.path) != archive:
-            raise Broken("was changed while it was read")
+            raise BadArchive("was changed while it was read")
         return part
-    except Broken as error:
+    except BadArchive as error:
         raise blamed(archive.path, error) from None
     except OSError as error:
         raise DataError(f"cannot read {archive.path}: {error.strerror or error}", "check the disk") from None
@@ -244,7 +244,7 @@ class _Walk:
         """The names that are asked for; where their contents lie is appended to `spots`."""
         for count, (name, size, spot) in enumerate(_members(file, self._archive), start=1):
             if count > self._limits.members:
-                raise Broken(f"has more than {self._limits.members:,} members")
+                raise BadArchive(f"has more than {self._limits.members:,} members")
             parts = self._parts(Member(name, size, None if spot is None else iter(())))
             if spot is None or not parts or "/".join(parts).lower() == COMPLETE.lower():
                 continue
@@ -256,15 +256,15 @@ class _Walk:
     def _parts(self, member: Member) -> tuple[str, ...]:
         try:
             return self.taken.take(member)
-        except Broken as error:
-            raise Broken(error.why, error.member or member.name) from None
+        except BadArchive as error:
+            raise BadArchive(error.why, error.member or member.name) from None
 
     def _count(self, name: str, size: int, parts: tuple[str, ...]) -> None:
         self.files, self.loose, self._total = self.files + 1, self.loose + (len(parts) == 1), self._total + size
         if size > self._limits.file:
-            raise Broken(f"is too large: {size:,} bytes", name)
+            raise BadArchive(f"is too large: {size:,} bytes", name)
         if self._total > self._limits.allowance(self._archive.size):
-            raise Broken(f"would unpack to more than {self._total:,} bytes, which no archive of images does")
+            raise BadArchive(f"would unpack to more than {self._total:,} bytes, which no archive of images does")
 
 
 def _members(file: BinaryIO, archive: Archive) -> Iterator[tuple[str, int, tuple[int, ...] | None]]:
@@ -287,9 +287,9 @@ def _members(file: BinaryIO, archive: Archive) -> Iterator[tuple[str, int, tuple
 
 def _walked(file: BinaryIO, archive: Archive, shard: int, extensions: Collection[str]) -> _Part:
     walk = _Walk(archive, shard, extensions)
-    names = Names(walk.names(file))
+    names = NameTable(walk.names(file))
     if not walk.files:
-        raise Broken("holds no files")
+        raise BadArchive("holds no files")
     spots = np.frombuffer(walk.spots, dtype=SPOT)
     _check_names(names)
     order = names.order()
@@ -299,10 +299,10 @@ def _walked(file: BinaryIO, archive: Archive, shard: int, extensions: Collection
     return _Part(names.take(order), spots if is_all(order, len(names)) else spots[order], folders, outer)
 
 
-def _check_names(names: Names) -> None:
+def _check_names(names: NameTable) -> None:
     """Raises Broken for a name that is there twice."""
     same = hashes(folded(name).encode("utf-8", "surrogateescape") for name in names)
     order = np.argsort(same, kind="stable")
     twice = order[1:][same[order[1:]] == same[order[:-1]]]
     if len(twice):
-        raise Broken(TWICE, names[int(twice.min())])
+        raise BadArchive(TWICE, names[int(twice.min())])

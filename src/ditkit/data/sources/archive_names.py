@@ -20,7 +20,7 @@ _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]|[. ]$')
 TWICE = "is there twice (names that differ in case only are the same on some systems)"
 
 
-class Broken(Exception):
+class BadArchive(Exception):
     """Why an archive is not unpacked, and the member's name where there is one to blame."""
 
     def __init__(self, why: str, member: str = ""):
@@ -37,7 +37,7 @@ class Member:
     blocks: Iterator[bytes] | None  # the content; None: a folder
 
 
-class Names:
+class MemberNames:
     """The names taken so far, so that no member overwrites another, not even where case is ignored.
 
     Without `files`, files of the same name are somebody else's care: a million names take a lot of memory.
@@ -60,7 +60,7 @@ class Names:
             self._take_folder("/".join(parts[:depth]))
         if member.blocks is not None:
             if not parts:
-                raise Broken("is a file without a name")
+                raise BadArchive("is a file without a name")
             if self._keeps_files:
                 self._take_file(folded("/".join(parts)))
         return tuple(map(_on_disk, parts))
@@ -72,15 +72,15 @@ class Names:
 
     def _take_file(self, same: str) -> None:
         if same in self._files or same in self._folders:
-            raise Broken(TWICE)
+            raise BadArchive(TWICE)
         self._files.add(same)
 
     def _take_folder(self, name: str) -> None:
         same = folded(name)
         if self._folders.setdefault(same, name) != name:
-            raise Broken(f"differs in case only from {self._folders[same]!r}, which is the same on some systems")
+            raise BadArchive(f"differs in case only from {self._folders[same]!r}, which is the same on some systems")
         if same in self._files:
-            raise Broken("is a folder and a file at once")
+            raise BadArchive("is a folder and a file at once")
 
 
 def _on_disk(name: str) -> str:
@@ -95,20 +95,20 @@ def folded(name: str) -> str:
 
 def _parts(name: str) -> tuple[str, ...]:
     if name.startswith("/"):
-        raise Broken("has an absolute name")
+        raise BadArchive("has an absolute name")
     if "\\" in name:
-        raise Broken("has a backslash in its name")
+        raise BadArchive("has a backslash in its name")
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        raise Broken("has a name that is not UTF-8, or has control characters in it")
+        raise BadArchive("has a name that is not UTF-8, or has control characters in it")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     size = len(name.encode())
     if size > _LONGEST_NAME or len(parts) > _DEEPEST or any(len(part.encode()) > _LONGEST_PART for part in parts):
-        raise Broken(f"has a name that is too long: {size} bytes, {len(parts)} parts")
+        raise BadArchive(f"has a name that is too long: {size} bytes, {len(parts)} parts")
     for part in parts:
         if not part.strip(". "):
-            raise Broken("would lie outside the folder")
+            raise BadArchive("would lie outside the folder")
         if re.match(r"[A-Za-z]:", part):
-            raise Broken("has a drive letter in its name")
+            raise BadArchive("has a drive letter in its name")
         if _DEVICES.fullmatch(part) or (os.name == "nt" and _NOT_ON_WINDOWS.search(part)):
-            raise Broken(f"has a name that Windows reserves: {part!r}")
+            raise BadArchive(f"has a name that Windows reserves: {part!r}")
     return parts

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 
-class Names:
+class NameTable:
     """Names in the bytes of the file system: four more than their letters each, where a str takes fifty."""
 
     def __init__(self, spelled: Iterable[bytes]):
@@ -34,7 +34,7 @@ class Names:
         """A name's bytes."""
         return bytes(self._block[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])])
 
-    def equals(self, other: Names) -> bool:
+    def equals(self, other: NameTable) -> bool:
         """Whether they are the same names in the same order."""
         return self._block == other._block and np.array_equal(self._ends, other._ends)
 
@@ -44,11 +44,11 @@ class Names:
         sorted_already = all(self.raw(row) <= self.raw(row + 1) for row in rows[:-1])
         return np.array(rows if sorted_already else sorted(rows, key=self.raw), dtype=np.int64)
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> Names:
+    def take(self, rows: Sequence[int] | np.ndarray) -> NameTable:
         """Some of the names, in the order of `rows`."""
         if is_all(rows, len(self)):
             return self
-        return Names(self.raw(int(row)) for row in rows)
+        return NameTable(self.raw(int(row)) for row in rows)
 
 
 def hashed(name: bytes) -> int:

@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 from ...errors import DataError, MachineError
 from ...io import atomic
-from ...io.locks import alone
+from ...io.locks import exclusive
 from ...io.paths import NO_ROOM, check_room
-from .archive_names import BLOCK, Broken, Member, Names
+from .archive_names import BLOCK, BadArchive, Member, MemberNames
 from .files import hidden
 from .tar import UNPACKERS, is_tar, open_zip, tar_members, zip_members
 
@@ -62,11 +62,11 @@ def extract(
         return target
     try:
         atomic.make_folder(target.parent)
-        with alone(target):
+        with exclusive(target):
             if not is_whole(target):
                 _remove_litter(target)
                 _extract(archive, target, limits, on_progress)
-    except Broken as error:
+    except BadArchive as error:
         raise blamed(archive, error) from None
     except OSError as error:
         why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
@@ -74,7 +74,7 @@ def extract(
     return target
 
 
-def blamed(archive: Path, error: Broken) -> DataError:
+def blamed(archive: Path, error: BadArchive) -> DataError:
     """What is wrong with an archive, and what to do."""
     member = f": {_shown(error.member)}" if error.member else ""
     hint = "get the archive again, or unpack it yourself and give the folder"
@@ -98,10 +98,10 @@ def _extract(archive: Path, target: Path, limits: Limits, on_progress: Progress)
             before = os.fstat(file.fileno())
             files, written = _write_members(_open(archive, file, unfinished, limits), unfinished, limits, on_progress)
         if not files:
-            raise Broken("holds no files")
+            raise BadArchive("holds no files")
         after = archive.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise Broken("was changed while it was unpacked")
+            raise BadArchive("was changed while it was unpacked")
         source = {"place": str(archive), "bytes": before.st_size, "modified_ns": before.st_mtime_ns}
         note = {"format": 1, "files": files, "bytes": written, "source": source}
         _sync(unfinished)
@@ -142,12 +142,12 @@ def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opene
     head = file.read(512)
     file.seek(0)
     if not size:
-        raise Broken("is an empty file")
+        raise BadArchive("is an empty file")
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         zipped = open_zip(file, limits.members)
         total = sum(entry.file_size for entry in zipped.infolist())
         if total > limits.allowance(size):
-            raise Broken(f"would unpack from {size:,} to {total:,} bytes, which no archive of images does")
+            raise BadArchive(f"would unpack from {size:,} to {total:,} bytes, which no archive of images does")
         check_room(archive, folder.parent, total + len(zipped.infolist()) * _BLOCK_OF_DISK)
         return _Opened(zip_members(zipped), lambda written: written, total)
     unpack = next((unpack for first, unpack in UNPACKERS.items() if head.startswith(first)), None)
@@ -159,7 +159,7 @@ def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opene
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         other = "a web page, probably a quota or login page"
     if not other and archive.name.lower().endswith(SUFFIXES):
-        raise Broken("is cut short, or no archive")
+        raise BadArchive("is cut short, or no archive")
     raise DataError(
         f"{archive} is a file, not a folder of images or an archive of one{other and ': it is '}{other}",
         f"unpack it and give the folder; ditkit itself unpacks {' '.join(SUFFIXES)}",
@@ -168,19 +168,19 @@ def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opene
 
 def _write_members(opened: _Opened, folder: Path, limits: Limits, on_progress: Progress) -> tuple[int, int]:
     """Numbers of files and bytes written."""
-    names, shown = Names(), 0
+    names, shown = MemberNames(), 0
     made: set[tuple[str, ...]] = {()}
     files = written = count = 0
     for member in opened.members:
         count += 1
         if count > limits.members:
-            raise Broken(f"has more than {limits.members:,} members")
+            raise BadArchive(f"has more than {limits.members:,} members")
         try:
             parts = names.take(member)
             if not parts or [part.lower() for part in parts] == [COMPLETE.lower()]:
                 continue
             if member.size > limits.file:
-                raise Broken(f"is too large: {member.size:,} bytes")
+                raise BadArchive(f"is too large: {member.size:,} bytes")
             place = parts if member.blocks is None else parts[:-1]
             if place not in made:
                 folder.joinpath(*place).mkdir(parents=True, exist_ok=True)
@@ -192,10 +192,10 @@ def _write_members(opened: _Opened, folder: Path, limits: Limits, on_progress: P
                         shown = opened.done(written)
                         on_progress(shown, opened.total)
                 files += 1
-        except Broken as error:
-            raise Broken(error.why, error.member or member.name) from None
+        except BadArchive as error:
+            raise BadArchive(error.why, error.member or member.name) from None
         except FileExistsError:
-            raise Broken("has the name of another member on this file system", member.name) from None
+            raise BadArchive("has the name of another member on this file system", member.name) from None
     on_progress(opened.total, opened.total)
     return files, written
 
@@ -233,7 +233,7 @@ def _remove_litter(target: Path) -> None:
         if name and name[1] == target.name:
             shutil.rmtree(litter, ignore_errors=True)
         elif name:
-            with alone(litter.with_name(name[1]), wait=False) as nobody_else:
+            with exclusive(litter.with_name(name[1]), wait=False) as nobody_else:
                 if nobody_else:
                     shutil.rmtree(litter, ignore_errors=True)
     if target.exists():

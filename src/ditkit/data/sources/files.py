@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..decode import EXTENSIONS, open_file
-from .compact_names import Names
+from .compact_names import NameTable
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class FileSource:
     """Image files below a folder (a Source)."""
 
     root: Path
-    names: Names | Sequence[str]  # relative to the root, with slashes
+    names: NameTable | Sequence[str]  # relative to the root, with slashes
 
     def __len__(self) -> int:
         return len(self.names)
@@ -38,7 +38,7 @@ class FileSource:
 
     def take(self, rows: np.ndarray) -> FileSource:
         """Some of the files."""
-        return replace(self, names=Names(os.fsencode(self.names[int(row)]) for row in rows))
+        return replace(self, names=NameTable(os.fsencode(self.names[int(row)]) for row in rows))
 
 
 def scan(root: Path) -> dict[str, int]:
@@ -47,7 +47,7 @@ def scan(root: Path) -> dict[str, int]:
     return dict(zip(names, sizes.tolist(), strict=True))
 
 
-def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[Names, np.ndarray]:
+def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[NameTable, np.ndarray]:
     """Names, relative to the folder and in byte order, and sizes (int64) of the files that have such extensions.
 
     Hidden files are left out. Linked folders are followed at the first level only, so that no circle can be walked.
@@ -69,15 +69,15 @@ def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[Names, n
                 waiting.pop()
 
     try:
-        return _shared(root, Names(found())), np.array(sizes, dtype=np.int64)
+        return _shared(root, NameTable(found())), np.array(sizes, dtype=np.int64)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}", "check its permissions") from None
 
 
-_seen: WeakValueDictionary[Path, Names] = WeakValueDictionary()
+_seen: WeakValueDictionary[Path, NameTable] = WeakValueDictionary()
 
 
-def _shared(root: Path, names: Names) -> Names:
+def _shared(root: Path, names: NameTable) -> NameTable:
     """The names that are held already, if they are still the same: training and validation share them."""
     known = _seen.get(root)
     if known is not None and known.equals(names):

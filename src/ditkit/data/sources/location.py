@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 from ...errors import DataError, UsageError
 from ...io.download import check_address, fetch
 from ...io.paths import cache_dir, cache_folder, expanded
-from ...io.progress import watching
+from ...io.progress import progress
 from .archive import is_readable_in_place
 from .extract import COMPLETE, SUFFIXES, extract, is_whole
 from .files import hidden
@@ -101,7 +101,7 @@ def _downloaded(place: str) -> Path:
     archive = _download(place)
     if not archive.is_file():
         cache_folder("downloads")
-        with watching(f"downloading {url} to {archive}") as show:
+        with progress(f"downloading {url} to {archive}") as show:
             fetch(url, archive, sha256=sha256, on_progress=show)
     elif archive not in _ready:
         fetch(url, archive, sha256=sha256)  # checks it
@@ -114,7 +114,7 @@ def _unpacked(archive: Path, key: str) -> Path:
     if _is_ready(folder):
         return folder
     cache_folder("extracted")
-    with watching(f"unpacking {archive} to {folder}") as show:
+    with progress(f"unpacking {archive} to {folder}") as show:
         return extract(archive, folder, on_progress=show)
 
 

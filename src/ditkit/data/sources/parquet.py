@@ -13,9 +13,9 @@ import numpy as np
 from ...config import DataConfig
 from ...errors import DataError, UsageError, unknown
 from ..contract import Split
-from ..image_dataset import Pictures, chosen_pictures, pictures
+from ..image_dataset import ImageDataset, image_dataset, image_subset
 from ..labels import attributes
-from .parquet_cache import packed
+from .parquet_cache import open_packed
 from .splits import CARD, by_split
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "png")
@@ -186,14 +186,14 @@ def tables_below(root: Path) -> list[str]:
     return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
-def folder_of_tables(config: DataConfig, split: Split, root: Path) -> Pictures:
+def folder_of_tables(config: DataConfig, split: Split, root: Path) -> ImageDataset:
     """The images in the parquet files below a folder."""
     return table_pictures(config, split, root, by_split(tables_below(root), root / CARD, place=str(root)))
 
 
 def table_pictures(
     config: DataConfig, split: Split, root: Path, files: Mapping[str, Sequence[str]], *, kind: str = "column"
-) -> Pictures:
+) -> ImageDataset:
     """The images of a split's tables below a folder; without any for validation, some of training are held out.
 
     `config.label_by` names the column of labels, or some of true and false; `kind` is what errors call those. Raises
@@ -205,18 +205,18 @@ def table_pictures(
     column = image_column(train[0], schema, config.image_column)
     read = _labels(train, schema, column, config.label_by, kind)
     tables = validation if split == "validation" and validation else train
-    source = packed(root, tables, column, lambda table: image_blocks(table, column))
+    source = open_packed(root, tables, column, lambda table: image_blocks(table, column))
     sizes = source.sizes()
     if not sizes.any():
         raise DataError(f"the column {column} of {tables[0]} holds no images", "choose another: data.image_column")
     labels, label_ids = read(tables)
     if not validation:
-        return pictures(config, split, source, sizes, labels, label_ids)
+        return image_dataset(config, split, source, sizes, labels, label_ids)
     rows = np.flatnonzero(label_ids >= 0)
     if split == "validation":
         count = min(config.validation, len(rows))
         rows = rows[np.linspace(0, len(rows), count, endpoint=False, dtype=np.int64)]  # they may be sorted by label
-    return chosen_pictures(config, source, rows, sizes, labels, label_ids)
+    return image_subset(config, source, rows, sizes, labels, label_ids)
 
 
 Read = Callable[[Sequence[Path]], tuple[tuple[str, ...], np.ndarray]]  # tables to classes and each row's id, or -1

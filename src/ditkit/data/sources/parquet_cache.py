@@ -19,9 +19,9 @@ import numpy as np
 
 from ...errors import MachineError
 from ...io import atomic
-from ...io.locks import alone
+from ...io.locks import exclusive
 from ...io.paths import NO_ROOM, cache_folder, check_room
-from ...io.progress import watching
+from ...io.progress import progress
 from .location import entry_name
 
 Blocks = Callable[[Path], Iterator[tuple[memoryview, np.ndarray]]]  # bytes of some rows, and the size of each
@@ -29,7 +29,7 @@ _SPARE = 64 << 20  # bytes of the disk that stay free
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackedTable:
     """The images of one table, one after the other."""
 
     table: Path
@@ -38,10 +38,10 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedTables:
     """The images of some tables (a Source). A row's name is its number, whatever the tables' files are called."""
 
-    packs: tuple[Pack, ...]
+    packs: tuple[PackedTable, ...]
     firsts: tuple[int, ...]  # the first row of each, and the number of all
 
     def __len__(self) -> int:
@@ -70,12 +70,12 @@ class Packed:
         """Bytes of each image."""
         return np.concatenate([np.diff(pack.offsets) for pack in self.packs])
 
-    def _find(self, row: int) -> tuple[Pack, int]:
+    def _find(self, row: int) -> tuple[PackedTable, int]:
         number = bisect_right(self.firsts, row) - 1
         return self.packs[number], row - self.firsts[number]
 
 
-def packed(root: Path, tables: Sequence[Path], what: str, blocks: Blocks) -> Packed:
+def open_packed(root: Path, tables: Sequence[Path], what: str, blocks: Blocks) -> PackedTables:
     """The images of tables below a folder, packed where they are not yet. `what` tells one kind of images from another.
 
     Raises MachineError for the disk, and whatever `blocks` raises.
@@ -93,7 +93,7 @@ def packed(root: Path, tables: Sequence[Path], what: str, blocks: Blocks) -> Pac
     if len(found) < len(targets):
         raise MachineError(f"{folder} is being removed", "run again")
     counts = [len(pack.offsets) - 1 for pack in found]
-    return Packed(found, (0, *np.cumsum(counts).tolist()))
+    return PackedTables(found, (0, *np.cumsum(counts).tolist()))
 
 
 def _write_all(root: Path, folder: Path, missing: Sequence[tuple[Path, Path]], blocks: Blocks) -> None:
@@ -101,9 +101,9 @@ def _write_all(root: Path, folder: Path, missing: Sequence[tuple[Path, Path]], b
     atomic.make_folder(folder)
     atomic.write_atomically(folder / "about.json", json.dumps({"source": str(root)}))
     check_room(f"unpacking {root}", folder, total + _SPARE)
-    with watching(f"unpacking the images of {root} to {folder}") as show:
+    with progress(f"unpacking the images of {root} to {folder}") as show:
         for table, target in missing:
-            with alone(target):
+            with exclusive(target):
                 if _read(table, target) is None:
                     _write(target, blocks(table))
             done += table.stat().st_size
@@ -117,12 +117,12 @@ def _name(table: Path, what: str) -> str:
     return f"{entry_name(table.stem, *parts)}.images"
 
 
-def _read(table: Path, target: Path) -> Pack | None:
+def _read(table: Path, target: Path) -> PackedTable | None:
     """A pack that is whole."""
     try:
         offsets = np.load(target.with_suffix(".npy"), allow_pickle=False)
         if offsets.dtype == np.int64 and offsets.ndim == 1 and target.stat().st_size == offsets[-1]:
-            return Pack(table, target, offsets)
+            return PackedTable(table, target, offsets)
     except (OSError, ValueError, EOFError, IndexError):
         pass
     return None

@@ -20,13 +20,13 @@ _WORDS = {
 _SPLITS = {word: split for split, words in _WORDS.items() for word in words}
 
 
-def by_split(paths: Sequence[str], card: Path | None, subset: str = "", *, place: str) -> dict[str, list[str]]:
+def by_split(paths: Sequence[str], info: Path | None, subset: str = "", *, place: str) -> dict[str, list[str]]:
     """The paths for "train" and for "validation" (perhaps none), in order.
 
     `subset` is one of the configurations that the card names, or a folder. Raises UsageError for an unknown one, and
     where there are several and none is the default; DataError where nothing is for training.
     """
-    configurations = _configurations(card)
+    configurations = _configurations(info)
     if subset and subset not in configurations:
         inside = [path for path in paths if path.startswith(f"{subset}/")]
         if not inside:
@@ -67,14 +67,14 @@ def _named(paths: Sequence[str], place: str, below: str = "") -> dict[str, list[
     return found
 
 
-def _configurations(card: Path | None) -> dict[str, Any]:
+def _configurations(info: Path | None) -> dict[str, Any]:
     """The `configs` at the head of a dataset card: name to the whole entry."""
-    if card is None or not card.is_file():
+    if info is None or not info.is_file():
         return {}
     from huggingface_hub import metadata_load
 
     try:
-        head = metadata_load(card) or {}
+        head = metadata_load(info) or {}
         return {str(entry["config_name"]): entry for entry in head.get("configs") or [] if entry.get("data_files")}
     except Exception:  # of the YAML library; a card that cannot be read says nothing
         return {}

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, BinaryIO, Literal
 
-from .archive_names import BLOCK, Broken, Member
+from .archive_names import BLOCK, BadArchive, Member
 
 LONGEST_DIRECTORY = 256 << 20  # bytes: two million names of 80 letters
 SHORTEST_HEADER = 30  # bytes between one member's content and the next one's
@@ -37,7 +37,7 @@ def _saying(why: str) -> Iterator[None]:
     except _ERRORS as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of seeking before the start
             raise
-        raise Broken(why) from None
+        raise BadArchive(why) from None
 
 
 def _content(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ def _content(file: IO[bytes], size: int) -> Iterator[bytes]:
             length += len(block)
             yield block
     if length != size:
-        raise Broken(f"is {length:,} bytes long, not {size:,} as it says")
+        raise BadArchive(f"is {length:,} bytes long, not {size:,} as it says")
 
 
 class _Zip(io.BufferedReader):
@@ -59,11 +59,11 @@ class _Zip(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size and size > LONGEST_DIRECTORY:
-            raise Broken("has a directory that is too long")
+            raise BadArchive("has a directory that is too long")
         block = super().read(size)
         self.entries = block.count(b"PK\1\2")  # once `zipfile` has opened it, of the directory
         if self.entries > self._most:
-            raise Broken(f"has more than {self._most:,} members")
+            raise BadArchive(f"has more than {self._most:,} members")
         return block
 
 
@@ -76,18 +76,18 @@ def open_zip(file: BinaryIO, most: int) -> zipfile.ZipFile:
         sound = sound and entry.header_offset >= end
         end = entry.header_offset + SHORTEST_HEADER + entry.compress_size
     if not sound or end > archive.start_dir:
-        raise Broken("has a damaged directory, or members that lie on top of each other")
+        raise BadArchive("has a damaged directory, or members that lie on top of each other")
     return archive
 
 
 def check_zip_entry(name: str, flags: int, mode: int, method: int) -> None:
     """Raises Broken for a member that is neither folder nor file, or cannot be unpacked."""
     if flags & _ENCRYPTED:
-        raise Broken("is encrypted", name)
+        raise BadArchive("is encrypted", name)
     if stat.S_IFMT(mode) not in (0, stat.S_IFDIR if name.endswith("/") else stat.S_IFREG):
-        raise Broken("is a link or a device, not a file", name)
+        raise BadArchive("is a link or a device, not a file", name)
     if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # `zipfile` bounds no other
-        raise Broken(f"is packed in a way that ditkit does not unpack (method {method})", name)
+        raise BadArchive(f"is packed in a way that ditkit does not unpack (method {method})", name)
 
 
 def zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
@@ -148,16 +148,16 @@ class _Tar(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.header_left is not None and size is not None and size > self.header_left:
-            raise Broken("has a header that is too long, or damaged")
+            raise BadArchive("has a header that is too long, or damaged")
         self.last = block = self._file.read(size)
         self._left -= len(block)
         if self._left < 0:
-            raise Broken(f"unpacks to more than {self._most:,} bytes, which no archive of images does")
+            raise BadArchive(f"unpacks to more than {self._most:,} bytes, which no archive of images does")
         if self.header_left is not None:
             self.header_left -= len(block)
             # Before 3.11.10 and 3.12.6 `tarfile` takes seconds for so many numbers (CVE-2024-6232).
             if self.header_left < 0 or block.count(b" ") > 64 or re.search(rb"[0-9]{100}", block):
-                raise Broken("has a header that is too long, or damaged")
+                raise BadArchive("has a header that is too long, or damaged")
         return block
 
 
@@ -182,7 +182,7 @@ def tar_places(file: BinaryIO, size: int) -> Iterator[tuple[str, int | None, int
     """Name, place of the content in the file (None for a folder) and size of each member, in their order."""
     for _, member in _tar_headers(file, size, "r:"):
         if member.offset_data + member.size > size:
-            raise Broken("is cut short or damaged: it cannot be unpacked", member.name)
+            raise BadArchive("is cut short or damaged: it cannot be unpacked", member.name)
         yield member.name, member.offset_data if member.isreg() else None, member.size
 
 
@@ -205,14 +205,14 @@ def _tar_headers(
         tar.header_left = None
         while block := tar.read(BLOCK):  # to the packing's checksum
             if block.strip(b"\0"):
-                raise Broken("is damaged: it goes on behind its end")
+                raise BadArchive("is damaged: it goes on behind its end")
 
 
 def _check_tar_member(member: tarfile.TarInfo) -> None:
     """Raises Broken for what is neither folder nor file."""
     if member.size < 0 or not member.pax_headers.get("size", "0").isdigit():
-        raise Broken("is damaged: its size is no number", member.name)
+        raise BadArchive("is damaged: its size is no number", member.name)
     if member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
-        raise Broken("is a sparse file, which ditkit does not unpack", member.name)
+        raise BadArchive("is a sparse file, which ditkit does not unpack", member.name)
     if not (member.isreg() or member.isdir()):
-        raise Broken("is a link or a device, not a file", member.name)
+        raise BadArchive("is a link or a device, not a file", member.name)

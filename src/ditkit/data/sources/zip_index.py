@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .archive_names import Broken
+from .archive_names import BadArchive
 from .tar import LONGEST_DIRECTORY, SHORTEST_HEADER, UTF_8, check_zip_entry
 
 _END = struct.Struct("<4s4H2IH")  # sign, disks and entries, length and place of the directory, length of the comment
@@ -46,13 +46,13 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
     while at < end:
         row = file.read(_ENTRY.size)
         if len(row) < _ENTRY.size or not row.startswith(b"PK\1\2"):
-            raise Broken(_DAMAGED)
+            raise BadArchive(_DAMAGED)
         fields = _ENTRY.unpack(row)
         lengths = fields[10:13]
         rest = file.read(sum(lengths))
         at += _ENTRY.size + sum(lengths)
         if at > end or b"PK\1\2" in rest:  # an entry that damage has made part of another one
-            raise Broken(_DAMAGED)
+            raise BadArchive(_DAMAGED)
         entry = _entry(fields, rest[: lengths[0]], rest[lengths[0] : sum(lengths[:2])])
         headers.append(entry.header)
         packed.append(entry.packed)
@@ -61,7 +61,7 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
     order = np.argsort(begins, kind="stable")
     begins, ends = begins[order], begins[order] + lengths[order] + SHORTEST_HEADER
     if (ends[:-1] > begins[1:]).any() or (ends[-1:] > start).any():
-        raise Broken(_DAMAGED)
+        raise BadArchive(_DAMAGED)
 
 
 def _entry(fields: tuple[int, ...], raw: bytes, extra: bytes) -> Entry:
@@ -70,7 +70,7 @@ def _entry(fields: tuple[int, ...], raw: bytes, extra: bytes) -> Entry:
         name = raw.decode("utf-8")  # macOS does not say that it is
     except UnicodeDecodeError:
         if flags & UTF_8:
-            raise Broken(_NO_DIRECTORY) from None
+            raise BadArchive(_NO_DIRECTORY) from None
         name = raw.decode("cp437")
     check_zip_entry(name, flags, mode, method)
     size, packed, header = _widened((fields[9], fields[8], fields[16]), extra)
@@ -89,11 +89,11 @@ def _widened(numbers: tuple[int, ...], extra: bytes) -> list[int]:
     for number in numbers:
         if number == _WIDE and wide:
             if len(wide) < 8:
-                raise Broken(_DAMAGED)
+                raise BadArchive(_DAMAGED)
             number, wide = int.from_bytes(wide[:8], "little"), wide[8:]
         found.append(number)
     if max(found) >= 2**60:
-        raise Broken(_DAMAGED)
+        raise BadArchive(_DAMAGED)
     return found
 
 
@@ -105,15 +105,15 @@ def _place(file: BinaryIO) -> tuple[int, int]:
     tail = file.read(whole - tail_at)
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) < at + _END.size or len(tail) < at + _END.size + _END.unpack_from(tail, at)[7]:
-        raise Broken(_NO_DIRECTORY)
+        raise BadArchive(_NO_DIRECTORY)
     length, start = _END.unpack_from(tail, at)[5:7]
     if at >= _WIDE_PLACE.size + _WIDE_END.size and tail[at - _WIDE_PLACE.size :].startswith(b"PK\6\7"):
         at -= _WIDE_PLACE.size + _WIDE_END.size
         if not tail[at:].startswith(b"PK\6\6"):
-            raise Broken(_NO_DIRECTORY)
+            raise BadArchive(_NO_DIRECTORY)
         length, start = _WIDE_END.unpack_from(tail, at)[8:10]
     if length > LONGEST_DIRECTORY:
-        raise Broken("has a directory that is too long")
+        raise BadArchive("has a directory that is too long")
     if start + length != tail_at + at:
-        raise Broken(_DAMAGED)
+        raise BadArchive(_DAMAGED)
     return start, start + length
