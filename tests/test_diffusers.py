@@ -445,14 +445,14 @@ def test_velocity_of_a_diffusion_is_none_of_diffusers(tmp_path: Path):
 def test_a_full_disk_leaves_the_old_pipeline_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     diffusers.write(trained(), tmp_path / "out")
     before = tensors_in(tmp_path / "out" / WEIGHTS)
-    write = atomic.durable.write_synced
+    write = atomic.write_synced
 
     def full(path: Path, content: Any) -> Any:
         if path.parent.name == "vae":
             raise OSError(28, "No space left on device")
         return write(path, content)
 
-    monkeypatch.setattr(atomic.durable, "write_synced", full)
+    monkeypatch.setattr(atomic, "write_synced", full)
     with pytest.raises(MachineError, match="No space left"):
         diffusers.write(trained(labels=5), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["out"]

@@ -15,7 +15,8 @@ from ditkit.checkpoint import loading
 from ditkit.checkpoint.tensors import load_into
 from ditkit.errors import BusyError, CheckpointError, MachineError
 from ditkit.events import Finished, Warned
-from ditkit.io import atomic, safetensors
+from ditkit.io import atomic
+from ditkit.io import safetensors as tensor_files
 from ditkit.runs import manifest
 from ditkit.runs.folder import RunFolder, lock
 from ditkit.training import loop
@@ -60,7 +61,7 @@ def test_tensors_are_written_as_the_library_would_read_and_write_them(tmp_path):
         "step": torch.tensor(3.0),
         "nothing": torch.zeros(0, 4),
     }
-    sums = atomic.write_synced(tmp_path / "a", safetensors.pieces(tensors, {"card": "ä"}))
+    sums = atomic.write_synced(tmp_path / "a", tensor_files.pieces(tensors, {"card": "ä"}))
     assert sums == atomic.describe((tmp_path / "a").read_bytes())
     read = safetensors.torch.load_file(tmp_path / "a")
     assert {name: value.dtype for name, value in read.items()} == {name: one.dtype for name, one in tensors.items()}
@@ -69,7 +70,7 @@ def test_tensors_are_written_as_the_library_would_read_and_write_them(tmp_path):
         assert file.metadata() == {"card": "ä"}
     packed = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
     for content in ((tmp_path / "a").read_bytes(), packed, safetensors.torch.save({})):
-        ours, theirs = safetensors.parse(bytearray(content), tmp_path), safetensors.torch.load(content)
+        ours, theirs = tensor_files.parse(bytearray(content), tmp_path), safetensors.torch.load(content)
         assert {name: value.dtype for name, value in ours.items()} == {n: value.dtype for n, value in theirs.items()}
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
@@ -100,9 +101,9 @@ def test_a_header_that_lies_is_refused(header, tmp_path):
     text = json.dumps(header).encode()
     content = len(text).to_bytes(8, "little") + text + bytes(8)
     with pytest.raises(CheckpointError, match="is damaged"):
-        safetensors.parse(bytearray(content), tmp_path)
+        tensor_files.parse(bytearray(content), tmp_path)
     with pytest.raises(CheckpointError, match="is damaged"):
-        safetensors.parse(bytearray((10**18).to_bytes(8, "little") + content[8:]), tmp_path)
+        tensor_files.parse(bytearray((10**18).to_bytes(8, "little") + content[8:]), tmp_path)
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_believed(tiny, tmp_path):

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 import ditkit
 from ditkit.checkpoint.posthoc_ema import average
 from ditkit.cli.app import main
-from ditkit.ema import LONGEST, SHORTEST, TRACKED, PowerEmas, combination, decay_of_power, power_of, product
+from ditkit.cli.parsing import LONGEST_EMA, SHORTEST_EMA
+from ditkit.ema import TRACKED, PowerEmas, combination, decay_of_power, power_of, product
 from ditkit.errors import CheckpointError, UsageError
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.model_info import read_model_info
@@ -34,7 +35,7 @@ def profile(step: int, length: float, grid: np.ndarray) -> np.ndarray:
     return np.where(grid <= step, (power + 1) / step * (grid / step) ** power, 0.0)
 
 
-@pytest.mark.parametrize("length", [SHORTEST, 0.05, 0.1, LONGEST])
+@pytest.mark.parametrize("length", [SHORTEST_EMA, 0.05, 0.1, LONGEST_EMA])
 def test_a_length_is_the_relative_standard_deviation_of_its_profile(length):
     assert length_of(power_of(length)) == pytest.approx(length)
     grid = (np.arange(400_000) + 0.5) / 400_000

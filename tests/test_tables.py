@@ -24,6 +24,7 @@ from ditkit.data.sources import parquet_cache
 from ditkit.data.sources.parquet import image_blocks
 from ditkit.data.sources.splits import by_split, split_of
 from ditkit.errors import DataError, DitkitError, MachineError, UsageError
+from ditkit.io import atomic
 from ditkit.io.progress import reporting_to
 
 IMAGES = [picture(number) for number in range(40)]
@@ -156,7 +157,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(root: Path, cache: Path, mo
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parquet_cache.durable, "write_synced", full)
+    monkeypatch.setattr(atomic, "write_synced", full)
     with pytest.raises(MachineError, match="No space left on device"):
         opened(root)
     assert not [path for path in cache.rglob("*") if path.is_file()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,14 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError
-
 if TYPE_CHECKING:
     import numpy as np
 
 
 TRACKED = (0.05, 0.10)  # lengths, as in the paper
-SHORTEST, LONGEST = 0.005, 0.25  # lengths that may be asked for; the plain mean of all steps would be 0.289
 
 Profile = tuple[int, float]  # steps, and length
 
@@ -35,18 +31,6 @@ def power_of(length: float) -> float:
 def decay_of_power(step: int, length: float) -> float:
     """The decay of update number `step`, counted from 1, in [0, 1): (1 - 1/step)^(gamma + 1) (eq. 2)."""
     return (1 - 1 / step) ** (power_of(length) + 1)
-
-
-def checked_length(text: str) -> float:
-    """The length that a word asks for. Raises UsageError."""
-    try:
-        length = float(text)
-    except ValueError:
-        length = math.nan
-    if not SHORTEST <= length <= LONGEST:
-        hint = "0.05 averages over about the last tenth of the training, 0.1 over the last fifth"
-        raise UsageError(f"--ema: {text} is not a length between {SHORTEST} and {LONGEST}", hint)
-    return length
 
 
 def product(one: Profile, other: Profile) -> float:

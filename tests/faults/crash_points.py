@@ -229,9 +229,9 @@ def _on_full_disk(
 
     def fills_up() -> int:
         """Once the second checkpoint has been weighed and found to fit."""
-        from ditkit.io import paths
+        from ditkit.checkpoint import store
 
-        check = paths.check_space
+        check = store.check_space
 
         def check_then_fill(where: Path, needed: int, what: str) -> None:
             check(where, needed, what)
@@ -241,7 +241,7 @@ def _on_full_disk(
                 with ballast.open("wb") as file:
                     file.write(bytes(shutil.disk_usage(run).free - size))
 
-        paths.check_space = check_then_fill
+        store.check_space = check_then_fill
         return command(line)()
 
     code = finish(fork(fills_up, log))

@@ -889,4 +889,4 @@ def test_an_address_or_word_that_is_none_is_told_as_such() -> None:
         location.local_folder("https://host/a.zip#sha256=123")
     assert location.stem("https://host/My%20Photos.TAR.GZ?x=1#sha256=0") == "My Photos"
     assert location.stem("a/b.zip") == "b" and location.stem("https://host/") == ""
-    assert extract.is_archive("A.ZIP") and not extract.is_archive("a.png")
+    assert extraction.is_archive("A.ZIP") and not extraction.is_archive("a.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 366 * 86400.0
 _DTYPES = ("auto", "float32", "bfloat16")
 _SWITCH = ("auto", "on", "off")
+SHORTEST_EMA, LONGEST_EMA = 0.005, 0.25  # lengths; the plain mean of all steps would be 0.289
 
 
 def spread(words: Sequence[str], option: str = "--labels") -> list[str]:
@@ -114,3 +116,15 @@ def switch(option: str, word: str) -> str:
     if word in _SWITCH:
         return word
     raise unknown(f"word for {option}:", word, _SWITCH)
+
+
+def ema_length(text: str) -> float:
+    """The length that a word asks for. Raises UsageError."""
+    try:
+        length = float(text)
+    except ValueError:
+        length = math.nan
+    if not SHORTEST_EMA <= length <= LONGEST_EMA:
+        hint = "0.05 averages over about the last tenth of the training, 0.1 over the last fifth"
+        raise UsageError(f"--ema: {text} is not a length between {SHORTEST_EMA} and {LONGEST_EMA}", hint)
+    return length

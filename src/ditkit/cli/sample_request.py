@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import recipes
 from ..config import SampleConfig, to_dict
-from ..ema import checked_length
 from ..errors import UsageError, unknown
 from ..io import text as io_text
 from ..runs import target
@@ -122,7 +121,7 @@ def resolve_request(
 
 
 def _averaged(weights: Path, text: str, *, ema: bool) -> Path:
-    length = checked_length(text)
+    length = parsing.ema_length(text)
     if not ema:
         raise UsageError("--ema and --no-ema ask for different weights", "leave one of them out")
     with console.loading_torch():

@@ -11,23 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from .. import recipes
-from ..checkpoint.loading import check_fits, read_tensors
 from ..cli import console
 from ..errors import MachineError
-from ..io import atomic, safetensors
+from ..io import atomic
 from ..io.paths import check_space
 from ..runs import manifest
 from ..runs.folder import RunFolder
 from ..runs.lookup import METRICS, WEIGHTS, source_of
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
-from .base import ForeignModel
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..io.hub import HubAddress
+    from .base import ForeignModel
 
 _PIPELINE = "model_index.json"
 _CHOSEN = {"vachanvy/Diffusion_Transformer": "celeba/ckpt.pt"}  # of repositories with several models
@@ -230,6 +229,8 @@ def _write(
     metrics: Sequence[Mapping[str, Any]],
     about: Mapping[str, Any],
 ) -> None:
+    from ..io import safetensors
+
     checkpoint = new.checkpoint(info.step)
     atomic.make_folder(checkpoint)
     written = {}
@@ -257,6 +258,8 @@ def write_pulled(fetched: Path, folder: RunFolder) -> ModelInfo:
 
     Raises CheckpointError for weights that are not what their card says, MachineError for the disk.
     """
+    from ..checkpoint.loading import check_fits, read_tensors
+
     path = fetched / WEIGHTS
     info, tensors = read_model_info(path), read_tensors(path)
     check_fits(info, tensors, path)

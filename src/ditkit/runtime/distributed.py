@@ -6,15 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
-
-import torch.distributed
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataError
-from .device import find_device
 from .launch import launched, note_joined
-from .watchdog import Watchdog, open_watchdog
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .watchdog import Watchdog
 
 T = TypeVar("T")
 _FOR_EVER = timedelta(days=100)  # the first process may work while the others wait; who is gone, the board notices
@@ -41,6 +42,8 @@ class ProcessGroup:
         """Replace tensors of one device and dtype by their sums over all processes."""
         if self.size == 1:
             return
+        import torch.distributed
+
         flat = torch.cat([one.reshape(-1) for one in tensors])
         torch.distributed.all_reduce(flat)
         for one, part in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
@@ -50,6 +53,8 @@ class ProcessGroup:
         """The first process's value, on all."""
         if self.size == 1:
             return value
+        import torch.distributed
+
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
@@ -58,6 +63,8 @@ class ProcessGroup:
         """The values of all processes, in their order, on all."""
         if self.size == 1:
             return [value]
+        import torch.distributed
+
         box: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(box, value)
         return box
@@ -85,6 +92,11 @@ def join(device: str) -> Iterator[tuple[ProcessGroup, torch.device]]:
 
     What goes wrong inside ends all of them. The first that fails raises what it is; the others raise PeerError.
     """
+    import torch.distributed
+
+    from .device import find_device
+    from .watchdog import open_watchdog
+
     rank, size = launched()
     if size == 1:
         yield ProcessGroup(), find_device(device)
@@ -107,6 +119,8 @@ def join(device: str) -> Iterator[tuple[ProcessGroup, torch.device]]:
 
 
 def _connect(device: torch.device, rank: int, size: int, store: Any) -> None:
+    import torch.distributed
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
