@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import tomli_w
 import torch._dynamo  # noqa: F401 (torch imports it when first asked for shapes: not on the clock of a test)
+from command_line import walk, write_run
 from PIL import Image
-from test_cli import walk, write_run
 
 from ditkit import recipes
 from ditkit.cli import app

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import elsewhere, said
 from PIL import Image
-from test_cli import elsewhere, said
 
 from ditkit.config import DataConfig
 from ditkit.data import celeba, mnist

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command_line import elsewhere, said, write_run
 from PIL import Image
-from test_cli import elsewhere, said, write_run
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in
 

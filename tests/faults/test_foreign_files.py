@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import elsewhere, said, write_run
 from PIL import Image
-from test_cli import elsewhere, said, write_run
 
 from ditkit import load, recipes
 from ditkit.errors import CheckpointError

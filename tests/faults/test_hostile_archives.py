@@ -27,8 +27,8 @@ from types import SimpleNamespace
 from typing import IO, cast
 
 import pytest
+from command_line import elsewhere, said
 from PIL import Image
-from test_cli import elsewhere, said
 
 from ditkit.config import DataConfig
 from ditkit.data import celeba

@@ -26,8 +26,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from command_line import elsewhere, said
 from PIL import Image
-from test_cli import elsewhere, said
 
 from ditkit.data.sources import location
 from ditkit.errors import DataError, MachineError, UsageError

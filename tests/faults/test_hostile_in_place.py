@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import elsewhere, said
 from loading import load_image
-from test_cli import elsewhere, said
 from test_hostile_archives import END, FEW, GOOD, GOOD_TAR, GOOD_ZIP, HOSTILE, PICTURE, SMALL, TINY, _header, _tar, _zip
 
 from ditkit.config import DataConfig

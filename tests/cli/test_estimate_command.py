@@ -1,0 +1,122 @@
+"""`ditkit estimate`, `train --dry-run` and `--batch-size auto`: what they say, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import elsewhere, said
+
+from ditkit.cli.progress import TrainingProgress
+from ditkit.estimation import memory as estimation_memory
+from ditkit.estimation import report as estimation_report
+from ditkit.events import Stepped
+from ditkit.io import paths
+from ditkit.runs.folder import RunFolder
+
+__all__ = ["elsewhere"]  # the fixture that every test here runs in
+
+TINY = (
+    "--set model.patch=7 --set model.width=32 --set model.depth=2 --set model.heads=2 --set sample.steps=1 "
+    "--set train.sample_columns=1 --set data.validation=10 --device cpu"
+)
+
+
+def test_estimate_prints_one_object_with_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, f"estimate mnist --steps 10 --batch-size 16 {TINY} --json")
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (report["steps"], report["batch_size"], report["labels"], report["images"]) == (10, 16, 10, 60_000)
+    assert report["flops_per_image"]["training"] == 3 * report["flops_per_image"]["forward"] > 0
+    memory = report["memory"]
+    assert memory["total"] == sum(value for key, value in memory.items() if key not in ("total", "available"))
+    assert memory["weights"] == 4 * report["parameters"] == memory["optimiser"] // 2
+    assert report["fits"] is True
+    time = report["time"]
+    rest = time["validation"] + time["drawing"] + time["saving"]
+    assert time["total"] == pytest.approx(10 * time["step"] + rest)
+    assert time["images_per_second"] == pytest.approx(16 / time["step"])
+    assert 0 < time["utilisation"] < 1.2
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["cache"])
+
+
+def test_estimate_in_words_ends_with_the_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"estimate mnist --batch-size 96 {TINY} --no-probe"
+    code, out, _ = said(capsys, line)
+    assert code == 0 and out.splitlines()[-1] == "fits"
+    assert "weights" in out and "a checkpoint" in out and "a step" not in out
+    whole = json.loads(said(capsys, f"{line} --json")[1])["memory"]["total"]
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: whole - (1 << 18))
+    assert said(capsys, line)[1].splitlines()[-1].startswith("does not fit: use batch 48 × 2 (--set train.accumulate=2")
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: 10**6)
+    assert "not even one image at a time" in said(capsys, line)[1].splitlines()[-1]
+
+
+def test_images_that_are_not_here_are_not_fetched(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = said(capsys, f"estimate celeba {TINY} --set model.patch=8 --no-probe --json")
+    assert code == 0
+    assert json.loads(out)["images"] is None
+    assert "counted with 2 labels" in err
+
+
+def test_a_full_disk_is_the_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(paths, "free_disk", lambda _place: 1000)
+    assert said(capsys, f"estimate mnist {TINY} --no-probe")[1].splitlines()[-1].startswith("does not fit on the disk")
+
+
+def test_a_dry_run_tells_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = said(capsys, f"train mnist --steps 5 --dry-run {TINY}")
+    assert code == 0
+    assert "[train]" in out and "in all" not in out
+    assert err.splitlines()[-1] == "fits" and "images/s" in err and "to the end" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_is_split_when_memory_asks_for_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: 10**12)
+    monkeypatch.setattr(estimation_report, "_of", lambda _there: "")
+    line = f"train mnist --steps 1 --set train.batch_size=24 --batch-size auto {TINY}"
+    code, _, err = said(capsys, line)
+    assert code == 0 and err.startswith("batch of 24: ")
+    assert RunFolder(tmp_path / "runs/mnist").read_config().train.accumulate == 1
+    monkeypatch.setattr(estimation_memory, "fitting_parts", lambda *_: 3)
+    code, _, err = said(capsys, f"{line} --fresh")
+    config = RunFolder(tmp_path / "runs/mnist-2").read_config().train
+    assert code == 0 and err.startswith("batch of 24 in 3 parts: takes ")
+    assert (config.batch_size, config.accumulate) == (24, 3)
+
+
+def test_a_batch_of_which_nothing_fits_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: 10**6)
+    code, _, err = said(capsys, f"train mnist --batch-size auto {TINY}")
+    assert code == 2 and err.startswith("error: not even one image at a time fits into the 1.0 MB that are free")
+    assert len(err.splitlines()) == 2 and not (tmp_path / "runs").exists()
+
+
+def test_progress_tells_the_share_of_the_peak_where_it_is_known() -> None:
+    progress = TrainingProgress("x", quiet=True)
+    known = Stepped(step=1, loss=1.0, lr=1.0, images_per_second=20.0, utilisation=0.716)
+    progress(known)
+    assert "20 images/s (72% of peak)" in progress._numbers(known)
+    assert "peak" not in progress._numbers(Stepped(step=2, loss=1.0, lr=1.0, images_per_second=20.0))
+
+
+def test_a_step_that_takes_too_long_to_try_is_computed(monkeypatch, tmp_path):
+    import torch
+
+    from ditkit import recipes
+    from ditkit.estimation.memory import RunSetup
+    from ditkit.estimation.speed import measure
+    from ditkit.runtime.peak_flops import Utilization
+
+    monkeypatch.setattr("ditkit.estimation.speed._Engine", None)  # nothing is built
+    setting = RunSetup(config=recipes.load("mnist"), labels=10, images=0, device=torch.device("cpu"))
+    timing = measure(setting, 1, Utilization(image_flops=6e12, peak=1e11), seconds=5)
+    assert not timing.tried and timing.step == pytest.approx(6e12 / (0.6 * 1e11) * 32)

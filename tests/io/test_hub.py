@@ -1,0 +1,275 @@
+"""Snapshots of repositories on a hub that runs on loopback: whole, checked, resumed, offline; and what goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hub_server import Faults, Hub, commit_of, forget, hub
+from huggingface_hub import snapshot_download
+
+from ditkit.errors import MachineError, UsageError
+from ditkit.io import hub as io_hub
+from ditkit.io import paths
+from ditkit.io.download import Patience
+from ditkit.io.hub import NOTE, files_of, snapshot
+from ditkit.io.progress import reporting_to
+
+REPO = "someone/faces"
+BIG = random.Random(0).randbytes(300_000)
+FILES = {
+    "README.md": b"<!-- faces -->\n",
+    "data/train-0.parquet": BIG,
+    "data/train-1.parquet": BIG[::-1],
+    "data/test-0.parquet": b"test" * 1000,
+    "small.json": b"{}",
+    "empty": b"",
+}
+HASTY = Patience(timeout=10, delays=(0.01, 0.01, 0.01))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    forget()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub({("dataset", REPO): FILES, ("model", "someone/weights"): {"config.json": b"{}", "w.bin": BIG}}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
+
+
+def train(path: str) -> bool:
+    return "train" in path
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != NOTE]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_only_wanted_files_come_and_a_second_time_nothing_is_asked_of_a_known_commit(server: Hub, cache: Path) -> None:
+    folder = snapshot(REPO, wanted=train)
+    assert folder == cache / "hub" / f"someone--faces-{commit_of(FILES)[:12]}"
+    assert json.loads((folder / NOTE).read_bytes())["commit"] == commit_of(FILES)
+    assert files_in(folder) == {path: content for path, content in FILES.items() if train(path)}
+    before = server.asked.total()
+    assert snapshot(REPO, wanted=train) == folder and snapshot(REPO, revision=commit_of(FILES), wanted=train) == folder
+    assert server.asked.total() == before
+
+
+def test_small_empty_and_odd_files_come_too(server: Hub) -> None:
+    folder = snapshot(REPO, wanted=lambda path: "train" not in path)
+    assert files_in(folder) == {path: content for path, content in FILES.items() if not train(path)}
+    assert set(files_of(REPO)) == set(FILES)
+
+
+def test_the_server_of_these_tests_is_one_that_huggingface_hub_understands(server: Hub, tmp_path: Path) -> None:
+    snapshot_download(REPO, repo_type="dataset", local_dir=tmp_path / "whole", endpoint=server.endpoint)
+    got = files_in(tmp_path / "whole")
+    assert {path: content for path, content in got.items() if not path.startswith(".")} == FILES
+
+
+def test_a_model_repository_is_the_same(server: Hub) -> None:
+    folder = snapshot("someone/weights", kind="model", wanted=lambda path: True)
+    assert files_in(folder) == {"config.json": b"{}", "w.bin": BIG}
+
+
+def test_paths_that_lead_out_of_the_folder_are_never_written(server: Hub, cache: Path) -> None:
+    evil = {"../../evil": b"1" * 2000, "a/../../../evil": b"2", "c:/evil": b"3", "a\\..\\evil": b"4", "good": b"5"}
+    server.repositories[("dataset", REPO)] = evil
+    assert files_in(snapshot(REPO, wanted=lambda path: True)) == {"good": b"5"}
+    assert not list(cache.parent.rglob("*evil*"))
+
+
+def test_a_broken_connection_goes_on_where_it_stopped(server: Hub) -> None:
+    server.faults = Faults(cut_after=100_000)
+    folder = snapshot(REPO, wanted=train, patience=HASTY)
+    assert files_in(folder)["data/train-0.parquet"] == BIG
+    assert server.sent[hashlib.sha256(BIG).hexdigest()] == len(BIG)
+
+
+def test_another_process_goes_on_where_one_was_stopped(server: Hub) -> None:
+    server.faults = Faults(cut_after=100_000)
+    with pytest.raises(MachineError, match="breaks off after 100,000 of 300,000 bytes"):
+        snapshot(REPO, wanted=train, patience=Patience(delays=()))
+    forget()
+    server.faults = Faults()
+    assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG
+    assert server.sent[hashlib.sha256(BIG).hexdigest()] == len(BIG)
+
+
+def test_who_comes_at_the_same_time_shares_one_download(server: Hub) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(lambda _: snapshot(REPO, wanted=train), range(3)))
+    assert len(set(folders)) == 1 and files_in(folders[0])["data/train-0.parquet"] == BIG
+    assert server.sent[hashlib.sha256(BIG).hexdigest()] == len(BIG)
+
+
+@pytest.mark.parametrize("path", ["data/train-0.parquet", "small.json"])
+def test_wrong_content_is_refused_and_not_kept(server: Hub, cache: Path, path: str) -> None:
+    server.faults = Faults(wrong_content=True)
+    with pytest.raises(MachineError, match=r"has the (sha256|git name) .*, not "):
+        snapshot(REPO, wanted=lambda one: one == path, patience=HASTY)
+    assert [one.name for one in (cache / "hub").rglob("*") if one.is_file()] == [NOTE]
+
+
+def test_a_web_page_instead_of_a_file_is_refused(server: Hub) -> None:
+    server.faults = Faults(page=True)
+    with pytest.raises(MachineError, match="the server sent a web page"):
+        snapshot(REPO, wanted=train, patience=HASTY)
+
+
+def test_a_web_page_instead_of_an_answer_is_refused(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub_server.json.dumps", lambda tree: "<html>Please sign in to this network</html>")
+    with pytest.raises(MachineError, match="does not answer as the hub does"):
+        snapshot(REPO, wanted=train)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_hub_is_asked_again(server: Hub, status: int) -> None:
+    server.faults = Faults(statuses=[status, status], retry_after="0")
+    assert len(files_in(snapshot(REPO, wanted=train, patience=HASTY))) == 2
+    assert server.faults.statuses == []
+
+
+def test_a_busy_hub_is_left_alone_as_long_as_it_asks(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("ditkit.io.hub.time.sleep", waits.append)
+    server.faults = Faults(statuses=[429, 429], retry_after="7")
+    snapshot(REPO, wanted=train)
+    assert waits == [7, 7]
+    server.faults = Faults(statuses=[429], retry_after="1000")
+    forget()
+    with pytest.raises(MachineError, match="answers 429"):
+        snapshot(REPO, revision="other", wanted=train)
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "message"),
+    [
+        ("someone/else", None, "there is no dataset someone/else on the hub, or it is private"),
+        (REPO, "v2", "hf://someone/faces has no such revision"),
+        (REPO, "0" * 40, "hf://someone/faces has no such revision"),
+        ("../etc", None, "is not the name of a repository"),
+        ("a/b/c", None, "is not the name of a repository"),
+    ],
+)
+def test_a_wrong_name_is_a_usage_error(server: Hub, repo: str, revision: str | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        snapshot(repo, revision=revision, wanted=train)
+
+
+def test_a_gated_repository_says_how_to_be_let_in(server: Hub) -> None:
+    server.faults = Faults(gated=True)
+    with pytest.raises(UsageError, match="only by those let in") as raised:
+        snapshot(REPO, wanted=train)
+    assert f"{server.endpoint}/datasets/{REPO}" in str(raised.value.hint) and "HF_TOKEN" in str(raised.value.hint)
+
+
+def test_a_repository_without_wanted_files_says_so(server: Hub) -> None:
+    with pytest.raises(UsageError, match="has none of the files that are needed"):
+        snapshot(REPO, wanted=lambda path: False)
+
+
+def test_the_token_goes_to_the_hub_and_to_no_other_host(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    snapshot(REPO, wanted=lambda path: path in ("small.json", "data/train-0.parquet"))
+    told = {path.split("/")[1]: token for path, token in server.tokens}
+    assert told == {"api": "Bearer secret", "datasets": "Bearer secret", "storage": None}
+
+
+def test_a_branch_is_looked_up_again_and_while_offline_stays_at_the_last_commit_seen(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = snapshot(REPO, wanted=train)
+    server.older[commit_of(FILES)] = FILES
+    server.repositories[("dataset", REPO)] = {**FILES, "data/train-2.parquet": b"new" * 1000}
+    assert snapshot(REPO, wanted=train) == old  # within a process nothing changes
+    forget()
+    new = snapshot(REPO, wanted=train)
+    assert new != old and (new / "data/train-2.parquet").is_file()
+    forget()
+    server.faults.down = True
+    assert snapshot(REPO, wanted=train, patience=HASTY) == new
+    assert snapshot(REPO, revision=commit_of(FILES), wanted=train) == old
+    server.faults.down, before = False, server.asked.total()
+    for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE"):
+        with monkeypatch.context() as context:
+            context.setenv(name, "1")
+            assert snapshot(REPO, wanted=train) == new
+            with pytest.raises(MachineError, match=f"is not downloaded, because {name} is set"):
+                snapshot(REPO, wanted=lambda path: "test" in path)
+    assert server.asked.total() == before
+
+
+def test_offline_without_the_files_says_so_with_the_callers_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        MachineError, match="hf://someone/faces is not looked up, because HF_HUB_OFFLINE is set"
+    ) as raised:
+        snapshot(REPO, wanted=train, by_hand="put it there")
+    assert raised.value.hint == "put it there"
+
+
+def test_a_hub_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(MachineError, match=r"cannot reach http://127.0.0.1:9 for hf://someone/faces"):
+        snapshot(REPO, wanted=train)
+
+
+def test_a_full_disk_is_found_before_anything_comes(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(paths.shutil, "disk_usage", lambda folder: full)
+    with pytest.raises(MachineError, match="MB are free"):
+        snapshot(REPO, wanted=train)
+    assert not server.sent
+
+
+def test_much_is_asked_about_first_and_progress_is_told(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io_hub, "ASK_FROM", 500_000)
+    told, shown, questions = [], [], []
+
+    @contextmanager
+    def watch(text: str):
+        told.append(text)
+        yield lambda done, total: shown.append((done, total))
+
+    def ask(answer: bool):
+        return lambda text: questions.append(text) or answer
+
+    with (
+        reporting_to(watch, ask(False)),
+        pytest.raises(UsageError, match=r"not done: download 2 files, 0\.6 MB") as raised,
+    ):
+        snapshot(REPO, wanted=train)
+    assert "--yes" in str(raised.value.hint) and not server.sent and not told
+    with reporting_to(watch, ask(True)):
+        folder = snapshot(REPO, wanted=train)
+        snapshot(REPO, wanted=lambda path: "test" in path)
+    what = f"2 files, 0.6 MB, from hf://someone/faces@{commit_of(FILES)[:12]} to {folder}"
+    assert questions == [f"download {what}"] * 2 and told[0] == f"downloading {what}" and len(told) == 2
+    assert [done for done, _ in shown] == sorted(done for done, _ in shown[:-2]) + [done for done, _ in shown[-2:]]
+    assert (600_000, 600_000) in shown
+
+
+def test_a_damaged_note_is_written_anew(server: Hub) -> None:
+    folder = snapshot(REPO, wanted=train)
+    for content in (b"", b"[]", b"{}", json.dumps({"format": 1}).encode()):
+        (folder / NOTE).write_bytes(content)
+        assert snapshot(REPO, wanted=train) == folder
+    (folder / "data/train-0.parquet").write_bytes(b"cut")
+    assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG

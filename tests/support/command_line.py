@@ -1,0 +1,106 @@
+"""What tests of the command line share: run folders without tensors, and a line's exit code and output."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ditkit import recipes
+from ditkit.cli import app
+from ditkit.io import atomic
+from ditkit.runs import manifest
+from ditkit.runs.model_info import METADATA_KEY, ModelInfo
+
+FLAGS = {
+    "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
+    "--autoencoder --config --set --name --runs-dir --fresh --yes --sample-every --evaluate-every --keep-every "
+    "--snapshot-every --track --force-change --shard --preempt-signal --dry-run --quiet --device --dtype "
+    "--threads --compile --grad-checkpointing --init-from --debug",
+    "estimate": "--steps --batch-size --data-dir --label-by --label-file --image-size --autoencoder --config --set "
+    "--sample-every --keep-every --device --dtype --no-probe --runs-dir --json --quiet --debug",
+    "sample": "--autoencoder --autoguide --labels --steps --guidance --guidance-interval --sampler --reuse --seed "
+    "--model --ema --no-ema --out --force --yes --json --runs-dir --device --backend --batch-size --quiet --debug",
+    "evaluate": "--autoguide --samples --features --neighbours --steps --guidance --guidance-interval --sampler "
+    "--reuse --seed --ema --no-ema --data-dir --out --yes --json --runs-dir --device --batch-size --quiet --debug",
+    "sweep": "--labels --guidance --steps --sampler --reuse --seed --samples --features --ema --no-ema --data-dir "
+    "--out --force --yes --json --runs-dir --device --batch-size --quiet --debug",
+    "lr-find": "--label-by --label-file --image-size --autoencoder "
+    "--yes --config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
+    "--quiet --debug",
+    "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
+    "report": "--out --force --runs-dir --quiet --debug",
+    "compare": "--labels --seed --no-ema --out --force --json --runs-dir --device --quiet --debug",
+    "make-gif": "--frames --kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force "
+    "--runs-dir --device --quiet --debug",
+    "edit": "--debug",
+    "edit inpaint": "--mask --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes --json "
+    "--runs-dir --device --quiet --debug",
+    "edit img2img": "--strength --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes "
+    "--json --runs-dir --device --quiet --debug",
+    "export": "--format --out --dtype --no-ema --autoencoder --force --runs-dir --json --quiet --debug",
+    "data": "--debug",
+    "data show": "--data-dir --label-by --label-file --image-size --limit --config --set --runs-dir --out --force "
+    "--json --quiet --debug",
+    "data reconstruct": "--data-dir --label-file --image-size --autoencoder --count --config --set --runs-dir --out "
+    "--force --device --json --quiet --debug",
+    "data list": "--json --debug",
+    "data remove": "--all --unfinished --yes --json --quiet --debug",
+    "import": "--as --set --runs-dir --force --yes --json --quiet --debug",
+    "hub": "--debug",
+    "hub push": "--private --message --dtype --data-licence --yes --dry-run --runs-dir --quiet --debug",
+    "hub pull": "--as --yes --runs-dir --quiet --debug",
+    "show": "--runs-dir --debug",
+    "list": "--debug",
+    "doctor": "--runs-dir --debug",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+
+
+def write_weights(path: Path, *, labels: tuple[str, ...] = ("cat", "dog"), recipe: str = "mnist") -> Path:
+    """A weights file without tensors: the card is all that the command line reads before torch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = ModelInfo(config=recipes.load(recipe), labels=labels, step=100)
+    header = json.dumps({"__metadata__": {METADATA_KEY: info.to_json()}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return path
+
+
+def write_run(runs: Path, name: str = "pets", recipe: str = "mnist") -> Path:
+    """A run folder with one checkpoint, as far as anything can tell without torch."""
+    folder = runs / name
+    write_weights(folder / "checkpoints/step-0000100/ema.safetensors", recipe=recipe)
+    checkpoint = folder / "checkpoints/step-0000100"
+    for name in manifest.FILES:
+        (checkpoint / name).touch()
+    files = {name: atomic.describe((checkpoint / name).read_bytes()) for name in manifest.FILES}
+    (checkpoint / manifest.NAME).write_bytes(manifest.write(100, files))
+    (folder / "config.toml").write_text(recipes.dump(recipes.load(recipe)), encoding="utf-8")
+    rows = [json.dumps({"step": step, "loss": 1.0 / step}) for step in range(1, 9)]
+    (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command line."""
+    code = app.main(line.split())
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its words, and those of groups after their group."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        yield from walk(command, f"{prefix}{name} ") if hasattr(command, "commands") else ()
