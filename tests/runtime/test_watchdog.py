@@ -25,7 +25,7 @@ def two() -> tuple[Watchdog, Watchdog]:
 def exits(monkeypatch) -> list[int]:
     """The codes with which the watch would have ended this process; nothing is waited for long."""
     ended: list[int] = []
-    for name, value in (("GRACE", 0.01), ("_TICK", 0.001), ("_SILENCE", 100), ("_FAREWELL", 0)):
+    for name, value in (("GRACE", 0.01), ("_TICK", 0.001), ("_SILENCE", 100), ("_WAIT_FOR_PEERS", 0)):
         monkeypatch.setattr(watchdog, name, value)
     monkeypatch.setattr(watchdog.os, "_exit", ended.append)
     return ended
@@ -33,7 +33,7 @@ def exits(monkeypatch) -> list[int]:
 
 def test_a_meeting_waits_for_the_last_and_ends_for_all(two) -> None:
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(two[0].meet)
+        first = pool.submit(two[0].barrier)
         time.sleep(0.3)
         assert not first.done()
         two[1].barrier()
@@ -43,7 +43,7 @@ def test_a_meeting_waits_for_the_last_and_ends_for_all(two) -> None:
 def test_the_first_that_fails_speaks_and_the_others_end_silently_with_its_code(two) -> None:
     error = DataError("cat.png cannot be read", "replace it")
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(two[0].meet)
+        waiting = pool.submit(two[0].barrier)
         assert two[1].report_failure(error) is error
         with pytest.raises(PeerError) as met:
             waiting.result(5)

@@ -180,7 +180,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(tiny, tmp_path
     original = training_step._gradients_of_share
 
     def greedy(worker, tensors, total):
-        if len(tensors[0]) / worker.parts > 4:
+        if len(tensors[0]) / worker.micro_batches > 4:
             raise error
         return original(worker, tensors, total)
 

@@ -110,7 +110,7 @@ def stderr() -> Console:
 
 def say(text: str, *, quiet: bool = False) -> None:
     """One line for people, on stderr; of several processes, the first one's."""
-    if not quiet and launch.leads():
+    if not quiet and launch.is_main():
         stderr().print(visible(text), markup=False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from ..autoencoders.files import PIXEL, find_files
 from ..config import RunConfig
 from ..errors import DataError
 from ..runs.folder import RunFolder
-from ..runtime.distributed import SINGLE_PROCESS, Together
+from ..runtime import launch
+from ..runtime.distributed import ProcessGroup
 from . import console
 
 if TYPE_CHECKING:
@@ -103,17 +103,17 @@ def _told(text: str) -> Iterator[Callable[[float, float | None], None]]:
 
 def _agreed(text: str, *, yes: bool) -> bool:
     """The user's answer; yes where nobody can be asked, or several processes would ask at once."""
-    asks = sys.stdin is not None and sys.stdin.isatty() and console.stderr().is_terminal and "RANK" not in os.environ
+    asks = sys.stdin is not None and sys.stdin.isatty() and console.stderr().is_terminal and not launch.has_launcher()
     return console.agreed(f"{text}?", yes=yes or not asks)
 
 
 @contextmanager
-def launched_together(device: str, *, quiet: bool) -> Iterator[Together]:
+def launched_together(device: str, *, quiet: bool) -> Iterator[ProcessGroup]:
     """This process with those launched beside it by torchrun or accelerate; torch is imported only if there are any."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield SINGLE_PROCESS
+    if launch.launched()[1] == 1:
+        yield ProcessGroup()
         return
     with console.loading_torch(quiet=quiet):
         from ..runtime.distributed import join
-    with join(device) as (world, _):
-        yield Together(world if world.size > 1 else None)
+    with join(device) as (group, _):
+        yield group

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.judge import Judge
     from ..evaluation.neighbours import Neighbours
-    from ..runtime.distributed import Together
+    from ..runtime.distributed import ProcessGroup
     from .sample_request import SampleRequest
 
 
@@ -157,12 +157,12 @@ def run(
         parsing.device(device)
         return _Case(order=moved(order, data_dir), samples=samples, features=features, path=_place(out, order))
 
-    with launched_together(device, quiet=quiet) as together:
-        case = together.run_together(prepare)
-        silent = quiet or not together.is_main
-        found, near = _judged(case, device, neighbours, together, quiet=silent, yes=yes)
-        together.run_together(lambda: _keep(found, near, case) if together.is_main else None)
-    if together.is_main:
+    with launched_together(device, quiet=quiet) as group:
+        case = group.run_together(prepare)
+        silent = quiet or not group.is_main
+        found, near = _judged(case, device, neighbours, group, quiet=silent, yes=yes)
+        group.run_together(lambda: _keep(found, near, case) if group.is_main else None)
+    if group.is_main:
         _tell(found, case, near, as_json=as_json, quiet=quiet)
 
 
@@ -232,7 +232,7 @@ def _place(out: Path | None, order: SampleRequest) -> Path:
 
 
 def _judged(
-    case: _Case, device: str, neighbours: int | None, together: Together, *, quiet: bool, yes: bool
+    case: _Case, device: str, neighbours: int | None, group: ProcessGroup, *, quiet: bool, yes: bool
 ) -> tuple[Evaluation, Neighbours | None]:
     from .datasets import open_images
 
@@ -244,10 +244,10 @@ def _judged(
         from ..evaluation.judge import open_judge
         from ..runtime.device import find_device
     place = find_device(device)
-    trained = together.run_together(lambda: load(order.weights, device=place))
+    trained = group.run_together(lambda: load(order.weights, device=place))
     guide = load(order.guide, device=place) if order.guide else None
     with console.bar("looking at real images", quiet=quiet) as show:
-        judge: Judge = together.run_together(
+        judge: Judge = group.run_together(
             lambda: open_judge(config, features=case.features, device=place, dataset=images, on_image=show)
         )
     if case.samples < ENOUGH:
@@ -273,10 +273,10 @@ def _judged(
             batch_size=order.batch_size,
             on_image=show,
             on_estimate=tell_time,
-            part=(together.rank, together.size),
-            collect=together.all_gather,
+            part=(group.rank, group.size),
+            collect=group.all_gather,
         )
-    near = _near(case, trained, guide, images, neighbours, quiet=quiet) if neighbours and together.is_main else None
+    near = _near(case, trained, guide, images, neighbours, quiet=quiet) if neighbours and group.is_main else None
     return found, near
 
 

@@ -33,7 +33,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..runtime.distributed import Together
+    from ..runtime.distributed import ProcessGroup
     from ..sampling.generate import Sample
     from .sample_request import SampleRequest
 
@@ -160,9 +160,9 @@ def run(
         parsing.device(device)
         return order, _place(order, out, force=force)
 
-    with launched_together(device, quiet=quiet) as together:
-        order, folder = together.run_together(prepare)
-        _draw(order, folder, device, together, as_json=as_json, quiet=quiet or not together.is_main)
+    with launched_together(device, quiet=quiet) as group:
+        order, folder = group.run_together(prepare)
+        _draw(order, folder, device, group, as_json=as_json, quiet=quiet or not group.is_main)
 
 
 def _place(order: SampleRequest, out: Path | None, *, force: bool) -> Path:
@@ -176,14 +176,14 @@ def _place(order: SampleRequest, out: Path | None, *, force: bool) -> Path:
     return folder
 
 
-def _draw(order: SampleRequest, folder: Path, device: str, together: Together, *, as_json: bool, quiet: bool) -> None:
+def _draw(order: SampleRequest, folder: Path, device: str, group: ProcessGroup, *, as_json: bool, quiet: bool) -> None:
     from .sample_request import draw
 
     names = order.file_names
     drawn: list[Sample] = []
     records: list[dict[str, Any]] = []
-    for one in draw(order, device, quiet=quiet, together=together):
-        if not together.is_main:
+    for one in draw(order, device, quiet=quiet, group=group):
+        if not group.is_main:
             continue
         path = folder / names[len(records)]
         save_one(one, path, order.png_metadata)
@@ -191,11 +191,11 @@ def _draw(order: SampleRequest, folder: Path, device: str, together: Together, *
         drawn.extend([one] if len(drawn) < IN_GRID else [])
 
     def finish() -> None:
-        if together.is_main:
+        if group.is_main:
             _save_grid(drawn, folder / "grid.png", order)
 
-    together.run_together(finish)
-    if together.is_main:
+    group.run_together(finish)
+    if group.is_main:
         tell_drawn(records, folder, as_json=as_json, quiet=quiet)
 
 

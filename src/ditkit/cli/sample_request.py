@@ -17,7 +17,7 @@ from ..runs import target
 from ..runs.folder import runs_dir as runs_place
 from ..runs.lookup import _origin, find_guide, find_weights, model_name
 from ..runs.model_info import ModelInfo, read_model_info
-from ..runtime.distributed import SINGLE_PROCESS, Together
+from ..runtime.distributed import ProcessGroup
 from . import console, datasets, parsing
 
 if TYPE_CHECKING:
@@ -154,14 +154,14 @@ def draw(
     *,
     quiet: bool,
     on_noisy: Callable[[int, int, Any], None] | None = None,
-    together: Together = SINGLE_PROCESS,
+    group: ProcessGroup = ProcessGroup(),
 ) -> Iterator[Sample]:
     """The images of an order, a batch at a time, so that memory stays bounded and a stop loses little.
 
     Processes that were launched together draw a batch each and exchange them: all get all images, in their order.
     """
     if order.backend == "jax":
-        yield from _draw_in_jax(order, device, quiet=quiet, together=together)
+        yield from _draw_in_jax(order, device, quiet=quiet, group=group)
         return
     with console.loading_torch(quiet=quiet):
         from ..checkpoint.loading import load
@@ -170,15 +170,15 @@ def draw(
 
         place = find_device(device)
         with datasets.watching(quiet=quiet):
-            trained = together.run_together(lambda: load(order.weights, device=place, autoencoder=order.autoencoder))
+            trained = group.run_together(lambda: load(order.weights, device=place, autoencoder=order.autoencoder))
             guide = load(order.guide, device=place, autoencoder=order.autoencoder) if order.guide else None
-    batch_size = order.batch_size or together.broadcast(
+    batch_size = order.batch_size or group.broadcast(
         min(
             default_batch_size(trained.network, trained.info.config.shape, place),
-            math.ceil(len(order.labels) / together.size),
+            math.ceil(len(order.labels) / group.size),
         )
     )
-    rounds = math.ceil(math.ceil(len(order.labels) / batch_size) / together.size)
+    rounds = math.ceil(math.ceil(len(order.labels) / batch_size) / group.size)
     with console.bar("drawing", quiet=quiet) as show:
 
         def on_step(step: int, steps: int, _clean_BCHW: Any, noisy_BCHW: Any) -> None:
@@ -194,15 +194,15 @@ def draw(
             guide=guide,
             batch_size=batch_size,
             on_step=on_step,
-            part=(together.rank, together.size),
+            part=(group.rank, group.size),
         )
         for _ in range(rounds):
-            for batch in together.all_gather(next(batches, [])):
+            for batch in group.all_gather(next(batches, [])):
                 yield from batch
 
 
-def _draw_in_jax(order: SampleRequest, device: str, *, quiet: bool, together: Together) -> Iterator[Sample]:
-    if together.size > 1:
+def _draw_in_jax(order: SampleRequest, device: str, *, quiet: bool, group: ProcessGroup) -> Iterator[Sample]:
+    if group.size > 1:
         raise UsageError("the JAX backend draws in one process", "start it without a launcher, or use --backend torch")
     with console.loading_torch(quiet=quiet):
         from ..jax.files import load

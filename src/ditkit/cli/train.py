@@ -282,7 +282,7 @@ def run(
 
 def _print_plan(plan: TrainPlan, *, quiet: bool) -> None:
     """The settings on stdout, what they cost on stderr."""
-    if not launch.leads():
+    if not launch.is_main():
         return
     from .. import recipes
     from ..estimation import report as estimation_report
@@ -318,7 +318,7 @@ def _train(plan: TrainPlan, *, quiet: bool) -> None:
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
 
-    quiet = quiet or not launch.leads()
+    quiet = quiet or not launch.is_main()
     images, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
     plan.announce_init_from(labels, quiet=quiet)
     threads = _chosen_threads(plan, quiet=quiet)
@@ -336,7 +336,7 @@ def _train(plan: TrainPlan, *, quiet: bool) -> None:
             from ..training.step import SpeedOptions
         take_threads(threads)
         progress = TrainingProgress(folder.name, quiet=quiet)
-        tracking = Tracking(plan.trackers if launch.leads() else (), config, progress.note)
+        tracking = Tracking(plan.trackers if launch.is_main() else (), config, progress.note)
 
         def listen(event: Event) -> None:
             progress(event)
@@ -402,12 +402,12 @@ def _prepare(plan: TrainPlan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
     from ..runs.resume import start_or_resume, steps_done
     # MOVED
 
-    if launch.leads() and plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
+    if launch.is_main() and plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..runtime.device import find_device
 
             find_device(plan.device)
-    if not launch.leads():  # the leading process prepares, and tells the others when training begins
+    if not launch.is_main():  # the leading process prepares, and tells the others when training begins
         existing = RunFolder(plan.folder)
         is_new = plan.fresh or not existing.is_run()
         finished = not is_new and steps_done(existing, plan.config) >= plan.config.train.steps

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from ..errors import MachineError, UsageError, unknown
-from .launch import launched, launched_here
+from .launch import launched, launched_here, local_rank
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -29,8 +29,7 @@ def find_device(name: str = "auto") -> torch.device:
     named_one, here = name.startswith("cuda:"), launched_here()
     if name == "cuda" and size > 1:
         has_its_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
-        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        name = "cuda:0" if has_its_own else f"cuda:{local_rank}"
+        name = "cuda:0" if has_its_own else f"cuda:{local_rank() or 0}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""ProcessGroup: rank, broadcast, gather, barrier, all-reduce."""
+"""ProcessGroup: rank, broadcast, gather, barrier, all-reduce; imports torch only among several processes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ if TYPE_CHECKING:
     from .watchdog import Watchdog
 
 T = TypeVar("T")
-_FOR_EVER = timedelta(days=100)  # the first process may work while the others wait; who is gone, the board notices
+# The first process may work for hours while the others wait; the watchdog notices a process that is gone.
+_NO_TIMEOUT = timedelta(days=100)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's place among all."""
+    """This process among all that were launched together; `ProcessGroup()` is a process alone.
 
-    rank: int = 0
+    Every method that exchanges something is a collective: all processes must call it, in the same order, or those
+    that do wait for the others.
+    """
+
+    rank: int = 0  # from 0
     size: int = 1
-    watchdog: Watchdog | None = None  # of several
+    watchdog: Watchdog | None = None  # None: there is only this process
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
     def shard(self, total: int) -> slice:
@@ -44,35 +49,35 @@ class ProcessGroup:
             return
         import torch.distributed
 
-        flat = torch.cat([one.reshape(-1) for one in tensors])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         torch.distributed.all_reduce(flat)
-        for one, part in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
-            one.copy_(part.view_as(one))
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, value: T) -> T:
-        """The first process's value, on all."""
+        """The first process's value, in all."""
         if self.size == 1:
             return value
         import torch.distributed
 
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all processes, in their order, on all."""
+        """The values of all processes, in the order of their ranks, in all."""
         if self.size == 1:
             return [value]
         import torch.distributed
 
-        box: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(box, value)
-        return box
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def require_same(self, value: str, what: str) -> None:
-        """Raise DataError, the same in all, if the processes do not all have the same."""
+        """Raise DataError, the same in all processes, unless all have the same value."""
         values = self.all_gather(value)
-        other = next((rank for rank, one in enumerate(values) if one != values[0]), None)
+        other = next((rank for rank, gathered in enumerate(values) if gathered != values[0]), None)
         if other is not None:
             raise DataError(f"process {other} has other {what} than process 0", f"give all of them the same {what}")
 
@@ -85,10 +90,16 @@ class ProcessGroup:
         if self.watchdog:
             self.watchdog.barrier()
 
+    def run_together(self, work: Callable[[], T]) -> T:
+        """The result of `work`, once it has succeeded in every process; what one cannot do ends all, said once."""
+        result = work()
+        self.barrier()
+        return result
+
 
 @contextlib.contextmanager
 def join(device: str) -> Iterator[tuple[ProcessGroup, torch.device]]:
-    """This process among those that were launched with it, alone when none were, and its device by that name.
+    """The group of the processes launched with this one, and this process's device of the type `device` ("auto", …).
 
     What goes wrong inside ends all of them. The first that fails raises what it is; the others raise PeerError.
     """
@@ -101,18 +112,18 @@ def join(device: str) -> Iterator[tuple[ProcessGroup, torch.device]]:
     if size == 1:
         yield ProcessGroup(), find_device(device)
         return
-    board, store = open_watchdog(rank, size)
+    watchdog, store = open_watchdog(rank, size)
     note_joined()
-    with board.watched():
+    with watchdog.watched():
         try:
-            where = find_device(device)
-            _connect(where, rank, size, store)
-            yield ProcessGroup(rank, size, board), where
+            torch_device = find_device(device)
+            _connect(torch_device, rank, size, store)
+            yield ProcessGroup(rank, size, watchdog), torch_device
         except BaseException as error:
-            told = board.report_failure(error)
-            if told is error:
+            reported = watchdog.report_failure(error)
+            if reported is error:
                 raise
-            raise told from error
+            raise reported from error
         finally:
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
@@ -128,46 +139,6 @@ def _connect(device: torch.device, rank: int, size: int, store: Any) -> None:
         store=store,
         rank=rank,
         world_size=size,
-        timeout=_FOR_EVER,
+        timeout=_NO_TIMEOUT,
         device_id=device if device.type == "cuda" else None,
     )
-
-
-@dataclass(frozen=True)
-class Together:
-    """This process among all; what one of them cannot do ends all, with its own words said once."""
-
-    world: ProcessGroup | None = None  # None: there is only this one
-
-    @property
-    def rank(self) -> int:
-        """This process's number, from 0."""
-        return self.world.rank if self.world else 0
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return self.world.size if self.world else 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the one that speaks and writes."""
-        return self.rank == 0
-
-    def broadcast(self, value: T) -> T:
-        """The leading process's value, in all."""
-        return self.world.broadcast(value) if self.world else value
-
-    def all_gather(self, value: T) -> list[T]:
-        """The values of all processes, in their order, in all."""
-        return self.world.all_gather(value) if self.world else [value]
-
-    def run_together(self, work: Callable[[], T]) -> T:
-        """What the work gives, once it has succeeded in every process."""
-        done = work()
-        if self.world:
-            self.world.barrier()
-        return done
-
-
-SINGLE_PROCESS = Together()

@@ -1,4 +1,7 @@
-"""The processes that a launcher (torchrun, accelerate launch, srun) started together, as the environment says."""
+"""The processes that a launcher (torchrun, accelerate launch, srun) started together, as the environment says.
+
+Nothing else reads the launcher's variables. No torch, so that commands can ask before it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,46 @@ _joined = False
 
 
 def launched() -> tuple[int, int]:
-    """Rank and number of processes; (0, 1) for one that was started alone."""
-    rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    """Rank and number of processes; (0, 1) for one that was started alone. Raises UsageError for what is no number."""
+    rank, size = _number("RANK") or 0, _number("WORLD_SIZE") or 1
     return (rank, size) if size > 1 else (0, 1)
 
 
 def launched_here() -> int:
     """How many of them are on this machine."""
-    return _number("LOCAL_WORLD_SIZE", 1)
+    return _number("LOCAL_WORLD_SIZE") or 1
 
 
-def _number(name: str, otherwise: int) -> int:
+def local_rank() -> int | None:
+    """This process's number among those on this machine; None where the launcher does not say."""
+    return _number("LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID")
+
+
+def _number(name: str) -> int | None:
     try:
-        return int(os.environ.get(name, otherwise))
+        return int(os.environ[name])
+    except KeyError:
+        return None
     except ValueError:
         raise UsageError(f"{name} in the environment is not a number", "unset it") from None
 
 
-def leads() -> bool:
-    """Whether this process speaks and writes: the only one, or the first of all."""
-    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+def is_main() -> bool:
+    """Whether this process prints and writes: the only one, or the first of all."""
+    try:
+        return launched()[0] == 0
+    except UsageError:  # some process has to say so
+        return True
+
+
+def has_launcher() -> bool:
+    """Whether a launcher started this process, perhaps alone: then nobody answers questions at a terminal."""
+    return "RANK" in os.environ
+
+
+def holds_store() -> bool:
+    """Whether it is the launcher that holds the store through which the processes find each other, not rank 0."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def restarts() -> bool:
@@ -38,12 +61,14 @@ def restarts() -> bool:
 
 
 def note_joined() -> None:
-    """From here on the processes agree on who tells what went wrong."""
+    """From here on the processes agree on which of them reports an error."""
     global _joined
     _joined = True
 
 
 def echoes() -> bool:
-    """Whether what is wrong now is wrong in the first process of this machine, too, which says it."""
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    return not (_joined or alone or os.environ.get("LOCAL_RANK", "0") == "0")
+    """Whether an error of this process occurs in the first process of this machine too, which reports it."""
+    try:
+        return not _joined and launched()[1] > 1 and bool(local_rank())
+    except UsageError:
+        return False

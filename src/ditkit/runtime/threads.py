@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .launch import launched_here
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 _LOOK = 0.2  # seconds in which the load of the machine is sampled
 _BUSY = 0.5  # cores kept busy by others from which on waiting threads must not spin
@@ -36,7 +38,7 @@ def choose_threads(word: str = "auto", kept: int | None = None) -> Threads:
     cores = usable_cores()
     if word != "auto":
         return Threads(count=int(word), busy=int(word) > len(cores))
-    here = _number("LOCAL_WORLD_SIZE") or 1
+    here = launched_here()
     given = os.environ.get("OMP_NUM_THREADS")
     if given is not None and not (here > 1 and given == "1"):  # torchrun sets it to 1
         return Threads()
@@ -166,11 +168,6 @@ def _ticks() -> Mapping[int, tuple[int, int]]:
 def _busy_share(before: tuple[int, int], after: tuple[int, int]) -> float:
     total = after[1] - before[1]
     return 1 - (after[0] - before[0]) / total if total > 0 else 0.0
-
-
-def _number(name: str) -> int | None:
-    word = os.environ.get(name, "")
-    return int(word) if word.isascii() and word.isdigit() and len(word) < 6 else None
 
 
 def _read(path: Path) -> str:

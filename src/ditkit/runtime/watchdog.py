@@ -20,6 +20,7 @@ import torch.distributed
 from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 from ..errors import DitkitError, MachineError, PeerError, UsageError, is_out_of_memory
+from . import launch
 
 GRACE = 30.0  # seconds that a process has to end by itself after another has failed
 _TICK = 1.0  # seconds between signs of life
@@ -59,7 +60,7 @@ class Watchdog:
         try:
             first = self._store.compare_set("failed", "", note).decode()
         except RuntimeError:  # whoever held the notes is gone: rank 0, or the launcher
-            speaks = self._rank <= 1 or os.environ.get("LOCAL_RANK") == "0"
+            speaks = self._rank <= 1 or launch.local_rank() == 0
             return error if speaks else PeerError(_exit_code(error))
         who, code = (int(word) for word in first.split())
         return error if who == self._rank else PeerError(code)
@@ -88,7 +89,7 @@ class Watchdog:
 
     def _wait_for_peers(self) -> None:
         gone, limit = self._store.add("left", 1), time.monotonic() + _WAIT_FOR_PEERS
-        holds = self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        holds = self._rank == 0 and not launch.holds_store()
         while holds and gone < self._size and time.monotonic() < limit:
             time.sleep(0.01)
             gone = self._store.add("left", 0)
@@ -139,10 +140,12 @@ def open_watchdog(rank: int, size: int) -> tuple[Watchdog, Any]:
 
 
 def _agree(store: Any, rank: int, size: int) -> str:
-    """A name that the first process gives to this launch, once all are there.
+    """A name for this launch that all its processes learn from the first one, once all are there.
 
-    torchrun's store outlives processes that it starts again, and with it what they wrote: nobody can tell an old note
-    by its name. So each asks with a word of its own, and the first one answers whatever it finds asked.
+    torchrun's store outlives the processes that it starts again, and with it their keys: both its rendezvous handlers
+    keep one store for all rounds, and workers open it without a prefix (so in torch 2.13 still).
+    TORCHELASTIC_RESTART_COUNT cannot be the prefix: each node's agent counts its own failures, and none where another
+    node joined. So each process asks with a word of its own, and the first one answers every word that it finds.
     """
     word = uuid.uuid4().hex
     if rank:
@@ -154,10 +157,10 @@ def _agree(store: Any, rank: int, size: int) -> str:
         return name
     answered: set[str] = set()
     while store.add(f"here/{word}", 0) < size - 1:
-        asked = [f"hello/{other}" for other in range(1, size)]
-        for hello in {store.get(key).decode() for key in asked if store.check([key])} - answered:
-            store.set(f"welcome/{hello}", word)
-            answered.add(hello)
+        keys = [f"hello/{other}" for other in range(1, size)]
+        for other_word in {store.get(key).decode() for key in keys if store.check([key])} - answered:
+            store.set(f"welcome/{other_word}", word)
+            answered.add(other_word)
         time.sleep(0.02)
     return word
 
