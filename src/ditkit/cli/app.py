@@ -17,18 +17,20 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
 from . import console
-from .options import OTHER, Debug
+from .opt import OTHER, Debug, expanded, takes_groups
 from .parsing import spread
 
-COMMANDS = {  # command: module; one with COMMANDS of its own is a group of them
+# Command: the module whose `run` it is, or module:function. A module with COMMANDS of its own, {name: function} or as
+# here, is a group of them.
+COMMANDS = {
     "train": "train",
     "estimate": "estimate",
     "sample": "sample",
     "evaluate": "evaluate",
     "sweep": "sweep",
     "lr-find": "lr_find",
-    "plot-loss": "plot_loss",
-    "report": "report",
+    "plot-loss": "inspect:plot_loss",
+    "report": "inspect:report",
     "compare": "compare",
     "make-gif": "make_gif",
     "edit": "edit",
@@ -36,12 +38,12 @@ COMMANDS = {  # command: module; one with COMMANDS of its own is a group of them
     "export": "export",
     "data": "data",
     "hub": "hub",
-    "show": "show",
-    "list": "list_",
+    "show": "inspect:show",
+    "list": "inspect:list_",
     "doctor": "doctor",
 }
-_RUN = re.compile(r'^def run\(.*?\) -> None:\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
-_MODULE = re.compile(r'"""(.*?)"""', re.DOTALL)
+_FUNCTION = r'^def {}\(.*?\) -> None:\n    """(.*?)"""'
+_MODULE = r'"""(.*?)"""'
 
 
 class Command(TyperCommand):
@@ -71,7 +73,7 @@ class Unopened(TyperCommand):
 class Group(TyperGroup):
     """`ditkit` itself, and a command that has commands; a mistyped one gets the nearest named."""
 
-    modules: Mapping[str, str]
+    entries: Mapping[str, Any]  # as COMMANDS
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not args[0].startswith("-") and args[0] not in self.commands:
@@ -83,7 +85,7 @@ class Group(TyperGroup):
         """Import the modules of some commands."""
         for name in names:
             if isinstance(self.commands.get(name), Unopened):
-                self.commands[name] = _built(name, module_of(self.modules[name]))
+                self.commands[name] = _built(name, self.entries[name])
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _tidy(super().get_params(ctx))
@@ -108,37 +110,50 @@ def opened(group: Group) -> Group:
     return group
 
 
-def module_of(stem: str) -> ModuleType:
+def module_of(entry: str) -> ModuleType:
     """The module of a command."""
-    return import_module(f".{stem}", __package__)
+    return import_module(f".{entry.partition(':')[0]}", __package__)
 
 
-def _built(name: str, module: ModuleType) -> TyperCommand | Group:
+def _built(name: str, entry: Any) -> TyperCommand | Group:
     """A command, or a group whose own commands are not imported yet."""
     app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
-    if nested := getattr(module, "COMMANDS", None):
+    module = module_of(entry) if isinstance(entry, str) else None
+    if module and (nested := _nested(entry)):
         app.callback(invoke_without_command=True, help=_unwrapped(module.__doc__), epilog=module.EXAMPLES)(_group)
         group = _filled(app, nested)
         group.name = name
         return group
-    app.command(name, cls=Command, help=_unwrapped(module.run.__doc__), epilog=module.EXAMPLES)(module.run)
+    run: Any = getattr(module, entry.partition(":")[2] or "run") if module else entry
+    epilog = getattr(run, "examples", None) or getattr(module, "EXAMPLES", None)
+    function = expanded(run) if takes_groups(run) else run
+    app.command(name, cls=Command, help=_unwrapped(run.__doc__), epilog=epilog)(function)
     built = typer.main.get_command(app)
     assert isinstance(built, TyperCommand)
     return built
 
 
-def _filled(app: typer.Typer, modules: Mapping[str, str]) -> Group:
+def _nested(entry: Any) -> Mapping[str, Any]:
+    """The commands of a group; of any other command none."""
+    return {} if not isinstance(entry, str) or ":" in entry else getattr(module_of(entry), "COMMANDS", {})
+
+
+def _filled(app: typer.Typer, entries: Mapping[str, Any]) -> Group:
     group = typer.main.get_command(app)
     assert isinstance(group, Group)
-    group.modules = modules
-    group.commands.update({name: Unopened(name, help=_help(stem)) for name, stem in modules.items()})
+    group.entries = entries
+    group.commands.update({name: Unopened(name, help=_help(entry)) for name, entry in entries.items()})
     return group
 
 
-def _help(stem: str) -> str:
-    """What the docstring of a command's `run` says, or that of a group's module, read without importing it."""
+def _help(entry: Any) -> str:
+    """What the docstring of a command says, or that of a group's module, read without importing it."""
+    if not isinstance(entry, str):
+        return _unwrapped(entry.__doc__)
+    stem, _, function = entry.partition(":")
     text = (Path(__file__).parent / f"{stem}.py").read_text(encoding="utf-8")
-    found = _RUN.search(text) or _MODULE.match(text)
+    found = re.search(_FUNCTION.format(function or "run"), text, re.MULTILINE | re.DOTALL)
+    found = found or re.match(_MODULE, text, re.DOTALL)
     return _unwrapped(found[1] if found else "")
 
 
@@ -226,10 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _spoken(given: Sequence[str]) -> str:
     """The command that was meant, with the group that it is in."""
-    spoken, known = ["ditkit"], COMMANDS
+    spoken, entries = ["ditkit"], COMMANDS
     for word in (word for word in given if not word.startswith("-")):
-        if word not in known:
+        if word not in entries:
             break
         spoken.append(word)
-        known = getattr(module_of(known[word]), "COMMANDS", {})
+        entries = _nested(entries[word])
     return " ".join(spoken)

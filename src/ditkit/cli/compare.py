@@ -11,7 +11,7 @@ import typer
 from ..evaluation.compare import FILES, _differing, _lines, _row, _write
 from ..io import text
 from . import complete, console, parsing
-from .options import OUTPUT, Debug, Device, Force, Json, Labels, Quiet, RawWeights, RunsDir
+from .annotated import OUTPUT, Debug, Device, Force, Json, Labels, Quiet, RawWeights, RunsDir
 from .sample import Seed
 
 EXAMPLES = "Examples:\n\nditkit compare mnist mnist-2\nditkit compare runs/* --labels 3 8 --out mine"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..io import text as io_text
 from . import console
-from .options import Debug, Json
+from .annotated import Debug, Json
 
 if TYPE_CHECKING:
     from ..io.cache import Entry

@@ -11,8 +11,7 @@ import typer
 
 from ..io import text
 from . import console
-from .data_show import Target
-from .options import (
+from .annotated import (
     DATA,
     OUTPUT,
     Autoencoder,
@@ -28,6 +27,7 @@ from .options import (
     RunsDir,
     Settings,
 )
+from .data_show import Target
 
 if TYPE_CHECKING:
     from ..config import RunConfig

@@ -10,7 +10,7 @@ import typer
 
 from ..io import text
 from . import complete, console
-from .options import DATA, Debug, Json, Quiet, Yes
+from .annotated import DATA, Debug, Json, Quiet, Yes
 
 if TYPE_CHECKING:
     from ..io.cache import Entry

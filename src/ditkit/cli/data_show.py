@@ -9,7 +9,7 @@ import typer
 
 from ..io import text
 from . import complete, console
-from .options import (
+from .annotated import (
     DATA,
     OUTPUT,
     Config,

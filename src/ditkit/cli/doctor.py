@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from . import console
-from .options import Debug, RunsDir
-
-EXAMPLES = "Examples:\n\nditkit doctor"
+from .opt import examples, only
+from .options import Output
 
 # Distribution, module that must import, and whether ditkit needs it.
 PARTS = (
@@ -30,24 +33,23 @@ PARTS = (
 )
 
 
-def run(runs_dir: RunsDir = None, debug: Debug = False) -> None:
+@examples("ditkit doctor")
+def run(output: Annotated[Output, only("runs_dir")]) -> None:
     """Say what is installed, what of it is broken, and what this machine has; a report for bug reports."""
-    import platform
-
     from .. import __version__
 
     console.data(f"ditkit {__version__}, Python {platform.python_version()}, {platform.platform()}")
     with console.loading_torch():
-        broken = [name for name, module, needed in PARTS if not _told(name, module, needed=needed)]
+        broken = [name for name, module, needed in PARTS if not _report(name, module, needed=needed)]
     if "torch" not in broken:
         _devices()
-    _places(runs_dir)
+    _folders(output.runs)
     if broken:
         console.data(f"broken: {', '.join(broken)}; `pip install --force-reinstall` what is needed, uninstall the rest")
         raise typer.Exit(6)
 
 
-def _told(name: str, module: str, *, needed: bool) -> bool:
+def _report(name: str, module: str, *, needed: bool) -> bool:
     """Print a line about one part; whether it is as it should be."""
     try:
         version = metadata.version(name)
@@ -75,20 +77,16 @@ def _devices() -> None:
     dtype = str(find_dtype("auto", device)).removeprefix("torch.")
     console.data(f"trains on {device}{name} in {dtype}, {torch.get_num_threads()} threads")
     kinds = {"nccl": torch.distributed.is_nccl_available, "gloo": torch.distributed.is_gloo_available}
-    links = [kind for kind, there in kinds.items() if torch.distributed.is_available() and there()]
+    links = [kind for kind, is_there in kinds.items() if torch.distributed.is_available() and is_there()]
     rank, size = launched()
     launch = f"; this is process {rank} of {size}" if size > 1 else ""
     console.data(f"several processes by {' or '.join(links) or 'nothing'}, {torch.cuda.device_count()} GPUs{launch}")
 
 
-def _places(runs_dir: Path | None) -> None:
-    import os
-    import shutil
-
+def _folders(runs: Path) -> None:
     from ..io.paths import cache_dir
-    from ..runs.folder import runs_dir as runs_place
 
-    for what, place in (("runs", runs_place(runs_dir)), ("cache", cache_dir())):
-        existing = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())
+    for name, folder in (("runs", runs), ("cache", cache_dir())):
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         free = f"{shutil.disk_usage(existing).free / 1e9:,.1f} GB free"
-        console.data(f"{what} in {place}: {free if os.access(existing, os.W_OK) else 'cannot be written to'}")
+        console.data(f"{name} in {folder}: {free if os.access(existing, os.W_OK) else 'cannot be written to'}")

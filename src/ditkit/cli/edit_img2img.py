@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .editing import Picture, carry_out
-from .options import (
+from .annotated import (
     DIFFUSION,
     Debug,
     Device,
@@ -23,6 +22,7 @@ from .options import (
     SampleSteps,
     Yes,
 )
+from .editing import Picture, carry_out
 from .sample import Out, Seed
 
 EXAMPLES = "Examples:\n\nditkit edit img2img three.png --labels 8 --strength 0.7"

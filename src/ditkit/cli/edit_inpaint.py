@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .editing import Picture, carry_out
-from .options import (
+from .annotated import (
     DATA,
     Debug,
     Device,
@@ -24,6 +23,7 @@ from .options import (
     SampleSteps,
     Yes,
 )
+from .editing import Picture, carry_out
 from .sample import Out, Seed
 
 EXAMPLES = "Examples:\n\nditkit edit inpaint three.png --mask mask.png --labels '3*4'"

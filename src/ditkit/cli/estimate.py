@@ -10,7 +10,7 @@ import typer
 
 from ..estimation.report import _counted, estimate_run, report_lines
 from . import console
-from .options import (
+from .annotated import (
     MACHINE,
     Autoencoder,
     Config,

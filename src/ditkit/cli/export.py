@@ -10,7 +10,7 @@ import typer
 
 from ..interop.export import _ENDINGS, _WRITERS, DTYPES, _check
 from . import complete, console
-from .options import MODEL, OUTPUT, Debug, Force, Json, Quiet, RawWeights, RunsDir
+from .annotated import MODEL, OUTPUT, Debug, Force, Json, Quiet, RawWeights, RunsDir
 from .sample import MovedAutoencoder
 
 EXAMPLES = (

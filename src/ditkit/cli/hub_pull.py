@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
-from .options import OUTPUT, Debug, Quiet, RunsDir, Yes
+from .annotated import OUTPUT, Debug, Quiet, RunsDir, Yes
 
 if TYPE_CHECKING:
     from ..io.hub import HubAddress

@@ -10,8 +10,8 @@ import typer
 
 from ..interop.export import DTYPES
 from . import complete, console
+from .annotated import MODEL, OUTPUT, Debug, Quiet, RunsDir, Yes
 from .export import Dtype
-from .options import MODEL, OUTPUT, Debug, Quiet, RunsDir, Yes
 
 if TYPE_CHECKING:
     from ..interop.push import Destination

@@ -11,7 +11,7 @@ import typer
 
 from ..interop.import_model import _summary, import_model
 from . import complete, console
-from .options import OUTPUT, Debug, Force, Json, Quiet, RunsDir, Settings, Yes
+from .annotated import OUTPUT, Debug, Force, Json, Quiet, RunsDir, Settings, Yes
 
 EXAMPLES = (
     "Examples:\n\nditkit import vachanvy/Diffusion_Transformer --as celeba-original\n"

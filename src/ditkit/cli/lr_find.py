@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import complete, console
-from .options import (
+from .annotated import (
     DATA,
     OPTIMISER,
     OUTPUT,

@@ -9,7 +9,7 @@ import typer
 
 from ..sampling.animate import FRAMES, Drawing, _comparing, _training
 from . import complete, console
-from .options import (
+from .annotated import (
     DIFFUSION,
     MODEL,
     OUTPUT,

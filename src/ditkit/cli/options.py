@@ -1,187 +1,207 @@
-"""Opt() and the option groups, each declared once."""
+"""The groups of options that commands share, each option declared once; opt.py says how a command takes them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from . import complete, parsing
+from .opt import opt
 
-from . import complete
+DATA, MODEL, OUTPUT, MACHINE = "Data", "Model", "Output", "Machine"  # panels
+RECIPES, AS_TRAINED = "the recipe's", "as trained"
+AUTO = "auto"
 
-SETTINGS, DATA, OPTIMISER, DIFFUSION = "Model, diffusion and all other settings", "Data", "Optimiser", "Diffusion"
-MODEL, OUTPUT, MACHINE, OTHER = "Model", "Output", "Machine", "Other"
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="Settings from a TOML file, such as `ditkit show` prints.",
-        rich_help_panel=SETTINGS,
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Model, diffusion and all other settings."""
+
+    config: Path | None = opt("--config", "FILE", "Settings from a TOML file, such as `ditkit show` prints.")
+    settings: list[str] | None = opt(
         "--set",
-        metavar="KEY=VALUE",
-        show_default=False,
-        help="Any setting, repeatable: --set model.preset=dit-s/4, --set model.conditioning=cross-attention, "
-        "--set diffusion.objective=v. `ditkit show mnist` prints them all. Wins over flags and files.",
-        rich_help_panel=SETTINGS,
-    ),
-]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir",
-        metavar="PLACE",
-        help="Where the images are: a folder, an archive of one, or the archive's web address.",
-        rich_help_panel=DATA,
-    ),
-]
-LabelBy = Annotated[
-    str | None,
-    typer.Option(
-        "--label-by",
-        metavar="NAME[,NAME]",
-        show_default="the data's own",
-        help="What gives the labels: attributes of CelebA (Male, or Male,Smiling), or the column of a table.",
-        rich_help_panel=DATA,
-    ),
-]
-LabelFile = Annotated[
-    str | None,
-    typer.Option(
-        "--label-file",
-        metavar="FILE",
-        help="A .csv or .jsonl with the images' file names and labels, instead of one subfolder per label.",
-        rich_help_panel=DATA,
-    ),
-]
-ImageSize = Annotated[
-    str | None,
-    typer.Option(
-        "--image-size",
-        metavar="N|HxW",
-        show_default="the recipe's",
-        help="Pixels of the images to learn, 64 or height x width: 96x64.",
-        rich_help_panel=DATA,
-    ),
-]
-Autoencoder = Annotated[
-    str | None,
-    typer.Option(
-        "--autoencoder",
-        metavar="NAME|FOLDER|HUB-ID",
-        autocompletion=complete.autoencoders,
-        show_default="the recipe's",
-        help="Learn the latents of this autoencoder instead of pixels: taesd3, sd-vae-ft-mse …, a folder in diffusers' "
-        "layout, a hub repository (user/name), or pixel for none.",
-        rich_help_panel=MODEL,
-    ),
-]
-RunsDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--runs-dir",
-        metavar="DIR",
-        show_default="DITKIT_RUNS, else ./runs",
-        help="Where runs live.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.", rich_help_panel=OUTPUT)]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.", rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.", rich_help_panel=OUTPUT)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        autocompletion=complete.devices,
-        help="auto, cpu, cuda, cuda:1 or mps; auto takes the best there is.",
-        rich_help_panel=MACHINE,
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="RUN|CHECKPOINT|FILE|hf://USER/NAME",
-        autocompletion=complete.run_names,
-        show_default="the newest run",
-        help="What draws: a run by name or folder, a checkpoint folder, a .safetensors file, or a model on the hub, "
-        "perhaps with @revision.",
-        rich_help_panel=MODEL,
-    ),
-]
-RawWeights = Annotated[
-    bool,
-    typer.Option("--no-ema", help="Use the raw weights instead of their moving average.", rich_help_panel=MODEL),
-]
-EmaLength = Annotated[
-    str | None,
-    typer.Option(
-        "--ema",
-        metavar="LENGTH",
-        show_default="the one tracked in training",
-        help="Make a moving average of this length, in units of the training: 0.05 is about the last tenth. For runs "
-        "trained with --snapshot-every.",
-        rich_help_panel=MODEL,
-    ),
-]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--labels",
-        metavar="LABEL...",
-        show_default="one of each",
-        help="What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'.",
-        rich_help_panel=DIFFUSION,
-    ),
-]
-SampleSteps = Annotated[
-    str | None,
-    typer.Option("--steps", metavar="N", show_default="as trained", help="Sampling steps.", rich_help_panel=DIFFUSION),
-]
-Guidance = Annotated[
-    str | None,
-    typer.Option(
-        "--guidance",
-        metavar="SCALE",
-        show_default="as trained",
-        help="Classifier-free guidance; 1 is none, more follows the label more closely.",
-        rich_help_panel=DIFFUSION,
-    ),
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler",
-        metavar="NAME",
-        autocompletion=complete.samplers,
-        show_default="as trained",
-        help="How noise becomes an image; `ditkit list samplers` names them.",
-        rich_help_panel=DIFFUSION,
-    ),
-]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", help="Show tracebacks, as DITKIT_DEBUG=1 does.", rich_help_panel=OTHER),
-]
+        "KEY=VALUE",
+        "Any setting, repeatable: --set model.preset=dit-s/4, --set model.conditioning=cross-attention, --set "
+        "diffusion.objective=v. `ditkit show mnist` prints them all. Wins over flags and files.",
+        shown=False,
+    )
 
-Autoguide = Annotated[
-    str | None,
-    typer.Option(
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Data: which images, and what is learnt of them."""
+
+    data_dir: str | None = opt(
+        "--data-dir",
+        "PLACE",
+        "Where the images are: a folder, an archive of one, or the archive's web address.",
+        sets="data.path",
+    )
+    label_by: str | None = opt(
+        "--label-by",
+        "NAME[,NAME]",
+        "What gives the labels: attributes of CelebA (Male, or Male,Smiling), or the column of a table.",
+        shown="the data's own",
+        sets="data.label_by",
+    )
+    label_file: str | None = opt(
+        "--label-file",
+        "FILE",
+        "A .csv or .jsonl with the images' file names and labels, instead of one subfolder per label.",
+        sets="data.label_file",
+    )
+    image_size: str | None = opt(
+        "--image-size",
+        "N|HxW",
+        "Pixels of the images to learn, 64 or height x width: 96x64.",
+        shown=RECIPES,
+        sets="data.image_size",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """Model: whose latents are learnt."""
+
+    autoencoder: str | None = opt(
+        "--autoencoder",
+        "NAME|FOLDER|HUB-ID",
+        "Learn the latents of this autoencoder instead of pixels: taesd3, sd-vae-ft-mse …, a folder in diffusers' "
+        "layout, a hub repository (user/name), or pixel for none.",
+        complete=complete.autoencoders,
+        shown=RECIPES,
+        sets="autoencoder",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """Diffusion: what is drawn, and how."""
+
+    labels: list[str] | None = opt(
+        "--labels",
+        "LABEL...",
+        "What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'.",
+        shown="one of each",
+    )
+    steps: str | None = opt("--steps", "N", "Sampling steps.", shown=AS_TRAINED, sets="sample.steps")
+    guidance: str | None = opt(
+        "--guidance",
+        "SCALE",
+        "Classifier-free guidance; 1 is none, more follows the label more closely.",
+        shown=AS_TRAINED,
+        sets="sample.guidance",
+    )
+    guidance_interval: tuple[str, str] | None = opt(
+        "--guidance-interval",
+        "FROM TO",
+        "Guide only where the noise level lies between these parts (0 to 1) of its range.",
+        shown=AS_TRAINED,
+        sets=("sample.guidance_from", "sample.guidance_to"),
+    )
+    sampler: str | None = opt(
+        "--sampler",
+        "NAME",
+        "How noise becomes an image; `ditkit list samplers` names them.",
+        complete=complete.samplers,
+        shown=AS_TRAINED,
+        sets="sample.sampler",
+    )
+    reuse: str | None = opt(
+        "--reuse",
+        "N",
+        "Go through the network's blocks in every N-th call only: about N times as fast, not quite as good.",
+        shown="as trained, 1 being none",
+        sets="sample.reuse",
+    )
+    autoguide: str | None = opt(
         "--autoguide",
-        metavar="[RUN]@STEP|MODEL",
-        autocompletion=complete.run_names,
-        show_default="none",
-        help="Guide away from what a worse model draws instead of from no label: an early checkpoint (@1000 for one of "
-        "the same run, which `train --keep-every` keeps), or a smaller model.",
-        rich_help_panel=DIFFUSION,
-    ),
-]
+        "[RUN]@STEP|MODEL",
+        "Guide away from what a worse model draws instead of from no label: an early checkpoint (@1000 for one of the "
+        "same run, which `train --keep-every` keeps), or a smaller model.",
+        complete=complete.run_names,
+        shown="none",
+    )
+    seed: str = opt("--seed", "N", "Image i is drawn from seed N + i.", default="0", sets="seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Model: the weights that draw."""
+
+    model: str | None = opt(
+        "--model",
+        "RUN|CHECKPOINT|FILE|hf://USER/NAME",
+        "What draws: a run by name or folder, a checkpoint folder, a .safetensors file, or a model on the hub, "
+        "perhaps with @revision.",
+        complete=complete.run_names,
+        shown="the newest run",
+    )
+    autoencoder: Path | None = opt(
+        "--autoencoder",
+        "FOLDER",
+        "Where the autoencoder of a model of latents lies now, should it have moved.",
+        shown="where it was in training",
+    )
+    ema: str | None = opt(
+        "--ema",
+        "LENGTH",
+        "Make a moving average of this length, in units of the training: 0.05 is about the last tenth. For runs "
+        "trained with --snapshot-every.",
+        shown="the one tracked in training",
+    )
+    no_ema: bool = opt("--no-ema", "Use the raw weights instead of their moving average.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Output: where results go, and what is printed of them."""
+
+    out: Path | None = opt("--out", "DIR", "Where images go.", shown="a new folder in samples/")
+    force: bool = opt("--force", "Overwrite what is there.", default=False)
+    yes: bool = opt("--yes", "Do not ask.", default=False)
+    json: bool = opt("--json", "Print one JSON object on stdout.", default=False)
+    runs_dir: Path | None = opt("--runs-dir", "DIR", "Where runs live.", shown="DITKIT_RUNS, else ./runs")
+    quiet: bool = opt("--quiet", "Say nothing but errors.", default=False)
+
+    @property
+    def runs(self) -> Path:
+        """The folder of runs."""
+        from ..runs.folder import runs_dir
+
+        return runs_dir(self.runs_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Machine: what computes."""
+
+    device: str = opt(
+        "--device",
+        "NAME",
+        "auto, cpu, cuda, cuda:1 or mps; auto takes the best there is.",
+        default=AUTO,
+        complete=complete.devices,
+        read=parsing.device,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingDevice(Device):
+    """Machine: what computes, and how much at once."""
+
+    backend: str = opt(
+        "--backend",
+        "NAME",
+        "What computes, torch or jax (`pip install 'ditkit\\[jax]'`): the same images, up to rounding.",
+        default="torch",
+        complete=complete.backends,
+    )
+    batch_size: str = opt(
+        "--batch-size",
+        "N",
+        "Images drawn at once, as many as memory suits if auto; changes no image.",
+        default=AUTO,
+        sets="train.batch_size",
+        unless=AUTO,
+    )

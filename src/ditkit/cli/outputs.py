@@ -22,6 +22,23 @@ def autoencoder_folder(given: Path | None) -> Path | None:
     return files.autoencoder_folder(expanded(given))
 
 
+def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool) -> Path:
+    """The file that --out names. Raises DitkitError for another ending, and for what cannot be written to.
+
+    Args:
+        out: the path as it was typed.
+        kind: what the file is, for the error.
+        example: a name for it, whose ending is the usual one.
+        others: more endings that it may have.
+        force: overwrite what is there.
+    """
+    path = expanded(out)
+    if path.is_dir() or path.suffix.lower() not in (Path(example).suffix, *others):
+        raise UsageError(f"--out: {path} is not the name of {kind}", f"e.g. --out {example}")
+    check_file(path, force=force)
+    return path
+
+
 def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = None) -> Path:
     """Where a picture goes: `out`, else `stem`.png here, under the next free name unless `force` overwrites.
 

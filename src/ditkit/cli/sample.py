@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import complete, console
-from .options import (
+from .annotated import (
     DIFFUSION,
     MACHINE,
     MODEL,

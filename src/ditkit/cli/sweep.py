@@ -11,8 +11,7 @@ import typer
 from ..evaluation.sweep import Sweep, SweepPlan, _draw, _variants
 from ..io import text
 from . import complete, console
-from .evaluate import Features, Which
-from .options import (
+from .annotated import (
     DATA,
     DIFFUSION,
     MODEL,
@@ -28,6 +27,7 @@ from .options import (
     RunsDir,
     Yes,
 )
+from .evaluate import Features, Which
 from .sample import BatchSize, Seed
 
 EXAMPLES = (

@@ -13,7 +13,7 @@ import typer
 
 from ..runtime import launch
 from . import console
-from .options import (
+from .annotated import (
     Autoencoder,
     Config,
     DataDir,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import complete
-from .options import MACHINE, MODEL, OPTIMISER, OUTPUT
+from .annotated import MACHINE, MODEL, OPTIMISER, OUTPUT
 
 RECIPES = "the recipe's"
 
