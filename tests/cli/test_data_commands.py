@@ -454,8 +454,8 @@ def test_a_cache_that_is_itself_a_link_is_a_cache(full: Path, tmp_path: Path, ca
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ditkit.io.locks import alone
-with alone(Path(sys.argv[1])) as held:
+from ditkit.io.locks import exclusive
+with exclusive(Path(sys.argv[1])) as held:
     print(held, flush=True)
     sys.stdin.read()
 """

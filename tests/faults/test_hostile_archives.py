@@ -652,8 +652,8 @@ def test_litter_of_other_archives_goes_too_unless_somebody_is_at_it(tmp_path: Pa
         (out / f".tmp-unpack-{name}-0123abcd").mkdir(parents=True)
     (out / ".tmp-step-0000100-0123abcd").mkdir()
     (tmp_path / "photos.zip").write_bytes(GOOD_ZIP)
-    holder = "import sys,time;from pathlib import Path;from ditkit.io.locks import alone\n"
-    holder += "with alone(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
+    holder = "import sys,time;from pathlib import Path;from ditkit.io.locks import exclusive\n"
+    holder += "with exclusive(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holder, str(out / "alive")], stdout=subprocess.PIPE) as child:
         assert child.stdout and child.stdout.readline()
         extract(tmp_path / "photos.zip", out / "photos")
@@ -686,8 +686,8 @@ def test_several_processes_unpack_it_once(tmp_path: Path) -> None:
 
 
 def test_a_lock_keeps_out_whoever_does_not_wait(tmp_path: Path) -> None:
-    asker = "import sys;from pathlib import Path;from ditkit.io.locks import alone\n"
-    asker += "with alone(Path(sys.argv[1]), wait=False) as held: print(held)"
+    asker = "import sys;from pathlib import Path;from ditkit.io.locks import exclusive\n"
+    asker += "with exclusive(Path(sys.argv[1]), wait=False) as held: print(held)"
     command = [sys.executable, "-c", asker, str(tmp_path / "thing")]
     with exclusive(tmp_path / "thing") as held:
         assert held and subprocess.check_output(command, text=True) == "False\n"
