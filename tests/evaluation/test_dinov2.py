@@ -37,7 +37,7 @@ def server(small, tmp_path, monkeypatch):
 def test_the_features_are_the_class_token_of_normalised_images(server, small):
     extractor = open_extractor("dinov2")
     images = [np.random.default_rng(seed).integers(0, 256, (224, 224, 3), dtype=np.uint8) for seed in range(3)]
-    seen = extractor.see(images)
+    seen = extractor.extract(images)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(one)[:, None, None] for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_grey_and_small_images_are_seen_too_and_later_without_a_network(server, 
     again = open_extractor("dinov2")
     image = np.full((28, 28, 1), 200, dtype=np.uint8)
     assert first.fingerprint == again.fingerprint
-    assert np.array_equal(first.see([image]).features_NF, again.see([image]).features_NF)
+    assert np.array_equal(first.extract([image]).features_NF, again.extract([image]).features_NF)
 
 
 def test_another_model_in_its_place_is_refused(server, monkeypatch):

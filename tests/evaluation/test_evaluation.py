@@ -11,7 +11,7 @@ import pytest
 from ditkit.cli.app import main
 from ditkit.data.contract import open_dataset
 from ditkit.errors import DataError, MachineError, UsageError
-from ditkit.evaluation.evaluate import Gallery, evaluate, joined
+from ditkit.evaluation.evaluate import FeatureCache, evaluate, joined
 from ditkit.evaluation.features import open_extractor
 from ditkit.evaluation.judge import Judge, open_judge
 from ditkit.evaluation.metrics import frechet, inception_score, kid, precision_recall, statistics
@@ -123,6 +123,15 @@ def test_the_reference_comes_from_the_cache_and_changes_with_the_images(lenet_ju
     assert looked and other.reference.fingerprint != lenet_judge.reference.fingerprint
 
 
+def test_the_reference_does_not_depend_on_how_images_are_loaded(lenet_judge):
+    looked: list[int] = []
+    loading = {"workers": 3, "worker_start": "spawn", "worker_timeout": 7, "max_bad": 0.5}
+    again = open_judge(load("mnist", {"data": loading}), dataset=Few(0, 1500), on_image=lambda *done: looked.append(1))
+    assert not looked and again.reference.fingerprint == lenet_judge.reference.fingerprint
+    flipped = open_judge(load("mnist", {"data": {"flip": True}}), dataset=Few(0, 1500))
+    assert flipped.reference.fingerprint != lenet_judge.reference.fingerprint
+
+
 def test_copies_of_training_images_are_found():
     few = Few(0, 300)
     copies, fresh = [few[7][0], few[123][0]], [Few(300, 1)[0][0]]
@@ -132,18 +141,18 @@ def test_copies_of_training_images_are_found():
     assert (np.diff(near.distances_NK, axis=1) >= 0).all()
 
 
-def test_parts_of_a_gallery_are_kept_and_damaged_ones_made_again(tmp_path, monkeypatch):
+def test_cached_features_are_loaded_and_damaged_ones_computed_again(tmp_path, monkeypatch):
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path))
-    gallery = Gallery(identity={"seed": 0}, images=178, extractor=open_extractor("lenet"))
+    cache = FeatureCache(identity={"seed": 0}, images=178, extractor=open_extractor("lenet"))
     images = [np.full((28, 28, 1), level, np.uint8) for level in range(50)]
-    seen = gallery.see(128, images)
-    kept = gallery.there(128)
-    assert gallery.chunks() == [(0, 128), (128, 178)] and gallery.there(0) is None and kept is not None
+    seen = cache.extract(128, images)
+    kept = cache.load(128)
+    assert cache.chunks() == [(0, 128), (128, 178)] and cache.load(0) is None and kept is not None
     np.testing.assert_array_equal(kept.features_NF, seen.features_NF)
     assert len(joined([seen, kept]).logits_NL) == 100
-    part = next(gallery.folder.iterdir())
+    part = next(cache.folder.iterdir())
     part.write_bytes(part.read_bytes()[:-10])
-    assert gallery.there(128) is None
+    assert cache.load(128) is None
 
 
 def command(capsys, *line: str) -> tuple[int, str, str]:
@@ -180,7 +189,7 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch
     class Stop(Exception):
         pass
 
-    trained, looks, see = ditkit.load("mnist"), [], Gallery.see
+    trained, looks, see = ditkit.load("mnist"), [], FeatureCache.extract
     monkeypatch.setattr("ditkit.evaluation.evaluate.CHUNK", 8)
     judge = open_judge(trained.info.config)
 
@@ -190,10 +199,12 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch
         looks.append(start)
         return see(self, start, images)
 
-    monkeypatch.setattr(Gallery, "see", stops)
+    monkeypatch.setattr(FeatureCache, "extract", stops)
     with pytest.raises(Stop):
         evaluate(trained, judge, samples=24)
-    monkeypatch.setattr(Gallery, "see", lambda self, start, images: looks.append(start) or see(self, start, images))
+    monkeypatch.setattr(
+        FeatureCache, "extract", lambda self, start, images: looks.append(start) or see(self, start, images)
+    )
     stopped = evaluate(trained, judge, samples=24)
     assert looks == [0, 8, 16]
     whole = evaluate(trained, judge, samples=24)

@@ -33,7 +33,7 @@ def three() -> np.ndarray:
 
 def read(images: list[np.ndarray]) -> list[str]:
     """The digits that a classifier sees."""
-    return [str(digit) for digit in open_extractor("lenet").see(images).logits_NL.argmax(axis=1)]
+    return [str(digit) for digit in open_extractor("lenet").extract(images).logits_NL.argmax(axis=1)]
 
 
 def test_inpainting_keeps_every_other_pixel_and_makes_the_label(mnist, three):

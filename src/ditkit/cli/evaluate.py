@@ -240,7 +240,7 @@ def _judged(
     images = open_images(config, quiet=quiet, yes=yes)
     with console.loading_torch(quiet=quiet):
         from ..checkpoint.loading import load
-        from ..evaluation.evaluate import ENOUGH, evaluate
+        from ..evaluation.evaluate import DEFAULT_SAMPLES, evaluate
         from ..evaluation.judge import open_judge
         from ..runtime.device import find_device
     place = find_device(device)
@@ -250,9 +250,9 @@ def _judged(
         judge: Judge = group.run_together(
             lambda: open_judge(config, features=case.features, device=place, dataset=images, on_image=show)
         )
-    if case.samples < ENOUGH:
+    if case.samples < DEFAULT_SAMPLES:
         console.say(
-            f"warning: distances of {case.samples:,} images are larger than those of {ENOUGH:,}: "
+            f"warning: distances of {case.samples:,} images are larger than those of {DEFAULT_SAMPLES:,}: "
             "compare them with those of equally many only",
             quiet=quiet,
         )
@@ -290,7 +290,7 @@ def _told_when_stopped(*, quiet: bool) -> Iterator[None]:
 
 
 def _near(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, quiet: bool) -> Neighbours:
-    from ..evaluation.neighbours import nearest, picture
+    from ..evaluation.neighbours import nearest, neighbours_grid
     from ..sampling.generate import sample
     from ..visual.grid import save_png
 
@@ -298,7 +298,7 @@ def _near(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, qui
     drawn = sample(trained, count, settings=order.settings, seed=order.seed, guide=guide, batch_size=order.batch_size)
     with console.bar("comparing with real images", quiet=quiet) as show:
         near = nearest([one.image for one in drawn], images, show)
-    save_png(picture([one.image for one in drawn], near, images, order.name), case.picture, order.png_metadata)
+    save_png(neighbours_grid([one.image for one in drawn], near, images, order.name), case.picture, order.png_metadata)
     return near
 
 

@@ -1,4 +1,4 @@
-"""Evaluate(): many images -> metrics, resumable."""
+"""Many drawn images to metrics; an evaluation that was stopped goes on where it was."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,20 @@ from ..io import safetensors
 from ..io.atomic import make_folder, sha256_of, write_atomically
 from ..io.paths import cache_folder
 from ..sampling.generate import resolve_labels, sample_batches
-from .features import Extractor, Seen
-from .judge import FEWEST, Judge
+from .features import Extractor, Features
+from .judge import MIN_SAMPLES, Judge
 from .reference import OnImage
 
-CHUNK = 128  # images between two looks at the disk
+CHUNK = 128  # images; what is lost at most when an evaluation is stopped
+DEFAULT_SAMPLES = 10_000  # the Fréchet distance of fewer is too large, the more so the fewer
+_TIMED = 16  # images that are drawn to estimate how long all will take
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """What an extractor saw in the images that one order draws, kept in parts: what is stopped goes on.
+class FeatureCache:
+    """The features of drawn images, on disk in chunks until the metrics are computed.
 
-    `identity` is all that the images depend on, so that parts of other images are never taken for these.
+    `identity` is all that the images depend on: other images never find these chunks.
     """
 
     identity: dict[str, Any]
@@ -43,49 +45,45 @@ class Gallery:
 
     @property
     def folder(self) -> Path:
-        """Where the parts lie until the figures are written."""
+        """Where the chunks are."""
         text = json.dumps([self.identity, self.images, self.extractor.fingerprint], sort_keys=True, default=str)
         return cache_folder("evaluations") / hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def chunks(self) -> list[tuple[int, int]]:
-        """(start, end) of every part."""
+        """(start, end) of every chunk."""
         return [(start, min(start + CHUNK, self.images)) for start in range(0, self.images, CHUNK)]
 
-    def there(self, start: int) -> Seen | None:
-        """A part that has been kept; None if it has not, or is damaged."""
+    def load(self, start: int) -> Features | None:
+        """A chunk from disk; None if it is missing or damaged."""
         path = self._path(start)
         try:
-            found = safetensors.parse(bytearray(path.read_bytes()), path)
-            return Seen(found["features"].numpy(), found["logits"].numpy())
+            tensors = safetensors.parse(bytearray(path.read_bytes()), path)
+            return Features(tensors["features"].numpy(), tensors["logits"].numpy())
         except (OSError, CheckpointError, KeyError):
             return None
 
-    def see(self, start: int, images: list[np.ndarray]) -> Seen:
-        """Look at the images of a part, and keep it."""
-        seen = self.extractor.see(images)
+    def extract(self, start: int, images: list[np.ndarray]) -> Features:
+        """Compute the features of a chunk's images and write them."""
+        features = self.extractor.extract(images)
         make_folder(self.folder)
-        tensors = {"features": seen.features_NF, "logits": seen.logits_NL}
-        kept = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in tensors.items()}
-        write_atomically(self._path(start), safetensors.pieces(kept))
-        return seen
+        arrays = {"features": features.features_NF, "logits": features.logits_NL}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        write_atomically(self._path(start), safetensors.pieces(tensors))
+        return features
 
     def clear(self) -> None:
-        """Forget the parts."""
+        """Remove all chunks."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, start: int) -> Path:
         return self.folder / f"part-{start:06d}.safetensors"
 
 
-def joined(parts: list[Seen]) -> Seen:
-    """All parts as one."""
-    return Seen(
+def joined(parts: list[Features]) -> Features:
+    """All chunks as one."""
+    return Features(
         np.concatenate([part.features_NF for part in parts]), np.concatenate([part.logits_NL for part in parts])
     )
-
-
-ENOUGH = 10_000  # images; the Fréchet distance of fewer is too large, the more so the fewer
-TIMED = 16  # images that are drawn to see how long all will take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +103,7 @@ def evaluate(
     trained: Trained,
     judge: Judge,
     *,
-    samples: int = ENOUGH,
+    samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
     settings: SampleConfig | None = None,
     guide: Trained | None = None,
@@ -115,83 +113,97 @@ def evaluate(
     part: tuple[int, int] = (0, 1),
     collect: Callable[[Any], list[Any]] = lambda value: [value],
 ) -> Evaluation:
-    """Draws `samples` images, going round the labels, the i-th with seed `seed + i`, and scores them.
+    """Draw images, going round the labels, and score them.
 
-    `settings` say how (the card's if None), and `guide` is that of autoguidance. What has been drawn is kept in the
-    cache until all is there: stopped at any moment, the same call goes on. `on_estimate` hears how many seconds the
-    drawing will take. Of several processes each draws the chunks that are its `part` (k, n), and `collect` gathers a
-    value of each: the same figures whatever their number. Raises UsageError for fewer than 10 samples.
+    Features are cached until all images are drawn, so that the same call goes on after a stop.
+
+    Args:
+        trained: the model to draw with.
+        judge: what the images are compared with, by which features.
+        samples: number of images, 10 or more; 10,000 or more for metrics to publish.
+        seed: image i is drawn with seed `seed + i`.
+        settings: of sampling; those of the model if None.
+        guide: a worse model, for autoguidance (see `sampling.guidance`).
+        batch_size: images drawn at once; chosen if None. It does not change the images.
+        on_image: called with the number of images drawn so far, and of all.
+        on_estimate: called once with the seconds that drawing will take.
+        part: (k, n): this process is number k of n, and draws every n-th chunk. The metrics do not depend on n.
+        collect: gathers a value from each of the n processes.
+
+    Raises:
+        UsageError: for fewer than 10 samples.
     """
-    if samples < FEWEST:
-        raise UsageError(f"{samples} images say nothing", f"draw {FEWEST} or more, {ENOUGH:,} for figures to publish")
+    if samples < MIN_SAMPLES:
+        raise UsageError(
+            f"{samples} images say nothing", f"draw {MIN_SAMPLES} or more, {DEFAULT_SAMPLES:,} for figures to publish"
+        )
     settings = settings or trained.info.config.sample
     about = _about(trained, judge, settings, guide, samples=samples, seed=seed)
-    gallery = Gallery(identity=about["drawn"], images=samples, extractor=judge.extractor)
-    draw = _drawing(trained, settings, guide, samples, seed, batch_size)
-    chunks = gallery.chunks()
-    there = {start: seen for start, _ in chunks if (seen := gallery.there(start))}
-    left = sum(end - start for start, end in chunks if start not in there)
-    if left > 2 * TIMED:
-        on_estimate(_seconds(draw) * left / part[1])
-    on_image(samples - left, samples)
-    for first in range(0, len(chunks), part[1]):
-        mine = first + part[0]
-        seen = None
-        if mine < len(chunks):
-            start, end = chunks[mine]
-            seen = there.get(start) or gallery.see(start, draw(start, end, on_image))
-        there |= {chunks[first + rank][0]: one for rank, one in enumerate(collect(seen)) if first + rank < len(chunks)}
-        on_image(chunks[min(first + part[1], len(chunks)) - 1][1], samples)
-    seen = joined([there[start] for start, _ in chunks])
+    cache = FeatureCache(identity=about["drawn"], images=samples, extractor=judge.extractor)
     labels = resolve_labels(trained.info.labels, samples)
-    found = Evaluation(metrics=judge.score_seen(seen, labels), about=about)
-    if part[0] == 0:
-        gallery.clear()
-    return found
+    draw = partial(_draw, trained, labels, settings=settings, guide=guide, seed=seed, batch_size=batch_size)
+    chunks, (rank, processes) = cache.chunks(), part
+    done = {start: features for start, _ in chunks if (features := cache.load(start))}
+    missing = sum(end - start for start, end in chunks if start not in done)
+    if missing > 2 * _TIMED:
+        on_estimate(_seconds_per_image(draw) * missing / processes)
+    on_image(samples - missing, samples)
+    # All processes take part in every round, also those for which no chunk is left: `collect` waits for all of them.
+    for first in range(0, len(chunks), processes):
+        round_chunks = chunks[first : first + processes]
+        features = None
+        if rank < len(round_chunks):
+            start, end = round_chunks[rank]
+            features = done.get(start) or cache.extract(start, draw(start, end, on_image=on_image))
+        done |= {start: drawn for (start, _), drawn in zip(round_chunks, collect(features), strict=False)}
+        on_image(round_chunks[-1][1], samples)
+    metrics = judge.score_seen(joined([done[start] for start, _ in chunks]), labels)
+    if rank == 0:
+        cache.clear()
+    return Evaluation(metrics=metrics, about=about)
 
 
-Drawing = Callable[..., list[np.ndarray]]  # (start, end[, on_image]): images number `start` to `end`
+def _draw(
+    trained: Trained,
+    labels: Sequence[str | None],
+    start: int,
+    end: int,
+    *,
+    settings: SampleConfig,
+    guide: Trained | None,
+    seed: int,
+    batch_size: int | None,
+    on_image: OnImage = lambda _done, _of: None,
+) -> list[np.ndarray]:
+    """The images number `start` to `end`, uint8 (H, W, C)."""
+    images: list[np.ndarray] = []
+    for batch in sample_batches(
+        trained,
+        [label or "any" for label in labels[start:end]],
+        settings=settings,
+        seed=seed + start,
+        guide=guide,
+        batch_size=batch_size,
+    ):
+        images += [sample.image for sample in batch]
+        on_image(start + len(images), len(labels))
+    return images
 
 
-def _drawing(
-    trained: Trained, settings: SampleConfig, guide: Trained | None, samples: int, seed: int, batch_size: int | None
-) -> Drawing:
-    words = resolve_labels(trained.info.labels, samples)
-
-    def draw(start: int, end: int, on_image: OnImage = lambda _done, _of: None) -> list[np.ndarray]:
-        def batches() -> Iterator[list[np.ndarray]]:
-            asked = [word or "any" for word in words[start:end]]
-            done = start
-            for batch in sample_batches(
-                trained,
-                asked,
-                settings=settings,
-                seed=seed + start,
-                guide=guide,
-                batch_size=batch_size,
-            ):
-                done += len(batch)
-                on_image(done, samples)
-                yield [one.image for one in batch]
-
-        return list(chain.from_iterable(batches()))
-
-    return draw
-
-
-def _seconds(draw: Drawing) -> float:
-    """Of drawing an image, when several are drawn at once."""
+def _seconds_per_image(draw: Callable[[int, int], list[np.ndarray]]) -> float:
+    """How long one image takes when several are drawn at once."""
     draw(0, 1)  # what happens once only
     started = time.perf_counter()
-    draw(0, TIMED)
-    return (time.perf_counter() - started) / TIMED
+    draw(0, _TIMED)
+    return (time.perf_counter() - started) / _TIMED
 
 
 def _about(
     trained: Trained, judge: Judge, settings: SampleConfig, guide: Trained | None, *, samples: int, seed: int
 ) -> dict[str, Any]:
-    how = {key: value for key, value in asdict(settings).items() if key != "clamp" or value}
-    drawn = {"weights": _file_hash(trained.source), "samples": samples, "first_seed": seed, **how}
+    """All that the metrics depend on."""
+    sampling = {key: value for key, value in asdict(settings).items() if key != "clamp" or value}
+    drawn = {"weights": _file_hash(trained.source), "samples": samples, "first_seed": seed, **sampling}
     if guide is not None:
         drawn |= {"guide": _file_hash(guide.source), "guide_step": guide.info.step}
     return {

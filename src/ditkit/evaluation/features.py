@@ -1,4 +1,7 @@
-"""LeNet, Inception, DINOv2, ONNX."""
+"""Networks whose features images are compared in: LeNet, InceptionV3, DINOv2, or any ONNX file.
+
+Legend: B images, C channels, H W image, N images in all, F features, L classes.
+"""
 
 from __future__ import annotations
 
@@ -20,71 +23,20 @@ from ..errors import DataError, MachineError, UsageError, unknown
 from ..io.hub import snapshot
 from ..io.paths import expanded
 
+LENET, INCEPTION, DINOV2 = "lenet", "inception", "dinov2"
+NAMES = (LENET, INCEPTION, DINOV2)
+BATCH = 250  # images
 REPOSITORY = "facebook/dinov2-large"
-SETTINGS, WEIGHTS = "config.json", "model.safetensors"
+_LENET_FILE = Path(__file__).parent / "lenet.safetensors"
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _BY_HAND = f"check the network; it downloads {REPOSITORY} once, 1.2 GB"
 _AGAIN = "`ditkit data list` shows what is in the cache, `ditkit data remove` empties it"
 _SIDE = 224  # pixels
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which DINOv2 was trained with
 
 
-class Dinov2(nn.Module):
-    """Images float32 (B, C, H, W) in [-1, 1], of one channel or three, to the class token (B, F) of the last layer."""
-
-    mean_311: Tensor
-    std_311: Tensor
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean_311", torch.tensor(_MEAN)[:, None, None])
-        self.register_buffer("std_311", torch.tensor(_STD)[:, None, None])
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        levels_B3HW = ((image_BCHW + 1) / 2).clamp(0, 1).expand(-1, 3, -1, -1)
-        resized = F.interpolate(levels_B3HW, (_SIDE, _SIDE), mode="bicubic", align_corners=False, antialias=True)
-        normalised = (resized.clamp(0, 1) - self.mean_311) / self.std_311
-        return self.network(pixel_values=normalised).pooler_output
-
-
-def open_dinov2() -> tuple[Dinov2, Path]:
-    """The network, and the file of its weights, fetched once.
-
-    Raises UsageError without the package transformers, MachineError for the network or the disk, DataError for files
-    that are no DINOv2.
-    """
-    try:
-        from transformers import Dinov2Model  # pyright: ignore[reportMissingImports]
-        from transformers.utils import logging  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UsageError(
-            f"the features of DINOv2 need the package transformers ({error})",
-            "`pip install 'ditkit[dinov2]'`, or choose others with --features",
-        ) from None
-    folder = snapshot(
-        REPOSITORY, kind="model", revision=None, wanted=frozenset((SETTINGS, WEIGHTS)).__contains__, by_hand=_BY_HAND
-    )
-    logging.disable_progress_bar()
-    try:
-        loaded: Any = Dinov2Model.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-        network, found = loaded
-    except Exception as error:  # many kinds, not all of them exported
-        raise DataError(f"{folder} holds no DINOv2 ({str(error).splitlines()[0]})", _AGAIN) from None
-    if found["missing_keys"]:
-        raise DataError(f"{folder} holds no DINOv2: it lacks {sorted(found['missing_keys'])[0]}", _AGAIN)
-    return Dinov2(network), folder / WEIGHTS
-
-
-LENET, INCEPTION, DINOV2 = "lenet", "inception", "dinov2"
-NAMES = (LENET, INCEPTION, DINOV2)
-AT_ONCE = 250  # images
-_LENET_FILE = Path(__file__).parent / "lenet.safetensors"
-
-
 @dataclass(frozen=True)
-class Seen:
+class Features:
     """Features (N, F) and class scores (N, L), both float32; L is 0 where the extractor is no classifier."""
 
     features_NF: np.ndarray
@@ -95,27 +47,28 @@ class Seen:
 class Extractor:
     """A network that turns images into features.
 
-    `look` takes float32 (B, C, H, W) in [-1, 1], as large and with as many channels as the images are.
+    `network` takes float32 (B, C, H, W) in [-1, 1], as large and with as many channels as the images are, and gives
+    features (B, F) and class scores (B, L), if it has any.
     """
 
     name: str
     distance: str  # what the Fréchet distance of these features is called
     fingerprint: str  # of the weights
-    labels: tuple[str, ...]  # that it tells apart, by the words that a data set may have for them; empty if it cannot
-    look: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    labels: tuple[str, ...] = ()  # of its classes, as data sets call them; empty if it is no classifier
+    network: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
     @torch.inference_mode()
-    def see(self, images: list[np.ndarray]) -> Seen:
+    def extract(self, images: list[np.ndarray]) -> Features:
         """The features of images uint8 (H, W, C)."""
-        parts = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
-        seen = [self.look(to_tensor(part)) for part in parts]
-        features_NF = np.concatenate([features.float().cpu().numpy() for features, _ in seen])
-        logits = [scores.float().cpu().numpy() for _, scores in seen if scores is not None]
-        return Seen(features_NF, np.concatenate(logits) if logits else np.empty((len(images), 0), np.float32))
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        outputs = [self.network(to_tensor(batch)) for batch in batches]
+        features_NF = np.concatenate([features.float().cpu().numpy() for features, _ in outputs])
+        logits = [scores.float().cpu().numpy() for _, scores in outputs if scores is not None]
+        return Features(features_NF, np.concatenate(logits) if logits else np.empty((len(images), 0), np.float32))
 
 
 def default_name(channels: int) -> str:
-    """The extractor for images of so many channels when nobody names one."""
+    """The usual extractor for images of so many channels."""
     return LENET if channels == 1 else INCEPTION
 
 
@@ -132,16 +85,13 @@ def check_name(word: str) -> None:
 
 
 def open_extractor(word: str, device: str | torch.device = "cpu") -> Extractor:
-    """The extractor that a word names.
+    """The extractor of a name (`lenet`, `inception`, `dinov2`) or a .onnx file.
 
     Raises UsageError for an unknown one and for a missing package, MachineError when its weights cannot be fetched.
     """
     check_name(word)
-    if word == LENET:
-        return _lenet(device)
-    if word == DINOV2:
-        return _dinov2(device)
-    return _inception(device) if word == INCEPTION else _onnx(expanded(word))
+    known = {LENET: _lenet, INCEPTION: _inception, DINOV2: _dinov2}
+    return known[word](device) if word in known else _onnx(expanded(word))
 
 
 def _lenet(device: str | torch.device) -> Extractor:
@@ -151,7 +101,7 @@ def _lenet(device: str | torch.device) -> Extractor:
     load_into(network, {name: value.float() for name, value in read_tensors(_LENET_FILE).items()}, _LENET_FILE)
     network = network.to(device).eval().requires_grad_(False)
 
-    def look(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def run(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         features_BF = network.features(as_digits(image_BCHW.to(device)))
         return features_BF, network.head(features_BF)
 
@@ -160,11 +110,12 @@ def _lenet(device: str | torch.device) -> Extractor:
         distance="Fréchet distance (LeNet)",
         fingerprint=_hash(_LENET_FILE.read_bytes()),
         labels=LABELS,
-        look=look,
+        network=run,
     )
 
 
 def _inception(device: str | torch.device) -> Extractor:
+    """torch-fidelity's InceptionV3, whose features are those of the original FID (Heusel et al. 2017)."""
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
             FeatureExtractorInceptionV3,
@@ -187,28 +138,65 @@ def _inception(device: str | torch.device) -> Extractor:
             "run this once where there is a network; they stay in torch's cache (TORCH_HOME)",
         ) from None
     network = network.to(device).eval().requires_grad_(False)
-    state = {name: value.cpu().contiguous().numpy().tobytes() for name, value in network.state_dict().items()}
+    weights = [value.cpu().contiguous().numpy().tobytes() for value in network.state_dict().values()]
 
-    def look(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def run(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         image_B3HW = image_BCHW.expand(-1, 3, -1, -1) if image_BCHW.shape[1] == 1 else image_BCHW
-        levels = ((image_B3HW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        features_BF, scores_BL = network(levels.to(device))
+        levels_B3HW = ((image_B3HW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        features_BF, scores_BL = network(levels_B3HW.to(device))
         return features_BF, scores_BL
 
-    return Extractor(name=INCEPTION, distance="FID", fingerprint=_hash(b"".join(state.values())), labels=(), look=look)
+    return Extractor(name=INCEPTION, distance="FID", fingerprint=_hash(b"".join(weights)), network=run)
+
+
+class Dinov2(nn.Module):
+    """Images float32 (B, C, H, W) in [-1, 1], of one channel or three, to the class token (B, F) of the last layer."""
+
+    mean_311: Tensor
+    std_311: Tensor
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean_311", torch.tensor(_MEAN)[:, None, None])
+        self.register_buffer("std_311", torch.tensor(_STD)[:, None, None])
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        levels_B3HW = ((image_BCHW + 1) / 2).clamp(0, 1).expand(-1, 3, -1, -1)
+        resized = F.interpolate(levels_B3HW, (_SIDE, _SIDE), mode="bicubic", align_corners=False, antialias=True)
+        normalised = (resized.clamp(0, 1) - self.mean_311) / self.std_311
+        return self.network(pixel_values=normalised).pooler_output
 
 
 def _dinov2(device: str | torch.device) -> Extractor:
-    # MOVED
-
-    network, weights = open_dinov2()
-    network = network.to(device).eval().requires_grad_(False)
+    """DINOv2 of the hub, fetched once (Oquab et al. 2023; as a judge: Stein et al. 2023, arXiv 2306.04675)."""
+    try:
+        from transformers import Dinov2Model  # pyright: ignore[reportMissingImports]
+        from transformers.utils import logging  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UsageError(
+            f"the features of DINOv2 need the package transformers ({error})",
+            "`pip install 'ditkit[dinov2]'`, or choose others with --features",
+        ) from None
+    folder = snapshot(
+        REPOSITORY, kind="model", revision=None, wanted=frozenset((_CONFIG, _WEIGHTS)).__contains__, by_hand=_BY_HAND
+    )
+    logging.disable_progress_bar()
+    try:
+        loaded: Any = Dinov2Model.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        transformer, report = loaded
+    except Exception as error:  # many kinds, not all of them exported
+        raise DataError(f"{folder} holds no DINOv2 ({str(error).splitlines()[0]})", _AGAIN) from None
+    if report["missing_keys"]:
+        raise DataError(f"{folder} holds no DINOv2: it lacks {sorted(report['missing_keys'])[0]}", _AGAIN)
+    network = Dinov2(transformer).to(device).eval().requires_grad_(False)
     return Extractor(
         name=DINOV2,
         distance="Fréchet distance (DINOv2)",
-        fingerprint=_hash(weights.read_bytes()),
-        labels=(),
-        look=lambda image_BCHW: (network(image_BCHW.to(device)), None),
+        fingerprint=_hash((folder / _WEIGHTS).read_bytes()),
+        network=lambda image_BCHW: (network(image_BCHW.to(device)), None),
     )
 
 
@@ -225,26 +213,21 @@ def _onnx(path: Path) -> Extractor:
         session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds of exceptions, which it does not export
         raise UsageError(f"{path} cannot be opened: {str(error).splitlines()[0]}", "give another .onnx file") from None
-    entry = session.get_inputs()[0].name
+    input_name = session.get_inputs()[0].name
 
-    def look(image_BCHW: Tensor) -> tuple[Tensor, None]:
+    def run(image_BCHW: Tensor) -> tuple[Tensor, None]:
         try:
-            found = session.run(None, {entry: image_BCHW.numpy()})[0]
+            output = session.run(None, {input_name: image_BCHW.numpy()})[0]
         except Exception as error:
             shape = " x ".join(map(str, image_BCHW.shape[1:]))
             raise UsageError(
                 f"{path} does not take images of {shape}: {str(error).splitlines()[0]}",
                 "it must take float32 (batch, channels, height, width) in [-1, 1]",
             ) from None
-        return torch.from_numpy(np.asarray(found, dtype=np.float32).reshape(len(image_BCHW), -1)), None
+        return torch.from_numpy(np.asarray(output, dtype=np.float32).reshape(len(image_BCHW), -1)), None
 
-    return Extractor(
-        name=path.name,
-        distance=f"Fréchet distance ({path.stem})",
-        fingerprint=_hash(content),
-        labels=(),
-        look=look,
-    )
+    distance = f"Fréchet distance ({path.stem})"
+    return Extractor(name=path.name, distance=distance, fingerprint=_hash(content), network=run)
 
 
 def _hash(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""A small convolutional classifier of handwritten digits, in the manner of LeNet, whose weights are in the package.
+"""A small convolutional classifier of handwritten digits, after LeNet, whose weights are in the package.
 
 `python benchmarks/mnist_classifier.py` trains it. Legend: B images, H W pixels, F = 64 features.
 """

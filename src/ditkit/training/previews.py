@@ -95,7 +95,7 @@ def judge(session: TrainingSession) -> None:
         info = ModelInfo(config=config, labels=session.labels, step=step, latents=session.codec.stats)
         trained = Trained(info=info, network=cast(DiT, ema), codec=session.codec, source=session.folder.path)
         drawn = sample(trained, config.train.evaluate_samples, seed=config.seed)
-        seen = session.judge.extractor.see([one.image for one in drawn])
+        seen = session.judge.extractor.extract([one.image for one in drawn])
         distance, error = kid(seen.features_NF, session.judge.reference.features_NF)
         row = {"kid": float(f"{distance:.7g}"), "kid_error": float(f"{error:.7g}")}
         session.logs.append("metrics", {"step": step, **row})
