@@ -25,7 +25,7 @@ BETWEEN_FAMILIES = {("samplers", "objectives")}  # for Process
 HEAVY = {"torch", "diffusers", "numpy", "PIL", "matplotlib", "safetensors", "jax", "flax", "optax"}
 # Logic that came out of commands, and still asks and prints there.
 STILL_SPEAKS = {"estimation.report", "evaluation.compare", "evaluation.sweep", "interop.export"}
-STILL_SPEAKS |= {"interop.import_model", "runs.init_from", "runs.target", "sampling.animate"}
+STILL_SPEAKS |= {"interop.import_model", "sampling.animate"}
 OPENS_WITHOUT_ENCODING = {"os.open", "Image.open", "gzip.open", "archive.open", "director.open"}
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from ditkit import recipes
 from ditkit.cli import app
 from ditkit.cli.signals import stop_on_signals
-from ditkit.cli.train import TrainPlan, _prepare
+from ditkit.cli.train import TrainPlan, _is_finished
 from ditkit.runs.folder import RunFolder
 
 TINY = (
@@ -119,9 +119,9 @@ def test_all_processes_see_alike_whether_a_run_is_finished(
     plan = TrainPlan(config=run.read_config(), folder=run.path, find_lr=False, fresh=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert _prepare(plan, quiet=True) is None
+    assert _is_finished(plan)
     (run.checkpoint(run.last_step()) / "model.safetensors").write_bytes(b"damaged")
-    assert _prepare(plan, quiet=True) == (plan.config, run.path)
+    assert not _is_finished(plan)
 
 
 def test_fresh_begins_beside_the_old_run(capsys: pytest.CaptureFixture[str], home: Path) -> None:
@@ -290,7 +290,7 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
 
     asked = []
 
-    def find_lr(config, *, device, steps, on_step):
+    def find_lr(config, *, device, steps, on_step, datasets):
         asked.append(config)
         on_step(1, 2, 1e-6, 1.0)
         rates = [1e-5, 1e-4, 1e-3]

@@ -21,7 +21,7 @@ from ditkit.autoencoders.files import settings
 from ditkit.checkpoint import loading
 from ditkit.config import RunConfig
 from ditkit.data.batches import Batches
-from ditkit.data.contract import open_dataset
+from ditkit.data.contract import open_dataset, open_datasets
 from ditkit.data.resident import BatchTarget
 from ditkit.data.workers import iterate
 from ditkit.errors import DataError, MachineError
@@ -342,7 +342,7 @@ def test_latents_that_fit_on_the_device_are_read_once_and_are_the_same_there(
     kind: str, latent_run, monkeypatch: pytest.MonkeyPatch
 ):
     config = latent_run(kind)
-    material = open_training_data(config, open_dataset(config.data, "train"), CPU)
+    material = open_training_data(config, open_datasets(config.data), CPU)
     where_they_lie = Batches(material.train, 8, seed=3, flip=True)
     there, too_large = (Batches(material.train, 8, 3, flip=True, place=BatchTarget(CPU, size)) for size in (1 << 30, 1))
     real, reads = Latents.shard, []
@@ -370,7 +370,7 @@ def test_a_run_with_its_latents_on_the_device_ends_as_one_without(
 
 def test_workers_give_the_same_latents_as_a_thread(latent_run):
     config = latent_run("kl")
-    material = open_training_data(config, open_dataset(config.data, "train"), CPU)
+    material = open_training_data(config, open_datasets(config.data), CPU)
     batches = Batches(material.train, 8, seed=3, flip=True)
     plain, processes = (
         iterate(batches, 2, replace(config.data, workers=workers, worker_start="fork")) for workers in (0, 2)
@@ -397,7 +397,7 @@ def test_the_weights_carry_the_statistics_and_draw_images_of_the_full_size(laten
 
 def test_the_codec_undoes_what_the_reader_does(latent_run):
     config = latent_run()
-    material = open_training_data(config, open_dataset(config.data, "train"), CPU)
+    material = open_training_data(config, open_datasets(config.data), CPU)
     dataset, reader = open_dataset(config.data, "train"), material.train
     assert isinstance(reader, LatentReader)
     image, _ = dataset[3]

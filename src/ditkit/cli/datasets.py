@@ -19,22 +19,22 @@ from ..runtime.distributed import ProcessGroup
 from . import console
 
 if TYPE_CHECKING:
-    from ..data.contract import Dataset
+    from ..data.contract import Dataset, Datasets
     from ..runs.target import Target
 
 
-def for_device(found: Target, device: str, run: RunFolder | None) -> Target:
-    """The same, or the recipe that stands in for it on a GPU; a run that is there goes on with the one it has."""
-    if found.on_gpu is None:
-        return found
-    other = replace(found, tree=recipes.tree(found.on_gpu), on_gpu=None)
+def for_device(target: Target, device: str, run: RunFolder | None) -> Target:
+    """The target, or the recipe that stands in for it on a GPU; a run that is there goes on with the one it has."""
+    if target.on_gpu is None:
+        return target
+    large = replace(target, tree=recipes.tree(target.on_gpu), on_gpu=None)
     if run is not None and run.is_run():
-        has = run.read_config().autoencoder.name
-        return other if has == recipes.build(other.tree).autoencoder.name else found
+        used = run.read_config().autoencoder.name
+        return large if used == recipes.build(large.tree).autoencoder.name else target
     if not gpu_is_there(device):
-        return found
-    console.say(f"there is a GPU: taking the recipe {found.on_gpu}; --device cpu takes the small one")
-    return other
+        return target
+    console.say(f"there is a GPU: taking the recipe {target.on_gpu}; --device cpu takes the small one")
+    return large
 
 
 def gpu_is_there(device: str) -> bool:
@@ -43,7 +43,7 @@ def gpu_is_there(device: str) -> bool:
         return device != "cpu"
     from ..runtime.memory import GPU_DEVICES
 
-    if sys.platform == "linux" and not any(Path(one).exists() for one in (*GPU_DEVICES, "/dev/dxg")):
+    if sys.platform == "linux" and not any(Path(file).exists() for file in (*GPU_DEVICES, "/dev/dxg")):
         return False
     with console.loading_torch():
         from ..runtime.device import find_device
@@ -58,28 +58,27 @@ def open_images(config: RunConfig, *, quiet: bool = False, yes: bool = False) ->
         return open_dataset(config.data, "train")
 
 
-def check_data(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> tuple[int, tuple[str, ...]]:
-    """Open the dataset once, before torch loads, so that a missing or malformed one is reported at once.
+def open_training_images(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> Datasets:
+    """Both data sets, opened once, before torch loads, so that missing or malformed ones are reported at once.
 
-    Returns the number of its images and their labels, and keeps nothing of it in memory.
     Raises UsageError for a model that is larger than the machine: only the data knows how many labels there are.
     """
-    from ..data.contract import open_dataset
+    from ..data.contract import Datasets, open_dataset
     from ..estimation.fits import check_size
 
     images = open_images(config, quiet=quiet, yes=yes)
     if not len(images):
         raise DataError("the data set has no images to train on", "check its folder, or lower --set data.validation")
-    open_dataset(config.data, "validation")
+    datasets = Datasets(train=images, validation=open_dataset(config.data, "validation"))
     find_autoencoder(config, quiet=quiet, yes=yes)
     check_size(config, len(images.labels))
     if len(images.labels) == 1:
         console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
-    return len(images), tuple(images.labels)
+    return datasets
 
 
 def find_autoencoder(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> None:
-    """Fetch the autoencoder's files where they are wanted and missing; raises DitkitError before torch loads."""
+    """Download the autoencoder's files where they are needed and missing; raises DitkitError before torch loads."""
     if config.autoencoder.name != PIXEL:
         with watching(quiet=quiet, yes=yes):
             find_files(config)
@@ -87,15 +86,15 @@ def find_autoencoder(config: RunConfig, *, quiet: bool = False, yes: bool = Fals
 
 @contextmanager
 def watching(*, quiet: bool, yes: bool = False) -> Iterator[None]:
-    """Within it, what is downloaded, unpacked or encoded is told, with its progress, and asked for if it is much."""
+    """Within it, what is downloaded, unpacked or encoded is printed with its progress, and confirmed if it is much."""
     from ..io.progress import reporting_to
 
-    with reporting_to(None if quiet else _told, lambda text: _agreed(text, yes=yes)):
+    with reporting_to(None if quiet else _shown, lambda text: _agreed(text, yes=yes)):
         yield
 
 
 @contextmanager
-def _told(text: str) -> Iterator[Callable[[float, float | None], None]]:
+def _shown(text: str) -> Iterator[Callable[[float, float | None], None]]:
     console.say(text)
     with console.bar(text.partition(" ")[0]) as show:
         yield show

@@ -106,10 +106,16 @@ def _resolved(
     from ..errors import UsageError
     from ..runs import target as run_target
     from ..runs.folder import runs_dir as runs_place
+    from . import datasets
 
     if target is None and file is None:
         raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
     resolved, name = run_target.resolve(
-        target or "", file=file, settings=settings, flags=flags, runs_dir=runs_dir, device=device
+        target or "",
+        file=file,
+        settings=settings,
+        flags=flags,
+        runs_dir=runs_dir,
+        choose=lambda target, run: datasets.for_device(target, device, run),
     )
     return resolved, runs_place(runs_dir) / name

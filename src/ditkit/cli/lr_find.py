@@ -33,6 +33,7 @@ from .annotated import (
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..data.contract import Datasets
     from ..training.lr_finder import LRCurve
 
 
@@ -124,13 +125,13 @@ def run(
     stem = f"lr-find-{text.slug(run_target.name_of(found, config))}"
     path = outputs.png_path(out, stem, force=force, beside=".json")
     parsing.device(device)
-    datasets.check_data(resolved, quiet=quiet, yes=yes)
-    curve = measure(resolved, device, steps=steps, quiet=quiet)
+    opened = datasets.open_training_images(resolved, quiet=quiet, yes=yes)
+    curve = measure(resolved, opened, device, steps=steps, quiet=quiet)
     _tell(curve, path, write(curve, path), as_json=as_json, quiet=quiet)
 
 
-def measure(config: RunConfig, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
-    """The range test with a sign of life."""
+def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
+    """The range test, with a bar."""
     from .datasets import watching
 
     with console.loading_torch(quiet=quiet):
@@ -143,7 +144,7 @@ def measure(config: RunConfig, device: str, *, steps: int = 120, quiet: bool) ->
                 shown.append(opened.enter_context(console.bar("trying learning rates", quiet=quiet)))
             shown[0](step, steps)
 
-        return find_lr(config, device=device, steps=steps, on_step=on_step)
+        return find_lr(config, device=device, steps=steps, on_step=on_step, datasets=datasets)
 
 
 def write(curve: LRCurve, path: Path) -> Path:
@@ -163,9 +164,9 @@ def write(curve: LRCurve, path: Path) -> Path:
 def _tell(curve: LRCurve, path: Path, numbers: Path, *, as_json: bool, quiet: bool) -> None:
     import json
 
-    found = {"suggestion": curve.suggestion, "maximum": curve.maximum}
+    rates = {"suggestion": curve.suggestion, "maximum": curve.maximum}
     if as_json:
-        console.data(json.dumps({**found, "plot": str(path), "numbers": str(numbers)}))
+        console.data(json.dumps({**rates, "plot": str(path), "numbers": str(numbers)}))
     elif not quiet:
         console.data(f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})")
         console.say(f"plot in {path}, numbers in {numbers}")

@@ -54,9 +54,10 @@ from .train_options import (
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..data.contract import Datasets
     from ..events import Event
     from ..runs.init_from import InitFrom as InitFromModel
-    from ..runs.resume import RunPlan
+    from ..runs.resume import ClaimedRun
     from ..runtime.threads import Threads as ChosenThreads
 
 
@@ -115,8 +116,9 @@ class TrainPlan:
         """Say what the run begins with, if it does now."""
         from ..runs.folder import RunFolder
 
-        if self.beginning and (self.fresh or not RunFolder(self.folder).checkpoint_steps()):
-            self.beginning.announce(labels, quiet=quiet)
+        begins = self.fresh or not RunFolder(self.folder).checkpoint_steps()
+        if self.beginning and begins and (text := self.beginning.describe(labels)):
+            console.say(text, quiet=quiet)
 
     def check_speed(self, threads: str, compile: str, grad_checkpointing: str, *, shard: bool) -> None:
         from . import parsing
@@ -150,11 +152,8 @@ def decide(
 ) -> TrainPlan:
     """The plan that the words of `ditkit train` stand for. Raises UsageError for what is wrong with them."""
     from ..errors import UsageError
-    from ..io import text
-    from ..runs import target as run_target
-    from ..runs.folder import RunFolder
     from ..runs.folder import runs_dir as runs_place
-    from ..runs.init_from import find_init_from
+    from ..runs.target import resolve_run
     from . import datasets, parsing
 
     flags = dict(flags)
@@ -169,34 +168,28 @@ def decide(
         )
     if target is None and file is None:
         raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
-    runs = runs_place(runs_dir)
-    found = run_target.find_target(target, runs) if target is not None else None
-    if found and found.folder and name is None:
-        folder = found.folder
-    else:
-        folder = runs / (text.run_name(name) if name is not None else run_target.name_of(found, file))
-    existing = RunFolder(folder)
-    if not fresh:
-        existing.check_continues()
-    if found:
-        found = datasets.for_device(found, parsing.device(device), None if fresh else existing)
-    beginning = None
-    if init_from is not None:
-        beginning = find_init_from(init_from, runs, None if fresh else existing)
-        found = beginning.applied_to(found, run_target.name_of(found, file))
-    config = run_target.build(found, file=file, settings=settings, flags=flags)
-    if find_lr and existing.is_run() and not fresh:
-        config = with_lr(config, existing.read_config().optim.lr)  # measured when the run began
-        find_lr = existing.last_step() == 0
-    if beginning:
-        beginning.check(config)
+    run = resolve_run(
+        target,
+        file=file,
+        settings=settings,
+        flags=flags,
+        runs=runs_place(runs_dir),
+        name=name,
+        fresh=fresh,
+        init_from=init_from,
+        choose=lambda target, existing: datasets.for_device(target, parsing.device(device), existing),
+    )
+    config = run.config
+    if find_lr and run.existing:
+        config = with_lr(config, run.existing.read_config().optim.lr)  # measured when the run began
+        find_lr = run.existing.last_step() == 0
     return TrainPlan(
         config=config,
-        folder=folder,
+        folder=run.folder.path,
         find_lr=find_lr,
         fit_batch=fit_batch,
         fresh=fresh,
-        beginning=beginning,
+        beginning=run.init_from,
         elsewhere=runs_dir is not None,
     )
 
@@ -286,10 +279,11 @@ def _print_plan(plan: TrainPlan, *, quiet: bool) -> None:
         return
     from .. import recipes
     from ..estimation import report as estimation_report
-    from .datasets import check_data
+    from .datasets import open_training_images
 
     config = plan.config
-    images, labels = check_data(config, quiet=quiet, yes=plan.yes)
+    opened = open_training_images(config, quiet=quiet, yes=plan.yes)
+    images, labels = len(opened.train), opened.train.labels
     console.data(recipes.dump(config))
     if quiet:
         return
@@ -314,22 +308,23 @@ def _print_plan(plan: TrainPlan, *, quiet: bool) -> None:
 
 def _train(plan: TrainPlan, *, quiet: bool) -> None:
     from ..runtime.threads import take_threads
-    from .datasets import check_data, watching
+    from .datasets import open_training_images, watching
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
 
     quiet = quiet or not launch.is_main()
-    images, labels = check_data(plan.config, quiet=quiet, yes=plan.yes)
+    datasets = open_training_images(plan.config, quiet=quiet, yes=plan.yes)
+    images, labels = len(datasets.train), datasets.train.labels
     plan.announce_init_from(labels, quiet=quiet)
     threads = _chosen_threads(plan, quiet=quiet)
     if plan.fit_batch:
         plan.config = _fitted(plan, labels, images, quiet=quiet)
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
-    with stop_on_signals(message, plan.preempt_signal) as stop:
-        prepared = _prepare(plan, quiet=quiet)
-        if prepared is None:
+    with stop_on_signals(message, plan.preempt_signal) as stop, contextlib.ExitStack() as stack:
+        claimed = _claim(plan, datasets, stack, quiet=quiet)
+        if claimed is None and (launch.is_main() or _is_finished(plan)):
             return
-        config, folder = prepared
+        config, folder = (claimed.config, claimed.folder.path) if claimed else (plan.config, plan.folder)
         with console.loading_torch(quiet=quiet):
             from ..trackers.contract import Tracking
             from ..training.loop import train
@@ -353,6 +348,8 @@ def _train(plan: TrainPlan, *, quiet: bool) -> None:
                 should_stop=stop,
                 force_change=plan.force_change,
                 speed=SpeedOptions(compile=plan.compile, grad_checkpointing=plan.grad_checkpointing, shard=plan.shard),
+                datasets=datasets,
+                claimed=claimed,
             )
     if progress.finished:
         for line in next_steps(progress.finished, progress.labels, elsewhere=plan.elsewhere):
@@ -395,52 +392,56 @@ def _fitted(plan: TrainPlan, labels: Sequence[str], images: int, *, quiet: bool)
     return fitted(plan.config, len(labels), images, **where, at_least=least, quiet=quiet)
 
 
-def _prepare(plan: TrainPlan, *, quiet: bool) -> tuple[RunConfig, Path] | None:
-    """Settings and folder of the run, which the leading process starts or continues; None if nothing is left to do."""
-    from ..errors import BusyError
-    from ..runs.folder import RunFolder, lock, remove_leftovers
-    from ..runs.resume import start_or_resume, steps_done
-    # MOVED
+def _is_finished(plan: TrainPlan) -> bool:
+    """Whether nothing is left to do, as a process sees it that does not lead and so claims nothing."""
+    from ..runs.folder import RunFolder
+    from ..runs.resume import steps_done
 
-    if launch.is_main() and plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
+    existing = RunFolder(plan.folder)
+    is_new = plan.fresh or not existing.is_run()
+    return not is_new and steps_done(existing, plan.config) >= plan.config.train.steps
+
+
+def _claim(plan: TrainPlan, datasets: Datasets, stack: contextlib.ExitStack, *, quiet: bool) -> ClaimedRun | None:
+    """The run, which the leading process starts or continues; None in the others, and if nothing is left to do."""
+    from ..runs.folder import remove_leftovers
+    from ..runs.resume import start_or_resume
+
+    if not launch.is_main():
+        return None
+    if plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..runtime.device import find_device
 
             find_device(plan.device)
-    if not launch.is_main():  # the leading process prepares, and tells the others when training begins
-        existing = RunFolder(plan.folder)
-        is_new = plan.fresh or not existing.is_run()
-        finished = not is_new and steps_done(existing, plan.config) >= plan.config.train.steps
-        return None if finished else (plan.config, plan.folder)
-    prepared = start_or_resume(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
-    folder, config = prepared.folder.path, prepared.config
-    if prepared.finished:
-        with contextlib.suppress(BusyError), lock(prepared.folder):
-            remove_leftovers(prepared.folder)  # it may have been killed as it ended
-        _tell_finished(prepared, config.train.steps, quiet=quiet)
+    run = stack.enter_context(
+        start_or_resume(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
+    )
+    if run.finished:
+        remove_leftovers(run.folder)  # it may have been killed as it ended
+        _tell_finished(run, quiet=quiet)
         return None
-    if plan.find_lr:
-        config = with_lr(config, _measured_lr(config, folder, plan.device, quiet=quiet))
-        prepared.folder.write_config(config)
-    return config, folder
+    return _with_measured_lr(run, datasets, plan.device, quiet=quiet) if plan.find_lr else run
 
 
-def _measured_lr(config: RunConfig, folder: Path, device: str, *, quiet: bool) -> float:
+def _with_measured_lr(run: ClaimedRun, datasets: Datasets, device: str, *, quiet: bool) -> ClaimedRun:
     from .lr_find import measure, write
 
-    curve = measure(config, device, quiet=quiet)
-    write(curve, folder / "lr-find.png")
-    console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {folder / 'lr-find.png'}", quiet=quiet)
-    return curve.suggestion
+    curve, picture = measure(run.config, datasets, device, quiet=quiet), run.folder.path / "lr-find.png"
+    write(curve, picture)
+    console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {picture}", quiet=quiet)
+    config = with_lr(run.config, curve.suggestion)
+    run.folder.write_config(config)
+    return replace(run, config=config, written=config)
 
 
-def _tell_finished(prepared: RunPlan, steps: int, *, quiet: bool) -> None:
-    """Why there is nothing to do for a run that is asked for so many steps."""
-    folder = prepared.folder.path
-    again, planned = f"ditkit train {shlex.quote(str(folder))}", prepared.folder.read_config().train.steps
-    if prepared.step < planned:
-        console.say(f"{folder} is at step {prepared.step} of {planned}, past --steps {steps}", quiet=quiet)
+def _tell_finished(run: ClaimedRun, *, quiet: bool) -> None:
+    """Why there is nothing to do for a run that has as many steps as its settings ask for."""
+    folder, steps, planned = run.folder.path, run.config.train.steps, run.written.train.steps
+    again = f"ditkit train {shlex.quote(str(folder))}"
+    if run.step < planned:
+        console.say(f"{folder} is at step {run.step} of {planned}, past --steps {steps}", quiet=quiet)
         console.say(f"continue with `{again}`, or begin anew with --fresh", quiet=quiet)
     else:
-        console.say(f"{folder} is finished: {prepared.step} steps", quiet=quiet)
-        console.say(f"train on with `{again} --steps {2 * prepared.step}`, or anew with --fresh", quiet=quiet)
+        console.say(f"{folder} is finished: {run.step} steps", quiet=quiet)
+        console.say(f"train on with `{again} --steps {2 * run.step}`, or anew with --fresh", quiet=quiet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -39,6 +40,19 @@ class Dataset(Protocol):
 def open_dataset(config: DataConfig, split: Split) -> Dataset:
     """The dataset that a config names. Raises DitkitError when it is missing, empty or malformed."""
     return DATASETS.load(config.name)(config, split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datasets:
+    """The two data sets of a run, opened once and handed on."""
+
+    train: Dataset
+    validation: Dataset
+
+
+def open_datasets(config: DataConfig) -> Datasets:
+    """Both data sets that a config names. Raises DitkitError as `open_dataset` does."""
+    return Datasets(train=open_dataset(config, "train"), validation=open_dataset(config, "validation"))
 
 
 def holdout(names: Sequence[str], label_ids: Sequence[int], count: int) -> tuple[list[int], list[int]]:

@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ..io.locks import try_lock
 from ..io.paths import expanded
 from . import manifest
 from .metrics import read_metrics
+
+LOCK = "run.lock"
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,14 @@ class RunFolder:
     def read_config(self) -> RunConfig:
         """The run's resolved settings. Raises DitkitError when the file is missing or edited into nonsense."""
         try:
-            return recipes.build(recipes.parse(self.config_file))
+            return _parse_config(self.config_file, _version(self.config_file))
         except UsageError as error:
             where = "" if str(self.config_file) in error.message else f"{self.config_file}: "
             raise UsageError(where + error.message, error.hint) from None
 
     def write_config(self, config: RunConfig) -> None:
         write_atomically(self.config_file, recipes.dump(config))
+        _parse_config.cache_clear()  # an inode may be used again within the resolution of the clock
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:07d}"
@@ -154,6 +158,21 @@ class RunFolder:
         return read_metrics(self.metrics_file, self.timing_file)
 
 
+@lru_cache(maxsize=4)
+def _parse_config(path: Path, _version: tuple[int, ...]) -> RunConfig:
+    """The settings in a file, which is read again only when it is another version."""
+    return recipes.build(recipes.parse(path))
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file is written or replaced; nothing where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def runs_dir(given: Path | None = None) -> Path:
     """Where runs live: --runs-dir, else DITKIT_RUNS, else ./runs."""
     return expanded(given or os.environ.get("DITKIT_RUNS") or "runs")
@@ -180,7 +199,7 @@ def remove_leftovers(folder: RunFolder) -> None:
 @contextlib.contextmanager
 def lock(folder: RunFolder) -> Iterator[None]:
     """One process per run folder; the lock goes with the process. Raises DitkitError naming the holder."""
-    file = (folder.path / "run.lock").open("a+", encoding="utf-8")
+    file = (folder.path / LOCK).open("a+", encoding="utf-8")
     try:
         if try_lock(file.fileno()) is False:  # None: a file system without locks
             file.seek(0)

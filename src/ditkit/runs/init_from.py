@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from ..cli import console
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, UsageError
 from ..io.paths import as_stored
 from .folder import RunFolder
 from .lookup import find_weights
 from .model_info import read_model_info
-from .target import Target
 
-_SECTIONS = ("model", "diffusion", "autoencoder", "sample")  # which come with it
+_SECTIONS = ("model", "diffusion", "autoencoder", "sample")  # settings that come with the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,37 +25,40 @@ class InitFrom:
     word: str  # as typed
     path: str  # its weights file
     config: RunConfig
-    labels: tuple[str, ...] | None = None  # None: the run has begun long ago
+    labels: tuple[str, ...] | None = None  # None: the run has begun with it already
     step: int = 0
 
-    def applied_to(self, found: Target | None, name: str) -> Target:
-        """A target with the model's settings instead of its own; files, flags and --set still win over them."""
-        theirs, tree = to_dict(self.config), dict(found.tree) if found else {}
-        tree |= {section: theirs[section] for section in _SECTIONS}
-        tree["data"] = {**tree.get("data", {}), **{key: theirs["data"][key] for key in ("image_size", "channels")}}
-        tree["train"] = {**tree.get("train", {}), "init_from": self.path}
-        return replace(found, tree=tree) if found else Target(tree=tree, name=name)
+    def applied_to(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with the model's instead of their own; files, flags and --set still win over them."""
+        model = to_dict(self.config)
+        shape = {key: model["data"][key] for key in ("image_size", "channels")}
+        return {
+            **tree,
+            **{section: model[section] for section in _SECTIONS},
+            "data": {**tree.get("data", {}), **shape},
+            "train": {**tree.get("train", {}), "init_from": self.path},
+        }
 
     def check(self, config: RunConfig) -> None:
         """Raise UsageError if the settings ask for another architecture than the weights have."""
-        theirs, ours = asdict(self.config.model), asdict(config.model)
-        pairs = {f"model.{key}": (value, ours[key]) for key, value in theirs.items()}
+        wanted = asdict(config.model)
+        pairs = {f"model.{key}": (value, wanted[key]) for key, value in asdict(self.config.model).items()}
         pairs["channels"] = (self.config.shape[0], config.shape[0])
-        for key, (their, our) in pairs.items():
-            if their != our:
+        for key, (value, other) in pairs.items():
+            if value != other:
                 raise UsageError(
-                    f"--init-from: {self.word} has {key} {their}, these settings {our}",
+                    f"--init-from: {self.word} has {key} {value}, these settings {other}",
                     "leave the architecture out: it comes with the weights",
                 )
 
-    def announce(self, labels: Sequence[str], *, quiet: bool) -> None:
-        """Say what is taken over, and which labels are new to it."""
+    def describe(self, labels: Sequence[str]) -> str | None:
+        """A line about what is taken over, and which of the data set's labels are new; None where that is done."""
         if self.labels is None:
-            return
+            return None
         new = [label for label in labels if label not in self.labels]
         listed = ", ".join(new[:6]) + (" …" if len(new) > 6 else "")
-        afresh = f"; labels that it does not know begin afresh: {listed}" if new else ""
-        console.say(f"beginning with the weights of {self.word}, step {self.step}{afresh}", quiet=quiet)
+        fresh = f"; labels that it does not know begin afresh: {listed}" if new else ""
+        return f"beginning with the weights of {self.word}, step {self.step}{fresh}"
 
 
 def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFrom:
@@ -64,21 +66,21 @@ def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFro
 
     Raises UsageError or CheckpointError when there is none.
     """
-    before = existing.read_config() if existing and existing.is_run() else None
-    known = before.train.init_from if before else None
+    written = existing.read_config() if existing else None
+    begun_with = written.train.init_from if written else None
     weights = None
-    with contextlib.suppress(*((UsageError, CheckpointError) if known else ())):
+    with contextlib.suppress(*((UsageError, CheckpointError) if begun_with else ())):
         weights = as_stored(find_weights(word, runs).resolve())
-    if before and known and (weights is None or _same(Path(known), Path(weights))):
-        return InitFrom(word=word, path=known, config=before)
+    if written and begun_with and (weights is None or _same_model(Path(begun_with), Path(weights))):
+        return InitFrom(word=word, path=begun_with, config=written)
     assert weights is not None
     info = read_model_info(Path(weights))
     return InitFrom(word=word, path=weights, config=info.config, labels=info.labels, step=info.step)
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same_model(path: Path, other: Path) -> bool:
     """Whether two weights files are one, or of one run that has trained on in the meantime."""
-    if one == other:
+    if path == other:
         return True
-    inside = one.parent.parent.name == other.parent.parent.name == "checkpoints"
-    return inside and one.parent.parent == other.parent.parent
+    in_runs = path.parent.parent.name == other.parent.parent.name == "checkpoints"
+    return in_runs and path.parent.parent == other.parent.parent

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import recipes
 from ..autoencoders.files import settings as autoencoder_settings
-from ..cli.datasets import for_device
-from ..config import RunConfig
+from ..config import RunConfig, to_dict
 from ..errors import UsageError, unknown
-from ..io import text as io_text
+from ..io import text
 from ..io.hub import is_hub, parse
 from ..io.paths import as_stored, expanded
 from ..io.text import as_text
 from ..registry import DATASETS
 from .folder import RunFolder
 from .folder import runs_dir as runs_place
+from .init_from import InitFrom, find_init_from
 from .lookup import run_names
 
 FLAGS = {  # flag -> setting
@@ -60,8 +60,7 @@ def find_target(word: str, runs: Path) -> Target:
     is_path = word.startswith((".", "~", "/")) or "/" in word or "\\" in word
     for run in (RunFolder(path),) if is_path else (RunFolder(runs / word), RunFolder(path)):
         if run.is_run():
-            run.read_config()  # says which file is wrong, should it be
-            return Target(tree=recipes.parse(run.config_file), name=run.path.resolve().name, folder=run.path)
+            return Target(tree=to_dict(run.read_config()), name=run.path.resolve().name, folder=run.path)
     if (path / "checkpoints").is_dir() and (path / "metrics.jsonl").is_file():
         raise UsageError(f"{word} is a run without its config.toml", "put the file back, or start another run")
     if (place := _place(word)) is not None:
@@ -69,19 +68,70 @@ def find_target(word: str, runs: Path) -> Target:
 
         tree = _on_folder_recipe({"data": {"name": "hub" if is_hub(place) else "folder", "path": place}})
         name = parse(place).repo.rpartition("/")[2] if is_hub(place) else stem(place)
-        return Target(tree=tree, name=io_text.slug(Path(place).name if path.is_dir() else name, "folder"))
+        return Target(tree=tree, name=text.slug(Path(place).name if path.is_dir() else name, "folder"))
     if path.is_file():
         hint = "give a folder of images, or a .zip or .tar archive of one; a file of settings follows --config"
         raise UsageError(f"{word} is a file", hint)
     if is_path:
         raise UsageError(f"there is no folder {word}", "check the path")
-    known = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
-    raise unknown("recipe, dataset, run or folder", word, known)
+    names = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
+    raise unknown("recipe, dataset, run or folder", word, names)
 
 
-def name_of(found: Target | None, file: Path | None) -> str:
-    """What a run, or a picture of it, is called by itself."""
-    return found.name if found else io_text.slug(file.stem if file else "run")
+def name_of(target: Target | None, file: Path | None) -> str:
+    """The name of a run, or of a picture of it, that is given no other."""
+    return target.name if target else text.slug(file.stem if file else "run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRun:
+    """What to train, and where."""
+
+    config: RunConfig
+    folder: RunFolder
+    fresh: bool = False  # a run that is in the folder already is left alone
+    init_from: InitFrom | None = None
+
+    @property
+    def existing(self) -> RunFolder | None:
+        """The run that is continued, if it is one."""
+        return self.folder if self.folder.is_run() and not self.fresh else None
+
+
+Choose = Callable[[Target, RunFolder | None], Target]  # among the recipes of a target, for a device and a run
+
+
+def resolve_run(
+    word: str | None,
+    *,
+    file: Path | None,
+    settings: Sequence[str],
+    flags: Mapping[str, Any],
+    runs: Path,
+    name: str | None = None,
+    fresh: bool = False,
+    init_from: str | None = None,
+    choose: Choose,
+) -> ResolvedRun:
+    """The run that a word and all beside it stand for. Raises UsageError for what is wrong with them."""
+    target = find_target(word, runs) if word is not None else None
+    if target and target.folder and name is None:
+        folder = RunFolder(target.folder)
+    else:
+        folder = RunFolder(runs / (text.run_name(name) if name is not None else name_of(target, file)))
+    if not fresh:
+        folder.check_continues()
+    existing = folder if folder.is_run() and not fresh else None
+    if target:
+        target = choose(target, existing)
+    model = find_init_from(init_from, runs, existing) if init_from is not None else None
+    if model:
+        tree = model.applied_to(target.tree if target else {})
+        target = replace(target, tree=tree) if target else Target(tree=tree, name=name_of(None, file))
+    config = build(target, file=file, settings=settings, flags=flags)
+    if model:
+        model.check(config)
+    return ResolvedRun(config=config, folder=folder, fresh=fresh, init_from=model)
 
 
 def resolve(
@@ -91,16 +141,13 @@ def resolve(
     settings: Sequence[str],
     flags: Mapping[str, Any],
     runs_dir: Path | None,
-    device: str | None = None,
+    choose: Choose = lambda target, _: target,
 ) -> tuple[RunConfig, str]:
-    """The settings of what a word and all beside it stand for, and its name; the word may be empty with a file.
-
-    On a `device` a recipe may be another than without.
-    """
-    found = find_target(word, runs_place(runs_dir)) if word else None
-    if found and device is not None:
-        found = for_device(found, device, None)
-    return build(found, file=file, settings=settings, flags=flags), name_of(found, file)
+    """The settings of what a word and all beside it stand for, and its name; the word may be empty with a file."""
+    target = find_target(word, runs_place(runs_dir)) if word else None
+    if target:
+        target = choose(target, None)
+    return build(target, file=file, settings=settings, flags=flags), name_of(target, file)
 
 
 def build(target: Target | None, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any]) -> RunConfig:
@@ -110,20 +157,20 @@ def build(target: Target | None, *, file: Path | None, settings: Sequence[str], 
         if value is not None:
             trees.append(nested(FLAGS[flag], _READ[flag](value) if flag in _READ else value))
     try:
-        given = recipes.merge_settings(settings)
+        overrides = recipes.merge_settings(settings)
         if flags.get("--autoencoder"):
-            trees.append(_as_many_tokens(trees, given))
-        config = recipes.build(*trees, given)
+            trees.append(_as_many_tokens(trees, overrides))
+        config = recipes.build(*trees, overrides)
     except UsageError as error:
         raise in_flags(_in_file(error, file, trees[:2]), flags) from None
     check_sampler(config, "--set sample.sampler=")
     return config
 
 
-def _as_many_tokens(trees: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The patch that covers as many pixels of an image in the new latents, if no patch is asked for."""
-    asked = [tree.get("model", {}) for tree in (trees[1], given)]
-    if any(isinstance(model, Mapping) and {"patch", "preset"} & set(model) for model in asked):
+def _as_many_tokens(trees: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The patch that covers as many pixels of an image in the new latents, if no patch is requested."""
+    requested = [tree.get("model", {}) for tree in (trees[1], overrides)]
+    if any(isinstance(model, Mapping) and {"patch", "preset"} & set(model) for model in requested):
         return {}
     before = recipes.build(trees[0])
     pixels = before.model.patch * before.autoencoder.shrink
@@ -135,8 +182,8 @@ def _in_file(error: UsageError, file: Path | None, trees: Sequence[Mapping[str, 
     """The same error with the name of the --config file, if that is where it comes from."""
     try:
         recipes.build(*trees)
-    except UsageError as found:
-        if file and found.message == error.message:
+    except UsageError as without_flags:
+        if file and without_flags.message == error.message:
             return UsageError(f"{file}: {error.message}", error.hint)
     return error
 
@@ -194,10 +241,10 @@ def _file(word: str) -> str:
 
 
 def _name(word: str) -> str:
-    text = as_text(word)
-    if not text.isprintable():  # half a letter, as another encoding writes it, is not
-        raise UsageError(f"--label-by: {text!r} is the name of nothing", "check how it is spelled")
-    return text
+    name = as_text(word)
+    if not name.isprintable():  # half a letter, as another encoding writes it, is not
+        raise UsageError(f"--label-by: {name!r} is the name of nothing", "check how it is spelled")
+    return name
 
 
 def _place(word: str) -> str | None:

@@ -15,12 +15,12 @@ from .. import optim
 from ..config import RunConfig, from_dict, to_dict
 from ..data import workers
 from ..data.batches import Batch
+from ..data.contract import Datasets
 from ..errors import DataError, MachineError, PeerError
 from ..events import Event, Finished, OnEvent, Started, Stepped
 from ..latents.cache import Interrupted
-from ..runs import folder as run_folder
-from ..runs import resume
 from ..runs.folder import RunFolder
+from ..runs.resume import ClaimedRun, start_or_resume
 from ..runtime.device import memory_mb
 from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
@@ -62,14 +62,17 @@ def train(
     should_stop: Callable[[], bool] = _never,
     force_change: Collection[str] = (),
     speed: SpeedOptions = SpeedOptions(),
+    datasets: Datasets | None = None,
+    claimed: ClaimedRun | None = None,
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
     A run that is there already continues from its newest checkpoint, and ends as if it had never stopped, on a CPU to
     the last bit; `force_change` names settings ("optim.lr", "images") that may differ from what it was started with.
     Launched as several processes (torchrun), they share each batch, with `speed.shard` the weights too; each hears its
-    own events, and all end when one fails. Raises DitkitError for what the user can mend: other settings than the run
-    has, missing data, a full disk, a loss that stays not finite.
+    own events, and all end when one fails. `datasets` are those of the config, where they are open already; `claimed`
+    is the run in `folder`, where the caller is inside of `start_or_resume`. Raises DitkitError for what the user can
+    mend: other settings than the run has, missing data, a full disk, a loss that stays not finite.
     """
 
     def seconds_left() -> float:
@@ -78,37 +81,43 @@ def train(
     def cannot_go_on() -> bool:
         return should_stop() or seconds_left() < 0
 
-    with join(device) as (world, where), _claimed(world, config, Path(folder), force_change) as (settings, run):
+    with (
+        join(device) as (world, where),
+        _claimed(world, claimed, config, Path(folder), force_change) as run,
+    ):
         began = time.monotonic()  # once all are here: the first one may have measured a learning rate before
         try:
-            session = open_session(settings, run, world, on_event, where, dtype, force_change, cannot_go_on, speed)
+            session = open_session(
+                run.config, run.folder, world, on_event, where, dtype, force_change, cannot_go_on, speed, datasets
+            )
         except Interrupted:
             if world.size > 1:
                 raise PeerError(143) from None  # not all of them notice at the same place
-            done = {"step": run.last_step(), "steps": settings.train.steps, "seconds": time.monotonic() - began}
-            on_event(Finished(**done, reason="stopped" if should_stop() else "time", folder=run.path))
-            return run.path
+            done = {"step": run.folder.last_step(), "steps": run.config.train.steps, "folder": run.folder.path}
+            reason = "stopped" if should_stop() else "time"
+            on_event(Finished(**done, seconds=time.monotonic() - began, reason=reason))
+            return run.folder.path
         try:
-            if world.is_main and run.read_config() != settings:
-                run.write_config(settings)
+            if world.is_main and run.written != run.config:
+                run.folder.write_config(run.config)
             _train(session, seconds_left(), should_stop)
         finally:
             session.logs.close()
-    return run.path
+    return run.folder.path
 
 
 @contextlib.contextmanager
 def _claimed(
-    world: ProcessGroup, config: RunConfig, path: Path, force_change: Collection[str]
-) -> Iterator[tuple[RunConfig, RunFolder]]:
-    """The run's settings and folder, prepared and locked by the leading process."""
-    with contextlib.ExitStack() as held:
+    world: ProcessGroup, claimed: ClaimedRun | None, config: RunConfig, path: Path, force_change: Collection[str]
+) -> Iterator[ClaimedRun]:
+    """The run, which the leading process starts or continues, and keeps locked, unless its caller has done so."""
+    with contextlib.ExitStack() as stack:
         if world.is_main:
-            prepared = resume.start_or_resume(config, path, force_change=force_change)
-            held.enter_context(run_folder.lock(prepared.folder))
-            config, path = prepared.config, prepared.folder.path
-        tree, place = world.broadcast((to_dict(config), str(path)))
-        yield from_dict(tree), RunFolder(Path(place))
+            claimed = claimed or stack.enter_context(start_or_resume(config, path, force_change=force_change))
+            config, path = claimed.config, claimed.folder.path
+        tree, place, step = world.broadcast((to_dict(config), str(path), claimed.step if claimed else 0))
+        config = from_dict(tree)
+        yield claimed or ClaimedRun(folder=RunFolder(Path(place)), config=config, written=config, step=step)
 
 
 def _train(session: TrainingSession, max_seconds: float, should_stop: Callable[[], bool]) -> None:

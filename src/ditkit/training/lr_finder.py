@@ -15,7 +15,7 @@ import numpy as np
 from .. import optim
 from ..config import RunConfig
 from ..data.batches import Batches, Reader
-from ..data.contract import Dataset, open_dataset
+from ..data.contract import Dataset, Datasets, open_datasets
 from ..errors import DivergedError
 from ..objectives.contract import open_objective
 from ..runtime.device import find_device, find_dtype
@@ -50,20 +50,22 @@ def find_lr(
     steps: int = 120,
     warmup: int = 30,
     on_step: Callable[[int, int, float, float], None] | None = None,
+    datasets: Datasets | None = None,
 ) -> LRCurve:
     """Sweep the rate from 1e-6 to 1 over `steps` steps of a fresh network of this config, until the loss blows up.
 
     `warmup` steps at a low rate come first: a network whose gates start at zero passes no gradient to its inner
-    layers before. `on_step(step, steps, rate, loss)` reports. Nothing is kept but the curve. Raises DitkitError when
+    layers before. `on_step(step, steps, rate, loss)` reports. `datasets` are those of the
+    config, where they are open already. Nothing is kept but the curve. Raises DitkitError when
     no rate lowers the loss.
     """
     where = find_device(device)
     precision = find_dtype(dtype, where)
-    dataset = open_dataset(config.data, "train")
+    datasets = datasets or open_datasets(config.data)
     objective = open_objective(config.diffusion)
-    network = first_network(config, dataset.labels, where)
+    network = first_network(config, datasets.train.labels, where)
     optimizer = optim.adamw(network, config.optim)
-    material = open_training_data(config, dataset, where, stats=first_latents(config))
+    material = open_training_data(config, datasets, where, stats=first_latents(config))
     scored = ValidationSet(_cases(material.train, config.train.batch_size), objective, config.seed)
     worker, _ = open_step_context(
         config, network, objective, where, precision, ProcessGroup(), SpeedOptions(compile="off")

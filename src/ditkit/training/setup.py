@@ -17,7 +17,7 @@ from ..checkpoint.loading import check_same_autoencoder
 from ..checkpoint.tensors import Trainable, checkpoint_bytes
 from ..config import RunConfig
 from ..data.batches import Batches, Reader
-from ..data.contract import Dataset, Split, open_dataset
+from ..data.contract import Dataset, Datasets, Split, open_datasets
 from ..data.resident import batch_target
 from ..ema import TRACKED, Ema, PowerEmas
 from ..errors import DataError, MachineError, UsageError
@@ -56,19 +56,19 @@ class TrainingData:
 
 def open_training_data(
     config: RunConfig,
-    dataset: Dataset,
+    datasets: Datasets,
     device: torch.device,
     *,
     stats: LatentStats | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingData:
-    """The train images of a config, `dataset`, and its held-out ones; latents are made where they are wanted.
+    """The images of `datasets` as the network sees them; latents are made where they are wanted.
 
     `stats` are those of a run that goes on, or of the model that it begins with; without them they are measured.
     Raises latent_cache.Interrupted when `should_stop` says so while latents are made, DataError for other autoencoder
     weights than the run's.
     """
-    held_out = open_dataset(config.data, "validation")
+    dataset, held_out = datasets.train, datasets.validation
     autoencoder = open_autoencoder(config, device)
     if config.autoencoder.name == "pixel":
         cases = pixel_cases(held_out, range(len(held_out)))
@@ -120,15 +120,17 @@ def open_session(
     force_change: Collection[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
     speed: SpeedOptions = SpeedOptions(),
+    datasets: Datasets | None = None,
 ) -> TrainingSession:
-    """Open the data, build the network and put the newest checkpoint back.
+    """Open the data where nobody has, build the network and put the newest checkpoint back.
 
     Raises DataError when the images are not those that the run was started with, MachineError when the disk cannot
     hold the checkpoints, latent_cache.Interrupted when `should_stop` says so while latents are made.
     """
     if config.train.batch_size < world.size:
         raise UsageError(f"{world.size} processes share {config.train.batch_size} images", "raise --batch-size")
-    dataset = open_dataset(config.data, "train")
+    datasets = datasets or open_datasets(config.data)
+    dataset = datasets.train
     world.require_same(dataset.fingerprint, "images")
     objective = open_objective(config.diffusion)
     dtype = find_dtype(dtype_name, device)
@@ -136,7 +138,7 @@ def open_session(
 
     state = _restore(config, folder, world, learner, dataset, on_event, force_change)
     known = state.latents if state else first_latents(config)
-    material = open_training_data(config, dataset, device, stats=known, should_stop=should_stop)
+    material = open_training_data(config, datasets, device, stats=known, should_stop=should_stop)
     world.barrier()  # machines that do not share their caches make latents at their own pace
     compiled = state.compiled if state else None
     worker, text = open_step_context(
