@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_is_told_after_the_survey(photos: Path, capsys, monk
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     code, out, err = said(capsys, "data show ./photos")
     assert (code, out) == (6, "") and "cannot write data-photos.png: No space left on device" in err
     assert not list(Path().glob("*data-photos*"))

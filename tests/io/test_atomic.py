@@ -41,6 +41,14 @@ def test_a_rename_that_a_virus_scanner_refuses_for_a_moment_is_tried_again(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "whole\n"
 
 
+def test_a_file_is_forced_to_disk_before_it_gets_its_name_and_its_name_after(tmp_path, monkeypatch):
+    calls, real_sync, real_rename = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), real_sync(descriptor)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("rename"), real_rename(old, new)))
+    atomic.write_file(tmp_path / "a.png", b"data")
+    assert calls == ["fsync", "rename", "fsync"] and (tmp_path / "a.png").read_bytes() == b"data"
+
+
 def test_a_short_write_is_finished(tmp_path, monkeypatch):
     original = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, view: original(descriptor, bytes(view[:7])))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ditkit.data.pixels import to_tensor, to_uint8
 from ditkit.errors import DitkitError
-from ditkit.io.atomic import write_output
+from ditkit.io.atomic import write_file
 from ditkit.visual.grid import _in_lines, font, grid, half_blocks, save_png, shortened, side_by_side, text_width
 
 
@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(DitkitError, match=r"cannot write .*a\.png: No space left on device") as caught:
         save_png(flat(2), target, {})
     assert caught.value.hint
@@ -139,7 +139,7 @@ def test_writing_over_a_folder_or_below_a_file_is_an_error_with_words(tmp_path: 
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "folder", tmp_path / "file" / "a.png", tmp_path / ("x" * 300)):
         with pytest.raises(DitkitError, match="cannot write"):
-            write_output(path, b"data")
+            write_file(path, b"data")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 

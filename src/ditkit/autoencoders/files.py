@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import DataError, UsageError, unknown
+from ..io.atomic import update_digest
 from ..io.paths import as_stored, expanded
 
 PIXEL = "pixel"
@@ -143,6 +144,5 @@ def fingerprint(folder: Path) -> str:
     """A SHA-256 of config and weights."""
     digest = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
     with (folder / WEIGHTS).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        update_digest(digest, file)
     return digest.hexdigest()

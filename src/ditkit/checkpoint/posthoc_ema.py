@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,6 +147,4 @@ def _opened(source: _Source, *, checked: bool) -> dict[str, np.ndarray]:
 
 def _checksum(path: Path) -> str:
     """Of a snapshot's tensors, without the header that states it."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-    return atomic.sha256_of(path, start=8 + length)
+    return atomic.sha256_of(path, start=safetensors.read_header(path)[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated
@@ -84,9 +83,9 @@ def _devices() -> None:
 
 
 def _folders(runs: Path) -> None:
-    from ..io.paths import cache_dir
+    from ..io.paths import cache_dir, free_disk, nearest_folder
 
     for name, folder in (("runs", runs), ("cache", cache_dir())):
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        free = f"{shutil.disk_usage(existing).free / 1e9:,.1f} GB free"
-        console.data(f"{name} in {folder}: {free if os.access(existing, os.W_OK) else 'cannot be written to'}")
+        free = f"{(free_disk(folder) or 0) / 1e9:,.1f} GB free"
+        writable = os.access(nearest_folder(folder), os.W_OK)
+        console.data(f"{name} in {folder}: {free if writable else 'cannot be written to'}")

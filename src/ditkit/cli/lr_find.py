@@ -152,12 +152,12 @@ def write(curve: LRCurve, path: Path) -> Path:
     import json
 
     console.hush_matplotlib()
-    from ..io.atomic import write_output as write_atomically
+    from ..io.atomic import write_file
     from ..visual.plots import plot_lr, save_figure
 
     numbers = path.with_suffix(".json")
     save_figure(plot_lr(curve), path)
-    write_atomically(numbers, json.dumps(asdict(curve), indent=1, allow_nan=False).encode())
+    write_file(numbers, json.dumps(asdict(curve), indent=1, allow_nan=False).encode())
     return numbers
 
 

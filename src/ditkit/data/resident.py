@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.device import free_bytes
-from .pixels import _MIDDLE, made_ready
+from .pixels import MIDDLE, made_ready
 
 MOST_CACHE_BYTES = 256 << 20  # of the computer's own memory
 
@@ -65,7 +65,7 @@ class _OnDevice:
     def __init__(self, count: int, shape: tuple[int, ...], device: torch.device):
         self._images = torch.empty((count, *shape), dtype=torch.uint8, device=device)
         # A tensor: by a number, CUDA multiplies with its inverse, which rounds otherwise.
-        self._middle = torch.tensor(_MIDDLE, device=device)
+        self._middle = torch.tensor(MIDDLE, device=device)
 
     def put(self, indices: np.ndarray, images_BHWC: np.ndarray) -> None:
         self._images[self._sent(indices)] = self._sent(images_BHWC)

@@ -17,13 +17,13 @@ from PIL import Image, ImageOps
 
 from ..config import DataConfig
 from ..errors import DataError
+from ..io.atomic import update_digest
 from .contract import Dataset, Split
 from .decode import crop_box, examine, fit
 from .image_dataset import ImageDataset
 
 MOST_KEPT_SIDE = 256  # pixels of the pictures that are kept
 UNKNOWN = -1  # label id of an image that cannot be read, where only reading tells
-_BLOCK = 1 << 20
 
 Size = tuple[int, int]  # width, height
 
@@ -67,8 +67,7 @@ def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: 
 
     def opened() -> IO[bytes]:
         file = part.source.opened(row)
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        update_digest(digest, file)
         file.seek(0)
         return file
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config import RunConfig
 from ..errors import UsageError
-from ..io.text import _format
+from ..io.text import format_count
 from ..models.size import _FLOAT, hidden_width, parameters
 from ..runtime.memory import _LARGEST_GPU, GPU_DEVICES, machine_memory
 
@@ -30,15 +30,15 @@ def check_size(config: RunConfig, labels: int) -> None:
     needed, memory = training_bytes(config, labels), machine_memory()
     if memory is None or needed <= memory:
         return
-    there = f"this machine has {_format(memory)}B"
+    there = f"this machine has {format_count(memory)}B"
     if any(Path(device).exists() for device in GPU_DEVICES):
         if needed <= _LARGEST_GPU:
             return
-        there += f", and no GPU has more than {_format(_LARGEST_GPU)}B"
+        there += f", and no GPU has more than {format_count(_LARGEST_GPU)}B"
     count = parameters(config, labels)
     large = 5 * _FLOAT * count > needed / 2
     raise UsageError(
-        f"this model has {_format(count)} parameters and needs about {_format(needed)}B to train; {there}",
+        f"this model has {format_count(count)} parameters and needs about {format_count(needed)}B to train; {there}",
         "lower model.width or model.depth, or take a --set model.preset (`ditkit list models`)"
         if large
         else "lower --batch-size or data.image_size, or raise model.patch",

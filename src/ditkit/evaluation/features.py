@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.loading import read_tensors
 from ..checkpoint.tensors import load_into
-from ..data.pixels import to_tensor
+from ..data.pixels import to_levels, to_tensor
 from ..errors import DataError, MachineError, UsageError, unknown
 from ..io.hub import snapshot
 from ..io.paths import expanded
@@ -142,8 +142,7 @@ def _inception(device: str | torch.device) -> Extractor:
 
     def run(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         image_B3HW = image_BCHW.expand(-1, 3, -1, -1) if image_BCHW.shape[1] == 1 else image_BCHW
-        levels_B3HW = ((image_B3HW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        features_BF, scores_BL = network(levels_B3HW.to(device))
+        features_BF, scores_BL = network(to_levels(image_B3HW).to(device))
         return features_BF, scores_BL
 
     return Extractor(name=INCEPTION, distance="FID", fingerprint=_hash(b"".join(weights)), network=run)

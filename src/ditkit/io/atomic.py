@@ -11,12 +11,20 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import MachineError
 
+Content = Iterable[bytes | memoryview]  # of a file, in pieces
+
 _BLOCK = 1 << 20
 _RENAMES = 5  # Windows refuses while a virus scanner looks at a file
+
+
+def update_digest(digest: Any, file: IO[bytes]) -> None:
+    """Feed a hash with the rest of an open file (`hashlib.file_digest` needs Python 3.11)."""
+    while block := file.read(_BLOCK):
+        digest.update(block)
 
 
 def sha256_of(path: Path, start: int = 0) -> str:
@@ -24,25 +32,31 @@ def sha256_of(path: Path, start: int = 0) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(start)
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        update_digest(digest, file)
     return digest.hexdigest()
 
 
-def replace_folder(new: Path, place: Path, old: Path) -> None:
-    """Rename `new` to `place`; what is there goes to `old` first, and comes back should that fail."""
-    there = place.exists()
-    if there:
-        rename(place, old)
+def replace_folder(new: Path, target: Path, old: Path) -> None:
+    """Rename `new` to `target`; an existing target becomes `old` first, and is restored if the rename fails."""
+    existed = target.exists()
+    if existed:
+        rename(target, old)
     try:
-        rename(new, place)
+        rename(new, target)
     except OSError:
-        if there:
-            rename(old, place)
+        if existed:
+            rename(old, target)
         raise
 
 
-def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> dict[str, Any]:
+def write_all(descriptor: int, block: bytes | bytearray | memoryview) -> None:
+    """Write a whole block to an open file; the system may take less than it is given."""
+    view = memoryview(block)
+    while view:
+        view = view[os.write(descriptor, view[:_BLOCK]) :]
+
+
+def write_synced(path: Path, content: bytes | Content) -> dict[str, Any]:
     """Write a new file and force it to disk; returns its length and SHA-256, as a manifest states them."""
     digest, length = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -50,16 +64,14 @@ def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> d
         for block in _blocks([content] if isinstance(content, bytes) else content):
             digest.update(block)
             length += len(block)
-            view = memoryview(block)
-            while view:
-                view = view[os.write(descriptor, view[:_BLOCK]) :]
+            write_all(descriptor, block)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return {"bytes": length, "sha256": digest.hexdigest()}
 
 
-def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | bytearray | memoryview]:
+def _blocks(pieces: Content) -> Iterator[bytes | bytearray | memoryview]:
     """The same bytes, small pieces gathered into blocks."""
     gathered = bytearray()
     for piece in pieces:
@@ -79,29 +91,30 @@ def describe(content: bytes | bytearray) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def write_atomically(path: Path, content: str | Iterable[bytes | memoryview]) -> None:
-    """Replace a file whole or not at all, durably."""
+def write_atomically(path: Path, content: str | bytes | Content) -> dict[str, Any]:
+    """Replace a file whole or not at all, durably; returns its length and SHA-256. Raises OSError."""
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
-        write_synced(temporary, content.encode("utf-8") if isinstance(content, str) else content)
+        written = write_synced(temporary, content.encode("utf-8") if isinstance(content, str) else content)
         rename(temporary, path)
         sync_folder(path.parent)
+        return written
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is that of a file that was being written when its writer died."""
+    """Whether a name is that of a file whose writer died before it was whole."""
     return re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name, re.DOTALL) is not None
 
 
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, so that their names survive a power cut."""
-    missing = [one for one in (path, *path.parents) if not one.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for one in reversed(missing):
-        sync_folder(one.parent)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
 
 
 def rename(old: Path, new: Path) -> None:
@@ -127,62 +140,42 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_output(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, with its folder. Raises DitkitError when the disk does not take it."""
+def write_file(path: str | Path, content: bytes | Content) -> None:
+    """Write or replace a file durably, making its folder. Raises MachineError when the disk does not take it."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise MachineError(
-            f"cannot write {path}: {error.strerror or error}", "check the folder, its permissions and the free space"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-Content = Iterable[bytes | memoryview]
-
-
-def write_file(path: Path, content: Content) -> None:
-    """Write a file instead of one that is there. Raises MachineError when the disk does not take it."""
-    with _disk(path):
+    with _explained(path):
         make_folder(path.parent)
         write_atomically(path, content)
 
 
 def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
-    """Write files by their places inside a folder, instead of one that is there. Raises MachineError as `write_file`.
+    """Write or replace a folder; `files` maps relative paths to contents. Raises MachineError as `write_file`.
 
-    The old folder goes when the new one is whole.
+    An existing folder is removed only after the new one is whole.
     """
     token = secrets.token_hex(4)
     temporary, old = (folder.with_name(f".{folder.name[:80]}.{kind}{token}.tmp") for kind in ("", "old-"))
     try:
-        with _disk(folder):
+        with _explained(folder):
             make_folder(folder.parent)
             for name, content in files.items():
                 path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_synced(path, content)
-            for place in (*(one for one in temporary.iterdir() if one.is_dir()), temporary):
-                sync_folder(place)
+            for written in (*(path for path in temporary.iterdir() if path.is_dir()), temporary):
+                sync_folder(written)
             replace_folder(temporary, folder, old)
             sync_folder(folder.parent)
     finally:
-        for place in (temporary, old):
-            shutil.rmtree(place, ignore_errors=True)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise MachineError(
-            f"cannot write {path}: {error.strerror or error}", "free some space, or choose another place with --out"
+            f"cannot write {path}: {error.strerror or error}", "check the folder, its permissions and the free space"
         ) from None

@@ -12,33 +12,21 @@ from pathlib import Path
 from ..errors import MachineError, UsageError
 from . import atomic
 
-
-def check_space(place: Path, needed: int, what: str) -> None:
-    """Raise MachineError unless `place`, or the folder that it will be made in, has `needed` bytes free."""
-    existing = next(one for one in (place, *place.absolute().parents) if one.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise MachineError(
-            f"{existing} has {free / 1e6:,.0f} MB free, but {what} {math.ceil(needed / 1e6):,} MB",
-            "free some space, then run the same command again; or choose another --runs-dir",
-        )
-
-
 NO_ROOM = "free some space there, or name another folder with the environment variable DITKIT_CACHE"
 
 
 def cache_dir() -> Path:
-    """DITKIT_CACHE, else the system's place for caches; nothing is created by asking."""
-    given = os.environ.get("DITKIT_CACHE")
-    if given:
-        return expanded(given).absolute()
+    """DITKIT_CACHE, else the system's place for caches; it is not created."""
+    folder = os.environ.get("DITKIT_CACHE")
+    if folder:
+        return expanded(folder).absolute()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("ditkit", appauthor=False))
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with `~` spelled out; left as it is where nobody knows that home.
+    """The path with `~` replaced by the home folder; unchanged for an unknown user's home.
 
     It may come from settings, which are Unicode, while the system calls files by bytes (LC_ALL=C).
     """
@@ -70,18 +58,41 @@ def cache_folder(name: str) -> Path:
         ) from None
 
 
-def check_room(what: object, folder: Path, needed: float) -> None:
-    """Raises MachineError if a folder in the cache has not so many bytes left."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+def nearest_folder(path: Path) -> Path:
+    """The path itself, or the innermost existing folder above it."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def free_disk(path: Path) -> int | None:
+    """Bytes free where a folder is, or will be made; None where the system does not say."""
+    try:
+        return shutil.disk_usage(nearest_folder(path)).free
+    except OSError:
+        return None
+
+
+def check_space(path: Path, needed: int, what: str) -> None:
+    """Raise MachineError unless a run's folder, or the one that it will be made in, has `needed` bytes free."""
+    free = free_disk(path)
+    if free is not None and free < needed:
         raise MachineError(
-            f"{what} needs {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free", NO_ROOM
+            f"{nearest_folder(path)} has {free / 1e6:,.0f} MB free, but {what} {math.ceil(needed / 1e6):,} MB",
+            "free some space, then run the same command again; or choose another --runs-dir",
+        )
+
+
+def check_room(what: object, folder: Path, needed: float, hint: str = NO_ROOM) -> None:
+    """Raise MachineError if a folder in a cache, or the one that it will be made in, has too few bytes free."""
+    free = free_disk(folder)
+    if free is not None and free < needed:
+        raise MachineError(
+            f"{what} needs {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free", hint
         )
 
 
 def check_writable(folder: Path) -> None:
     """Raise UsageError or MachineError, before the work, when files could not be written to a folder after it."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    existing = nearest_folder(folder)
     if not existing.is_dir():
         raise UsageError(f"--out: {existing} is a file", "name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -93,14 +104,3 @@ def check_file(path: Path, *, force: bool) -> None:
     check_writable(path.parent)
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path} is there already", "overwrite it with --force, or choose another name with --out")
-
-
-def free_disk(place: Path) -> int | None:
-    """Bytes free where a folder is, or will be made; None where nobody says."""
-    import shutil
-
-    existing = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())
-    try:
-        return shutil.disk_usage(existing).free
-    except OSError:
-        return None

@@ -1,38 +1,68 @@
 """Tensors as .safetensors files, written and read without a copy of them in memory.
 
 The format: the header's length in 8 bytes, the header in JSON, the tensors one after the other without a gap.
+Neither torch nor numpy is imported before tensors are needed, so that a header can be read at once.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import struct
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from ..runtime.fsdp import full_tensor
 
-_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "BOOL": torch.bool,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+_TYPES = {  # the format's names to torch's and numpy's
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
 }
-_ARRAYS = {"F16": np.float16, "F32": np.float32, "I64": np.int64}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
-_LARGEST_HEADER = 100_000_000
+_LARGEST_HEADER = 100_000_000  # bytes
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, RuntimeError)
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a file (tensor names to entries, and `__metadata__`), and where its tensors start.
+
+    Raises OSError, and ValueError for another kind of file. Never waits for a pipe.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
+        length = _header_length(file.read(8))
+        return _parse_header(file.read(length)), 8 + length
+
+
+def _header_length(prefix: bytes | bytearray) -> int:
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > _LARGEST_HEADER:
+        raise ValueError("its header is longer than it")
+    return length
+
+
+def _parse_header(text: bytes | bytearray) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    return header
 
 
 def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
@@ -40,16 +70,20 @@ def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 
     The library would copy all of them twice before it writes: 11 GB for the optimiser of the largest DiT.
     """
+    import torch
+
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, value in tensors.items():
         begin, end = end, end + value.numel() * value.element_size()
-        header[name] = {"dtype": _NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+        dtype = _NAMES[str(value.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
+    yield len(text).to_bytes(8, "little") + text
     for value in tensors.values():
-        yield full_tensor(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        gather = getattr(value.detach(), "full_tensor", value.detach)  # of a sharded one; all processes call it
+        yield gather().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def parse(content: bytearray, source: Path) -> dict[str, Tensor]:
@@ -59,39 +93,41 @@ def parse(content: bytearray, source: Path) -> dict[str, Tensor]:
     """
     try:
         return dict(_tensors(content))
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{source} is damaged ({error})", "use another checkpoint") from None
 
 
 def mapped(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a .safetensors file as read-only arrays that are read from disk where they are looked at.
+    """The tensors of a .safetensors file as read-only arrays whose pages are read from disk on first use.
 
     Raises CheckpointError if its header is damaged.
     """
+    import numpy as np
+
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _LARGEST_HEADER)))
+        header, start = read_header(path)
         header.pop("__metadata__", None)
         arrays = {}
         for name, entry in header.items():
-            dtype, offset = _ARRAYS[entry["dtype"]], 8 + length + entry["data_offsets"][0]
+            dtype, offset = np.dtype(_TYPES[entry["dtype"]]), start + entry["data_offsets"][0]
             arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(entry["shape"]))
         return arrays
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (OSError, *_DAMAGE) as error:
         raise CheckpointError(f"{path} is damaged ({error})", "delete it: it is made again") from None
 
 
 def _tensors(content: bytearray) -> Iterator[tuple[str, Tensor]]:
-    (length,) = struct.unpack_from("<Q", content)
-    start = 8 + length
-    if length > _LARGEST_HEADER or start > len(content):
+    import torch
+
+    start = 8 + _header_length(content[:8])
+    if start > len(content):
         raise ValueError("its header is longer than it")
-    header = json.loads(content[8:start])
+    header = _parse_header(content[8:start])
     header.pop("__metadata__", None)
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype, shape, (begin, stop) = _TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        dtype: torch.dtype = getattr(torch, _TYPES[entry["dtype"]])
+        shape, (begin, stop) = entry["shape"], entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, stop)):
             raise ValueError(f"{name} has no sensible shape")
         if begin != end or stop - begin != math.prod(shape) * dtype.itemsize:
@@ -103,6 +139,8 @@ def _tensors(content: bytearray) -> Iterator[tuple[str, Tensor]]:
 
 
 def _view(content: bytearray, dtype: torch.dtype, shape: Sequence[int], offset: int) -> Tensor:
+    import torch
+
     count = math.prod(shape)
     if count == 0:
         return torch.empty(shape, dtype=dtype)

@@ -17,11 +17,11 @@ def as_text(word: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Text with what a terminal would obey or cannot show (file names may hold anything) spelled out."""
-    plain = (
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in as_text(text)
+    """Text whose control and unprintable characters are escaped (file names may hold anything)."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in as_text(text)
     )
-    return "".join(plain)
 
 
 def flat(text: str) -> str:
@@ -57,7 +57,7 @@ def format_age(seconds: float) -> str:
 
 
 def slug(text: str, otherwise: str = "run") -> str:
-    """A safe file name out of any text: a-z, 0-9, dot, underscore and dash only."""
+    """A safe file name made of any text: a-z, 0-9, dot, underscore and dash only."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
     return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-.")[:60] or otherwise
 
@@ -77,13 +77,13 @@ def run_name(word: str, option: str = "--name") -> str:
     return word
 
 
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table."""
-    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows)]
 
 
 def free_name(path: Path, ending: str = "") -> Path:
-    """The path itself, with its ending, if nothing is there, else the next free `path-2`, `path-3` …"""
+    """The path itself, with its ending, if nothing is there; else the next free `path-2`, `path-3` …"""
     number, candidate = 2, path.with_name(path.name + ending)
     while os.path.lexists(candidate):
         candidate = path.with_name(f"{path.name}-{number}{ending}")
@@ -91,8 +91,13 @@ def free_name(path: Path, ending: str = "") -> Path:
     return candidate
 
 
-def _format(number: int) -> str:
-    """`4.2 M`, `16 G`, `2.4 T`."""
+def plural(count: int, noun: str) -> str:
+    """`1 thread`, `2 threads`, `1,200 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_count(number: int) -> str:
+    """`4.2 M`, `16 G`, `2.4 T`: in front of a unit."""
     for size, letter in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")):
         if number >= size:
             return f"{number / size:.3g} {letter}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +75,11 @@ def save(path: str | Path, weights: Weights, info: ModelInfo) -> Path:
     A file that is there is replaced. Raises MachineError when the disk does not take it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     flat = jax.tree_util.tree_flatten_with_path(weights)[0]
     tensors = {".".join(str(key.key) for key in keys): torch.tensor(jax.device_get(value)) for keys, value in flat}
     try:
-        atomic.write_synced(temporary, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}))
-        atomic.rename(temporary, path)
+        atomic.write_atomically(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise MachineError(f"cannot write {path}: {error.strerror or error}", "choose another place") from None
     return path
 

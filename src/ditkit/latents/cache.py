@@ -26,6 +26,7 @@ from torch import Tensor
 from ..autoencoders.contract import Autoencoder, at_once
 from ..config import RunConfig
 from ..data.contract import Dataset, Split
+from ..data.pixels import from_levels
 from ..data.resident import decoding_threads
 from ..data.sources.location import stem
 from ..errors import DataError, MachineError
@@ -162,12 +163,9 @@ def _watched(size: int, folder: Path) -> AbstractContextManager[Progress]:
 
 
 def _matches(path: Path, shard: dict[str, Any]) -> bool:
-    digest, length = hashlib.sha256(), 0
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            length += len(block)
-    return length == shard["bytes"] and digest.hexdigest() == shard["sha256"]
+    with contextlib.suppress(OSError):
+        return path.stat().st_size == shard["bytes"] and atomic.sha256_of(path) == shard["sha256"]
+    return False
 
 
 def _describe(recipe: LatentSpec, folder: Path, *, unfinished: bool) -> None:
@@ -204,11 +202,9 @@ def _write(
 ) -> dict[str, Any]:
     """Write one shard, whole or not at all; returns what the index says of it."""
     name = f"shard-{number:05d}.safetensors"
-    temporary = folder / f".{name}.tmp"
-    temporary.unlink(missing_ok=True)
-    described = atomic.write_synced(temporary, safetensors.pieces(tensors))
-    atomic.rename(temporary, folder / name)
-    atomic.sync_folder(folder)
+    for leftover in folder.glob(f".{name}.*"):
+        leftover.unlink()
+    described = atomic.write_atomically(folder / name, safetensors.pieces(tensors))
     good = [row for row, index in enumerate(indices) if index not in bad]
     mean = tensors["mean"][good].double()
     square = mean.square()
@@ -232,7 +228,7 @@ def _encode(
     """Latents of some images as a shard's tensors, and which of the images cannot be read."""
     means, stds, labels, bad = [], [], [], {}
     for images_BHWC, label_B, wrong in _decoded(recipe, indices):
-        image_BCHW = torch.from_numpy(images_BHWC).to(recipe.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        image_BCHW = from_levels(torch.from_numpy(images_BHWC).to(recipe.device).permute(0, 3, 1, 2))
         versions = [image_BCHW, image_BCHW.flip(-1)][: recipe.flips]
         posteriors = [recipe.autoencoder.encode(one) for one in versions]
         means.append(torch.stack([one.mean_BCHW for one in posteriors], dim=1).half().cpu())

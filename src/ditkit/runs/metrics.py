@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MachineError
+from ..io.atomic import write_all
 
 
 class MetricsFile:
@@ -29,9 +30,7 @@ class MetricsFile:
         """Write one line. Raises DitkitError when the disk does not take it."""
         line = json.dumps(dict(row), allow_nan=False, separators=(",", ":")) + "\n"
         try:
-            rest = line.encode("utf-8")
-            while rest:  # a disk that is nearly full takes a part
-                rest = rest[os.write(self._descriptor, rest) :]
+            write_all(self._descriptor, line.encode("utf-8"))  # a disk that is nearly full takes a part first
         except OSError as error:
             raise self._refused(error) from None
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any
 
 from ..config import DiffusionConfig, RunConfig, from_dict, to_dict
 from ..errors import CheckpointError, DitkitError, UsageError
+from ..io.safetensors import read_header
 
 METADATA_KEY = "ditkit"
 FORMAT = 1
-_LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +109,13 @@ def has_model_info(path: Path) -> bool:
 def read_metadata(path: Path) -> Mapping[str, Any]:
     """The metadata of a .safetensors file, from its header alone. Raises CheckpointError."""
     try:
-        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # never wait for a pipe
-        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = file.read(length) if length <= _LARGEST_HEADER else b""
-        metadata = json.loads(header.decode("utf-8")).get("__metadata__", {})
+        metadata = read_header(path)[0].get("__metadata__", {})
         if not isinstance(metadata, dict):
-            raise TypeError
+            raise ValueError
         return metadata
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    except (struct.error, ValueError, TypeError, AttributeError, RecursionError):
+    except ValueError:
         raise CheckpointError(
             f"{path} is not a weights file of ditkit, or it is damaged", "use another checkpoint"
         ) from None

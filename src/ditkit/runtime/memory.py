@@ -1,8 +1,8 @@
-"""Machine, free and cgroup memory."""
+"""Memory of this machine, and what its control groups (containers) leave of it and of its cores."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _LARGEST_GPU = 288 * 10**9  # bytes; how much a GPU really has is known only once torch is there
@@ -11,49 +11,61 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128")
 
 def machine_memory() -> int | None:
     """Bytes of memory that this process may use at most; None where the system does not say."""
-    try:
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-    return min([physical, *_container_limits()]) if physical > 0 else None
+    physical = _virtual_memory("total")
+    return min([physical, *_container_limits()]) if physical else None
 
 
 def free_memory(held: int = 0) -> int | None:
     """Bytes that this process may have, `held` of them already; None where the system does not say."""
+    available = _virtual_memory("available")
+    return None if available is None else available + held
+
+
+def _virtual_memory(field: str) -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
+        import psutil
+
+        return int(getattr(psutil.virtual_memory(), field))
+    except (ImportError, OSError, RuntimeError, ValueError):  # psutil cannot read what this system says
         return None
-    found = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] + held if found else None
 
 
-def _container_limits() -> list[int]:
-    """Memory limits of the control groups that this process is in, of both versions of Linux's interface."""
-    limits = []
-    try:
-        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for group in groups:
-        _, controllers, place = group.split(":", 2) if group.count(":") >= 2 else ("", "-", "")
+def _container_limits(*system: Path) -> list[int]:
+    """Memory limits of the control groups that this process is in, which psutil does not see."""
+    texts = (
+        read_text(folder / name)
+        for folder in control_groups("memory", *system)
+        for name in ("memory.max", "memory.limit_in_bytes")
+    )
+    return [int(text) for text in texts if text.isdigit() and 0 < len(text) < 20]
+
+
+def control_groups(
+    controller: str, root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> Iterator[Path]:
+    """Folders of the control groups that limit this process's cpu or memory, from the innermost outwards.
+
+    Linux has two interfaces: version 2 is one tree, version 1 a tree for each controller (`cpu`, or `cpu,cpuacct`).
+    """
+    for line in read_text(groups).splitlines():
+        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
         if controllers == "":
-            root, name = Path("/sys/fs/cgroup"), "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+            tops = [root]
+        elif controller in controllers.split(","):
+            tops = [root / name for name in dict.fromkeys((controller, controllers))]
         else:
             continue
-        inner = root / place.lstrip("/")
-        for folder in (inner, *inner.parents):
-            limits += _number_in(folder / name)
-            if folder == root:
-                break
-    return limits
+        for top in tops:
+            innermost = top / path.lstrip("/")
+            for folder in (innermost, *innermost.parents):
+                yield folder
+                if folder == top:
+                    break
 
 
-def _number_in(path: Path) -> list[int]:
+def read_text(path: Path) -> str:
+    """The text of a small system file; empty where there is none."""
     try:
-        text = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return []
-    return [int(text)] if text.isdigit() and 0 < len(text) < 20 else []
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

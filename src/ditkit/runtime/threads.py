@@ -12,16 +12,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..io.text import plural
 from .launch import launched_here
+from .memory import control_groups, read_text
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
-_LOOK = 0.2  # seconds in which the load of the machine is sampled
+_SAMPLE = 0.2  # seconds in which the load of the machine is sampled
 _BUSY = 0.5  # cores kept busy by others from which on waiting threads must not spin
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threads:
-    """How many threads compute; None leaves it to torch. `why` is a line for people, where it is not the obvious."""
+    """How many threads compute; None leaves it to torch. `why` is a line for people, where the count needs a reason."""
 
     count: int | None = None
     busy: bool = False  # others use this machine
@@ -38,33 +40,30 @@ def choose_threads(word: str = "auto", kept: int | None = None) -> Threads:
     cores = usable_cores()
     if word != "auto":
         return Threads(count=int(word), busy=int(word) > len(cores))
-    here = launched_here()
-    given = os.environ.get("OMP_NUM_THREADS")
-    if given is not None and not (here > 1 and given == "1"):  # torchrun sets it to 1
+    processes = launched_here()
+    omp_threads = os.environ.get("OMP_NUM_THREADS")
+    if omp_threads is not None and not (processes > 1 and omp_threads == "1"):  # torchrun sets it to 1
         return Threads()
     allowed = max(1, min(len(cores), math.floor(quota() or len(cores))))
-    if here > 1:
-        return Threads(count=max(1, allowed // here))
+    if processes > 1:
+        return Threads(count=max(1, allowed // processes))
     busy = busy_cores(cores)
     idle = max(1, min(allowed, round(len(cores) - busy)))
     if kept:
-        text = f"computing with {_spoken(kept)}, as ever in this run: {idle} cores are idle (--threads N decides)"
+        count = plural(kept, "thread")
+        text = f"computing with {count}, as ever in this run: {idle} cores are idle (--threads N decides)"
         return Threads(count=min(kept, allowed), busy=busy >= _BUSY, why=text if kept < idle else None)
     why = None
     if allowed < len(cores):
         why = f"this container may use {allowed} of {len(cores)} cores"
     if idle < allowed:
         why = f"others keep {busy:.1f} of {len(cores)} cores busy"
-    text = f"computing with {_spoken(idle)}: {why} (--threads N decides)" if why else None
+    text = f"computing with {plural(idle, 'thread')}: {why} (--threads N decides)" if why else None
     return Threads(count=idle, busy=busy >= _BUSY, why=text)
 
 
-def _spoken(threads: int) -> str:
-    return f"{threads} thread{'s' if threads > 1 else ''}"
-
-
 def take_threads(threads: Threads) -> None:
-    """Let torch use them; call after it is imported."""
+    """Set torch's number of threads."""
     if threads.count is not None:
         import torch
 
@@ -73,43 +72,40 @@ def take_threads(threads: Threads) -> None:
 
 def usable_cores() -> list[frozenset[int]]:
     """The cores that this process may run on, each as the set of its hardware threads."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [frozenset({cpu}) for cpu in range(os.cpu_count() or 1)]
-    cores = {frozenset(_siblings(cpu)) for cpu in os.sched_getaffinity(0)}
-    return sorted(cores, key=min)
+    if hasattr(os, "sched_getaffinity"):
+        return sorted({frozenset(_siblings(cpu)) for cpu in os.sched_getaffinity(0)}, key=min)
+    import psutil
+
+    logical = os.cpu_count() or 1
+    each = max(1, logical // (psutil.cpu_count(logical=False) or logical))
+    return [frozenset(range(first, first + each)) for first in range(0, logical, each)]
 
 
 def busy_cores(cores: Iterable[frozenset[int]]) -> float:
-    """How many of some cores others keep busy: sampled for a moment where the system tells, else the load average."""
-    before = _ticks()
+    """How many of some cores others keep busy: sampled for a moment where the system allows, else the load average."""
+    before = _processor_times()
     if not before:
         return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    time.sleep(_LOOK)
-    after = _ticks()
+    time.sleep(_SAMPLE)
+    after = _processor_times()
     shares = {cpu: _busy_share(before[cpu], after[cpu]) for cpu in before if cpu in after}
     return sum(max((shares.get(cpu, 0.0) for cpu in core), default=0.0) for core in cores)
 
 
-def quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float | None:
+def quota(*system: Path) -> float | None:
     """Cores' worth of time that the control groups of this process allow; None where they set no limit."""
-    found: list[float] = []
-    for line in _read(groups).splitlines():
-        _, controllers, place = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
-        for top in (root, root / "cpu", root / "cpu,cpuacct") if controllers in ("", "cpu", "cpu,cpuacct") else ():
-            folder = top / place.lstrip("/")
-            for inner in (folder, *folder.parents):
-                limit, _, period = _read(inner / "cpu.max").strip().partition(" ")
-                limit = limit or _read(inner / "cpu.cfs_quota_us").strip()
-                period = period or _read(inner / "cpu.cfs_period_us").strip()
-                if limit.isdigit() and period.isdigit() and int(period):
-                    found.append(int(limit) / int(period))
-                if inner == top:
-                    break
-    return min(found, default=None)
+    limits: list[float] = []
+    for group in control_groups("cpu", *system):
+        limit, _, period = read_text(group / "cpu.max").partition(" ")
+        limit = limit or read_text(group / "cpu.cfs_quota_us")
+        period = period or read_text(group / "cpu.cfs_period_us")
+        if limit.isdigit() and period.isdigit() and int(period):
+            limits.append(int(limit) / int(period))
+    return min(limits, default=None)
 
 
 def calm_threads(threads: Threads | None = None) -> None:
-    """Let OpenMP threads spin only briefly before they sleep, on a busy host not at all; before torch is imported.
+    """Let OpenMP threads spin only briefly before they sleep, on a busy host not at all; call before importing torch.
 
     GNU OpenMP spins for milliseconds by default: on a host with one busy core that doubles the time of a training step
     and can be far worse, while a short spin costs a few per cent on an idle one. What the user set stays.
@@ -143,35 +139,30 @@ def give_back_memory() -> None:
 
 
 def _siblings(cpu: int) -> set[int]:
-    """The hardware threads of a processor's core: `0,64` or `0-1` in the system's words."""
+    """The hardware threads of a processor's core, which Linux writes as `0,64` or `0-1`."""
     numbers = {cpu}
-    for part in _read(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).strip().split(","):
+    for part in read_text(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).split(","):
         first, _, last = part.partition("-")
         if first.isdigit() and (not last or last.isdigit()):
             numbers |= set(range(int(first), int(last or first) + 1))
     return numbers
 
 
-def _ticks() -> Mapping[int, tuple[int, int]]:
-    """Free and total ticks so far of each processor, where /proc/stat tells."""
-    found = {}
-    for line in _read(Path("/proc/stat")).splitlines():
-        name, *words = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and len(words) >= 5:
-            user, nice, system, idle, waiting, *others = (int(word) for word in words[:8])
-            gives_way = nice if os.nice(0) <= 0 else 0  # what runs at low priority, unless this does, too
-            free = idle + waiting + gives_way
-            found[int(name[3:])] = (free, free + user + system + sum(others))
-    return found
+def _processor_times() -> Mapping[int, tuple[float, float]]:
+    """Free and total seconds so far of each processor; nothing where the system does not say."""
+    import psutil
+
+    try:
+        times = psutil.cpu_times(percpu=True)
+    except (OSError, RuntimeError, ValueError):
+        return {}
+    # What runs at low priority gives way to this process, unless this one does, too.
+    yields = ("nice",) if hasattr(os, "nice") and os.nice(0) <= 0 else ()
+    free = [sum(getattr(row, name, 0.0) for name in ("idle", "iowait", *yields)) for row in times]
+    total = [sum(row) - sum(getattr(row, name, 0.0) for name in ("guest", "guest_nice")) for row in times]
+    return dict(enumerate(zip(free, total, strict=True)))
 
 
-def _busy_share(before: tuple[int, int], after: tuple[int, int]) -> float:
+def _busy_share(before: tuple[float, float], after: tuple[float, float]) -> float:
     total = after[1] - before[1]
     return 1 - (after[0] - before[0]) / total if total > 0 else 0.0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

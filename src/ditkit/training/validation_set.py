@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.contract import Dataset
+from ..data.pixels import from_levels
 from ..errors import DataError
 from ..objectives.contract import Objective
 from ..runtime.device import autocast
@@ -28,7 +29,7 @@ def pixel_cases(dataset: Dataset, indices: Iterable[int]) -> Cases:
             continue
         images.append(torch.from_numpy(image))
         labels.append(label)
-    x_BCHW = torch.stack(images).permute(0, 3, 1, 2).float() / 127.5 - 1 if images else torch.empty(0)
+    x_BCHW = from_levels(torch.stack(images).permute(0, 3, 1, 2)) if images else torch.empty(0)
     return x_BCHW, torch.tensor(labels, dtype=torch.int64), bad
 
 

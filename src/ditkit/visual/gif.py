@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import DataError
-from ..io.atomic import write_output
+from ..io.atomic import write_file
 from .grid import BACKGROUND, FAINT_INK, INK, font, shortened, shrunk, to_picture
 
 LARGEST_SIDE = 800  # pixels
@@ -41,7 +41,7 @@ def write_gif(
     drawn[0].save(
         data, "GIF", save_all=True, append_images=drawn[1:], duration=times, loop=0, disposal=1, optimize=False
     )
-    write_output(path, data.getvalue())
+    write_file(path, data.getvalue())
 
 
 def training_gif(frames: Sequence[tuple[str, Image.Image]], path: Path, *, seconds: float = 8.0) -> None:

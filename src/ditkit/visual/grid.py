@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import DataError
-from ..io.atomic import write_output
+from ..io.atomic import write_file
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -209,7 +209,7 @@ def save_png(image: Image.Image | np.ndarray, path: Path, text: Mapping[str, str
     picture = image if isinstance(image, Image.Image) else _plain(image)
     data = io.BytesIO()
     picture.save(data, "PNG", pnginfo=info)
-    write_output(path, data.getvalue())
+    write_file(path, data.getvalue())
 
 
 def _plain(image: np.ndarray) -> Image.Image:

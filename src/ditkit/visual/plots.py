@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ..errors import DataError, DivergedError, UsageError
-from ..io.atomic import write_output
+from ..io.atomic import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     known = sorted(figure.canvas.get_supported_filetypes())
     if ending not in known:
         raise UsageError(f"cannot write a plot as {path.name}", "end the name in .png, .pdf or .svg")
-    write_output(path, rendered(figure, ending))
+    write_file(path, rendered(figure, ending))
 
 
 def rendered(figure: Figure, ending: str = "png") -> bytes:

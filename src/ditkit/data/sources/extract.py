@@ -206,9 +206,7 @@ def _write(path: Path, blocks: Iterator[bytes]) -> Iterator[int]:
     descriptor = os.open(path, flags, 0o666)
     try:
         for block in blocks:
-            view = memoryview(block)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            atomic.write_all(descriptor, block)
             yield len(block)
     finally:
         os.close(descriptor)

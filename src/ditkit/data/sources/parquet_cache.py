@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -130,8 +129,8 @@ def _read(table: Path, target: Path) -> PackedTable | None:
 
 def _write(target: Path, blocks: Iterator[tuple[memoryview, np.ndarray]]) -> None:
     """A pack, and then its index: without it, it is none."""
-    for litter in target.parent.glob(f".{target.name}.*.tmp"):
-        litter.unlink()
+    for leftover in target.parent.glob(f".{target.stem}.*.tmp"):
+        leftover.unlink()
     sizes: list[np.ndarray] = []
 
     def content() -> Iterator[memoryview]:
@@ -139,14 +138,7 @@ def _write(target: Path, blocks: Iterator[tuple[memoryview, np.ndarray]]) -> Non
             sizes.append(lengths)
             yield block
 
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        atomic.write_synced(temporary, content())
-        atomic.rename(temporary, target)
-        index = io.BytesIO()
-        np.save(index, np.cumsum([0, *np.concatenate([*sizes, np.zeros(0, np.int64)])], dtype=np.int64))
-        atomic.write_synced(temporary, index.getvalue())
-        atomic.rename(temporary, target.with_suffix(".npy"))
-        atomic.sync_folder(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.write_atomically(target, content())
+    index = io.BytesIO()
+    np.save(index, np.cumsum([0, *np.concatenate([*sizes, np.zeros(0, np.int64)])], dtype=np.int64))
+    atomic.write_atomically(target.with_suffix(".npy"), index.getvalue())
