@@ -15,7 +15,7 @@ LAYERS = {
     0: "config errors registry events recipes io runs runtime.launch runtime.threads runtime.memory estimation.fits "
     "models.presets models.size autoencoders.files interop.diffusers_config interop.readme",
     1: "models objectives samplers autoencoders trackers data seeding",
-    2: "runtime io.safetensors latents checkpoint visual interop ema optim sampling.guidance sampling.block_cache "
+    2: "runtime latents checkpoint visual interop ema optim sampling.guidance sampling.block_cache "
     "data.batches data.resident data.workers",
     3: "training sampling evaluation estimation jax interop.export interop.import_model interop.push",
     4: "cli __main__",
