@@ -33,7 +33,7 @@ def _virtual_memory(field: str) -> int | None:
 def _container_limits(*system: Path) -> list[int]:
     """Memory limits of the control groups that this process is in, which psutil does not see."""
     texts = (
-        read_text(folder / name)
+        system_text(folder / name)
         for folder in control_groups("memory", *system)
         for name in ("memory.max", "memory.limit_in_bytes")
     )
@@ -47,7 +47,7 @@ def control_groups(
 
     Linux has two interfaces: version 2 is one tree, version 1 a tree for each controller (`cpu`, or `cpu,cpuacct`).
     """
-    for line in read_text(groups).splitlines():
+    for line in system_text(groups).splitlines():
         _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
         if controllers == "":
             tops = [root]
@@ -63,7 +63,7 @@ def control_groups(
                     break
 
 
-def read_text(path: Path) -> str:
+def system_text(path: Path) -> str:
     """The text of a small system file; empty where there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()

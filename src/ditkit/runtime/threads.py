@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..io.text import plural
 from .launch import launched_here
-from .memory import control_groups, read_text
+from .memory import control_groups, system_text
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 _SAMPLE = 0.2  # seconds in which the load of the machine is sampled
@@ -96,9 +96,9 @@ def quota(*system: Path) -> float | None:
     """Cores' worth of time that the control groups of this process allow; None where they set no limit."""
     limits: list[float] = []
     for group in control_groups("cpu", *system):
-        limit, _, period = read_text(group / "cpu.max").partition(" ")
-        limit = limit or read_text(group / "cpu.cfs_quota_us")
-        period = period or read_text(group / "cpu.cfs_period_us")
+        limit, _, period = system_text(group / "cpu.max").partition(" ")
+        limit = limit or system_text(group / "cpu.cfs_quota_us")
+        period = period or system_text(group / "cpu.cfs_period_us")
         if limit.isdigit() and period.isdigit() and int(period):
             limits.append(int(limit) / int(period))
     return min(limits, default=None)
@@ -141,7 +141,7 @@ def give_back_memory() -> None:
 def _siblings(cpu: int) -> set[int]:
     """The hardware threads of a processor's core, which Linux writes as `0,64` or `0-1`."""
     numbers = {cpu}
-    for part in read_text(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).split(","):
+    for part in system_text(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).split(","):
         first, _, last = part.partition("-")
         if first.isdigit() and (not last or last.isdigit()):
             numbers |= set(range(int(first), int(last or first) + 1))
