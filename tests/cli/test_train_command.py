@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +21,12 @@ from PIL import Image
 
 from ditkit import recipes
 from ditkit.cli import app
+from ditkit.cli.options import Optimiser, TrainDevice
 from ditkit.cli.signals import stop_on_signals
-from ditkit.cli.train import TrainPlan, _is_finished
+from ditkit.cli.train import _claimed
+from ditkit.data.contract import open_datasets
 from ditkit.runs.folder import RunFolder
+from ditkit.runs.target import ResolvedRun
 
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=8 "
@@ -112,16 +117,49 @@ def test_a_run_folder_continues_with_its_own_settings(capsys: pytest.CaptureFixt
     assert said(capsys, "train longer --device cpu --quiet") == (0, "", "")
 
 
+def test_data_sets_and_settings_are_read_once_and_the_run_is_claimed_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def count(place: str, describe: Callable[..., str]) -> None:
+        module, _, name = place.rpartition(".")
+        function = getattr(importlib.import_module(module), name)
+
+        def counted(*args, **options):
+            calls.append(describe(*args))
+            return function(*args, **options)
+
+        monkeypatch.setattr(place, counted)
+
+    count("ditkit.data.mnist.dataset", lambda config, split: split)
+    count("ditkit.recipes.parse", lambda path: path.name)
+    count("ditkit.runs.resume.start_or_resume", lambda *_: "start_or_resume")
+    count("ditkit.training.loop.start_or_resume", lambda *_: "start_or_resume")
+    assert said(capsys, f"train mnist --name once --steps 2 --quiet {TINY}")[0] == 0
+    assert sorted(set(calls)) == ["mnist.toml", "start_or_resume", "train", "validation"], "nothing to read yet"
+    assert [calls.count(call) for call in ("start_or_resume", "train", "validation")] == [1, 1, 1]
+    calls.clear()
+    assert said(capsys, "train once --steps 4 --quiet --device cpu")[0] == 0
+    assert sorted(calls) == ["config.toml", "start_or_resume", "train", "validation"]
+
+
 def test_all_processes_see_alike_whether_a_run_is_finished(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(shutil.copytree(home / "runs/mnist", tmp_path / "alike"))
-    plan = TrainPlan(config=run.read_config(), folder=run.path, find_lr=False, fresh=False)
+    resolved = ResolvedRun(config=run.read_config(), folder=run)
+    datasets = open_datasets(resolved.config.data)
+
+    def is_finished() -> bool:
+        with _claimed(resolved, Optimiser(), TrainDevice(), datasets, quiet=True) as claimed:
+            return claimed.finished
+
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert _is_finished(plan)
+    assert is_finished()
     (run.checkpoint(run.last_step()) / "model.safetensors").write_bytes(b"damaged")
-    assert not _is_finished(plan)
+    assert not is_finished()
 
 
 def test_fresh_begins_beside_the_old_run(capsys: pytest.CaptureFixture[str], home: Path) -> None:

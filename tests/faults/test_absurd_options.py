@@ -126,7 +126,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.data.mnist.dataset", lambda config, split: digits)
     monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
-    monkeypatch.setattr("ditkit.cli.lr_find._tell", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.cli.lr_find._print_curve", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
     monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)

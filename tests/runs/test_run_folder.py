@@ -161,6 +161,8 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
 
     with run_folder.lock(folder):
         assert f"is in use by pid {os.getpid()} on " in elsewhere()
+    with start_or_resume(folder.read_config(), folder.path):
+        assert f"is in use by pid {os.getpid()} on " in elsewhere()
     assert elsewhere() == "locked\n"
 
 

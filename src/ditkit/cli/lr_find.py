@@ -4,32 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from . import complete, console
-from .annotated import (
-    DATA,
-    OPTIMISER,
-    OUTPUT,
-    Autoencoder,
-    Config,
-    DataDir,
-    Debug,
-    Device,
-    Force,
-    ImageSize,
-    Json,
-    LabelBy,
-    LabelFile,
-    Quiet,
-    RunsDir,
-    Settings,
-    Yes,
-)
+from .opt import changes, examples, only, opt
+from .options import DATA, RECIPES, Data, Device, Latents, Output, Settings
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -37,63 +18,41 @@ if TYPE_CHECKING:
     from ..training.lr_finder import LRCurve
 
 
-EXAMPLES = "Examples:\n\nditkit lr-find\nditkit lr-find celeba --data-dir ~/celeba"
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to measure on."""
 
-Target = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[DATASET|RECIPE|FOLDER|RUN]",
-        autocompletion=complete.training_targets,
-        show_default="the newest run, else mnist",
-        help="What would be trained.",
-    ),
-]
-BatchSize = Annotated[
-    str | None,
-    typer.Option(
-        "--batch-size", metavar="N", show_default="the recipe's", help="Images in a step.", rich_help_panel=DATA
-    ),
-]
-Seed = Annotated[
-    str | None,
-    typer.Option("--seed", metavar="N", show_default="the recipe's", help="For the draws.", rich_help_panel=OPTIMISER),
-]
-Steps = Annotated[
-    int,
-    typer.Option("--steps", metavar="N", min=20, max=10_000, help="Rates to try.", rich_help_panel=OPTIMISER),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FILE",
-        show_default="lr-find-NAME.png",
-        help="Where the plot goes; the numbers go beside it as .json.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+    target: str | None = opt(
+        "[DATASET|RECIPE|FOLDER|RUN]",
+        "What would be trained.",
+        complete=complete.training_targets,
+        shown="the newest run, else mnist",
+    )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Optimiser: the rates to try."""
+
+    batch_size: str | None = opt(
+        "--batch-size", "N", "Images in a step.", shown=RECIPES, panel=DATA, sets="train.batch_size"
+    )
+    seed: str | None = opt("--seed", "N", "For the draws.", shown=RECIPES, sets="seed")
+    steps: int = opt("--steps", "N", "Rates to try.", default=120, min=20, max=10_000)
+
+
+PLOT = opt("--out", "FILE", "Where the plot goes; the numbers go beside it as .json.", shown="lr-find-NAME.png")
+
+
+@examples("ditkit lr-find", "ditkit lr-find celeba --data-dir ~/celeba")
 def run(
-    target: Target = None,
-    config: Config = None,
-    settings: Settings = None,
-    data_dir: DataDir = None,
-    label_by: LabelBy = None,
-    label_file: LabelFile = None,
-    image_size: ImageSize = None,
-    autoencoder: Autoencoder = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    steps: Steps = 120,
-    device: Device = "auto",
-    out: Out = None,
-    force: Force = False,
-    runs_dir: RunsDir = None,
-    as_json: Json = False,
-    yes: Yes = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    what: Target,
+    settings: Settings,
+    data: Data,
+    latents: Latents,
+    sweep: Sweep,
+    machine: Device,
+    output: Annotated[Output, only("out force runs_dir json yes quiet", out=PLOT)],
 ) -> None:
     """Find a learning rate: a short sweep over real data that leaves no trace in any run.
 
@@ -101,33 +60,24 @@ def run(
     same before it trains.
     """
     from ..io import text
-    from ..runs import target as run_target
-    from ..runs.folder import runs_dir as runs_place
     from ..runs.lookup import run_names
-    from . import datasets, outputs, parsing
+    from ..runs.target import resolve
+    from .datasets import open_training_images
+    from .outputs import png_path
 
-    runs = runs_place(runs_dir)
-    if target is None and config is None:
-        target = (run_names(runs) or ["mnist"])[0]
-        found = run_target.find_target(str(runs / target) if run_names(runs) else target, runs)
-    else:
-        found = run_target.find_target(target, runs) if target is not None else None
-    flags = {
-        "--batch-size": batch_size,
-        "--seed": seed,
-        "--data-dir": data_dir,
-        "--label-by": label_by,
-        "--label-file": label_file,
-        "--image-size": image_size,
-        "--autoencoder": autoencoder,
-    }
-    resolved = run_target.build(found, file=config, settings=settings or [], flags=flags)
-    stem = f"lr-find-{text.slug(run_target.name_of(found, config))}"
-    path = outputs.png_path(out, stem, force=force, beside=".json")
-    parsing.device(device)
-    opened = datasets.open_training_images(resolved, quiet=quiet, yes=yes)
-    curve = measure(resolved, opened, device, steps=steps, quiet=quiet)
-    _tell(curve, path, write(curve, path), as_json=as_json, quiet=quiet)
+    runs = run_names(output.runs)
+    target = what.target or ("" if settings.config else str(output.runs / runs[0]) if runs else "mnist")
+    config, name = resolve(
+        target,
+        file=settings.config,
+        settings=settings.settings or [],
+        flags=changes(data, latents, sweep),
+        runs_dir=output.runs,
+    )
+    path = png_path(output.out, f"lr-find-{text.slug(name)}", force=output.force, beside=".json")
+    datasets = open_training_images(config, quiet=output.quiet, yes=output.yes)
+    curve = measure(config, datasets, machine.device, steps=sweep.steps, quiet=output.quiet)
+    _print_curve(curve, path, write(curve, path), as_json=output.json, quiet=output.quiet)
 
 
 def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
@@ -161,7 +111,7 @@ def write(curve: LRCurve, path: Path) -> Path:
     return numbers
 
 
-def _tell(curve: LRCurve, path: Path, numbers: Path, *, as_json: bool, quiet: bool) -> None:
+def _print_curve(curve: LRCurve, path: Path, numbers: Path, *, as_json: bool, quiet: bool) -> None:
     import json
 
     rates = {"suggestion": curve.suggestion, "maximum": curve.maximum}

@@ -111,6 +111,11 @@ def threads(word: str) -> str:
     raise UsageError(f"--threads: {word!r} is neither auto nor a number from 1 to 9999", "leave it out")
 
 
+def number_or_auto(word: str) -> str:
+    """`auto`, however it is spelled, or a word that the settings read."""
+    return "auto" if word.strip().lower() == "auto" else word
+
+
 def switch(option: str, word: str) -> str:
     """`auto`, `on` or `off`."""
     if word in _SWITCH:

@@ -1,279 +1,139 @@
-"""Ditkit train."""
+"""`ditkit train`."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..runtime import launch
-from . import console
-from .annotated import (
-    Autoencoder,
-    Config,
-    DataDir,
-    Debug,
-    Device,
-    ImageSize,
-    LabelBy,
-    LabelFile,
-    Quiet,
-    RunsDir,
-    Settings,
-    Yes,
-)
-from .train_options import (
-    BatchSize,
-    Compile,
-    DryRun,
-    Dtype,
-    EvaluateEvery,
-    ForceChange,
-    Fresh,
-    GradCheckpointing,
-    InitFrom,
-    KeepEvery,
-    Lr,
-    MaxTime,
-    Name,
-    PreemptSignal,
-    SampleEvery,
-    Seed,
-    Shard,
-    SnapshotEvery,
-    Steps,
-    Target,
-    Threads,
-    Track,
-)
+from . import complete, console
+from .opt import changes, examples, only, opt
+from .options import AUTO, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
 
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..data.contract import Datasets
     from ..events import Event
-    from ..runs.init_from import InitFrom as InitFromModel
+    from ..runs.folder import RunFolder
     from ..runs.resume import ClaimedRun
-    from ..runtime.threads import Threads as ChosenThreads
-
+    from ..runs.target import ResolvedRun
+    from ..runtime.threads import Threads
 
 _PACKAGES = ("tensorboard", "wandb")  # that a tracker of their name needs
-
-
-@dataclass(kw_only=True)
-class TrainPlan:
-    """One run, decided: what, where, on what, for how long."""
-
-    config: RunConfig
-    folder: Path
-    find_lr: bool
-    fresh: bool
-    beginning: InitFromModel | None = None
-    yes: bool = False
-    fit_batch: bool = False
-    seconds: float | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    shard: bool = False
-    preempt_signal: int | None = None
-    force_change: Sequence[str] = ()
-    threads: str = "auto"
-    compile: str = "auto"
-    grad_checkpointing: str = "auto"
-    trackers: Sequence[str] = ()
-    elsewhere: bool = False  # --runs-dir is given, so that other commands need it, too
-
-    def check_words(
-        self,
-        max_time: str | None,
-        device: str,
-        dtype: str,
-        preempt: str | None,
-        force_change: list[str] | None,
-        track: list[str] | None,
-        *,
-        yes: bool,
-    ) -> None:
-        from ..runs.resume import check_force_change
-        from . import parsing, signals
-        from .evaluate import check_features
-
-        self.yes = yes
-        self.preempt_signal = signals.preempt_signal(preempt) if preempt is not None else None
-        self.force_change = tuple(force_change or ())
-        check_force_change(self.force_change)
-        self.seconds = parsing.duration(max_time) if max_time is not None else None
-        self.device, self.dtype = parsing.device(device), parsing.dtype(dtype)
-        self._check_trackers(track or ())
-        if self.config.train.evaluate_every:
-            check_features(None, self.config.data.channels)
-
-    def announce_init_from(self, labels: Sequence[str], *, quiet: bool) -> None:
-        """Say what the run begins with, if it does now."""
-        from ..runs.folder import RunFolder
-
-        begins = self.fresh or not RunFolder(self.folder).checkpoint_steps()
-        if self.beginning and begins and (text := self.beginning.describe(labels)):
-            console.say(text, quiet=quiet)
-
-    def check_speed(self, threads: str, compile: str, grad_checkpointing: str, *, shard: bool) -> None:
-        from . import parsing
-
-        self.shard = shard
-        self.threads, self.compile = parsing.threads(threads), parsing.switch("--compile", compile)
-        self.grad_checkpointing = parsing.switch("--grad-checkpointing", grad_checkpointing)
-
-    def _check_trackers(self, names: Sequence[str]) -> None:
-        from importlib.util import find_spec
-
-        from ..errors import UsageError
-        from ..registry import TRACKERS
-
-        self.trackers = tuple(dict.fromkeys(TRACKERS.check(name) for name in names))
-        for name in self.trackers:
-            if name in _PACKAGES and find_spec(name) is None:
-                raise UsageError(f"--track {name} needs the package {name}", f"pip install 'ditkit[{name}]'")
-
-
-def decide(
-    target: str | None,
-    file: Path | None,
-    settings: list[str],
-    flags: dict[str, Any],
-    *,
-    name: str | None,
-    runs_dir: Path | None,
-    fresh: bool,
-    device: str,
-) -> TrainPlan:
-    """The plan that the words of `ditkit train` stand for. Raises UsageError for what is wrong with them."""
-    from ..errors import UsageError
-    from ..runs.folder import runs_dir as runs_place
-    from ..runs.target import resolve_run
-    from . import datasets, parsing
-
-    flags = dict(flags)
-    init_from = flags.pop("--init-from")
-    find_lr, fit_batch = (_is_auto(flags[flag]) for flag in ("--lr", "--batch-size"))
-    flags |= {"--lr": None} if find_lr else {}
-    flags |= {"--batch-size": None} if fit_batch else {}
-    if fresh and launch.restarts():
-        raise UsageError(
-            "--fresh would begin anew whenever the run is started again (--max-restarts, requeue)",
-            "leave it out, and give the run a --name of its own",
-        )
-    if target is None and file is None:
-        raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
-    run = resolve_run(
-        target,
-        file=file,
-        settings=settings,
-        flags=flags,
-        runs=runs_place(runs_dir),
-        name=name,
-        fresh=fresh,
-        init_from=init_from,
-        choose=lambda target, existing: datasets.for_device(target, parsing.device(device), existing),
-    )
-    config = run.config
-    if find_lr and run.existing:
-        config = with_lr(config, run.existing.read_config().optim.lr)  # measured when the run began
-        find_lr = run.existing.last_step() == 0
-    return TrainPlan(
-        config=config,
-        folder=run.folder.path,
-        find_lr=find_lr,
-        fit_batch=fit_batch,
-        fresh=fresh,
-        beginning=run.init_from,
-        elsewhere=runs_dir is not None,
-    )
-
-
-def _is_auto(word: str | None) -> bool:
-    return word is not None and word.strip().lower() == "auto"
-
-
-def with_lr(config: RunConfig, lr: float) -> RunConfig:
-    """The same settings with another peak learning rate."""
-    return replace(config, optim=replace(config.optim, lr=lr))
-
-
-EXAMPLES = (
-    "Examples:\n\nditkit train mnist\nditkit train celeba --data-dir ~/celeba --max-time 1h\n"
-    "ditkit train ./photos --set model.preset=dit-tiny/8 --lr auto\n\nditkit train hf://user/dataset"
-)
-
 _PROBE_SECONDS = 3.0
+_OUTPUT = "name runs_dir sample_every keep_every evaluate_every snapshot_every track fresh dry_run yes quiet"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to train."""
+
+    target: str | None = opt(
+        "RECIPE|DATASET|FOLDER|ARCHIVE|URL|hf://…",
+        "A recipe or data set by name (`ditkit list`), a folder with one subfolder of images per label, an archive of "
+        "one or its web address, hf://user/dataset, or a run to continue.",
+        complete=complete.training_targets,
+        shown=False,
+    )
+
+
+@examples(
+    "ditkit train mnist",
+    "ditkit train celeba --data-dir ~/celeba --max-time 1h",
+    "ditkit train ./photos --set model.preset=dit-tiny/8 --lr auto\n",
+    "ditkit train hf://user/dataset",
+)
 def run(
-    target: Target = None,
-    steps: Steps = None,
-    max_time: MaxTime = None,
-    batch_size: BatchSize = None,
-    lr: Lr = None,
-    seed: Seed = None,
-    data_dir: DataDir = None,
-    label_by: LabelBy = None,
-    label_file: LabelFile = None,
-    image_size: ImageSize = None,
-    autoencoder: Autoencoder = None,
-    init_from: InitFrom = None,
-    config: Config = None,
-    settings: Settings = None,
-    name: Name = None,
-    runs_dir: RunsDir = None,
-    sample_every: SampleEvery = None,
-    keep_every: KeepEvery = None,
-    evaluate_every: EvaluateEvery = None,
-    snapshot_every: SnapshotEvery = None,
-    track: Track = None,
-    fresh: Fresh = False,
-    force_change: ForceChange = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    quiet: Quiet = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    shard: Shard = False,
-    threads: Threads = "auto",
-    compile: Compile = "auto",
-    grad_checkpointing: GradCheckpointing = "auto",
-    preempt_signal: PreemptSignal = None,
-    debug: Debug = False,
+    what: Target,
+    optimiser: Optimiser,
+    data: Data,
+    model: TrainModel,
+    settings: Settings,
+    output: Annotated[TrainOutput, only(_OUTPUT)],
+    machine: TrainDevice,
 ) -> None:
     """Train a model, or continue: the same command takes up an unfinished run where it stopped.
 
     Everything goes to runs/NAME: settings, metrics, checkpoints, grids of samples. Ctrl-C finishes the step and saves.
     """
-    flags = {
-        "--steps": steps,
-        "--batch-size": batch_size,
-        "--seed": seed,
-        "--lr": lr,
-        "--init-from": init_from,
-        "--data-dir": data_dir,
-        "--label-by": label_by,
-        "--label-file": label_file,
-        "--image-size": image_size,
-        "--autoencoder": autoencoder,
-        "--sample-every": sample_every,
-        "--keep-every": keep_every,
-        "--evaluate-every": evaluate_every,
-        "--snapshot-every": snapshot_every,
-    }
-    plan = decide(target, config, settings or [], flags, name=name, runs_dir=runs_dir, fresh=fresh, device=device)
-    plan.check_words(max_time, device, dtype, preempt_signal, force_change, track, yes=yes)
-    plan.check_speed(threads, compile, grad_checkpointing, shard=shard)
-    (_print_plan if dry_run else _train)(plan, quiet=quiet)
+    resolved = _resolve(what.target, optimiser, data, model, settings, output, machine)
+    _check_words(resolved.config, optimiser, output, machine)
+    (_print_plan if output.dry_run else _train)(resolved, optimiser, output, machine)
 
 
-def _print_plan(plan: TrainPlan, *, quiet: bool) -> None:
+def _resolve(
+    target: str | None,
+    optimiser: Optimiser,
+    data: Data,
+    model: TrainModel,
+    settings: Settings,
+    output: TrainOutput,
+    machine: TrainDevice,
+) -> ResolvedRun:
+    """The run that the words stand for. Raises UsageError for what is wrong with them."""
+    from ..errors import UsageError
+    from ..runs.target import resolve_run
+    from .datasets import for_device
+
+    if output.fresh and launch.restarts():
+        raise UsageError(
+            "--fresh would begin anew whenever the run is started again (--max-restarts, requeue)",
+            "leave it out, and give the run a --name of its own",
+        )
+    if target is None and settings.config is None:
+        raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
+    resolved = resolve_run(
+        target,
+        file=settings.config,
+        settings=settings.settings or [],
+        flags=changes(optimiser, data, model, output),
+        runs=output.runs,
+        name=output.name,
+        fresh=output.fresh,
+        init_from=model.init_from,
+        choose=lambda target, existing: for_device(target, machine.device, existing),
+    )
+    if optimiser.lr == AUTO and resolved.existing:  # it was measured when the run began
+        return replace(resolved, config=_with_lr(resolved.config, resolved.existing.read_config().optim.lr))
+    return resolved
+
+
+def _with_lr(config: RunConfig, lr: float) -> RunConfig:
+    return replace(config, optim=replace(config.optim, lr=lr))
+
+
+def _check_words(config: RunConfig, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
+    """Raise UsageError for what else is wrong, before any work."""
+    from ..runs.resume import check_force_change
+    from .evaluate import check_features
+
+    _ = machine.signal, optimiser.seconds
+    check_force_change(optimiser.force_change or ())
+    _trackers(output.track or ())
+    if config.train.evaluate_every:
+        check_features(None, config.data.channels)
+
+
+def _trackers(words: Sequence[str]) -> tuple[str, ...]:
+    """The trackers by name, each once. Raises UsageError for one that is unknown or misses its package."""
+    from importlib.util import find_spec
+
+    from ..errors import UsageError
+    from ..registry import TRACKERS
+
+    names = tuple(dict.fromkeys(TRACKERS.check(word) for word in words))
+    for name in names:
+        if name in _PACKAGES and find_spec(name) is None:
+            raise UsageError(f"--track {name} needs the package {name}", f"pip install 'ditkit[{name}]'")
+    return names
+
+
+def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
     """The settings on stdout, what they cost on stderr."""
     if not launch.is_main():
         return
@@ -281,147 +141,152 @@ def _print_plan(plan: TrainPlan, *, quiet: bool) -> None:
     from ..estimation import report as estimation_report
     from .datasets import open_training_images
 
-    config = plan.config
-    opened = open_training_images(config, quiet=quiet, yes=plan.yes)
-    images, labels = len(opened.train), opened.train.labels
-    console.data(recipes.dump(config))
-    if quiet:
+    datasets = open_training_images(run.config, quiet=output.quiet, yes=output.yes)
+    console.data(recipes.dump(run.config))
+    if output.quiet:
         return
-    if plan.fit_batch:
-        config = _fitted(plan, labels, images, quiet=quiet)
+    config = _fitted(run, datasets, machine, quiet=False) if optimiser.batch_size == AUTO else run.config
+    images, labels = len(datasets.train), len(datasets.train.labels)
     report = estimation_report.estimate_run(
         config,
-        len(labels),
+        labels,
         images,
-        folder=plan.folder,
-        device=plan.device,
-        dtype=plan.dtype,
+        folder=run.folder.path,
+        device=machine.device,
+        dtype=machine.dtype,
         seconds=_PROBE_SECONDS,
-        quiet=quiet,
+        quiet=False,
     )
-    rate = "learning rate to be measured first" if plan.find_lr else f"learning rate {config.optim.lr:g}"
-    counted = f"{images:,} images, {len(labels)} labels"
-    console.say(f"would train {plan.folder}: {counted}, {rate}")
+    measured = _measures_lr(optimiser, run.existing)
+    rate = "learning rate to be measured first" if measured else f"learning rate {config.optim.lr:g}"
+    console.say(f"would train {run.folder.path}: {images:,} images, {labels} labels, {rate}")
     for line in estimation_report.report_lines(report):
         console.say(line)
 
 
-def _train(plan: TrainPlan, *, quiet: bool) -> None:
+def _measures_lr(optimiser: Optimiser, folder: RunFolder | None) -> bool:
+    """Whether a learning rate is measured first: not for a run that has begun."""
+    return optimiser.lr == AUTO and not (folder and folder.last_step())
+
+
+def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
     from ..runtime.threads import take_threads
     from .datasets import open_training_images, watching
     from .progress import TrainingProgress, next_steps
     from .signals import stop_on_signals
 
-    quiet = quiet or not launch.is_main()
-    datasets = open_training_images(plan.config, quiet=quiet, yes=plan.yes)
-    images, labels = len(datasets.train), datasets.train.labels
-    plan.announce_init_from(labels, quiet=quiet)
-    threads = _chosen_threads(plan, quiet=quiet)
-    if plan.fit_batch:
-        plan.config = _fitted(plan, labels, images, quiet=quiet)
+    quiet = output.quiet or not launch.is_main()
+    datasets = open_training_images(run.config, quiet=quiet, yes=output.yes)
+    _announce_init_from(run, datasets, quiet=quiet)
+    threads = _chosen_threads(run, machine, quiet=quiet)
+    if optimiser.batch_size == AUTO:
+        run = replace(run, config=_fitted(run, datasets, machine, quiet=quiet))
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
-    with stop_on_signals(message, plan.preempt_signal) as stop, contextlib.ExitStack() as stack:
-        claimed = _claim(plan, datasets, stack, quiet=quiet)
-        if claimed is None and (launch.is_main() or _is_finished(plan)):
+    with (
+        stop_on_signals(message, machine.signal) as stop,
+        _claimed(run, optimiser, machine, datasets, quiet=quiet) as claimed,
+    ):
+        if claimed.finished:
             return
-        config, folder = (claimed.config, claimed.folder.path) if claimed else (plan.config, plan.folder)
         with console.loading_torch(quiet=quiet):
             from ..trackers.contract import Tracking
             from ..training.loop import train
             from ..training.step import SpeedOptions
         take_threads(threads)
-        progress = TrainingProgress(folder.name, quiet=quiet)
-        tracking = Tracking(plan.trackers if launch.is_main() else (), config, progress.note)
+        progress = TrainingProgress(claimed.folder.path.name, quiet=quiet)
+        trackers = _trackers(output.track or ()) if launch.is_main() else ()
+        tracking = Tracking(trackers, claimed.config, progress.note)
 
         def listen(event: Event) -> None:
             progress(event)
             tracking(event)
 
-        with progress, contextlib.closing(tracking), watching(quiet=quiet, yes=plan.yes):
+        with progress, contextlib.closing(tracking), watching(quiet=quiet, yes=output.yes):
             train(
-                config,
-                folder,
+                claimed.config,
+                claimed.folder.path,
                 listen,
-                device=plan.device,
-                dtype=plan.dtype,
-                max_seconds=plan.seconds,
+                device=machine.device,
+                dtype=machine.dtype,
+                max_seconds=optimiser.seconds,
                 should_stop=stop,
-                force_change=plan.force_change,
-                speed=SpeedOptions(compile=plan.compile, grad_checkpointing=plan.grad_checkpointing, shard=plan.shard),
+                force_change=optimiser.force_change or (),
+                speed=SpeedOptions(
+                    compile=machine.compile, grad_checkpointing=machine.grad_checkpointing, shard=machine.shard
+                ),
                 datasets=datasets,
                 claimed=claimed,
             )
     if progress.finished:
-        for line in next_steps(progress.finished, progress.labels, elsewhere=plan.elsewhere):
+        for line in next_steps(progress.finished, progress.labels, elsewhere=output.runs_dir is not None):
             progress.note(line)
     if progress.finished and progress.finished.reason == "stopped":
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
 
 
-def _chosen_threads(plan: TrainPlan, *, quiet: bool) -> ChosenThreads:
+def _announce_init_from(run: ResolvedRun, datasets: Datasets, *, quiet: bool) -> None:
+    """Say what the run begins with, if it does now."""
+    begins = run.fresh or not run.folder.checkpoint_steps()
+    if run.init_from and begins and (text := run.init_from.describe(datasets.train.labels)):
+        console.say(text, quiet=quiet)
+
+
+def _chosen_threads(run: ResolvedRun, machine: TrainDevice, *, quiet: bool) -> Threads:
     """How many threads compute; a run that goes on keeps those that it has, and with them its last bits."""
     import json
 
     from ..errors import CheckpointError
-    from ..runs.folder import RunFolder
     from ..runs.manifest import read_file
     from ..runtime.threads import calm_threads, choose_threads
 
     state: Any = None
     with contextlib.suppress(CheckpointError, ValueError, RecursionError):  # which training reports
-        newest = None if plan.fresh else RunFolder(plan.folder).newest_whole("state.json")
+        newest = None if run.fresh else run.folder.newest_whole("state.json")
         state = json.loads(read_file(newest, "state.json")) if newest else None
     kept = state.get("threads") if isinstance(state, dict) else None
-    chosen = choose_threads(plan.threads, kept if isinstance(kept, int) and kept > 0 else None)
+    chosen = choose_threads(machine.threads, kept if isinstance(kept, int) and kept > 0 else None)
     calm_threads(chosen)
     if chosen.why:
         console.say(chosen.why, quiet=quiet)
     return chosen
 
 
-def _fitted(plan: TrainPlan, labels: Sequence[str], images: int, *, quiet: bool) -> RunConfig:
+def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet: bool) -> RunConfig:
     """The settings with a batch in as many parts as memory asks for; a run that goes on keeps those that it has."""
     from ..estimation.report import fitted
-    from ..runs.folder import RunFolder
 
-    before = RunFolder(plan.folder)
-    train = plan.config.train
-    had = before.read_config().train.accumulate if before.is_run() and not plan.fresh else 1
-    least = train.accumulate if train.batch_size % had else max(train.accumulate, had)
-    where = {"device": plan.device, "dtype": plan.dtype}
-    return fitted(plan.config, len(labels), images, **where, at_least=least, quiet=quiet)
+    train, images = run.config.train, datasets.train
+    parts = run.existing.read_config().train.accumulate if run.existing else 1
+    least = train.accumulate if train.batch_size % parts else max(train.accumulate, parts)
+    where = {"device": machine.device, "dtype": machine.dtype}
+    return fitted(run.config, len(images.labels), len(images), **where, at_least=least, quiet=quiet)
 
 
-def _is_finished(plan: TrainPlan) -> bool:
-    """Whether nothing is left to do, as a process sees it that does not lead and so claims nothing."""
-    from ..runs.folder import RunFolder
-    from ..runs.resume import steps_done
-
-    existing = RunFolder(plan.folder)
-    is_new = plan.fresh or not existing.is_run()
-    return not is_new and steps_done(existing, plan.config) >= plan.config.train.steps
-
-
-def _claim(plan: TrainPlan, datasets: Datasets, stack: contextlib.ExitStack, *, quiet: bool) -> ClaimedRun | None:
-    """The run, which the leading process starts or continues; None in the others, and if nothing is left to do."""
+@contextlib.contextmanager
+def _claimed(
+    run: ResolvedRun, optimiser: Optimiser, machine: TrainDevice, datasets: Datasets, *, quiet: bool
+) -> Iterator[ClaimedRun]:
+    """The run, started or resumed and locked by the leading process, in which a finished one is reported."""
     from ..runs.folder import remove_leftovers
-    from ..runs.resume import start_or_resume
+    from ..runs.resume import ClaimedRun, start_or_resume, steps_done
 
-    if not launch.is_main():
-        return None
-    if plan.device not in ("auto", "cpu"):  # one that is not there must not leave a folder behind
+    if not launch.is_main():  # hears from the leading process when training begins which run it is
+        step = steps_done(run.folder, run.config) if run.existing else 0
+        yield ClaimedRun(folder=run.folder, config=run.config, written=run.config, step=step)
+        return
+    if machine.device not in (AUTO, "cpu"):  # one that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..runtime.device import find_device
 
-            find_device(plan.device)
-    run = stack.enter_context(
-        start_or_resume(plan.config, plan.folder, fresh=plan.fresh, force_change=plan.force_change)
-    )
-    if run.finished:
-        remove_leftovers(run.folder)  # it may have been killed as it ended
-        _tell_finished(run, quiet=quiet)
-        return None
-    return _with_measured_lr(run, datasets, plan.device, quiet=quiet) if plan.find_lr else run
+            find_device(machine.device)
+    forced = optimiser.force_change or ()
+    with start_or_resume(run.config, run.folder.path, fresh=run.fresh, force_change=forced) as claimed:
+        if claimed.finished:
+            remove_leftovers(claimed.folder)  # it may have been killed as it ended
+            _say_finished(claimed, quiet=quiet)
+        elif _measures_lr(optimiser, claimed.folder):
+            claimed = _with_measured_lr(claimed, datasets, machine.device, quiet=quiet)
+        yield claimed
 
 
 def _with_measured_lr(run: ClaimedRun, datasets: Datasets, device: str, *, quiet: bool) -> ClaimedRun:
@@ -430,12 +295,12 @@ def _with_measured_lr(run: ClaimedRun, datasets: Datasets, device: str, *, quiet
     curve, picture = measure(run.config, datasets, device, quiet=quiet), run.folder.path / "lr-find.png"
     write(curve, picture)
     console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {picture}", quiet=quiet)
-    config = with_lr(run.config, curve.suggestion)
+    config = _with_lr(run.config, curve.suggestion)
     run.folder.write_config(config)
     return replace(run, config=config, written=config)
 
 
-def _tell_finished(run: ClaimedRun, *, quiet: bool) -> None:
+def _say_finished(run: ClaimedRun, *, quiet: bool) -> None:
     """Why there is nothing to do for a run that has as many steps as its settings ask for."""
     folder, steps, planned = run.folder.path, run.config.train.steps, run.written.train.steps
     again = f"ditkit train {shlex.quote(str(folder))}"

@@ -151,14 +151,14 @@ def resolve(
 
 
 def build(target: Target | None, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any]) -> RunConfig:
-    """Target, then --config, then flags ({"--steps": 10}), then --set on top. Raises UsageError for what is wrong."""
+    """Target, then --config, then flags ({"train.steps": 10}), then --set on top. Raises UsageError."""
     trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
-    for flag, value in flags.items():
-        if value is not None:
-            trees.append(nested(FLAGS[flag], _READ[flag](value) if flag in _READ else value))
+    changed = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
+    for key, value in changed.items():
+        trees.append(nested(key, _READ[key](value) if key in _READ else value))
     try:
         overrides = recipes.merge_settings(settings)
-        if flags.get("--autoencoder"):
+        if "autoencoder" in changed:
             trees.append(_as_many_tokens(trees, overrides))
         config = recipes.build(*trees, overrides)
     except UsageError as error:
@@ -267,8 +267,8 @@ def _place(word: str) -> str | None:
 
 
 _READ: dict[str, Callable[[str], Any]] = {
-    "--data-dir": data_place,
-    "--label-by": _name,
-    "--label-file": _file,
-    "--autoencoder": autoencoder_settings,
+    "data.path": data_place,
+    "data.label_by": _name,
+    "data.label_file": _file,
+    "autoencoder": autoencoder_settings,
 }
