@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import socket
@@ -69,6 +70,22 @@ def no_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         for name in ("DITKIT_CACHE", "HF_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp("caches") / name))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_read_once() -> Iterator[None]:
+    """The 60,000 digits inside the package are unpacked and summed once in a process, not once in a run."""
+    from ditkit.data import mnist
+
+    read, shipped = mnist._read_idx, mnist.SHIPPED
+    remembered = functools.cache(read)
+
+    def read_idx(name: str, dimensions: int, folder: Path | None) -> Any:
+        return (remembered if folder is None and shipped == mnist.SHIPPED else read)(name, dimensions, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mnist, "_read_idx", read_idx)
         yield
 
 
