@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+FAST = "not (faults or docs or extras or slow)"  # what runs where neither -m nor a path says what to
+
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
@@ -20,8 +22,10 @@ def pytest_configure(config: pytest.Config) -> None:
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # else workers do
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    if hasattr(config.option, "loadscopereorder"):  # files in their order, tests/faults first: those are the long ones
+    if hasattr(config.option, "loadscopereorder"):  # files in their order: the short ones of visual/ come last
         config.option.loadscopereorder = False
+    if not config.option.markexpr and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.option.markexpr = FAST
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

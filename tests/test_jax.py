@@ -29,6 +29,8 @@ from ditkit.sampling import generate
 jax = pytest.importorskip("jax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
 pytest.importorskip("optax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
 
+pytestmark = pytest.mark.extras
+
 import jax.numpy as jnp  # noqa: E402
 
 from ditkit.jax.files import initialize, load, save, shape_of, to_tree  # noqa: E402

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ditkit.cli.app import main
 from ditkit.config import to_dict
 from ditkit.data.contract import open_dataset
 from ditkit.errors import UsageError
@@ -30,12 +29,11 @@ def nearest_label(images_NF: np.ndarray) -> list[str]:
     return [digits.labels[known[index][1]] for index in distance_NM.argmin(axis=1)]
 
 
-def test_it_draws_the_digits_that_it_is_asked_for(tmp_path):
+def test_it_draws_the_digits_that_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     words = [f"{digit}*5" for digit in range(10)]
-    command = [sys.executable, "-m", "ditkit", "sample", "--model", "mnist", "--labels", *words, "--json"]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert answer.returncode == 0, answer.stderr
-    drawn = json.loads(answer.stdout)["images"]
+    assert main(["sample", "--model", "mnist", "--labels", *words, "--json"]) == 0
+    drawn = json.loads(capsys.readouterr().out)["images"]
     images = np.stack([np.asarray(Image.open(tmp_path / one["path"]), dtype=np.float32).reshape(-1) for one in drawn])
     seen = nearest_label(images / 255)
     right = [one["label"] == label for one, label in zip(drawn, seen, strict=True)]

@@ -25,6 +25,7 @@ def test_every_block_is_of_a_kind_that_is_run_or_says_why_it_is_not():
     assert all(re.fullmatch(r'python|text|bash( title="[^"]{10,}")?', kind) for kind in kinds), kinds
 
 
+@pytest.mark.docs
 def test_the_blocks_run_one_after_the_other(here, capfd):  # noqa: F811
     names: dict[str, dict] = {page: {} for page in PAGES}  # that a page's Python has defined
     for page, kind, content in BLOCKS:
@@ -35,6 +36,7 @@ def test_the_blocks_run_one_after_the_other(here, capfd):  # noqa: F811
                 carry_out(command, capfd)
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("command", NOT_RUN)
 def test_what_is_not_run_is_spelled_as_the_command_line_is(command, monkeypatch, capsys):
     from ditkit.cli import app

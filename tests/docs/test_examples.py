@@ -24,6 +24,7 @@ def run(name: str, *arguments):
     return runpy.run_path(str(EXAMPLES / name))["main"](*arguments)
 
 
+@pytest.mark.docs
 def test_train_then_sample_from_python(here, capsys):
     assert run("train_from_python.py", 3) == Path("runs/from-python")
     assert "validation loss" in capsys.readouterr().out
@@ -31,11 +32,13 @@ def test_train_then_sample_from_python(here, capsys):
         assert picture.width > 200
 
 
+@pytest.mark.docs
 def test_a_dataset_of_ones_own(here):
     assert run("train_on_my_dataset.py", 2) == Path("runs/my-stripes")
     assert (here / "runs" / "my-stripes" / "samples" / "step-0000002.png").is_file()
 
 
+@pytest.mark.docs
 def test_the_four_conditionings_are_compared_and_a_second_time_only_told(here, capsys, monkeypatch):
     monkeypatch.setenv("DITKIT_CACHE", str(here / "cache"))
     monkeypatch.setattr("ditkit.evaluation.reference.MOST_IMAGES", 200)

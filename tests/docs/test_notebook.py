@@ -11,6 +11,7 @@ nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel:
 pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel: pip install '.[dev]'")
 pytest.importorskip("jax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
 
+pytestmark = pytest.mark.extras
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "jax_mnist_diffusion_transformer.ipynb"
 
 

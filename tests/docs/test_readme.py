@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from commands import TOP, blocks, carry_out, commands, explain_itself, here  # noqa: F401
 
 COMMANDS = [one for kind, content in blocks(TOP / "README.md") if not kind for one in commands(content)]
@@ -27,11 +28,13 @@ def test_every_command_is_of_a_kind_that_is_run():
     assert kinds == []
 
 
+@pytest.mark.docs
 def test_the_commands_run_one_after_the_other(here, capfd):  # noqa: F811
     for command in (command for command in PLAIN if command.startswith("ditkit ")):
         carry_out(command, capfd)
 
 
+@pytest.mark.docs
 def test_benchmarks_of_the_readme_explain_themselves(monkeypatch, capsys):
     for command in filter(is_benchmark, PLAIN):
         explain_itself(command, monkeypatch, capsys)

@@ -141,6 +141,7 @@ RUN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measured with glibc's allocator")
 @pytest.mark.parametrize(
     "words",

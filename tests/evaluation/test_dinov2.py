@@ -13,6 +13,7 @@ from ditkit.errors import DitkitError
 from ditkit.evaluation.features import open_extractor
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'ditkit[dinov2]'")
+pytestmark = pytest.mark.extras
 
 
 @pytest.fixture(scope="module")

@@ -211,6 +211,7 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch
     assert looks == [0, 8, 16, 0, 8, 16] and whole.metrics == stopped.metrics
 
 
+@pytest.mark.slow
 def test_more_training_scores_better(few_digits, tmp_path):
     import ditkit
     from ditkit import recipes

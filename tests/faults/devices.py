@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,23 @@ from processes import start, wait_for_rows
 LONG = {"train.steps": 50, "train.sample_every": 50, "train.validate_every": 25, "train.batch_size": 9}
 
 
-def sharded(folder: str) -> dict[str, Any]:
-    """Fifty steps by one process, by two, by two that shard, also in bfloat16; resumed with, without shards, on one."""
+def sharded(folder: str, steps: int = LONG["train.steps"]) -> dict[str, Any]:
+    """`steps` by one process, by two, by two that shard, and all fifty resumed."""
     preload()
     place = Path(folder)
     digits = write_digits(place / "digits")
     found: dict[str, Any] = {"codes": {}, "losses": {}, "ends": {}}
 
     def train(name: str, size: int, *more: str, **settings: Any) -> None:
-        children = start(place, digits, name, size, {**LONG, "train.accumulate": 3, **settings}, more)
+        settings = {**LONG, "train.accumulate": 3, "train.steps": steps, **settings}
+        children = start(place, digits, name, size, settings, more)
         found["codes"].setdefault(name, []).append([finish(child, 100) for child in children])
 
     train("one", 1)
     train("two", 2)
     train("sharded", 2, "--shard")
-    train("parts", 2, "--shard", **{"train.steps": 21})
-    train("parts", 2, "--shard")
-    train("mixed", 2, "--shard", **{"train.steps": 15})
-    train("mixed", 1, **{"train.steps": 30})
-    train("mixed", 2, "--shard", **{"train.steps": 40})
-    train("mixed", 2)
-    train("bfloat16", 2, "--shard", "--dtype", "bfloat16", **{"train.steps": 9})
+    if steps == LONG["train.steps"]:
+        _resumed(train)
     for run in sorted((place / "runs").iterdir()):
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         found["losses"][run.name] = [row[key] for key in ("loss", "grad_norm") for row in rows if key in row]
@@ -48,6 +44,17 @@ def sharded(folder: str) -> dict[str, Any]:
         assert litter(run) == [], litter(run)
     found["said"] = said(place)
     return found
+
+
+def _resumed(train: Callable[..., None]) -> None:
+    """The same run in parts: as it was, with and without shards, on one process, and in bfloat16."""
+    train("parts", 2, "--shard", **{"train.steps": 21})
+    train("parts", 2, "--shard")
+    train("mixed", 2, "--shard", **{"train.steps": 15})
+    train("mixed", 1, **{"train.steps": 30})
+    train("mixed", 2, "--shard", **{"train.steps": 40})
+    train("mixed", 2)
+    train("bfloat16", 2, "--shard", "--dtype", "bfloat16", **{"train.steps": 9})
 
 
 def failing(folder: str) -> dict[str, Any]:

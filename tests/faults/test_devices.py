@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from harness import in_fresh_process
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals")
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals"),
+]
 
 
 def test_two_processes_with_whole_or_sharded_weights_equal_one_over_fifty_steps(tmp_path) -> None:

@@ -82,6 +82,7 @@ def _litter(place: Path) -> list[Path]:
     return [path for path in place.rglob("*") if ".tmp" in path.name or ".trash" in path.name]
 
 
+@pytest.mark.faults
 def test_no_locale_no_home_no_network_and_a_clock_that_goes_back(tmp_path: Path) -> None:
     place = tmp_path / _name("t \u00e9 \u7a7a \u65e5\u672c")
     _images(place / _name("Bilder \u00fc"))
@@ -106,6 +107,7 @@ def test_no_locale_no_home_no_network_and_a_clock_that_goes_back(tmp_path: Path)
         assert picture.info["label"] == "\u7a7a \u732b"
 
 
+@pytest.mark.faults
 def test_training_goes_on_when_every_stream_is_closed(tmp_path: Path) -> None:
     _images(tmp_path / "photos")
     command = f"'{sys.executable}' -m ditkit train ./photos --steps 3 {TINY} <&- >&- 2>&-"
@@ -126,6 +128,7 @@ def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path: Path) -> 
         assert subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=60).returncode == 0, closed
 
 
+@pytest.mark.faults
 def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
     _images(tmp_path / "photos")
     command = [sys.executable, "-m", "ditkit", "train", "./photos", "--steps", "3", *TINY.split()]
@@ -136,6 +139,7 @@ def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None
     assert (tmp_path / "runs/photos/checkpoints/step-0000003/manifest.json").is_file() and not _litter(tmp_path)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("redirect", "code", "message"),
     [
@@ -173,6 +177,7 @@ def test_a_mistake_without_a_home_in_a_narrow_dumb_terminal_is_two_lines(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
+@pytest.mark.faults
 def test_a_plot_without_a_home_is_drawn_in_silence(tmp_path: Path) -> None:
     write_run(tmp_path / "runs")
     done = _ran(["plot-loss"], tmp_path, env=_environment(tmp_path / "site", HOME="/dev/null/nobody"))

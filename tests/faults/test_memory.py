@@ -8,6 +8,7 @@ import pytest
 from harness import in_fresh_process, tell
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs fork and Linux's figures of memory")
 def test_continuing_a_run_needs_no_more_memory_than_training_it(tmp_path) -> None:
     found = in_fresh_process("memory:peaks", folder=tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness import in_fresh_process
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and POSIX signals")
+pytestmark = [pytest.mark.faults, pytest.mark.skipif(sys.platform == "win32", reason="needs fork and POSIX signals")]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import in_fresh_process, tell
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+pytestmark = [pytest.mark.faults, pytest.mark.skipif(sys.platform == "win32", reason="needs fork")]
 
 
 @pytest.mark.timeout(3600)

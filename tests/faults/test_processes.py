@@ -10,6 +10,7 @@ from harness import in_fresh_process
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals")
 
 
+@pytest.mark.faults
 def test_two_gloo_processes_stop_die_and_continue_as_if_never_stopped(tmp_path) -> None:
     found = in_fresh_process("processes:several_processes", folder=tmp_path)
     codes, ends, said = found["codes"], found["ends"], found["said"]
@@ -24,6 +25,7 @@ def test_two_gloo_processes_stop_die_and_continue_as_if_never_stopped(tmp_path) 
     assert said["two"].count("training two") == 1  # one process speaks
 
 
+@pytest.mark.faults
 def test_processes_draw_together_what_one_draws_alone_and_fail_as_one(tmp_path) -> None:
     found = in_fresh_process("processes:several_draw", folder=tmp_path)
     codes, images, said = found["codes"], found["images"], found["said"]

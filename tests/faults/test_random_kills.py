@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from harness import in_fresh_process, tell
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals")
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals"),
+]
 
 
 @pytest.mark.parametrize(("workers", "share"), [(0, 0.7), (2, 0.3)], ids=["alone", "with two workers"])

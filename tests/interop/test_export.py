@@ -138,6 +138,7 @@ def test_a_pipeline_replaces_only_a_pipeline(tmp_path: Path, capsys: pytest.Capt
 # --- ONNX
 
 
+@pytest.mark.extras
 @needs_onnx
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_onnx_predicts_what_torch_predicts_for_every_batch(conditioning: str, tmp_path: Path) -> None:
@@ -157,6 +158,7 @@ def test_onnx_predicts_what_torch_predicts_for_every_batch(conditioning: str, tm
         assert float(ours.std()) > 0.05 and float((torch.from_numpy(theirs) - ours).abs().max()) <= 1e-4
 
 
+@pytest.mark.extras
 @needs_onnx
 def test_onnx_of_the_command_line_in_half_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_model(tmp_path / "small.safetensors")

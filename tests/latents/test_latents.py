@@ -217,6 +217,7 @@ def test_an_index_that_is_none_is_made_again(content: str, latent_run):
     )
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_any_change_of_the_disk_the_rest_is_made_and_nothing_else_differs(
     latent_run, cache: Path, one_thread: None

@@ -92,6 +92,7 @@ def test_an_unknown_one_and_a_missing_package_are_found_at_once(tmp_path, monkey
     assert "pip install 'ditkit[wandb]'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.extras
 def test_tensorboard_has_the_figures_and_the_samples(tmp_path):
     if find_spec("tensorboard") is None:
         pytest.skip("needs tensorboard: pip install 'ditkit[tensorboard]'")
@@ -111,6 +112,7 @@ def ditkit_rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.extras
 def test_wandb_keeps_one_run_offline(tmp_path):
     if find_spec("wandb") is None:
         pytest.skip("needs wandb: pip install 'ditkit[wandb]'")
