@@ -16,7 +16,7 @@ from ditkit.latents.codec import Codec
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
 from ditkit.registry import SAMPLERS
-from ditkit.runs.model_info import ModelInfo
+from ditkit.runs.model_info import ModelInfo, resolve_labels
 from ditkit.samplers.contract import open_scheduler
 from ditkit.sampling.generate import default_batch_size, draw, sample, sample_batches
 from ditkit.sampling.guidance import Guidance, guided
@@ -301,9 +301,10 @@ def test_any_one_image_can_be_drawn_again_alone():
 def test_parts_make_up_the_whole_to_the_last_bit():
     trained = _trained()
     trained = replace(trained, network=DiT(trained.info.config.model, channels=3, size=(14, 28), classes=2))
-    whole = list(sample_batches(trained, 7, seed=3, batch_size=2))
+    labels = resolve_labels(trained.info.labels, 7)
+    whole = list(sample_batches(trained, labels, seed=3, batch_size=2))
     assert [len(batch) for batch in whole] == [2, 2, 2, 1]
-    parts = [list(sample_batches(trained, 7, seed=3, batch_size=2, part=(k, 3))) for k in range(3)]
+    parts = [list(sample_batches(trained, labels, seed=3, batch_size=2, part=(k, 3))) for k in range(3)]
     assert [len(part) for part in parts] == [2, 1, 1]
     for index, batch in enumerate(whole):
         again = parts[index % 3][index // 3]

@@ -52,7 +52,13 @@ def load(
     checkpoint or it is damaged, DataError when the autoencoder is not to be had or another one.
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
-    info = read_model_info(path)
+    return load_weights(path, read_model_info(path), device=device, autoencoder=autoencoder)
+
+
+def load_weights(
+    path: Path, info: ModelInfo, *, device: str | torch.device = "cpu", autoencoder: str | Path | None = None
+) -> Trained:
+    """As `load`, of a weights file whose description has been read."""
     codec = open_codec(info, device, autoencoder)
     return Trained(info=info, network=load_network(info, path).to(device), codec=codec, source=path)
 

@@ -185,3 +185,45 @@ Autoguide = Annotated[
         rich_help_panel=DIFFUSION,
     ),
 ]
+Seed = Annotated[
+    str, typer.Option("--seed", metavar="N", help="Image i is drawn from seed N + i.", rich_help_panel=DIFFUSION)
+]
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Images drawn at once, as many as memory suits if auto; changes no image.",
+        rich_help_panel=MACHINE,
+    ),
+]
+MovedAutoencoder = Annotated[
+    Path | None,
+    typer.Option(
+        "--autoencoder",
+        metavar="FOLDER",
+        show_default="where it was in training",
+        help="Where the autoencoder of a model of latents lies now, should it have moved.",
+        rich_help_panel=MODEL,
+    ),
+]
+Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN|MODEL]",
+        autocompletion=complete.run_names,
+        show_default="the newest run",
+        help="A run by name or folder, a checkpoint folder, a .safetensors file, or hf://user/name.",
+    ),
+]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        metavar="NAME|FILE",
+        show_default="lenet for one channel, inception for three",
+        help="Who looks at the images: lenet (in the package), inception (`pip install 'ditkit\\[evaluate]'`), dinov2 "
+        "(`pip install 'ditkit\\[dinov2]'`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].",
+        rich_help_panel=DATA,
+    ),
+]

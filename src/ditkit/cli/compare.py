@@ -11,8 +11,7 @@ import typer
 from ..evaluation.compare import FILES, _differing, _lines, _row, _write
 from ..io import text
 from . import complete, console, parsing
-from .annotated import OUTPUT, Debug, Device, Force, Json, Labels, Quiet, RawWeights, RunsDir
-from .sample import Seed
+from .annotated import OUTPUT, Debug, Device, Force, Json, Labels, Quiet, RawWeights, RunsDir, Seed
 
 EXAMPLES = "Examples:\n\nditkit compare mnist mnist-2\nditkit compare runs/* --labels 3 8 --out mine"
 
@@ -53,7 +52,7 @@ def run(
     from ..runs.folder import runs_dir as runs_place
     from ..runs.lookup import find_run
     from .outputs import check_folder
-    from .sample_request import resolve_request
+    from .sample_request import request_from_flags
 
     found = [find_run(name, runs_place(runs_dir)) for name in runs or []]
     folders = list({one.path.resolve(): one for one in found}.values())  # a run has a name, and a path
@@ -61,7 +60,7 @@ def run(
         raise UsageError("comparing takes two runs or more", "e.g. `ditkit compare mnist mnist-2`")
     parsing.device(device)
     orders = [
-        resolve_request(labels, {"--seed": seed}, model=str(one.path), runs_dir=runs_dir, ema=not no_ema)
+        request_from_flags(labels, {"--seed": seed}, model=str(one.path), runs_dir=runs_dir, ema=not no_ema)
         for one in folders
     ]
     stem = text.slug("-vs-".join(one.path.resolve().name for one in folders[:3]))

@@ -2,8 +2,180 @@
 
 from __future__ import annotations
 
-COMMANDS = {"inpaint": "edit_inpaint", "img2img": "edit_img2img"}
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from . import console
+from .opt import examples, only, opt
+from .options import DATA, DIFFUSION, Device, Model, Output, SampleSettings
+from .outputs import output_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..config import DataConfig
+    from ..sampling.generate import Sample
+    from .sample_request import SampleRequest
+
 EXAMPLES = (
     "Examples:\n\nditkit edit inpaint face.png --mask mask.png --labels female\n"
     "ditkit edit img2img three.png --labels 8 --strength 0.7"
 )
+MAX_IMAGES = 100
+Settings = Annotated[SampleSettings, only("labels steps guidance sampler seed")]
+Weights = Annotated[Model, only("model no_ema")]
+IMAGE = "The image to change: PNG, JPEG, WebP …"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint:
+    """What to change, and where."""
+
+    image: Path | None = opt("IMAGE", IMAGE, shown=False)
+    mask: Path | None = opt(
+        "--mask", "FILE", "An image of the same size: white is painted, black stays.", panel=DATA, shown=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Img2Img:
+    """What to change, and how much."""
+
+    image: Path | None = opt("IMAGE", IMAGE, shown=False)
+    strength: float = opt(
+        "--strength",
+        "0..1",
+        "How much noise to begin with: little keeps the composition, 1 keeps nothing.",
+        default=0.6,
+        panel=DIFFUSION,
+    )
+
+
+@examples("ditkit edit inpaint three.png --mask mask.png --labels '3*4'")
+def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Output, device: Device) -> None:
+    """Paint a part of an image anew, so that it fits the rest, which stays as it is.
+
+    The image is cut and resized as the model's training images were. One result for each label.
+    """
+    from ..errors import UsageError
+
+    if source.mask is None:
+        raise UsageError("which part is to be painted?", "give an image that is white there: --mask FILE")
+    _edit(source.image, settings, model, output, device, mask=source.mask)
+
+
+@examples("ditkit edit img2img three.png --labels 8 --strength 0.7")
+def img2img(source: Img2Img, settings: Settings, model: Weights, output: Output, device: Device) -> None:
+    """Draw an image again from a noisy copy of it: another one of the same composition, perhaps of another label.
+
+    The image is cut and resized as the model's training images were. One result for each label.
+    """
+    from ..errors import UsageError
+
+    if not 0 < source.strength <= 1:
+        raise UsageError(f"--strength: {source.strength:g} is not above 0 and at most 1", "e.g. --strength 0.6")
+    _edit(source.image, settings, model, output, device, strength=source.strength)
+
+
+COMMANDS = {"inpaint": inpaint, "img2img": img2img}
+
+
+def _edit(
+    image: Path | None,
+    settings: SampleSettings,
+    model: Model,
+    output: Output,
+    device: Device,
+    *,
+    mask: Path | None = None,
+    strength: float = 1.0,
+) -> None:
+    """Check everything, draw one image for each label, and write them beside a grid that begins with the original."""
+    from ..errors import UsageError
+    from ..io import text
+    from ..io.paths import expanded
+    from .datasets import watching
+    from .sample import GRID, save_image, show_images
+    from .sample_request import resolve_request
+
+    if image is None:
+        raise UsageError("which image is to be changed?", "e.g. `ditkit edit img2img photo.png`")
+    with watching(quiet=output.quiet, yes=output.yes):
+        request = resolve_request(settings, model, device, output.runs)
+    if len(request.labels) > MAX_IMAGES:
+        raise UsageError(f"{len(request.labels)} images are more than {MAX_IMAGES}", "ask for fewer with --labels")
+    default = Path("edits") / f"{text.slug(image.stem)}-{request.name}"
+    folder = output_folder(output, default, [*request.file_names, GRID])
+    original, paint = _read(expanded(image), expanded(mask) if mask else None, request.info.config.data)
+    results = _draw(request, original, paint, strength, device.device, quiet=output.quiet)
+    metadata = {**request.png_metadata, "edited": image.name, "strength": f"{strength:g}"}
+    files = [folder / name for name in request.file_names]
+    records = [save_image(result, file, metadata) for result, file in zip(results, files, strict=True)]
+    _save_grid(results, original, paint, folder / GRID, metadata)
+    show_images(records, folder, output)
+
+
+def _read(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """The image as the model's training images were prepared, and where it is to be painted."""
+    from PIL import Image
+
+    from ..data.decode import examine, fit, open_file
+    from ..errors import UsageError
+
+    height, width = data.image_size
+    for file in (path, mask):
+        if file is not None and not file.is_file():
+            raise UsageError(f"there is no file {file}", "check the path")
+    image, header = examine(lambda: open_file(path), path.name, data.channels)
+    original = fit(image, height, width, crop=data.crop)
+    if mask is None:
+        return original, None
+    cover, mask_header = examine(lambda: open_file(mask), mask.name, 1)
+    if mask_header.size != header.size:
+        sizes = [" x ".join(map(str, size)) for size in (mask_header.size, header.size)]
+        raise UsageError(f"the mask is {sizes[0]} pixels, the image {sizes[1]}", "they must be of one size")
+    paint = fit(cover, height, width, resample=Image.Resampling.BOX, crop=data.crop)[:, :, 0] > 127
+    if not paint.any():
+        raise UsageError(f"{mask} is black where the model looks: nothing is to be painted", "make that part white")
+    return original, paint
+
+
+def _draw(
+    request: SampleRequest, original: np.ndarray, paint: np.ndarray | None, strength: float, device: str, *, quiet: bool
+) -> list[Sample]:
+    with console.loading_torch(quiet=quiet):
+        from ..checkpoint.loading import load_weights
+        from ..runtime.device import find_device
+        from ..sampling.edit import edit
+    trained = load_weights(request.weights, request.info, device=find_device(device))
+    with console.bar("drawing", quiet=quiet) as show:
+        return edit(
+            trained,
+            original,
+            request.labels,
+            paint=paint,
+            strength=strength,
+            seed=request.seed,
+            settings=request.settings,
+            on_step=lambda step, steps, *_: show(step + 1, steps),
+        )
+
+
+def _save_grid(
+    results: Sequence[Sample], original: np.ndarray, paint: np.ndarray | None, path: Path, metadata: dict[str, str]
+) -> None:
+    """The results behind the original, and behind what of it is to be painted."""
+    from ..visual.grid import grid, save_png
+    from .sample import caption
+
+    cells, captions = [original], ["original"]
+    if paint is not None:
+        covered = original.copy()
+        covered[paint] = 128
+        cells.append(covered)
+        captions.append("to be painted")
+    cells += [result.image for result in results]
+    captions += [caption(result) for result in results]
+    save_png(grid(cells, min(8, len(cells)), captions=captions), path, metadata)

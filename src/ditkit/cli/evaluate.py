@@ -9,31 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..io import text
 from . import complete, console
-from .annotated import (
-    DATA,
-    DIFFUSION,
-    OUTPUT,
-    Autoguide,
-    DataDir,
-    Debug,
-    Device,
-    EmaLength,
-    Guidance,
-    Json,
-    Quiet,
-    RawWeights,
-    RunsDir,
-    Sampler,
-    SampleSteps,
-    Yes,
-)
-from .sample import BatchSize, Interval, Reuse, Seed
+from .opt import examples, only, opt
+from .options import Data, DrawingDevice, Model, Output, SampleSettings
+from .outputs import check_suffix, show_result
 
 if TYPE_CHECKING:
+    from ..config import RunConfig
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.judge import Judge
     from ..evaluation.neighbours import Neighbours
@@ -41,12 +24,8 @@ if TYPE_CHECKING:
     from .sample_request import SampleRequest
 
 
-EXAMPLES = (
-    "Examples:\n\nditkit evaluate\nditkit evaluate mnist --samples 1000\n"
-    "ditkit evaluate runs/faces --guidance 1.5 --steps 20 --neighbours 16"
-)
 PACKAGES = {"inception": ("torch_fidelity", "evaluate"), "dinov2": ("transformers", "dinov2")}  # and the extra of each
-WORDS = {  # metric: what it is called, how it is written, which way is better
+METRICS = {  # metric: what it is called, how it is written, which way is better
     "frechet": ("{distance}", "{:.4g}", "0 is best"),
     "kid": ("KID ({features})", "{:.2g}", "0 is best"),
     "precision": ("precision", "{:.1%}", "drawn images that look real"),
@@ -56,123 +35,97 @@ WORDS = {  # metric: what it is called, how it is written, which way is better
     "memorised": ("memorised", "{:.1%}", "copies of training images"),
 }
 
-Which = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[RUN|MODEL]",
-        autocompletion=complete.run_names,
-        show_default="the newest run",
-        help="A run by name or folder, a checkpoint folder, a .safetensors file, or hf://user/name.",
-    ),
-]
-Samples = Annotated[
-    int,
-    typer.Option("--samples", metavar="N", min=10, max=1_000_000, help="Images to draw.", rich_help_panel=DIFFUSION),
-]
-Features = Annotated[
-    str | None,
-    typer.Option(
+WHICH = opt(
+    "[RUN|MODEL]",
+    "A run by name or folder, a checkpoint folder, a .safetensors file, or hf://user/name.",
+    complete=complete.run_names,
+    shown="the newest run",
+)
+FIGURES = opt(
+    "--out",
+    "FILE",
+    "The file of JSON that the figures are appended to.",
+    shown="evaluation.json in the run, else here",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManySamples(SampleSettings):
+    """Diffusion."""
+
+    samples: int = opt("--samples", "N", "Images to draw.", default=10_000, min=10, max=1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImages(Data):
+    """Data: what the drawn images are compared with, and how."""
+
+    features: str | None = opt(
         "--features",
-        metavar="NAME|FILE",
-        show_default="lenet for one channel, inception for three",
-        help="Who looks at the images: lenet (in the package), inception (`pip install 'ditkit\\[evaluate]'`), dinov2 "
+        "NAME|FILE",
+        "Who looks at the images: lenet (in the package), inception (`pip install 'ditkit\\[evaluate]'`), dinov2 "
         "(`pip install 'ditkit\\[dinov2]'`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].",
-        rich_help_panel=DATA,
-    ),
-]
-NeighboursOf = Annotated[
-    int | None,
-    typer.Option(
+        shown="lenet for one channel, inception for three",
+    )
+    neighbours: int | None = opt(
         "--neighbours",
-        metavar="N",
+        "N",
+        "Look for the training images nearest to the first N, pixel by pixel: has it learnt, or copied?",
+        shown="none",
         min=1,
         max=1000,
-        show_default="none",
-        help="Look for the training images nearest to the first N, pixel by pixel: has it learnt, or copied?",
-        rich_help_panel=DATA,
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FILE",
-        show_default="evaluation.json in the run, else here",
-        help="The file of JSON that the figures are appended to.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+    )
 
 
+@examples(
+    "ditkit evaluate",
+    "ditkit evaluate mnist --samples 1000",
+    "ditkit evaluate runs/faces --guidance 1.5 --steps 20 --neighbours 16",
+)
 def run(
-    which: Which = None,
-    samples: Samples = 10_000,
-    features: Features = None,
-    neighbours: NeighboursOf = None,
-    steps: SampleSteps = None,
-    guidance: Guidance = None,
-    guidance_interval: Interval = None,
-    sampler: Sampler = None,
-    reuse: Reuse = None,
-    autoguide: Autoguide = None,
-    seed: Seed = "0",
-    ema: EmaLength = None,
-    no_ema: RawWeights = False,
-    data_dir: DataDir = None,
-    out: Out = None,
-    yes: Yes = False,
-    as_json: Json = False,
-    runs_dir: RunsDir = None,
-    device: Device = "auto",
-    batch_size: BatchSize = "auto",
-    quiet: Quiet = False,
-    debug: Debug = False,
+    settings: Annotated[ManySamples, only("samples steps guidance guidance_interval sampler reuse autoguide seed")],
+    real: Annotated[RealImages, only("features neighbours data_dir")],
+    model: Annotated[Model, only("model ema no_ema", model=WHICH)],
+    output: Annotated[Output, only("out yes json runs_dir quiet", out=FIGURES)],
+    device: Annotated[DrawingDevice, only("device batch_size")],
 ) -> None:
     """Judge a model: draw many images and measure how far they are from the images that it was trained on.
 
     Stopped at any moment, the same command goes on. The figures, and all that they depend on, go to evaluation.json.
     """
-    from .datasets import launched_together
-
-    flags = {
-        "--steps": steps,
-        "--guidance": guidance,
-        "--guidance-interval": guidance_interval,
-        "--sampler": sampler,
-        "--reuse": reuse,
-        "--autoguide": autoguide,
-        "--ema": ema,
-        "--seed": seed,
-        "--batch-size": batch_size,
-    }
+    from .datasets import launched_together, watching
+    from .sample_request import resolve_request
 
     def prepare() -> _Case:
-        from . import parsing
-        from .datasets import watching
-        from .sample_request import resolve_request
+        with watching(quiet=output.quiet, yes=output.yes):
+            request = resolve_request(settings, model, device, output.runs)
+        check_features(real.features, request.info.config.data.channels)
+        return _Case(
+            request=request,
+            config=moved(request, real.data_dir).info.config,
+            samples=settings.samples,
+            real=real,
+            path=_path(output, request),
+        )
 
-        with watching(quiet=quiet, yes=yes):
-            order = resolve_request(None, flags, model=which, runs_dir=runs_dir, ema=not no_ema)
-        check_features(features, order.info.config.data.channels)
-        parsing.device(device)
-        return _Case(order=moved(order, data_dir), samples=samples, features=features, path=_place(out, order))
-
-    with launched_together(device, quiet=quiet) as group:
+    with launched_together(device.device, quiet=output.quiet) as group:
         case = group.run_together(prepare)
-        silent = quiet or not group.is_main
-        found, near = _judged(case, device, neighbours, group, quiet=silent, yes=yes)
-        group.run_together(lambda: _keep(found, near, case) if group.is_main else None)
+        silent = output.quiet or not group.is_main
+        evaluation, neighbours = _judged(case, device.device, group, quiet=silent, yes=output.yes)
+        group.run_together(lambda: _save(evaluation, neighbours, case) if group.is_main else None)
     if group.is_main:
-        _tell(found, case, near, as_json=as_json, quiet=quiet)
+        record = {"model": case.request.origin, **evaluation.record, "file": str(case.path)}
+        show_result(output, record, _lines(evaluation, case, pictured=neighbours is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    """What is to be judged, all checked, before torch is there."""
+    """What is to be judged, all checked, before torch is loaded."""
 
-    order: SampleRequest
+    request: SampleRequest
+    config: RunConfig  # with the data where it lies now
     samples: int
-    features: str | None
+    real: RealImages
     path: Path  # of the figures
 
     @property
@@ -201,54 +154,51 @@ def check_features(word: str | None, channels: int) -> None:
         raise UsageError(f"--features: there is no file {name}", "check the path")
 
 
-def moved(order: SampleRequest, data_dir: str | None) -> SampleRequest:
-    """The order, with the data where it lies now."""
+def moved(request: SampleRequest, data_dir: str | None) -> SampleRequest:
+    """The request, with the data where it lies now."""
     from ..runs.target import data_place
 
     if data_dir is None:
-        return order
-    config = order.info.config
+        return request
+    config = request.info.config
     data = replace(config.data, path=data_place(data_dir))
-    return replace(order, info=replace(order.info, config=replace(config, data=data)))
+    return replace(request, info=replace(request.info, config=replace(config, data=data)))
 
 
-def _place(out: Path | None, order: SampleRequest) -> Path:
-    from ..errors import UsageError
+def _path(output: Output, request: SampleRequest) -> Path:
+    """The file of the figures. Raises DitkitError for one that is no such file, or cannot be written to."""
     from ..io import paths
-    from ..io.paths import expanded
     from ..runs.folder import run_of
     from ..runs.metrics import read_evaluations
 
-    if out is not None:
-        path = expanded(out)
-        if path.suffix.lower() != ".json" or path.is_dir():
-            raise UsageError(f"--out: {path} is not the name of a .json file", "e.g. --out evaluation.json")
+    if output.out is not None:
+        path = check_suffix(output.out, "a .json file", "evaluation.json", force=True)
     else:
-        run = run_of(order.weights)
+        run = run_of(request.weights)
         path = run.evaluation_file if run else Path("evaluation.json")
-    paths.check_writable(path.parent)
+        paths.check_writable(path.parent)
     read_evaluations(path)  # another file of that name is not written over
     return path
 
 
 def _judged(
-    case: _Case, device: str, neighbours: int | None, group: ProcessGroup, *, quiet: bool, yes: bool
+    case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: bool
 ) -> tuple[Evaluation, Neighbours | None]:
     from .datasets import open_images
 
-    order, config = case.order, case.order.info.config
-    images = open_images(config, quiet=quiet, yes=yes)
+    request = case.request
+    images = open_images(case.config, quiet=quiet, yes=yes)
     with console.loading_torch(quiet=quiet):
-        from ..checkpoint.loading import load
+        from ..checkpoint.loading import load, load_weights
         from ..evaluation.evaluate import DEFAULT_SAMPLES, evaluate
         from ..evaluation.judge import open_judge
         from ..runtime.device import find_device
     place = find_device(device)
-    trained = group.run_together(lambda: load(order.weights, device=place))
-    guide = load(order.guide, device=place) if order.guide else None
+    trained = group.run_together(lambda: load_weights(request.weights, request.info, device=place))
+    guide = load(request.guide, device=place) if request.guide else None
     with console.bar("looking at real images", quiet=quiet) as show:
         judge: Judge = group.run_together(
-            lambda: open_judge(config, features=case.features, device=place, dataset=images, on_image=show)
+            lambda: open_judge(case.config, features=case.real.features, device=place, dataset=images, on_image=show)
         )
     if case.samples < DEFAULT_SAMPLES:
         console.say(
@@ -257,31 +207,29 @@ def _judged(
             quiet=quiet,
         )
 
-    def tell_time(seconds: float) -> None:
-        from ..io.text import format_duration
+    def show_time(seconds: float) -> None:
+        console.say(f"drawing {case.samples:,} images: about {text.format_duration(seconds)}", quiet=quiet)
 
-        console.say(f"drawing {case.samples:,} images: about {format_duration(seconds)}", quiet=quiet)
-
-    with _told_when_stopped(quiet=quiet), console.bar("drawing", quiet=quiet) as show:
-        found = evaluate(
+    with _hint_when_stopped(quiet=quiet), console.bar("drawing", quiet=quiet) as show:
+        evaluation = evaluate(
             trained,
             judge,
             samples=case.samples,
-            seed=order.seed,
-            settings=order.settings,
+            seed=request.seed,
+            settings=request.settings,
             guide=guide,
-            batch_size=order.batch_size,
+            batch_size=request.batch_size,
             on_image=show,
-            on_estimate=tell_time,
+            on_estimate=show_time,
             part=(group.rank, group.size),
             collect=group.all_gather,
         )
-    near = _near(case, trained, guide, images, neighbours, quiet=quiet) if neighbours and group.is_main else None
-    return found, near
+    wanted = case.real.neighbours if group.is_main else None
+    return evaluation, _find_neighbours(case, trained, guide, images, wanted, quiet=quiet) if wanted else None
 
 
 @contextmanager
-def _told_when_stopped(*, quiet: bool) -> Iterator[None]:
+def _hint_when_stopped(*, quiet: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -289,52 +237,46 @@ def _told_when_stopped(*, quiet: bool) -> Iterator[None]:
         raise
 
 
-def _near(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, quiet: bool) -> Neighbours:
+def _find_neighbours(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, quiet: bool) -> Neighbours:
+    """The training images nearest to the first drawn ones, and a picture of both."""
     from ..evaluation.neighbours import nearest, neighbours_grid
     from ..sampling.generate import sample
     from ..visual.grid import save_png
 
-    order = case.order
-    drawn = sample(trained, count, settings=order.settings, seed=order.seed, guide=guide, batch_size=order.batch_size)
+    request = case.request
+    how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
+    drawn = [result.image for result in sample(trained, count, guide=guide, **how)]
     with console.bar("comparing with real images", quiet=quiet) as show:
-        near = nearest([one.image for one in drawn], images, show)
-    save_png(neighbours_grid([one.image for one in drawn], near, images, order.name), case.picture, order.png_metadata)
-    return near
+        neighbours = nearest(drawn, images, show)
+    save_png(neighbours_grid(drawn, neighbours, images, request.name), case.picture, request.png_metadata)
+    return neighbours
 
 
-def _keep(found: Evaluation, near: Neighbours | None, case: _Case) -> None:
+def _save(evaluation: Evaluation, neighbours: Neighbours | None, case: _Case) -> None:
     from ..io.atomic import write_atomically
     from ..runs.metrics import read_evaluations
 
-    if near is not None:
-        found.metrics["memorised"] = near.memorised
-        found.about["neighbours"] = {"images": len(near.indices_NK), "picture": case.picture.name}
-    records = [*read_evaluations(case.path), {"model": case.order.origin, **found.record}]
+    if neighbours is not None:
+        evaluation.metrics["memorised"] = neighbours.memorised
+        evaluation.about["neighbours"] = {"images": len(neighbours.indices_NK), "picture": case.picture.name}
+    records = [*read_evaluations(case.path), {"model": case.request.origin, **evaluation.record}]
     write_atomically(case.path, json.dumps(records, indent=1) + "\n")
 
 
-def _tell(found: Evaluation, case: _Case, near: Neighbours | None, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        console.data(json.dumps({"model": case.order.origin, **found.record, "file": str(case.path)}))
-        return
-    if quiet:
-        return
-    about, metrics = found.about, found.metrics
-    names = {"distance": about["features"]["distance"], "features": about["features"]["name"]}
-    shown = [
-        (name.format(**names), form.format(metrics[key]), meaning, key)
-        for key, (name, form, meaning) in WORDS.items()
-        if key in metrics
-    ]
-    wide = max(len(name) for name, *_ in shown)
-    drawn = about["drawn"]
-    console.data(
-        f"{drawn['samples']:,} images of {case.order.name} ({drawn['sampler']}, {drawn['steps']} steps, "
+def _lines(evaluation: Evaluation, case: _Case, *, pictured: bool) -> Iterator[str]:
+    """What was compared, a line for each metric, and where the figures are."""
+    about, metrics = evaluation.about, evaluation.metrics
+    drawn, names = about["drawn"], {"distance": about["features"]["distance"], "features": about["features"]["name"]}
+    yield (
+        f"{drawn['samples']:,} images of {case.request.name} ({drawn['sampler']}, {drawn['steps']} steps, "
         f"guidance {drawn['guidance']:g}) against {about['reference']['images']:,} real ones"
     )
-    for name, value, meaning, key in shown:
+    shown = {key: METRICS[key][0].format(**names) for key in METRICS if key in metrics}
+    width = max(map(len, shown.values()))
+    for key, name in shown.items():
+        _, form, meaning = METRICS[key]
         error = f" ± {metrics['kid_error']:.2g}" if key == "kid" else ""
-        console.data(f"{name:<{wide}}  {value + error:<18} {meaning}")
-    console.data(f"figures: {text.flat(str(case.path))}")
-    if near is not None:
-        console.data(f"neighbours: {text.flat(str(case.picture))}")
+        yield f"{name:<{width}}  {form.format(metrics[key]) + error:<18} {meaning}"
+    yield f"figures: {text.flat(str(case.path))}"
+    if pictured:
+        yield f"neighbours: {text.flat(str(case.picture))}"

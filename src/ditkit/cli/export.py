@@ -10,8 +10,7 @@ import typer
 
 from ..interop.export import _ENDINGS, _WRITERS, DTYPES, _check
 from . import complete, console
-from .annotated import MODEL, OUTPUT, Debug, Force, Json, Quiet, RawWeights, RunsDir
-from .sample import MovedAutoencoder
+from .annotated import MODEL, OUTPUT, Debug, Force, Json, MovedAutoencoder, Quiet, RawWeights, RunsDir
 
 EXAMPLES = (
     "Examples:\n\nditkit export mnist --dtype float16\nditkit export faces --format diffusers --out faces-pipeline\n"
@@ -81,12 +80,12 @@ def run(
     from ..runs.lookup import find_weights, model_name
     from ..runs.model_info import read_model_info
     from . import outputs
-    from .sample_request import tell_of_damage
+    from .sample_request import warn_of_damage
 
     for kind, word, known in (("format", form, complete.FORMATS), ("dtype", dtype, DTYPES)):
         if word not in known:
             raise unknown(kind, word, known)
-    weights = find_weights(what, runs_place(runs_dir), ema=not no_ema, on_damage=tell_of_damage)
+    weights = find_weights(what, runs_place(runs_dir), ema=not no_ema, on_damage=warn_of_damage)
     info = read_model_info(weights)
     moved = outputs.autoencoder_folder(autoencoder)
     path = expanded(out) if out else Path(f"{model_name(weights)}-{info.step}{_ENDINGS[form]}")

@@ -82,7 +82,7 @@ def run(
     from ..runs.folder import runs_dir as runs_place
     from ..runs.lookup import find_weights
     from ..runs.model_info import read_model_info
-    from .sample_request import tell_of_damage
+    from .sample_request import warn_of_damage
 
     if model is None or repo is None:
         raise UsageError("push what, and where to?", "e.g. `ditkit hub push mnist user/name`")
@@ -92,7 +92,7 @@ def run(
     check_licence(data_licence)
     if message is not None and not message.strip():
         raise UsageError("--message: an empty one says nothing", "leave it out")
-    weights = find_weights(model, runs_place(runs_dir), on_damage=tell_of_damage)
+    weights = find_weights(model, runs_place(runs_dir), on_damage=warn_of_damage)
     step = read_model_info(weights).step
     to = None if dry_run else _destination(name, private=private, quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="ditkit-push-") as place:

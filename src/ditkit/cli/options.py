@@ -8,7 +8,7 @@ from pathlib import Path
 from . import complete, parsing
 from .opt import opt
 
-DATA, MODEL, OUTPUT, MACHINE = "Data", "Model", "Output", "Machine"  # panels
+DATA, DIFFUSION, MODEL, OUTPUT, MACHINE = "Data", "Diffusion", "Model", "Output", "Machine"  # panels
 RECIPES, AS_TRAINED = "the recipe's", "as trained"
 AUTO = "auto"
 

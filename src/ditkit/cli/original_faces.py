@@ -22,10 +22,10 @@ def faces(labels: list[str] | None, runs: Path, *, yes: bool, quiet: bool) -> st
     Raises UsageError where nobody can be asked, or says no.
     """
     try:
-        asked = set(parsing.expand_labels(labels or [], FACES))
+        asked = set(parsing.split_labels(labels or [], FACES))
     except UsageError:
         return None
-    if not asked:
+    if not asked or not asked <= set(FACES):
         return None
     names = run_names(runs)
     known = next((name for name in names if asked <= set(_labels(RunFolder(runs / name)))), None)

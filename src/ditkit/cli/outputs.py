@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..io import paths
 from ..io.paths import check_file, expanded
 from ..io.text import free_name
+from . import console
+
+if TYPE_CHECKING:
+    from .options import Output
+
+
+def show_result(output: Output, record: Mapping[str, Any], lines: Iterable[str]) -> None:
+    """Print what a command has done: `record` as one line of JSON where --json asks for it, else `lines`."""
+    if output.json:
+        console.data(json.dumps(record))
+    elif not output.quiet:
+        for line in lines:
+            console.data(line)
+
+
+def output_folder(output: Output, default: Path, names: list[str]) -> Path:
+    """The folder that --out names, else `default` or the next free name like it.
+
+    Raises DitkitError when the files `names` cannot go there, or would overwrite others without --force.
+    """
+    folder = expanded(output.out) if output.out else free_name(default)
+    check_folder(folder, names, force=output.force)
+    return folder
 
 
 def autoencoder_folder(given: Path | None) -> Path | None:
@@ -56,8 +82,8 @@ def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = N
 def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
     """Raise DitkitError when the images cannot go there, or would overwrite others without --force."""
     paths.check_writable(folder)
-    there = set(os.listdir(folder)) if folder.is_dir() and not force else set()  # noqa: PTH208
-    taken = [name for name in names if name in there]
+    existing = set(os.listdir(folder)) if folder.is_dir() and not force else set()  # noqa: PTH208
+    taken = [name for name in names if name in existing]
     if taken:
         raise UsageError(
             f"{folder / taken[0]} is there already" + (f", and {len(taken) - 1} more" if taken[1:] else ""),

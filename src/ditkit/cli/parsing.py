@@ -36,9 +36,25 @@ def spread(words: Sequence[str], option: str = "--labels") -> list[str]:
 
 
 def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Labels asked for, one an image: `cat`, `cat,dog`, `cat*4`. Raises UsageError for what is unknown or too much.
+    """The label of each image. Raises UsageError for one that is unknown. See `split_labels`."""
+    from ..runs.model_info import resolve_labels
 
-    A model without labels has only `any`.
+    labels = split_labels(words, known)
+    try:
+        resolve_labels(known, labels)
+    except UsageError as error:
+        if not known:
+            other = next(label for label in labels if label != ANY)
+            raise UsageError(f"this model has no labels, so no {other!r} either", f"e.g. --labels '{ANY}*16'") from None
+        nearest = f"{error.hint} " if "did you mean" in str(error.hint) else ""
+        raise UsageError(error.message, nearest + _list(known)) from None
+    return labels
+
+
+def split_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Words as labels, one an image: `cat`, `cat,dog`, `cat*4`; a known label may itself have a comma or a star.
+
+    A model without labels has only `any`. Raises UsageError for a count that is none, and for too many images.
     """
     choices = tuple(known) or (ANY,)
     labels: list[str] = []
@@ -48,12 +64,6 @@ def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
             raise UsageError(f"--labels: {word!r} names no label", _list(choices))
         for part in parts:
             label, count = _repeated(part.strip(), choices)
-            if label not in choices and not known:
-                raise UsageError(f"this model has no labels, so no {label!r} either", f"e.g. --labels '{ANY}*16'")
-            if label not in choices:
-                wrong = unknown("label", label, choices)
-                near = f"{wrong.hint} " if "did you mean" in str(wrong.hint) else ""
-                raise UsageError(wrong.message, near + _list(choices))
             if len(labels) + count > MOST_IMAGES:
                 raise UsageError(f"--labels asks for more than {MOST_IMAGES:,} images", "draw them in several runs")
             labels.extend([label] * count)

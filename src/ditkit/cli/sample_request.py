@@ -14,33 +14,25 @@ from ..config import SampleConfig, to_dict
 from ..errors import UsageError, unknown
 from ..io import text as io_text
 from ..runs import target
-from ..runs.folder import runs_dir as runs_place
 from ..runs.lookup import _origin, find_guide, find_weights, model_name
 from ..runs.model_info import ModelInfo, read_model_info
 from ..runtime.distributed import ProcessGroup
-from . import console, datasets, parsing
+from . import console, datasets, outputs, parsing
+from .opt import changes, in_flags
+from .options import AUTO, Device, DrawingDevice, Model, Output, SampleSettings
 
 if TYPE_CHECKING:
     from ..sampling.generate import Sample
 
 
-UNASKED = 16  # images when nothing is asked for: of a model without labels, or with more kinds than
-MOST_KINDS = 100
-AUTO = "auto"  # a batch size
+DEFAULT_IMAGES = 16  # without --labels, of a model that has none, or more than:
+MAX_LABELS = 100
 BACKENDS = ("torch", "jax")
-_SETTINGS = {  # flag -> setting
-    "--steps": "sample.steps",
-    "--guidance": "sample.guidance",
-    "--sampler": "sample.sampler",
-    "--reuse": "sample.reuse",
-    "--seed": "seed",
-    "--batch-size": "train.batch_size",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """What is to be drawn, all checked, before torch is there."""
+    """What is to be drawn, all checked, before torch is loaded."""
 
     weights: Path
     info: ModelInfo
@@ -59,21 +51,21 @@ class SampleRequest:
     def file_names(self) -> list[str]:
         """`000-cat.png` …, in safe characters; `000.png` from a model without labels."""
         digits = max(3, len(str(len(self.labels) - 1)))
-        spoken = [f"-{io_text.slug(label, 'label')}" if self.info.labels else "" for label in self.labels]
-        return [f"{index:0{digits}d}{label}.png" for index, label in enumerate(spoken)]
+        endings = [f"-{io_text.slug(label, 'label')}" if self.info.labels else "" for label in self.labels]
+        return [f"{index:0{digits}d}{ending}.png" for index, ending in enumerate(endings)]
 
     @property
     def png_metadata(self) -> dict[str, str]:
         """What every PNG says about its making."""
-        how = self.settings
+        settings = self.settings
         return {
             "checkpoint": self.origin,
             "step": str(self.info.step),
-            "sampler": how.sampler,
-            "steps": str(how.steps),
-            "guidance": f"{how.guidance:g}",
-            "guidance_interval": f"{how.guidance_from:g} {how.guidance_to:g}",
-            "reuse": str(how.reuse),
+            "sampler": settings.sampler,
+            "steps": str(settings.steps),
+            "guidance": f"{settings.guidance:g}",
+            "guidance_interval": f"{settings.guidance_from:g} {settings.guidance_to:g}",
+            "reuse": str(settings.reuse),
             **({"ema": f"{self.ema:g}"} if self.ema is not None else {}),
             **({"autoguide": str(self.guide)} if self.guide else {}),
             "software": "ditkit",
@@ -81,43 +73,64 @@ class SampleRequest:
 
 
 def resolve_request(
-    labels: list[str] | None, flags: dict[str, Any], *, model: str | None, runs_dir: Path | None, ema: bool
+    settings: SampleSettings, model: Model, device: Device, runs: Path, *, default: str | None = None
 ) -> SampleRequest:
-    """Words and the weights' own card as an Order. Raises UsageError for every mistake in them."""
-    flags = {flag: None if (flag, value) == ("--batch-size", AUTO) else value for flag, value in flags.items()}
-    weights = find_weights(model, runs_place(runs_dir), ema=ema, on_damage=tell_of_damage)
-    length = flags.get("--ema")
-    if length is not None:
-        weights = _averaged(weights, length, ema=ema)
+    """What the options of a command and the weights' own description ask for.
+
+    Args:
+        runs: the folder of runs.
+        default: the model to take if none is named; the newest run if None.
+
+    Raises:
+        UsageError: for every mistake in the options.
+        CheckpointError: for weights that are missing or damaged.
+    """
+    word, ema = model.model or default, not model.no_ema
+    weights = find_weights(word, runs, ema=ema, on_damage=warn_of_damage)
+    if model.ema is not None:
+        weights = _averaged(weights, model.ema, ema=ema)
     info = read_model_info(weights)
-    asked = [
-        target.nested(_SETTINGS[flag], value)
-        for flag, value in flags.items()
-        if value is not None and flag in _SETTINGS
-    ]
-    interval = flags.get("--guidance-interval")
-    if interval is not None:
-        asked.append({"sample": {"guidance_from": interval[0], "guidance_to": interval[1]}})
-    try:
-        config = recipes.build(to_dict(info.config), {"train": {"accumulate": 1}}, *asked)
-    except UsageError as error:
-        raise target.in_flags(error, flags, _SETTINGS) from None
+    changed = changes(settings, device)
+    trees = [target.nested(key, value) for key, value in changed.items()]
+    config = recipes.build(to_dict(info.config), {"train": {"accumulate": 1}}, *trees)
     target.check_sampler(config)
-    some = info.labels if len(info.labels) <= MOST_KINDS else info.labels[:UNASKED]
-    guide, scale = flags.get("--autoguide"), config.sample.guidance
-    images = parsing.expand_labels(labels or some or [f"{parsing.ANY}*{UNASKED}"], info.labels)
+    guide = None
+    if settings.autoguide:
+        guide = find_guide(settings.autoguide, weights, info, runs, scale=config.sample.guidance, ema=ema)
     return SampleRequest(
         weights=weights,
         info=info,
-        name=f"{model_name(weights, model)}-{info.step}",
-        origin=_origin(model, weights),
-        labels=images,
+        name=f"{model_name(weights, word)}-{info.step}",
+        origin=_origin(word, weights),
+        labels=parsing.expand_labels(settings.labels or _default_labels(info), info.labels),
         seed=config.seed,
-        batch_size=config.train.batch_size if flags.get("--batch-size") else None,
+        batch_size=config.train.batch_size if "train.batch_size" in changed else None,
         settings=config.sample,
-        ema=float(length) if length is not None else None,
-        guide=find_guide(guide, weights, info, runs_place(runs_dir), scale=scale, ema=ema) if guide else None,
+        ema=float(model.ema) if model.ema is not None else None,
+        guide=guide,
+        autoencoder=outputs.autoencoder_folder(model.autoencoder),
     )
+
+
+def request_from_flags(
+    labels: list[str] | None, flags: dict[str, Any], *, model: str | None, runs_dir: Path | None, ema: bool
+) -> SampleRequest:
+    """As `resolve_request`, for commands whose options are no groups."""
+    words = {flag.lstrip("-").replace("-", "_"): value for flag, value in flags.items()}
+    device = DrawingDevice(batch_size=words.pop("batch_size", AUTO))
+    weights = Model(model=model, no_ema=not ema, ema=words.pop("ema", None))
+    settings = SampleSettings(labels=labels, **words)
+    try:
+        return resolve_request(settings, weights, device, Output(runs_dir=runs_dir).runs)
+    except UsageError as error:
+        raise in_flags(error, settings, device) from None
+
+
+def _default_labels(info: ModelInfo) -> list[str]:
+    """One image of each label, as long as those are not too many."""
+    if not info.labels:
+        return [f"{parsing.ANY}*{DEFAULT_IMAGES}"]
+    return list(info.labels if len(info.labels) <= MAX_LABELS else info.labels[:DEFAULT_IMAGES])
 
 
 def _averaged(weights: Path, text: str, *, ema: bool) -> Path:
@@ -129,90 +142,90 @@ def _averaged(weights: Path, text: str, *, ema: bool) -> Path:
     return average(weights, length)
 
 
-def tell_of_damage(path: Path) -> None:
+def warn_of_damage(path: Path) -> None:
     """Say that a checkpoint is passed over."""
     console.say(f"warning: {path} is damaged; looking for the checkpoint before it")
 
 
-def on_backend(order: SampleRequest, word: str) -> SampleRequest:
-    """The same order for `torch` or `jax`. Raises UsageError for another word, and for what JAX does not draw."""
-    if word not in BACKENDS:
-        raise unknown("backend", word, BACKENDS)
-    if word == "jax":
+def on_backend(request: SampleRequest, backend: str) -> SampleRequest:
+    """The same request for `torch` or `jax`. Raises UsageError for another word, and for what JAX does not draw."""
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    if backend == "jax":
         from ..jax.limits import check_installed, check_sampling
 
-        if order.guide is not None:
+        if request.guide is not None:
             raise UsageError("the JAX backend knows no autoguidance", "use --backend torch")
-        check_sampling(replace(order.info.config, sample=order.settings))
+        check_sampling(replace(request.info.config, sample=request.settings))
         check_installed()
-    return replace(order, backend=word)
+    return replace(request, backend=backend)
 
 
 def draw(
-    order: SampleRequest,
+    request: SampleRequest,
     device: str,
     *,
     quiet: bool,
     on_noisy: Callable[[int, int, Any], None] | None = None,
-    group: ProcessGroup = ProcessGroup(),
+    group: ProcessGroup | None = None,
 ) -> Iterator[Sample]:
-    """The images of an order, a batch at a time, so that memory stays bounded and a stop loses little.
+    """The images of a request, a batch at a time, so that memory stays bounded and a stop loses little.
 
-    Processes that were launched together draw a batch each and exchange them: all get all images, in their order.
+    Processes that were launched together draw a batch each and exchange them: each gets all images, in their order.
     """
-    if order.backend == "jax":
-        yield from _draw_in_jax(order, device, quiet=quiet, group=group)
+    group = group or ProcessGroup()
+    if request.backend == "jax":
+        yield from _draw_in_jax(request, device, quiet=quiet, group=group)
         return
     with console.loading_torch(quiet=quiet):
-        from ..checkpoint.loading import load
+        from ..checkpoint.loading import load, load_weights
         from ..runtime.device import find_device
         from ..sampling.generate import default_batch_size, sample_batches
 
-        place = find_device(device)
+        place, autoencoder = find_device(device), request.autoencoder
         with datasets.watching(quiet=quiet):
-            trained = group.run_together(lambda: load(order.weights, device=place, autoencoder=order.autoencoder))
-            guide = load(order.guide, device=place, autoencoder=order.autoencoder) if order.guide else None
-    batch_size = order.batch_size or group.broadcast(
-        min(
-            default_batch_size(trained.network, trained.info.config.shape, place),
-            math.ceil(len(order.labels) / group.size),
-        )
+            trained = group.run_together(
+                lambda: load_weights(request.weights, request.info, device=place, autoencoder=autoencoder)
+            )
+            guide = load(request.guide, device=place, autoencoder=autoencoder) if request.guide else None
+    count, shape = len(request.labels), request.info.config.shape
+    batch_size = request.batch_size or group.broadcast(
+        min(default_batch_size(trained.network, shape, place), math.ceil(count / group.size))
     )
-    rounds = math.ceil(math.ceil(len(order.labels) / batch_size) / group.size)
     with console.bar("drawing", quiet=quiet) as show:
 
         def on_step(step: int, steps: int, _clean_BCHW: Any, noisy_BCHW: Any) -> None:
-            show((step + 1) / steps * len(order.labels), len(order.labels))
+            show((step + 1) / steps * count, count)
             if on_noisy:
                 on_noisy(step, steps, trained.codec.to_images(noisy_BCHW))
 
         batches = sample_batches(
             trained,
-            order.labels,
-            settings=order.settings,
-            seed=order.seed,
+            [label if request.info.labels else None for label in request.labels],
+            settings=request.settings,
+            seed=request.seed,
             guide=guide,
             batch_size=batch_size,
             on_step=on_step,
             part=(group.rank, group.size),
         )
-        for _ in range(rounds):
+        for _ in range(math.ceil(math.ceil(count / batch_size) / group.size)):
             for batch in group.all_gather(next(batches, [])):
                 yield from batch
 
 
-def _draw_in_jax(order: SampleRequest, device: str, *, quiet: bool, group: ProcessGroup) -> Iterator[Sample]:
+def _draw_in_jax(request: SampleRequest, device: str, *, quiet: bool, group: ProcessGroup) -> Iterator[Sample]:
     if group.size > 1:
         raise UsageError("the JAX backend draws in one process", "start it without a launcher, or use --backend torch")
     with console.loading_torch(quiet=quiet):
         from ..jax.files import load
         from ..jax.sampling import sample_batches
 
-        trained = load(order.weights, device=device)
+        trained = load(request.weights, device=device)
     batches = sample_batches(
-        trained, order.labels, settings=order.settings, seed=order.seed, batch_size=order.batch_size
+        trained, request.labels, settings=request.settings, seed=request.seed, batch_size=request.batch_size
     )
     with console.bar("drawing", quiet=quiet) as show:
-        for number, one in enumerate(chain.from_iterable(batches), 1):
-            show(number, len(order.labels))
-            yield one
+        for number, image in enumerate(chain.from_iterable(batches), 1):
+            show(number, len(request.labels))
+            yield image

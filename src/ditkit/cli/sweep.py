@@ -16,19 +16,21 @@ from .annotated import (
     DIFFUSION,
     MODEL,
     OUTPUT,
+    BatchSize,
     DataDir,
     Debug,
     Device,
+    Features,
     Force,
     Json,
     Labels,
     Quiet,
     RawWeights,
     RunsDir,
+    Seed,
+    Which,
     Yes,
 )
-from .evaluate import Features, Which
-from .sample import BatchSize, Seed
 
 EXAMPLES = (
     "Examples:\n\nditkit sweep --guidance 1,1.5,2,4\n"

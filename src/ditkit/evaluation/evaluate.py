@@ -22,7 +22,8 @@ from ..errors import CheckpointError, UsageError
 from ..io import safetensors
 from ..io.atomic import make_folder, sha256_of, write_atomically
 from ..io.paths import cache_folder
-from ..sampling.generate import resolve_labels, sample_batches
+from ..runs.model_info import resolve_labels
+from ..sampling.generate import sample_batches
 from .features import Extractor, Features
 from .judge import MIN_SAMPLES, Judge
 from .reference import OnImage
@@ -179,7 +180,7 @@ def _draw(
     images: list[np.ndarray] = []
     for batch in sample_batches(
         trained,
-        [label or "any" for label in labels[start:end]],
+        labels[start:end],
         settings=settings,
         seed=seed + start,
         guide=guide,

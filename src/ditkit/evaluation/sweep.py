@@ -134,7 +134,7 @@ def _variants(
     batch_size: str,
     ema: bool,
 ) -> list[SampleRequest]:
-    from ..cli.sample_request import resolve_request
+    from ..cli.sample_request import request_from_flags
     from ..errors import UsageError
 
     for flag, text in lists.items():
@@ -150,7 +150,7 @@ def _variants(
     for chosen in itertools.product(*values):
         flags: dict[str, Any] = {flag: word or None for flag, word in zip(lists, chosen, strict=True)}
         flags |= {"--seed": seed, "--batch-size": batch_size}
-        found.append(resolve_request(labels, flags, model=model, runs_dir=runs_dir, ema=ema))
+        found.append(request_from_flags(labels, flags, model=model, runs_dir=runs_dir, ema=ema))
     return found
 
 

@@ -20,7 +20,8 @@ from jax import Array
 from ..config import DiffusionConfig, SampleConfig
 from ..data.pixels import to_uint8
 from ..objectives.contract import FLOW_MARGIN, Process, open_objective, to_clean_and_noise
-from ..sampling.generate import FAINT_SIGNAL, Sample, batches_of, images_in_cache, resolve_labels
+from ..runs.model_info import resolve_labels
+from ..sampling.generate import FAINT_SIGNAL, Sample, batches_of, images_in_cache
 from ..sampling.guidance import Guidance
 from .dit import DiT
 from .files import Trained

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import DiffusionConfig, RunConfig, from_dict, to_dict
-from ..errors import CheckpointError, DitkitError, UsageError
+from ..errors import CheckpointError, DitkitError, UsageError, unknown
 from ..io.safetensors import read_header
 
 METADATA_KEY = "ditkit"
@@ -143,3 +143,26 @@ def check_guide(model: ModelInfo, guide: ModelInfo) -> None:
             f"the guide has other {' and '.join(other)} than the model",
             "guide with an early checkpoint of the same run, or with a smaller model trained on the same images",
         )
+
+
+def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
+    """The label of each image to draw; None for each image of a model without labels.
+
+    Args:
+        known: the labels of the model.
+        labels: one for each image ("any" where the model has none), or how many images, going round the labels.
+
+    Raises UsageError for a label that the model does not know.
+    """
+    if isinstance(labels, int):
+        if labels < 1:
+            raise UsageError(f"cannot draw {labels} images", "ask for one or more")
+        return [known[index % len(known)] if known else None for index in range(labels)]
+    if isinstance(labels, str):
+        labels = [labels]
+    for word in labels:
+        if not known and word != "any":
+            raise UsageError(f"this model has no labels, so there is no {word!r}", "say how many images to draw")
+        if known and word not in known:
+            raise unknown("label", word, known)
+    return [word if known else None for word in labels]

@@ -107,10 +107,10 @@ class Drawing:
 
     def _order(self) -> SampleRequest:
         from ..cli.datasets import watching
-        from ..cli.sample_request import resolve_request
+        from ..cli.sample_request import request_from_flags
 
         with watching(quiet=self.quiet):
-            return resolve_request(self.labels, self.flags, model=self.word, runs_dir=self.runs_dir, ema=self.ema)
+            return request_from_flags(self.labels, self.flags, model=self.word, runs_dir=self.runs_dir, ema=self.ema)
 
     def _path(self, order: SampleRequest, name: str) -> Path:
         from ..io import paths, text

@@ -14,6 +14,7 @@ from ..checkpoint.loading import Trained
 from ..config import SampleConfig
 from ..data.pixels import to_tensor
 from ..errors import UsageError
+from ..runs.model_info import resolve_labels
 from .generate import Edit, OnStep, Sample, sample_batches
 
 
@@ -48,7 +49,7 @@ def edit(
     keep_HW = None if paint is None else 1 - _shrunk(torch.from_numpy(paint), source_CHW)
     batches = sample_batches(
         trained,
-        labels,
+        resolve_labels(trained.info.labels, labels),
         settings=settings,
         seed=seed,
         edit=Edit(source_CHW=source_CHW, strength=strength, keep_HW=keep_HW),

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from ..config import DiffusionConfig, SampleConfig, from_dict, to_dict
 from ..data.pixels import to_uint8
-from ..errors import UsageError, unknown
 from ..latents.codec import Codec
 from ..models.dit import DiT
 from ..objectives.contract import Network, Process, from_clean_and_noise, open_objective, to_clean_and_noise
-from ..runs.model_info import ModelInfo, check_guide
+from ..runs.model_info import ModelInfo, check_guide, resolve_labels
 from ..runtime.device import free_bytes
 from ..samplers.contract import open_scheduler, set_steps, wanted_prediction
 from .block_cache import CachedDenoiser
@@ -110,15 +109,16 @@ def sample(
     given = {name: value for name, value in asked.items() if value is not None}
     config = trained.info.config
     settings = from_dict({**to_dict(config), "sample": {**asdict(settings or config.sample), **given}}).sample
+    words = resolve_labels(trained.info.labels, labels)
     batches = sample_batches(
-        trained, labels, settings=settings, seed=seed, guide=guide, batch_size=batch_size, on_step=on_step
+        trained, words, settings=settings, seed=seed, guide=guide, batch_size=batch_size, on_step=on_step
     )
     return list(chain.from_iterable(batches))
 
 
 def sample_batches(
     trained: TrainedModel,
-    labels: Sequence[str] | int,
+    labels: Sequence[str | None],
     *,
     settings: SampleConfig | None = None,
     seed: int = 0,
@@ -130,15 +130,15 @@ def sample_batches(
 ) -> Iterator[list[Sample]]:
     """What `sample` gives, a batch at a time, so that memory stays bounded; `settings` are the card's if None.
 
+    `labels` are those of the images, as `resolve_labels` returns them: the caller has checked them.
     `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole. `edit` begins with an image
     instead of pure noise, or keeps a part of one.
     """
     info, config = trained.info, trained.info.config
-    words = resolve_labels(info.labels, labels)
     device = next(trained.network.parameters()).device
-    ids = [0 if word is None else info.labels.index(word) for word in words]
-    seeds = [seed + index for index in range(len(words))]
-    batches = batches_of(len(words), batch_size or default_batch_size(trained.network, config.shape, device))
+    ids = [0 if label is None else info.labels.index(label) for label in labels]
+    seeds = [seed + index for index in range(len(labels))]
+    batches = batches_of(len(labels), batch_size or default_batch_size(trained.network, config.shape, device))
     if guide is not None:
         check_guide(info, guide.info)
     plan = _Sampler(
@@ -156,23 +156,7 @@ def sample_batches(
         batch = batches[index]
         latent_BCHW = plan.draw(config.shape, ids[batch], seeds[batch], on_step, number, len(mine))
         images = to_uint8(trained.codec.to_images(latent_BCHW.to(device)))
-        yield [Sample(*one) for one in zip(images, words[batch], seeds[batch], strict=True)]
-
-
-def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
-    """The label of each image that is asked for. Raises UsageError for one that a model does not know."""
-    if isinstance(labels, int):
-        if labels < 1:
-            raise UsageError(f"cannot draw {labels} images", "ask for one or more")
-        return [known[index % len(known)] if known else None for index in range(labels)]
-    if isinstance(labels, str):
-        labels = [labels]
-    for word in labels:
-        if not known and word != "any":
-            raise UsageError(f"this model has no labels, so there is no {word!r}", "say how many images to draw")
-        if known and word not in known:
-            raise unknown("label", word, known)
-    return [word if known else None for word in labels]
+        yield [Sample(*one) for one in zip(images, labels[batch], seeds[batch], strict=True)]
 
 
 def draw(

@@ -18,7 +18,8 @@ from ..config import SampleConfig
 from ..data.pixels import to_uint8
 from ..errors import UsageError
 from ..models.dit import DiT
-from .generate import OnStep, draw, resolve_labels
+from ..runs.model_info import resolve_labels
+from .generate import OnStep, draw
 
 
 @dataclass(frozen=True)
