@@ -2,10 +2,340 @@
 
 from __future__ import annotations
 
-COMMANDS = {
-    "show": "data_show",
-    "reconstruct": "data_reconstruct",
-    "list": "data_list",
-    "remove": "data_remove",
-}
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..io import text
+from . import complete, console
+from .opt import changes, examples, only, opt
+from .options import Data, Device, Latents, Output, Settings
+from .outputs import png_path, show_result
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..data.contract import Dataset, Split
+    from ..data.survey import Survey
+    from ..io.cache import Entry
+    from ..latents.codec import Reconstruction
+
+
 EXAMPLES = "Examples:\n\nditkit data show ./photos\nditkit data list\nditkit data remove --unfinished"
+MIN_CELL, COLUMNS, MAX_PAIRS = 128, 4, 24  # of the picture of `reconstruct`
+MAX_NAME = 60  # letters of a column
+OUTPUT_OPTIONS = "runs_dir out force json quiet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to look at."""
+
+    target: str | None = opt(
+        "[DATASET|RECIPE|FOLDER|RUN]",
+        "What would be trained on: as for `ditkit train`.",
+        complete=complete.training_targets,
+        shown=False,
+    )
+
+
+def _resolve(target: Target, settings: Settings, output: Output, *groups: Any) -> tuple[RunConfig, str]:
+    """The settings of what is named, and its name."""
+    from ..runs.target import resolve
+
+    word, overrides = target.target or "", settings.settings or []
+    flags = changes(*groups)
+    return resolve(word, file=settings.config, settings=overrides, flags=flags, runs_dir=output.runs_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined(Data):
+    """Data."""
+
+    limit: int | None = opt(
+        "--limit", "N", "Images to examine, in even steps through the set.", shown="all", min=1, max=10**9
+    )
+
+
+SHEET = opt("--out", "FILE", "Where the picture goes.", shown="data-NAME.png")
+
+
+@examples(
+    "ditkit data show mnist",
+    "ditkit data show ./photos --image-size 96x64 --set data.crop=top",
+    "ditkit data show celeba --data-dir ~/celeba --limit 2000",
+)
+def show(
+    target: Target,
+    data: Examined,
+    settings: Settings,
+    output: Annotated[Output, only(OUTPUT_OPTIONS, out=SHEET)],
+) -> None:
+    """Look at a data set before training on it: counts, sizes, duplicates, unreadable images, and a picture.
+
+    The picture shows of each label some images, what is cut off of them, and what the network will see.
+    """
+    from ..data import survey_report
+    from ..data.survey import survey
+    from ..errors import UsageError
+
+    if target.target is None and settings.config is None:
+        raise UsageError("show what?", "try `ditkit data show mnist`, or name a data set or a folder of images")
+    config, name = _resolve(target, settings, output, data)
+    path = png_path(output.out, f"data-{text.slug(name)}", force=output.force)
+    parts = _open(config, quiet=output.quiet)
+    with console.bar("looking at the images", quiet=output.quiet) as on_progress:
+        result = survey(config.data, parts, limit=data.limit, on_progress=on_progress)
+    picture = path if _draw_sheet(result, config, name, path) else None
+    lines = survey_report.lines(result, config, name)
+    if picture:
+        lines = [*lines, f"picture: {text.flat(str(picture))}"]
+    show_result(output, survey_report.as_json(result, config, name, picture), lines)
+    if result.unreadable:
+        console.say(survey_report.remedy(result, config), quiet=output.quiet)
+
+
+def _open(config: RunConfig, *, quiet: bool) -> dict[Split, Dataset]:
+    from ..data.contract import open_dataset
+    from ..errors import DataError
+    from .datasets import open_images
+
+    train = open_images(config, quiet=quiet)
+    parts: dict[Split, Dataset] = {"train": train, "validation": open_dataset(config.data, "validation")}
+    if not any(map(len, parts.values())):
+        raise DataError("the data set has no images", "check its folder")
+    return parts
+
+
+def _draw_sheet(survey: Survey, config: RunConfig, name: str, path: Path) -> bool:
+    """Write the picture; whether there was anything to draw."""
+    from ..visual.dataset_sheet import sheet
+    from ..visual.grid import save_png
+
+    height, width = config.data.image_size
+    seen = "what is cut off, and on the right what the network sees" if survey.encoded else "what the network sees"
+    title = f"{name}: {seen}, {width} wide, {height} high"
+    if config.data.flip:
+        title += ", every second one mirrored"
+    picture = sheet(survey.shown, survey.labels, title=title, mirror=config.data.flip)
+    if picture is not None:
+        save_png(picture, path, {"dataset": name, "software": "ditkit"})
+    return picture is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstructed(Data):
+    """Data."""
+
+    count: int = opt("--count", "N", "Images to encode and decode.", default=16, min=1, max=10_000)
+
+
+PAIRS = opt("--out", "FILE", "Where the picture goes.", shown="reconstruct-NAME.png")
+
+
+@examples(
+    "ditkit data reconstruct ./photos --autoencoder taesd3 --image-size 128",
+    "ditkit data reconstruct celeba-latent --data-dir ~/celeba",
+)
+def reconstruct(
+    target: Target,
+    data: Annotated[Reconstructed, only("data_dir label_file image_size count")],
+    latents: Latents,
+    settings: Settings,
+    output: Annotated[Output, only(OUTPUT_OPTIONS, out=PAIRS)],
+    device: Device,
+) -> None:
+    """See what an autoencoder loses: originals beside what comes back from their latents, with the PSNR of each.
+
+    Nothing that is lost here can a model of these latents ever draw. 25 dB is blurred, 30 dB is good, more is better.
+    """
+    from ..autoencoders.files import PIXEL
+    from ..errors import UsageError
+    from .datasets import find_autoencoder
+
+    if target.target is None and settings.config is None:
+        raise UsageError("reconstruct what?", "e.g. `ditkit data reconstruct ./photos --autoencoder taesd3`")
+    config, name = _resolve(target, settings, output, data, latents)
+    if config.autoencoder.name == PIXEL:
+        raise UsageError("there is no autoencoder in these settings", "name one: --autoencoder taesd3")
+    path = png_path(output.out, f"reconstruct-{text.slug(name)}", force=output.force)
+    find_autoencoder(config, quiet=output.quiet)
+    pairs = _reconstruct(config, data.count, device.device, quiet=output.quiet)
+    _draw_pairs(pairs, config, path)
+    finite = [pair.psnr for pair in pairs if math.isfinite(pair.psnr)] or [math.inf]
+    figures = {"psnr_db": sum(finite) / len(finite), "worst_db": min(finite), "best_db": max(finite)}
+    known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    record = {**known, "images": len(pairs), "picture": str(path)}
+    show_result(output, record, _lines_of_pairs(len(pairs), config, *figures.values(), path))
+
+
+def _reconstruct(config: RunConfig, count: int, device: str, *, quiet: bool) -> list[Reconstruction]:
+    from .datasets import open_images, watching
+
+    images = open_images(config, quiet=quiet)
+    with console.loading_torch(quiet=quiet):
+        from ..latents.codec import reconstruct
+        from ..runtime.device import find_device
+    with watching(quiet=quiet), console.bar("reconstructing", quiet=quiet) as on_image:
+        return reconstruct(config, images, count, device=find_device(device), on_image=on_image)
+
+
+def _draw_pairs(pairs: Sequence[Reconstruction], config: RunConfig, path: Path) -> None:
+    """A page of originals, each with what came back on its right."""
+    import numpy as np
+
+    from ..visual.grid import grid, save_png
+
+    factor = -(-MIN_CELL // max(config.data.image_size))
+    cells = [
+        np.concatenate([pair.original, pair.decoded], axis=1).repeat(factor, 0).repeat(factor, 1)
+        for pair in pairs[:MAX_PAIRS]
+    ]
+    captions = [f"{pair.psnr:.1f} dB" for pair in pairs[:MAX_PAIRS]]
+    title = f"{config.autoencoder.source}: original | decoded"
+    picture = grid(cells, min(COLUMNS, len(cells)), captions=captions, title=title, scale=1)
+    save_png(picture, path, {"autoencoder": str(config.autoencoder.source), "software": "ditkit"})
+
+
+def _lines_of_pairs(count: int, config: RunConfig, mean: float, worst: float, best: float, path: Path) -> Iterator[str]:
+    height, width = config.data.image_size
+    channels, *latent = config.shape
+    yield f"{count} images of {height}x{width} as {channels}x{latent[0]}x{latent[1]} latents and back"
+    yield f"PSNR {mean:.1f} dB on average, from {worst:.1f} to {best:.1f}"
+    yield f"picture: {text.flat(str(path))}"
+
+
+@examples("ditkit data list", "ditkit data list --json")
+def list_(output: Annotated[Output, only("json")]) -> None:
+    """List the data sets that ditkit knows, and what is in its cache: name, size, age and source.
+
+    The cache holds only what can be fetched or made again. The environment variable DITKIT_CACHE names its place.
+    """
+    from .. import registry
+    from ..io import cache
+    from ..io.paths import cache_dir
+
+    descriptions = registry.DATASETS.descriptions()
+    with console.spinner("measuring …"):
+        entries = [_record(entry) for entry in cache.entries()]
+    total = sum(entry["bytes"] for entry in entries)
+    record = {"cache": str(cache_dir()), "datasets": descriptions, "entries": entries, "bytes": total}
+    show_result(output, record, [*_dataset_lines(descriptions), *_cache_lines(entries, total, cache_dir())])
+    if output.json:
+        return
+    if any(entry["unfinished"] for entry in entries):
+        console.say("`ditkit data remove --unfinished` removes what downloads and other work have left unfinished")
+    for link in cache.links():
+        console.say(f"warning: {link} leads elsewhere; what is there is neither listed nor removed")
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "path": str(entry.path),
+        "bytes": entry.size,
+        "modified": entry.modified,
+        "source": entry.source,
+        "unfinished": entry.unfinished,
+    }
+
+
+def _dataset_lines(descriptions: dict[str, str]) -> Iterator[str]:
+    width = max(map(len, descriptions), default=0)
+    yield "datasets:"
+    for name, description in descriptions.items():
+        yield f"  {name:<{width}}  {description}".rstrip()
+
+
+def _cache_lines(entries: list[dict[str, Any]], total: int, folder: Path) -> Iterator[str]:
+    yield f"\nin the cache, {text.flat(str(folder))}:"
+    if not entries:
+        yield "  nothing"
+        return
+    names = [text.flat(entry["name"]) for entry in entries]
+    width = min(MAX_NAME, max(map(len, names)))
+    for name, entry in zip(names, entries, strict=True):
+        age = text.format_age(time.time() - entry["modified"])
+        note = "  unfinished" if entry["unfinished"] else ""
+        yield f"  {name:<{width}}  {text.format_size(entry['bytes']):>9}  {age:>8}{note}"
+        if entry["source"]:
+            yield f"    from {text.flat(entry['source'])}"
+    unfinished = [entry["bytes"] for entry in entries if entry["unfinished"]]
+    part = f", {text.format_size(sum(unfinished))} of it unfinished" if unfinished else ""
+    yield f"  {text.format_size(total)} in all{part}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """Data."""
+
+    names: list[str] | None = opt(
+        "NAME", "As `ditkit data list` shows them, or their beginnings.", complete=complete.cached, shown=False
+    )
+    everything: bool = opt("--all", "Everything in the cache.", default=False)
+    unfinished: bool = opt("--unfinished", "What downloads and other work have left unfinished.", default=False)
+
+
+@examples("ditkit data remove extracted/photos", "ditkit data remove --unfinished --yes", "ditkit data remove --all")
+def remove(entries: Entries, output: Annotated[Output, only("yes json quiet")]) -> None:
+    """Remove what is in the cache: downloads, unpacked archives, and whatever can be made again.
+
+    Your own images, runs, and the data inside ditkit are not there, and stay.
+    """
+    from ..io import cache
+
+    chosen = _choose(entries, cache.entries())
+    if chosen:
+        with console.spinner("measuring …", quiet=output.quiet):
+            size = text.format_size(sum(entry.size for entry in chosen))
+        what = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} entries of the cache"
+        about = [f"  {text.flat(entry.name)}" for entry in chosen] if len(chosen) > 1 else []
+        if not console.agreed(f"remove {text.flat(what)}, {size}?", yes=output.yes, about=about):
+            console.say("nothing is removed", quiet=output.quiet)
+            return
+    _remove(chosen, output)
+
+
+def _remove(entries: Sequence[Entry], output: Output) -> None:
+    """Remove all that can be removed; then raise the first error, if there was one."""
+    from ..errors import DitkitError
+    from ..io import cache
+
+    removed: list[str] = []
+    freed, errors = 0, list[DitkitError]()
+    with console.spinner("removing …", quiet=output.quiet):
+        for entry in entries:
+            try:
+                freed += cache.remove(entry)
+                removed.append(entry.name)
+            except DitkitError as error:
+                errors.append(error)
+    if output.json:
+        console.data(json.dumps({"removed": removed, "bytes": freed}))
+    elif removed:
+        what = text.flat(removed[0]) if len(removed) == 1 else f"{len(removed)} entries"
+        console.say(f"removed {what}: {text.format_size(freed)} are free again", quiet=output.quiet)
+    elif not entries:
+        console.say("there is nothing to remove", quiet=output.quiet)
+    if errors:
+        raise errors[0]
+
+
+def _choose(chosen: Entries, entries: Sequence[Entry]) -> list[Entry]:
+    from ..errors import UsageError
+    from ..io.cache import find
+
+    ways = sum((bool(chosen.names), chosen.everything, chosen.unfinished))
+    if ways != 1:
+        wrong = "names, --all and --unfinished exclude each other" if ways else "remove what?"
+        raise UsageError(wrong, "give names that `ditkit data list` shows, or --unfinished, or --all")
+    if chosen.names:
+        named = [find(name, entries) for name in chosen.names]
+        return [entry for entry in entries if entry in named]
+    return [entry for entry in entries if chosen.everything or entry.unfinished]
+
+
+COMMANDS = {"show": show, "reconstruct": reconstruct, "list": list_, "remove": remove}

@@ -11,13 +11,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BusyError, MachineError
-from . import atomic
+from ..errors import BusyError, MachineError, UsageError, unknown
+from . import atomic, text
 from .locks import exclusive
 from .paths import cache_dir
 
@@ -89,6 +89,35 @@ def entries() -> list[Entry]:
 def links() -> list[Path]:
     """Folders of the cache that lead elsewhere: what is there is left alone."""
     return [path for name in _names(cache_dir()) if (path := cache_dir() / name).is_symlink() and path.is_dir()]
+
+
+def find(word: str, entries: Sequence[Entry]) -> Entry:
+    """The entry of a name, with its kind or without, or of the beginning of only one. Raises UsageError otherwise."""
+    from ..registry import DATASETS
+
+    word = text.as_text(word)
+    spellings = {entry: _spellings(entry) for entry in entries}
+    same = [entry for entry, names in spellings.items() if word in names]
+    matching = same or [entry for entry in entries if any(name.startswith(word) for name in spellings[entry])]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        some = ", ".join(entry.name for entry in matching[:5]) + (" …" if len(matching) > 5 else "")
+        raise UsageError(f"{word!r} may be any of {len(matching)} entries", f"say which: {some}")
+    similar = [entry.name for entry in entries if word.lower() in entry.name.lower()][:3]
+    if similar:
+        raise UsageError(f"unknown entry of the cache {word!r}", f"did you mean {' or '.join(map(repr, similar))}?")
+    if word == "mnist":
+        raise UsageError("mnist is inside ditkit, not in the cache", "it goes with `pip uninstall ditkit`")
+    if word in DATASETS.names():
+        raise UsageError(f"nothing of {word!r} is in the cache", "`ditkit data list` shows what is there")
+    raise unknown("entry of the cache", word, [entry.name for entry in entries])
+
+
+def _spellings(entry: Entry) -> set[str]:
+    """Its name with its kind and without, as it is and as `data list` shows it."""
+    plain = {text.as_text(entry.name), text.as_text(entry.path.name)}
+    return plain | {text.flat(name) for name in plain}
 
 
 def remove(entry: Entry) -> int:
