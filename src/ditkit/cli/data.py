@@ -169,7 +169,7 @@ def reconstruct(
     figures = {"psnr_db": sum(finite) / len(finite), "worst_db": min(finite), "best_db": max(finite)}
     known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     record = {**known, "images": len(pairs), "picture": str(path)}
-    show_result(output, record, _lines_of_pairs(len(pairs), config, *figures.values(), path))
+    show_result(output, record, _lines_of_pairs(len(pairs), config, figures, path))
 
 
 def _reconstruct(config: RunConfig, count: int, device: str, *, quiet: bool) -> list[Reconstruction]:
@@ -200,10 +200,11 @@ def _draw_pairs(pairs: Sequence[Reconstruction], config: RunConfig, path: Path) 
     save_png(picture, path, {"autoencoder": str(config.autoencoder.source), "software": "ditkit"})
 
 
-def _lines_of_pairs(count: int, config: RunConfig, mean: float, worst: float, best: float, path: Path) -> Iterator[str]:
+def _lines_of_pairs(count: int, config: RunConfig, figures: dict[str, float], path: Path) -> Iterator[str]:
     height, width = config.data.image_size
     channels, *latent = config.shape
     yield f"{count} images of {height}x{width} as {channels}x{latent[0]}x{latent[1]} latents and back"
+    mean, worst, best = figures.values()
     yield f"PSNR {mean:.1f} dB on average, from {worst:.1f} to {best:.1f}"
     yield f"picture: {text.flat(str(path))}"
 
