@@ -174,7 +174,7 @@ def test_the_path_begins_at_the_noise_and_has_every_call():
 
 
 def test_the_model_inside_the_package_draws_the_same_digits():
-    path = lookup.weights("mnist")
+    path = lookup.bundled_weights("mnist")
     ours, theirs = load(path), loading.load(path)
     settings = replace(ours.info.config.sample, steps=6)
     given = sample(ours, ["3", "1", "4"], settings=settings, seed=7, batch_size=2)

@@ -41,8 +41,8 @@ def test_it_draws_the_digits_that_it_is_asked_for(tmp_path, monkeypatch, capsys)
 
 
 def test_it_is_small_and_knows_nothing_of_the_machine_that_made_it():
-    (name,) = lookup.names()
-    path = lookup.weights(name)
+    (name,) = lookup.bundled_names()
+    path = lookup.bundled_weights(name)
     assert name == "mnist" and path is not None and path.stat().st_size < 5_000_000
     info = read_model_info(path)
     assert info.labels == tuple("0123456789") and info.weights == "ema"
@@ -52,7 +52,7 @@ def test_it_is_small_and_knows_nothing_of_the_machine_that_made_it():
 
 
 def test_a_run_of_the_same_name_comes_first(tmp_path):
-    assert find_weights("mnist", tmp_path) == lookup.weights("mnist")
+    assert find_weights("mnist", tmp_path) == lookup.bundled_weights("mnist")
     folder = RunFolder(tmp_path / "mnist")
     folder.path.mkdir()
     folder.write_config(load("mnist"))

@@ -26,55 +26,33 @@ from .metrics import read_metrics
 LOCK = "run.lock"
 
 
+class _Inside:
+    """A path inside a run's folder."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __get__(self, run: RunFolder, _owner: object) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what; nothing is created by naming it."""
+    """Which file of a run lies where; nothing is created by naming it."""
 
     path: Path
 
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.toml"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def timing_file(self) -> Path:
-        return self.path / "timing.jsonl"
-
-    @property
-    def incidents_file(self) -> Path:
-        return self.path / "incidents.jsonl"
-
-    @property
-    def bad_files(self) -> Path:
-        return self.path / "bad_files.txt"
-
-    @property
-    def import_file(self) -> Path:
-        return self.path / "imported.json"
-
-    @property
-    def evaluation_file(self) -> Path:
-        return self.path / "evaluation.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.path / "snapshots"
-
-    @property
-    def averages(self) -> Path:
-        return self.path / "averages"
+    config_file = _Inside("config.toml")
+    metrics_file = _Inside("metrics.jsonl")
+    timing_file = _Inside("timing.jsonl")
+    incidents_file = _Inside("incidents.jsonl")
+    bad_files = _Inside("bad_files.txt")
+    import_file = _Inside("imported.json")
+    evaluation_file = _Inside("evaluation.json")
+    checkpoints = _Inside("checkpoints")
+    samples = _Inside("samples")
+    snapshots = _Inside("snapshots")
+    averages = _Inside("averages")
 
     def is_run(self) -> bool:
         return self.config_file.is_file()
@@ -84,10 +62,9 @@ class RunFolder:
         return self.is_run() and self.import_file.is_file()
 
     def imported_from(self) -> dict[str, str]:
-        """`origin` and `source` of an imported model, in words; empty where nothing is known."""
+        """`origin` and `source` of an imported model, in words; empty for other runs."""
         try:
-            about = json.loads(self.import_file.read_bytes())
-            return {key: str(value) for key, value in about.items()}
+            return {key: str(value) for key, value in json.loads(self.import_file.read_bytes()).items()}
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
@@ -118,8 +95,8 @@ class RunFolder:
         """Steps that have a checkpoint, ascending (contents not yet verified)."""
         if not self.checkpoints.is_dir():
             return []
-        found = (re.fullmatch(r"step-(\d{7,12})", path.name) for path in self.checkpoints.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        names = (re.fullmatch(r"step-(\d{7,12})", path.name) for path in self.checkpoints.iterdir())
+        return sorted(int(name[1]) for name in names if name)
 
     def newest_whole(self, name: str, on_damage: Callable[[Path], None] = lambda _path: None) -> Path | None:
         """The newest checkpoint whose file `name` is as its manifest says; None if there is no checkpoint.
@@ -151,8 +128,13 @@ class RunFolder:
 
     def sample_grids(self) -> list[tuple[int, Path]]:
         """(step, PNG) of every sample grid, ascending."""
-        named = ((re.fullmatch(r"step-(\d{7,12})", path.stem), path) for path in self.samples.glob("step-*.png"))
-        return sorted((int(match[1]), path) for match, path in named if match)
+        names = ((re.fullmatch(r"step-(\d{7,12})", path.stem), path) for path in self.samples.glob("step-*.png"))
+        return sorted((int(name[1]), path) for name, path in names if name)
+
+    def last_change(self) -> tuple[float, str]:
+        """When the run was last worked on, to sort runs by."""
+        touched = [file.stat().st_mtime for file in (self.config_file, self.metrics_file) if file.exists()]
+        return max(touched), self.path.name
 
     def metrics(self) -> list[dict[str, Any]]:
         return read_metrics(self.metrics_file, self.timing_file)
@@ -173,16 +155,16 @@ def _version(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def runs_dir(given: Path | None = None) -> Path:
-    """Where runs live: --runs-dir, else DITKIT_RUNS, else ./runs."""
-    return expanded(given or os.environ.get("DITKIT_RUNS") or "runs")
+def runs_dir(path: Path | None = None) -> Path:
+    """The folder of runs: --runs-dir, else DITKIT_RUNS, else ./runs."""
+    return expanded(path or os.environ.get("DITKIT_RUNS") or "runs")
 
 
 def run_of(weights: Path) -> RunFolder | None:
     """The run that a weights file is part of: one of a checkpoint, or an average that was made after training."""
-    place = weights.resolve().parent.parent
-    run = RunFolder(place.parent)
-    return run if place in (run.checkpoints, run.averages) and run.is_run() else None
+    folder = weights.resolve().parent.parent
+    run = RunFolder(folder.parent)
+    return run if folder in (run.checkpoints, run.averages) and run.is_run() else None
 
 
 def remove_leftovers(folder: RunFolder) -> None:
@@ -211,9 +193,3 @@ def lock(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         file.close()
-
-
-def _age(folder: RunFolder) -> tuple[float, str]:
-    """When the run was last worked on."""
-    touched = [file.stat().st_mtime for file in (folder.config_file, folder.metrics_file) if file.exists()]
-    return max(touched), folder.path.name
