@@ -1,7 +1,7 @@
-"""A training step rehearsed without numbers: which tensors would live at once, whatever the network's code does.
+"""A training step run on fake tensors, which have shapes and neither memory nor content, to count live bytes.
 
-Tensors are fake: they have shapes, and neither memory nor content. What autograd keeps, what is temporary and when each
-is freed is decided by the same code that trains, so that this stays right when that code changes.
+What autograd keeps, what is temporary and when each is freed is decided by the same code that trains, so that this
+stays right when that code changes.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from ..models.dit import DiT
 from ..objectives.contract import open_objective
 from ..runtime.device import autocast
 
-_DEPTHS = (1, 2)  # blocks that are rehearsed; every further one adds the same
+_DEPTHS = (1, 2)  # blocks of the networks that are run; every further one adds the same
 
 
 class LiveTensorBytes(TorchDispatchMode):
     """Counts the bytes of all tensors made within it that live at once; `peak` is the most so far."""
 
-    def __init__(self, known: Iterable[Tensor]):
+    def __init__(self, ignored: Iterable[Tensor]):
         super().__init__()
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
-        self._known = {_identity(tensor) for tensor in known}
+        self._ignored = {_identity(tensor) for tensor in ignored}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for one in tree_leaves(result):
-            if isinstance(one, Tensor):
-                self._add(one.untyped_storage())
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._sizes or key in self._known:
+        if key in self._sizes or key in self._ignored:
             return
         self._sizes[key] = storage.nbytes()
         self.now += self._sizes[key]
@@ -67,18 +67,18 @@ def activation_bytes(config: RunConfig, labels: int, images: int, dtype: torch.d
     `again`: the gradients of another part of the batch are there already.
     """
 
-    def rehearse(network: DiT) -> tuple[int, int]:
+    def step(network: DiT) -> tuple[int, int]:
         objective, tensors = open_objective(config.diffusion), _case(config, images)
-        with LiveTensorBytes([*network.parameters(), *network.buffers()]) as living:
+        with LiveTensorBytes([*network.parameters(), *network.buffers()]) as live:
             for parameter in network.parameters() if again else ():
                 parameter.grad = torch.empty_like(parameter)
             with autocast(torch.device("cpu"), dtype):
                 loss_B = objective.loss_at(network, *tensors)
-            forward = living.now
+            forward = live.now
             loss_B.sum().backward()
-        return forward, living.peak
+        return forward, live.peak
 
-    forward, peak = _at_full_depth(config, labels, rehearse)
+    forward, peak = _at_full_depth(config, labels, step)
     return max(forward, peak)
 
 
@@ -87,13 +87,13 @@ def sampling_bytes(config: RunConfig, labels: int, images: int, dtype: torch.dty
     """Most bytes that the network takes while it draws `images` images; guidance doubles them."""
     twice = images * (2 if config.sample.guidance != 1 else 1)
 
-    def rehearse(network: DiT) -> tuple[int]:
+    def step(network: DiT) -> tuple[int]:
         x_BCHW, label_B, timestep_B, _ = _case(config, twice)
-        with torch.no_grad(), LiveTensorBytes([*network.parameters(), *network.buffers()]) as living:
+        with torch.no_grad(), LiveTensorBytes([*network.parameters(), *network.buffers()]) as live:
             network(x_BCHW, timestep_B, label_B)
-        return (living.peak,)
+        return (live.peak,)
 
-    return max(_at_full_depth(config, labels, rehearse))
+    return max(_at_full_depth(config, labels, step))
 
 
 def _case(config: RunConfig, images: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -101,13 +101,13 @@ def _case(config: RunConfig, images: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     return x_BCHW, torch.zeros(images, dtype=torch.int64), torch.ones(images), torch.empty_like(x_BCHW)
 
 
-def _at_full_depth(config: RunConfig, labels: int, rehearse: Callable[[DiT], tuple[int, ...]]) -> list[int]:
-    """What a rehearsal finds, read off two shallow networks: a few blocks are as good as many, and faster."""
-    found = []
+def _at_full_depth(config: RunConfig, labels: int, step: Callable[[DiT], tuple[int, ...]]) -> list[int]:
+    """The bytes that `step` counts, read off two shallow networks: a few blocks are as good as many, and faster."""
+    counts = []
     for depth in dict.fromkeys(min(depth, config.model.depth) for depth in _DEPTHS):
         shallow = dataclasses.replace(config, model=dataclasses.replace(config.model, depth=depth))
         with FakeTensorMode():
-            found.append((depth, rehearse(build_network(shallow, labels))))
-    (low, fewer), (high, more) = found[0], found[-1]
+            counts.append((depth, step(build_network(shallow, labels))))
+    (low, fewer), (high, more) = counts[0], counts[-1]
     blocks = (config.model.depth - low) / max(high - low, 1)
-    return [round(one + blocks * (other - one)) for one, other in zip(fewer, more, strict=True)]
+    return [round(least + blocks * (most - least)) for least, most in zip(fewer, more, strict=True)]

@@ -26,19 +26,19 @@ def training_bytes(config: RunConfig, labels: int) -> int:
 
 
 def check_size(config: RunConfig, labels: int) -> None:
-    """Raise UsageError when no patience would do: the model and its batch are larger than the machine."""
+    """Raise UsageError when the model and its batch are larger than the machine, so that waiting does not help."""
     needed, memory = training_bytes(config, labels), machine_memory()
     if memory is None or needed <= memory:
         return
-    there = f"this machine has {format_count(memory)}B"
+    limits = f"this machine has {format_count(memory)}B"
     if any(Path(device).exists() for device in GPU_DEVICES):
         if needed <= _LARGEST_GPU:
             return
-        there += f", and no GPU has more than {format_count(_LARGEST_GPU)}B"
+        limits += f", and no GPU has more than {format_count(_LARGEST_GPU)}B"
     count = parameters(config, labels)
     large = 5 * _FLOAT * count > needed / 2
     raise UsageError(
-        f"this model has {format_count(count)} parameters and needs about {format_count(needed)}B to train; {there}",
+        f"this model has {format_count(count)} parameters and needs about {format_count(needed)}B to train; {limits}",
         "lower model.width or model.depth, or take a --set model.preset (`ditkit list models`)"
         if large
         else "lower --batch-size or data.image_size, or raise model.patch",

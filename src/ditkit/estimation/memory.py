@@ -70,7 +70,7 @@ class RunSetup:
 
     config: RunConfig
     labels: int
-    images: int  # in the data set; 0 where it is not there to be counted
+    images: int  # in the data set; 0 where it is not here to be counted
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     processes: int = 1
@@ -83,19 +83,19 @@ class RunSetup:
         return -(-self.config.train.batch_size // self.processes)
 
 
-def usual_parts(setting: RunSetup) -> int:
+def usual_parts(setup: RunSetup) -> int:
     """Into how many parts a process splits its share of a batch when memory is no concern."""
-    return micro_batches_for(setting.config, setting.device, setting.share)
+    return micro_batches_for(setup.config, setup.device, setup.share)
 
 
-def memory_needed(setting: RunSetup, parts: int) -> Memory:
+def memory_needed(setup: RunSetup, parts: int) -> Memory:
     """What a run takes whose processes split their share of a batch into `parts`."""
-    config, labels = setting.config, setting.labels
+    config, labels = setup.config, setup.labels
     weights = _FLOAT * models_size.parameters(config, labels)
-    part = -(-setting.share // parts)
-    peak = activation_bytes(config, labels, part, setting.dtype, again=parts > 1)
+    part = -(-setup.share // parts)
+    peak = activation_bytes(config, labels, part, setup.dtype, again=parts > 1)
     drawing = sampling_bytes(config, labels, grid_batch(config, labels), torch.float32)
-    on_cpu = setting.device.type == "cpu"
+    on_cpu = setup.device.type == "cpu"
     scattered = _SCATTERED_BY_PARTS if parts > 1 else _SCATTERED
     return Memory(
         weights=weights,
@@ -105,9 +105,9 @@ def memory_needed(setting: RunSetup, parts: int) -> Memory:
         activations=max(0, peak - weights),
         scattered=round(scattered * max(peak, drawing)) if on_cpu else 0,
         drawing=max(0, drawing - max(peak, weights)),
-        batches=_batches(setting),
-        images=_kept_images(setting),
-        process=setting.process_bytes + _CODE if on_cpu else _CONTEXT,
+        batches=_batches(setup),
+        images=_kept_images(setup),
+        process=setup.process_bytes + _CODE if on_cpu else _CONTEXT,
     )
 
 
@@ -117,48 +117,48 @@ def grid_batch(config: RunConfig, labels: int) -> int:
     return min(labels, _ROWS) * columns if labels else 4 * columns
 
 
-def _batches(setting: RunSetup) -> int:
-    config = setting.config
+def _batches(setup: RunSetup) -> int:
+    config = setup.config
     values = math.prod(config.shape)
-    of_step = _FLOAT * values * (config.train.batch_size + setting.share)  # noise of the whole batch, and its images
-    if setting.device.type != "cpu":
+    of_step = _FLOAT * values * (config.train.batch_size + setup.share)  # noise of the whole batch, and its images
+    if setup.device.type != "cpu":
         return of_step
-    ahead = (_AHEAD - 1) * (_FLOAT + 1) * values * setting.share
+    ahead = (_AHEAD - 1) * (_FLOAT + 1) * values * setup.share
     return of_step + ahead + 2 * _FLOAT * values * config.data.validation
 
 
-def _kept_images(setting: RunSetup) -> int:
+def _kept_images(setup: RunSetup) -> int:
     """Bytes of images or latents that stay in memory, or on the device; other latents are read where they lie."""
-    config, data = setting.config, setting.config.data
+    config, data = setup.config, setup.config.data
     if config.autoencoder.name == PIXEL:
-        size, most = setting.images * math.prod(data.image_size) * data.channels, MOST_CACHE_BYTES
+        size, most = setup.images * math.prod(data.image_size) * data.channels, MOST_CACHE_BYTES
     else:
-        size, most = _latents_to_train_on(config, setting.images), 0
-    if setting.device.type != "cpu":
-        most = setting.room
+        size, most = _latents_to_train_on(config, setup.images), 0
+    if setup.device.type != "cpu":
+        most = setup.room
     return size if size <= most and not data.workers else 0
 
 
 def available_memory(device: torch.device, process_bytes: int = 0) -> int | None:
-    """Bytes that a run may take here, with what this process has already; None where nobody says."""
+    """Bytes that a run may take here, with what this process has already; None where the system does not say."""
     if device.type == "cuda":
         return free_bytes(device) + _CONTEXT
     if device.type != "cpu":
         return memory.machine_memory()
-    found = [memory.machine_memory(), memory.free_memory(process_bytes)]
-    return min((one for one in found if one is not None), default=None)
+    limits = (memory.machine_memory(), memory.free_memory(process_bytes))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def fitting_parts(setting: RunSetup, available: int, at_least: int = 1) -> int | None:
+def fitting_parts(setup: RunSetup, available: int, at_least: int = 1) -> int | None:
     """The usual parts if they fit, else the fewest that divide a batch evenly and do; None if one image does not."""
-    batch, usual = setting.config.train.batch_size, max(usual_parts(setting), at_least)
+    batch, usual = setup.config.train.batch_size, max(usual_parts(setup), at_least)
     candidates = [usual, *(parts for parts in _divisors(batch) if parts > usual)]
-    return _first(candidates, lambda parts: memory_needed(setting, min(parts, setting.share)).total <= available)
+    return _first(candidates, lambda parts: memory_needed(setup, min(parts, setup.share)).total <= available)
 
 
 def _divisors(number: int) -> list[int]:
-    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
-    return sorted({*small, *(number // one for one in small)})
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def _first(candidates: list[int], fits: Callable[[int], bool]) -> int | None:
@@ -175,21 +175,20 @@ def _first(candidates: list[int], fits: Callable[[int], bool]) -> int | None:
 def disk(config: RunConfig, labels: int, images: int) -> Disk:
     """The files of a run from its first step to its last."""
     train = config.train
-    one = models_size.checkpoint_bytes(config, labels) + (64 << 10)
-    held_out = 1 if config.data.validation else 0  # that of the lowest loss
-    for_good = train.steps // train.keep_every if train.keep_every else 0
-    kept = min(train.saves, train.keep + held_out + for_good)
+    checkpoint = models_size.checkpoint_bytes(config, labels) + (64 << 10)
+    best = 1 if config.data.validation else 0  # that of the lowest loss
+    permanent = train.steps // train.keep_every if train.keep_every else 0
+    kept = min(train.saves, train.keep + best + permanent)
+    snapshots = train.steps // train.snapshot_every if train.snapshot_every else 0
     height, width = config.data.image_size
     grid = 2 * grid_batch(config, labels) * height * width * config.data.channels * _PIXEL_BYTES
     return Disk(
-        checkpoint=one,
-        checkpoints=one * (kept + 1),
+        checkpoint=checkpoint,
+        checkpoints=checkpoint * (kept + 1),
         metrics=train.steps // train.log_every * (_METRICS_ROW + _TIMING_ROW),
         samples=round(-(-train.steps // train.sample_every) * grid),
         latents=_latents(config, images),
-        snapshots=train.steps // train.snapshot_every * _FLOAT * models_size.parameters(config, labels)
-        if train.snapshot_every
-        else 0,
+        snapshots=snapshots * _FLOAT * models_size.parameters(config, labels),
     )
 
 

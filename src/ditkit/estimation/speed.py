@@ -14,7 +14,7 @@ import torch
 from .. import optim
 from ..config import RunConfig
 from ..data.batches import Batch
-from ..data.contract import Split, open_dataset
+from ..data.contract import open_datasets
 from ..ema import Ema
 from ..models import size
 from ..objectives.contract import open_objective
@@ -25,7 +25,6 @@ from ..training.init_weights import fresh_network
 from ..training.step import SpeedOptions, compute_gradients, open_step_context
 from .memory import RunSetup, grid_batch
 
-_SPLITS: tuple[Split, ...] = ("train", "validation")
 _MOST = 50  # steps
 _CALLED = 32  # images of a forward pass
 _DISK = 300e6  # bytes a second that are hashed, written and synced
@@ -44,7 +43,7 @@ class Timing:
     total: float
     images_per_second: float
     utilisation: float | None
-    tried: bool = True  # False: computed, because even a step of one image takes too long to try
+    tried: bool = True  # False: computed, because even a step of one image takes too long to measure
 
 
 def process_bytes(config: RunConfig | None = None) -> int:
@@ -53,51 +52,51 @@ def process_bytes(config: RunConfig | None = None) -> int:
 
     if config:
         SAMPLERS.load(config.sample.sampler)
-    held = [open_dataset(config.data, split) for split in _SPLITS] if config else []
+    datasets = open_datasets(config.data) if config else None  # in memory while it is measured
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return 0
-    del held
+    del datasets
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(setting: RunSetup, parts: int, gauge: Utilization, seconds: float) -> Timing:
+def measure(setup: RunSetup, parts: int, gauge: Utilization, seconds: float) -> Timing:
     """Take real steps for about so many seconds, at least two, and add up what the whole run takes."""
     if gauge.peak is not None and gauge.image_flops > seconds * _SLOW * gauge.peak:
         image = gauge.image_flops / (_USUAL * gauge.peak)
-        timing = _for_the_run(setting, gauge, image * setting.share, image / 3)
+        timing = _for_the_run(setup, gauge, image * setup.share, image / 3)
         return dataclasses.replace(timing, tried=False)
-    few = _affordable(setting, parts, gauge, seconds)
-    engine = _Engine(setting, few, max(1, round(parts * few / setting.share)))
+    few = _affordable(setup, parts, gauge, seconds)
+    engine = _Engine(setup, few, max(1, round(parts * few / setup.share)))
     engine.step(0)
     times: list[tuple[float, float]] = []
     began = time.perf_counter()
     while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < _MOST):
         times.append(engine.step(len(times) + 1))
-    gradients, update = (statistics.median(one) for one in zip(*times, strict=True))
-    step = gradients * setting.share / few + update
-    return _for_the_run(setting, gauge, step, engine.call())
+    gradients, update = (statistics.median(seconds) for seconds in zip(*times, strict=True))
+    step = gradients * setup.share / few + update
+    return _for_the_run(setup, gauge, step, engine.call())
 
 
-def _affordable(setting: RunSetup, parts: int, gauge: Utilization, seconds: float) -> int:
+def _affordable(setup: RunSetup, parts: int, gauge: Utilization, seconds: float) -> int:
     """Images of a step that is short enough to take several."""
     if gauge.peak is None:
-        return setting.share
+        return setup.share
     most = int(seconds / 4 * _SLOW * gauge.peak / gauge.image_flops)
-    part = -(-setting.share // parts)
-    return min(setting.share, max(1, most // part * part or most))
+    part = -(-setup.share // parts)
+    return min(setup.share, max(1, most // part * part or most))
 
 
-def _for_the_run(setting: RunSetup, gauge: Utilization, step: float, call: float) -> Timing:
+def _for_the_run(setup: RunSetup, gauge: Utilization, step: float, call: float) -> Timing:
     """`call`: seconds of the network for one image, forward only."""
-    config = setting.config
+    config = setup.config
     train, sample = config.train, config.sample
     guided = 2 if sample.guidance != 1 else 1
     grids = -(-train.steps // train.sample_every)
-    drawing = grids * 2 * grid_batch(config, setting.labels) * guided * sample.steps * call
+    drawing = grids * 2 * grid_batch(config, setup.labels) * guided * sample.steps * call
     validation = -(-train.steps // train.validate_every) * 2 * config.data.validation * call
-    saving = train.saves * size.checkpoint_bytes(config, setting.labels) / _DISK
+    saving = train.saves * size.checkpoint_bytes(config, setup.labels) / _DISK
     speed = train.batch_size / step
     return Timing(
         step=step,
@@ -111,19 +110,19 @@ def _for_the_run(setting: RunSetup, gauge: Utilization, step: float, call: float
 
 
 class _Engine:
-    """What trains, on images that are zero."""
+    """Network, optimiser and average that take real steps on images of zeros."""
 
-    def __init__(self, setting: RunSetup, images: int, parts: int):
-        config, device = setting.config, setting.device
+    def __init__(self, setup: RunSetup, images: int, parts: int):
+        config, device = setup.config, setup.device
         train = dataclasses.replace(config.train, batch_size=images, accumulate=1)
         self._config = dataclasses.replace(config, train=train)
-        self._device, self._dtype = device, setting.dtype
-        self._network = fresh_network(config, setting.labels, device)
+        self._device, self._dtype = device, setup.dtype
+        self._network = fresh_network(config, setup.labels, device)
         self._ema = Ema(self._network, config.optim.ema_decay)
         self._optimizer = optim.adamw(self._network, config.optim)
         objective, speed = open_objective(config.diffusion), SpeedOptions(compile="off")
         self._worker, _ = open_step_context(
-            self._config, self._network, objective, device, setting.dtype, ProcessGroup(), speed
+            self._config, self._network, objective, device, setup.dtype, ProcessGroup(), speed
         )
         self._worker.micro_batches = parts
         self._batch = Batch(torch.zeros(images, *config.shape), torch.zeros(images, dtype=torch.int64), {})

@@ -33,7 +33,7 @@ class RunLogs:
         return {f"{name}_bytes": file.sync() for name, file in self._files.items()} | self._marked
 
     def mark(self) -> None:
-        """What comes from here on goes when the run is continued."""
+        """What is appended from here on is dropped when the run is continued."""
         self._marked = self.sync()
 
     def truncate(self, state: State | None) -> None:

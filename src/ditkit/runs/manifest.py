@@ -27,7 +27,7 @@ _BEFORE = "use the checkpoint before it, or a copy"
 
 
 class NewerFormat(CheckpointError):
-    """A checkpoint that a later ditkit wrote: whole, but not for this one."""
+    """A checkpoint that a later ditkit wrote: whole, but this one cannot read it."""
 
 
 class NotThere(CheckpointError):
@@ -58,7 +58,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
         not isinstance(files, dict)
         or tree.get("format") != FORMAT
         or tuple(sorted(files)) not in (FILES, _WITH_AVERAGES, *_IMPORTED)
-        or not all(_is_entry(one) for one in files.values())
+        or not all(_is_entry(entry) for entry in files.values())
         or not _is_step(folder, tree.get("step"))
     ):
         raise CheckpointError(f"{path} is damaged (it does not describe this checkpoint)", _BEFORE)
@@ -102,7 +102,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether something that is there has a checkpoint's name; it may be damaged."""
+    """Whether a path that exists has a checkpoint's name; it may be damaged."""
     return re.fullmatch(r"step-\d{7,12}", folder.name) is not None and folder.exists()
 
 

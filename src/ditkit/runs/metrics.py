@@ -21,7 +21,7 @@ class MetricsFile:
         self.path = path
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-            self.shortened = os.fstat(self._descriptor).st_size < length  # somebody cut it
+            self.shortened = os.fstat(self._descriptor).st_size < length  # by someone else
             self.cut(length)
         except OSError as error:
             raise self._refused(error) from None
@@ -78,7 +78,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def numbers_line(row: Mapping[str, Any]) -> str:
-    """A row as a line of metrics.jsonl, with nothing in it that is no finite number."""
+    """A row as a line of metrics.jsonl, with finite numbers alone."""
     kept = {key: value for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
     return json.dumps(kept, separators=(",", ":")) + "\n"
 
@@ -105,7 +105,7 @@ def read_evaluations(path: Path) -> list[dict[str, Any]]:
         raise MachineError(f"cannot read {path}: {error.strerror}", "check the path") from None
     except (ValueError, RecursionError):
         records = None
-    if not isinstance(records, list) or not all(isinstance(one, dict) and "metrics" in one for one in records):
+    if not isinstance(records, list) or not all(isinstance(record, dict) and "metrics" in record for record in records):
         raise DataError(f"{path} is no list of evaluations", "remove it, or name another file with --out")
     return records
 

@@ -1,4 +1,4 @@
-"""The card inside every weights file: what is needed to use it, readable without torch."""
+"""ModelInfo: config, labels and step inside every weights file, readable without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import DiffusionConfig, RunConfig, from_dict, to_dict
+from ..config import RunConfig, from_dict, to_dict
 from ..errors import CheckpointError, DitkitError, UsageError, unknown
 from ..io.safetensors import read_header
 
@@ -19,15 +19,15 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class LatentStats:
-    """What latents are made of unit variance with, measured on the training images, and whose latents they are."""
+    """Mean and standard deviation of the latents of the training images, and whose latents they are."""
 
     mean: tuple[float, ...]  # of each channel
     std: tuple[float, ...]
-    autoencoder: str  # fingerprint of its weights; empty where nobody knows
+    autoencoder: str  # fingerprint of its weights; empty where it is unknown
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> LatentStats:
-        """Raises ValueError, TypeError or KeyError for what is none."""
+        """Read from JSON. Raises ValueError, TypeError or KeyError for anything else."""
         mean, std = (tuple(float(value) for value in tree[key]) for key in ("mean", "std"))
         if (
             len(mean) != len(std)
@@ -65,7 +65,7 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, text: str, source: Path) -> ModelInfo:
-        """Raises DitkitError naming `source` if the text is no card, or one of a newer format."""
+        """Read from JSON. Raises CheckpointError naming `source` for anything else, and for a newer format."""
         try:
             tree = json.loads(text)
             if int(tree["format"]) > FORMAT:
@@ -91,7 +91,7 @@ class ModelInfo:
 
 
 def read_model_info(path: Path) -> ModelInfo:
-    """The card of a .safetensors file, from its header alone. Raises DitkitError if it has none."""
+    """The ModelInfo of a .safetensors file, from its header alone. Raises CheckpointError if it has none."""
     text = read_metadata(path).get(METADATA_KEY)
     if not isinstance(text, str):
         raise CheckpointError(
@@ -121,28 +121,29 @@ def read_metadata(path: Path) -> Mapping[str, Any]:
         ) from None
 
 
-def _betas(config: DiffusionConfig) -> tuple[float, float] | None:
-    return (config.beta_start, config.beta_end) if config.process == "diffusion" else None
-
-
 def check_guide(model: ModelInfo, guide: ModelInfo) -> None:
     """Raise UsageError for a guide that does not predict the same of the same images as the model that it guides."""
-    ours, theirs = model.config, guide.config
-    pairs = {
-        "images": (ours.shape, theirs.shape),
-        "labels": (model.labels, guide.labels),
-        "process": (ours.diffusion.process, theirs.diffusion.process),
-        "objective": (ours.diffusion.objective, theirs.diffusion.objective),
-        "timesteps": (ours.diffusion.timesteps, theirs.diffusion.timesteps),
-        "betas": (_betas(ours.diffusion), _betas(theirs.diffusion)),
-        "latents": (model.latents, guide.latents),
-    }
-    other = [name for name, (mine, its) in pairs.items() if mine != its]
+    wanted, has = _prediction(model), _prediction(guide)
+    other = [name for name, value in wanted.items() if value != has[name]]
     if other:
         raise UsageError(
             f"the guide has other {' and '.join(other)} than the model",
             "guide with an early checkpoint of the same run, or with a smaller model trained on the same images",
         )
+
+
+def _prediction(info: ModelInfo) -> dict[str, Any]:
+    """What a model predicts, and of what."""
+    diffusion = info.config.diffusion
+    return {
+        "images": info.config.shape,
+        "labels": info.labels,
+        "process": diffusion.process,
+        "objective": diffusion.objective,
+        "timesteps": diffusion.timesteps,
+        "betas": (diffusion.beta_start, diffusion.beta_end) if diffusion.process == "diffusion" else None,
+        "latents": info.latents,
+    }
 
 
 def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:

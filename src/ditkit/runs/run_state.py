@@ -32,7 +32,7 @@ class LossHealth:
         return 0.5**self.rollbacks
 
     def stream(self, name: str) -> str:
-        """The name of a stream of noise: another one after each time the run went back."""
+        """The name of a random stream: after each time the run went back another one, so that it draws other noise."""
         return f"{name}/{self.rollbacks}" if self.rollbacks else name
 
     def diagnose(self, loss: float, norm: float, spike: float) -> str | None:
@@ -51,11 +51,11 @@ class LossHealth:
         return replace(self, skips=0, learnt=self.learnt + 1, loss=mean)
 
     def skipped_step(self) -> LossHealth:
-        """After a step that was not."""
+        """After a step that was not learnt from."""
         return replace(self, skips=self.skips + 1, skipped=self.skipped + 1)
 
     def with_other_losses(self) -> LossHealth:
-        """Where a setting has changed what a loss is: none so far says which one would be a spike."""
+        """After a change of what a loss is: the losses so far do not say which one would be a spike."""
         return replace(self, learnt=0)
 
     def after_rollback(self, saved: LossHealth) -> LossHealth:
@@ -81,9 +81,9 @@ class State:
     threads: int = 0
     processes: int = 1
     sharded: bool = False  # over the processes
-    accumulate: int = 1  # parts that a process was asked to split its share of a batch into
+    accumulate: int = 1  # parts that the settings split a process's share of a batch into
     compiled: bool = False  # whether the network was
-    parts: int = 1  # parts that it did split it into, for want of memory
+    parts: int = 1  # parts that it did split it into, because memory ran out
     validation_loss: FiniteFloat | None = None  # measured at this very step
     images: int = 0  # of the data set; 0 in checkpoints of an earlier ditkit
     latents: LatentStats | None = None
