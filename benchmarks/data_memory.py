@@ -86,13 +86,13 @@ def measure(place: str, batches: int, keep: bool) -> None:
     import torch
 
     from ditkit.data.batches import Batches
-    from ditkit.data.resident import MOST_CACHE_BYTES
+    from ditkit.data.resident import MOST_CACHE_BYTES, BatchTarget
 
     torch.set_num_threads(1)
     began = time.perf_counter()
     images, held = dataset(config, "train"), dataset(config, "validation")
     opened = time.perf_counter() - began
-    stream = Batches(images, 32, 0, flip=True, cache_bytes=MOST_CACHE_BYTES if keep else 0).iterate()
+    stream = Batches(images, 32, 0, flip=True, place=BatchTarget(cache_bytes=MOST_CACHE_BYTES if keep else 0)).iterate()
     for _ in range(batches):
         next(stream)
     stream.close()

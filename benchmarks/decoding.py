@@ -66,8 +66,8 @@ def ours(folder: Path, arguments: argparse.Namespace, count: int) -> Iterator[in
     """The same of ditkit, nothing kept in memory."""
     size = (arguments.size, arguments.size)
     config = DataConfig(name="folder", path=str(folder), image_size=size, channels=3, validation=0, workers=count)
-    place = BatchTarget(threads=arguments.threads)
-    batches = Batches(dataset(config, "train"), arguments.batch, 0, cache_bytes=0, place=place)
+    place = BatchTarget(threads=arguments.threads, cache_bytes=0)
+    batches = Batches(dataset(config, "train"), arguments.batch, 0, place=place)
     for batch in workers.iterate(batches, 0, config):
         yield len(batch.x_BCHW)
 

@@ -97,7 +97,7 @@ def test_the_order_of_an_epoch_is_frozen_for_good():
 def test_iterating_from_step_k_gives_the_batches_k_on(count: int, cache_bytes: int):
     straight = _first(Batches(Ramps(count), 8, seed=5, flip=True), 0, 12)
     for start in (0, 1, 7):
-        resumed = Batches(Ramps(count), 8, seed=5, flip=True, cache_bytes=cache_bytes)
+        resumed = Batches(Ramps(count), 8, seed=5, flip=True, place=BatchTarget(cache_bytes=cache_bytes))
         assert _equal(straight[start:], _first(resumed, start, 12 - start))
 
 
@@ -161,8 +161,8 @@ def test_flipping_never_reaches_the_cached_images():
 
 def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_it_does_not():
     fitting, large = Ramps(20), Ramps(20)
-    kept = Batches(fitting, 20, seed=0, cache_bytes=20 * 6)
-    forgetful = Batches(large, 20, seed=0, cache_bytes=20 * 6 - 1)
+    kept = Batches(fitting, 20, seed=0, place=BatchTarget(cache_bytes=20 * 6))
+    forgetful = Batches(large, 20, seed=0, place=BatchTarget(cache_bytes=20 * 6 - 1))
     fitting.reads.clear()
     large.reads.clear()
     for step in range(3):
@@ -174,9 +174,9 @@ def test_images_are_decoded_once_when_the_set_fits_in_memory_and_each_time_when_
 def test_a_set_that_fits_on_the_device_is_decoded_once_and_its_batches_are_made_there_to_the_last_bit():
     bad = (int(order(0, 0, 250)[25]),)
     fitting, large = Ramps(250, bad), Ramps(250, bad)  # every value of a pixel
-    there = Batches(fitting, 40, seed=0, flip=True, cache_bytes=0, place=BatchTarget(torch.device("cpu"), 250 * 6))
+    there = Batches(fitting, 40, seed=0, flip=True, place=BatchTarget(torch.device("cpu"), 250 * 6, cache_bytes=0))
     too_large = Batches(
-        large, 40, seed=0, flip=True, cache_bytes=0, place=BatchTarget(torch.device("cpu"), 250 * 6 - 1)
+        large, 40, seed=0, flip=True, place=BatchTarget(torch.device("cpu"), 250 * 6 - 1, cache_bytes=0)
     )
     fitting.reads.clear()
     large.reads.clear()
@@ -198,14 +198,13 @@ def test_several_threads_decode_the_same_batches_and_note_the_same_bad_images(ca
 
     threads: set[str] = set()
     bad = tuple(order(0, 0, 60)[[3, 5, 25]].tolist())
-    one = Batches(Ramps(60, bad), 20, seed=0, flip=True, cache_bytes=cache_bytes)
+    one = Batches(Ramps(60, bad), 20, seed=0, flip=True, place=BatchTarget(cache_bytes=cache_bytes))
     several = Batches(
         Uneven(60, bad),
         20,
         seed=0,
         flip=True,
-        cache_bytes=cache_bytes,
-        place=BatchTarget(torch.device("cpu"), threads=4),
+        place=BatchTarget(torch.device("cpu"), threads=4, cache_bytes=cache_bytes),
     )
     for step in (0, 1, 2, 3):
         here, there = one.batch(step), several.batch(step)
@@ -239,7 +238,7 @@ def test_a_bad_image_is_replaced_by_one_that_seed_and_index_alone_decide_and_is_
     assert shown[5] == next(replacements(0, bad, 40)) != bad
     assert third.label_B.tolist() == [index % 2 for index in shown]
     assert batches.batch(2).bad == {}
-    later = Batches(Ramps(40, bad=(bad,)), 10, seed=0, cache_bytes=0)
+    later = Batches(Ramps(40, bad=(bad,)), 10, seed=0, place=BatchTarget(cache_bytes=0))
     assert torch.equal(later.batch(2).x_BCHW, third.x_BCHW)
     assert torch.equal(later.batch(0).x_BCHW, Batches(Ramps(40), 10, seed=0).batch(0).x_BCHW)
 

@@ -111,7 +111,7 @@ def test_numbers_are_labels_in_their_natural_order(photos: Path):
     assert _labels(photos, _json_lines(rows), "a.jsonl") == dict(zip(NAMES, ["10", "2", "true", "10"], strict=True))
     labels = Labels()
     for label in ("b10", "b2", "10", "9", "a", "B", "b2", "02"):
-        labels.add(label)
+        labels.add([label], "a table")
     assert labels.finish()[0] == ("02", "9", "10", "B", "a", "b2", "b10")
     assert labels.finish()[1].tolist() == [6, 5, 2, 1, 4, 3, 5, 0]
 

@@ -19,7 +19,7 @@ from ditkit.config import DataConfig
 from ditkit.data.celeba import LICENCE
 from ditkit.data.contract import open_dataset
 from ditkit.data.image_dataset import ImageDataset
-from ditkit.data.labels.attributes import chosen, labels
+from ditkit.data.labels.attributes import choose, labels
 from ditkit.data.sources import parquet_cache
 from ditkit.data.sources.parquet import image_blocks
 from ditkit.data.sources.splits import by_split, split_of
@@ -73,9 +73,8 @@ def test_any_row_is_read_by_itself_in_any_process(root: Path, rows: int, compres
         (root / f"{number}.parquet").write_bytes(table(part, plain=compression == "plain", rows=rows))
     data = copy.deepcopy(opened(root, validation=0))  # as a worker gets it
     assert data.labels == () and set(data.label_ids) == {0}
-    assert [data.source.opened(row).read() for row in (38, 0, 13, 12, 26)] == [
-        IMAGES[row] for row in (38, 0, 13, 12, 26)
-    ]
+    rows_read = (38, 0, 13, 12, 26)
+    assert [data.source.open_bytes(row).read() for row in rows_read] == [IMAGES[row] for row in rows_read]
     assert data.place(14) == f"{root / '1.parquet'}, row 1"
 
 
@@ -236,12 +235,12 @@ def test_attributes_make_classes_that_can_be_typed() -> None:
     assert labels(["Male", "Smiling"]) == ("female", "male", "female+smiling", "male+smiling")
     assert labels(["Smiling", "Eyeglasses"]) == ("none", "smiling", "eyeglasses", "smiling+eyeglasses")
     assert len(set(labels(["Male", "Smiling", "Young"]))) == 8
-    assert chosen(" male , SMILING", ["Smiling", "Male"]) == ["Male", "Smiling"]
+    assert choose(" male , SMILING", ["Smiling", "Male"]) == ["Male", "Smiling"]
     for wrong, message in (("Male,Smilling", "unknown attribute 'Smilling'"), ("Male,male", "twice"), ("Male,", "''")):
         with pytest.raises(UsageError, match=message):
-            chosen(wrong, ["Smiling", "Male"])
+            choose(wrong, ["Smiling", "Male"])
     with pytest.raises(UsageError, match="7 attributes make 128 classes"):
-        chosen("a,b,c,d,e,f,g", "abcdefg")
+        choose("a,b,c,d,e,f,g", "abcdefg")
 
 
 def test_celeba_in_tables_follows_the_official_split(root: Path) -> None:

@@ -21,7 +21,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 from ditkit.config import DataConfig
 from ditkit.data.decode import fit
 from ditkit.data.folder import dataset
-from ditkit.data.sources.files import scan
+from ditkit.data.sources.files import find
 from ditkit.errors import DataError
 
 pytestmark = pytest.mark.timeout(30)  # a file that makes us wait for ever fails by it
@@ -338,7 +338,7 @@ def test_broken_links_and_pipes_are_told_when_they_are_read_and_not_left_out_sil
     (tmp_path / "circle.png").symlink_to("circle.png")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
-    assert list(scan(tmp_path)) == ["circle.png", "gone.png", "good.png", "pipe.png"]
+    assert list(find(tmp_path).names) == ["circle.png", "gone.png", "good.png", "pipe.png"]
     (tmp_path / "folder.png").rmdir()
     images = dataset(DataConfig(name="folder", path=str(tmp_path), image_size=(8, 8), channels=1), "train")
     assert np.array_equal(images[2][0][:, :, 0], RAMP)
@@ -377,7 +377,7 @@ def test_an_odd_name_is_read_and_a_damaged_file_of_that_name_is_one_line(
     from ditkit.cli import console
 
     (tmp_path / name).write_bytes(_saved(RAMP, "PNG"))
-    assert list(scan(tmp_path)) == [name]
+    assert list(find(tmp_path).names) == [name]
     assert np.array_equal(np.asarray(load_image(tmp_path / name, 1)), RAMP)
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError) as caught:

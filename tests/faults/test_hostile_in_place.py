@@ -22,7 +22,7 @@ from ditkit.data.folder import dataset
 from ditkit.data.image_dataset import ImageDataset
 from ditkit.data.sources import archive as sources_archive
 from ditkit.data.sources import archive_names
-from ditkit.data.sources.extract import Limits
+from ditkit.data.sources.archive_names import Limits
 from ditkit.errors import DataError
 
 __all__ = ["elsewhere"]  # the fixture that every test here runs in

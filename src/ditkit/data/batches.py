@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from ..errors import DataError
 from .contract import Dataset
-from .pixels import made_ready
-from .resident import MOST_CACHE_BYTES, BatchTarget, make_store
+from .pixels import normalize
+from .prefetch import prefetched
+from .resident import BatchTarget, make_store
 
 _REPLACEMENTS = 20  # tried for an image that cannot be read
 
@@ -39,20 +39,19 @@ class Batch:
 
 @runtime_checkable
 class Reader(Protocol):
-    """What gives many images of a dataset at once, ready for the network."""
+    """Reads many images of a dataset at once, as the network sees them."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
-        """Images, of which some are mirrored, for these positions of the stream. Raises DataError."""
-        ...
+        """The images of some indices (B,), those with a true `mirrored` (B,) mirrored, for positions of the stream.
 
-    def without_cache(self) -> Reader:
-        """The same, keeping nothing in memory: for processes, each of which would keep it all."""
+        Raises DataError when too many cannot be read.
+        """
         ...
 
     def at(self, place: BatchTarget) -> Reader:
-        """The same batches, to the last bit, made and everything kept on the device of a place, if there is room."""
+        """A reader of the same batches, to the last bit, for another target: kept on its device if there is room."""
         ...
 
 
@@ -60,9 +59,9 @@ class Batches:
     """An endless stream of shuffled batches: position p = step * batch_size + i shows image order(p // n)[p % n].
 
     The stream crosses epochs, so that every batch is full even when the set is smaller than one. `share` is the part
-    of each batch that is made here. An image that cannot be read is replaced by another one that depends on the seed
-    and the image alone. A whole set that fits on the device of `place` is kept there, and its batches are made there;
-    decoded images of another are kept in memory when all of them fit into `cache_bytes`.
+    of each batch that this process makes. An image that cannot be read is replaced by another one, which depends on
+    the seed and the image alone. A whole set that fits on the device of `place` is kept there, and its batches are
+    made there; else decoded images are kept in memory when all of them fit into its `cache_bytes`.
     """
 
     def __init__(
@@ -72,13 +71,11 @@ class Batches:
         seed: int,
         flip: bool = False,
         share: slice = slice(None),
-        cache_bytes: int = MOST_CACHE_BYTES,
         place: BatchTarget = BatchTarget(),
     ):
         if len(dataset) == 0:
             raise DataError("the dataset has no images", "check data.path, or hold out fewer (data.validation)")
-        is_reader = isinstance(dataset, Reader)
-        self._reader = dataset.at(place) if is_reader else Decoded(dataset, seed, cache_bytes, place)
+        self._reader = dataset.at(place) if isinstance(dataset, Reader) else Decoded(dataset, seed, place)
         self._batch_size, self._seed, self._flip, self._share = batch_size, seed, flip, share
         self.pins = place.pins  # what `iterate` gives
 
@@ -88,96 +85,84 @@ class Batches:
         epochs, places = np.divmod(positions, len(self._reader))
         indices = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            indices[chosen] = order(self._seed, int(epoch), len(self._reader))[places[chosen]]
+            in_epoch = epochs == epoch
+            indices[in_epoch] = order(self._seed, int(epoch), len(self._reader))[places[in_epoch]]
         mirrored = flips(self._seed, positions) if self._flip else np.zeros(len(positions), dtype=bool)
         return self._reader.read(indices, mirrored, positions)
 
     def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of start_step, start_step + 1, …, prepared ahead by a thread that ends with the iterator.
 
-        What goes wrong while a batch is prepared is raised when that batch is asked for.
+        An error while a batch is prepared is raised where that batch is taken.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="ditkit-batches") as pool:
-            steps = itertools.count(start_step)
-            ahead = deque(pool.submit(self._ahead, next(steps)) for _ in range(2))
-            try:
-                while True:
-                    ready = ahead.popleft()
-                    ahead.append(pool.submit(self._ahead, next(steps)))
-                    yield ready.result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        return prefetched(self._pinned_batch, itertools.count(start_step), ahead=2, threads=1, name="ditkit-batches")
 
-    def _ahead(self, step: int) -> Batch:
+    def _pinned_batch(self, step: int) -> Batch:
         batch = self.batch(step)
         return batch.pin_memory() if self.pins else batch
 
     def without_cache(self) -> Batches:
         """The same stream, keeping nothing in memory: for processes, each of which would keep it all."""
-        return Batches(self._reader.without_cache(), self._batch_size, self._seed, self._flip, self._share)
+        place = BatchTarget(cache_bytes=0)
+        return Batches(self._reader, self._batch_size, self._seed, self._flip, self._share, place)
 
 
 class Decoded:
     """The pixels of a dataset's images, scaled to [-1, 1] (a Reader)."""
 
-    def __init__(self, dataset: Dataset, seed: int, cache_bytes: int, place: BatchTarget = BatchTarget()):
-        self._dataset, self._seed, self._cache_bytes, self._threads = dataset, seed, cache_bytes, place.threads
+    def __init__(self, dataset: Dataset, seed: int, place: BatchTarget):
+        self._dataset, self._seed, self._threads = dataset, seed, place.threads
         self._bad: dict[int, str] = {}
         self._shape: tuple[int, ...] | None = None
-        self._shape = self._decoded([0])[0][0].shape
-        self._known = np.zeros(len(dataset), dtype=bool)
+        self._shape = self._decode_all([0])[0].shape[1:]
+        self._store = make_store(len(dataset), self._shape, place)
+        self._is_stored = np.zeros(len(dataset), dtype=bool)
         self._labels = np.zeros(len(dataset), dtype=np.int64)
-        self._kept = make_store(len(dataset), self._shape, cache_bytes, place)
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
-        if self._kept is None:
-            decoded = self._decoded(indices.tolist())
-            x_BCHW = made_ready(np.stack([image for image, _ in decoded]), mirrored)
-            labels = np.array([label for _, label in decoded], dtype=np.int64)
+        if self._store is None:
+            images_BHWC, label_B = self._decode_all(indices.tolist())
+            x_BCHW = normalize(images_BHWC, mirrored)
         else:
-            new = np.unique(indices[~self._known[indices]])
+            new = np.unique(indices[~self._is_stored[indices]])
             if len(new):
-                decoded = self._decoded(new.tolist())
-                self._kept.put(new, np.stack([image for image, _ in decoded]))
-                self._labels[new], self._known[new] = [label for _, label in decoded], True
-            x_BCHW, labels = self._kept.ready(indices, mirrored), self._labels[indices]
+                images_BHWC, self._labels[new] = self._decode_all(new.tolist())
+                self._store.put(new, images_BHWC)
+                self._is_stored[new] = True
+            x_BCHW, label_B = self._store.read(indices, mirrored), self._labels[indices]
         bad, self._bad = self._bad, {}
-        return Batch(x_BCHW, torch.from_numpy(labels), bad)
-
-    def without_cache(self) -> Decoded:
-        return Decoded(self._dataset, self._seed, cache_bytes=0)
+        return Batch(x_BCHW, torch.from_numpy(label_B), bad)
 
     def at(self, place: BatchTarget) -> Decoded:
-        return Decoded(self._dataset, self._seed, self._cache_bytes, place)
+        return Decoded(self._dataset, self._seed, place)
 
-    def _decoded(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
-        """Images and labels of some indices, or of their replacements; the bad ones are noted in the same order."""
+    def _decode_all(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, H, W, C) and labels (N,) of indices or their replacements; notes the bad ones in that order."""
         if self._threads > 1 and len(indices) > 1:
             with ThreadPoolExecutor(self._threads, thread_name_prefix="ditkit-decode") as pool:
-                found = list(pool.map(self._decode, indices))
+                decoded = list(pool.map(self._decode, indices))
         else:
-            found = [self._decode(index) for index in indices]
-        for _, _, bad in found:
-            self._bad |= bad
-        return [(image, label) for image, label, _ in found]
+            decoded = [self._decode(index) for index in indices]
+        images, labels, bad = zip(*decoded, strict=True)
+        for reasons in bad:
+            self._bad |= reasons
+        return np.stack(images), np.array(labels, dtype=np.int64)
 
     def _decode(self, index: int) -> tuple[np.ndarray, int, dict[int, str]]:
         """The image and label of an index, or of its replacement, and what could not be read for them."""
         bad: dict[int, str] = {}
-        for chosen in itertools.chain([index], replacements(self._seed, index, len(self._dataset))):
+        for candidate in itertools.chain([index], replacements(self._seed, index, len(self._dataset))):
             try:
-                image, label = self._dataset[chosen]
+                image, label = self._dataset[candidate]
             except DataError as error:
-                bad[chosen] = error.message
+                bad[candidate] = error.message
                 continue
             if image.dtype != np.uint8 or (self._shape and image.shape != self._shape):
                 raise DataError(
-                    f"image {chosen} of the dataset is {image.dtype} {image.shape}, not uint8 {self._shape}",
+                    f"image {candidate} of the dataset is {image.dtype} {image.shape}, not uint8 {self._shape}",
                     "a dataset must give images of one size",
                 )
             return image, label, bad
@@ -191,7 +176,7 @@ def replacements(seed: int, index: int, length: int) -> Iterator[int]:
 
 @lru_cache(maxsize=8)
 def order(seed: int, epoch: int, length: int) -> np.ndarray:
-    """The permutation of an epoch. RandomState, because its stream is frozen for good (NEP 19)."""
+    """The permutation of an epoch. RandomState, because its stream will never change (NEP 19)."""
     permutation = np.random.RandomState(_hash(seed, f"order/{epoch}") % 2**32).permutation(length)
     permutation.flags.writeable = False
     return permutation

@@ -1,4 +1,4 @@
-"""From an image file to pixels of the wanted size, without the ways in which that goes silently wrong."""
+"""From an image file to uint8 pixels of the wanted size, without the errors that are usually silent."""
 
 from __future__ import annotations
 
@@ -17,29 +17,15 @@ from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DataError
 
-# Named, because Pillow would otherwise try everything it knows, and runs Ghostscript for an EPS file.
+# Named, because Pillow would otherwise try every format, and run Ghostscript for an EPS file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 LONGEST_SIDE = 16384
 MOST_PIXELS = 64_000_000
 
-# Pillow answers damaged files with almost any exception.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+# Pillow raises almost any exception for damaged files.
+_DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
+_DECODING_ERRORS += (AttributeError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,24 +35,24 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LYING = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])  # width and height change places
+_EXCHANGING = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))  # width and height
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def decode(
-    opened: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
+    opener: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
 ) -> Image.Image:
-    """The first frame of an image that opens as a seekable file: upright, 8 bits, mode L (1 channel) or RGB (3).
+    """The first frame of an image, from what opens it as a seekable file: upright, mode L (1 channel) or RGB (3).
 
-    Transparency is laid on white, 16-bit and float images are scaled to their range. A JPEG may be decoded at a
-    fraction of its size that is still twice `smallest` (height, width). Raises DataError, which calls it `name`.
+    Transparency is laid on white, 16-bit and float images are scaled to 8 bits by their range. A JPEG may be decoded
+    at a fraction of its size that is still twice `smallest` (height, width). Raises DataError, which calls it `name`.
     """
-    return examine(opened, name, channels, smallest)[0]
+    return examine(opener, name, channels, smallest)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What an image file says about itself."""
+    """What an image file says about its image."""
 
     size: tuple[int, int]  # width, height, of the whole image upright
     format: str
@@ -74,22 +60,24 @@ class Header:
 
 
 def examine(
-    opened: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
+    opener: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
 ) -> tuple[Image.Image, Header]:
-    """The decoded image, and what it was before."""
+    """The image as `decode` gives it, and the file's header. Raises DataError."""
     _hush_pillow()
     try:
-        with opened() as file, Image.open(file, formats=FORMATS) as image:
+        with opener() as file, Image.open(file, formats=FORMATS) as image:
             size, mode = image.size, image.mode
             _check_size(name, size)
             if smallest is not None:
-                side = 2 * max(smallest)  # of both sides: the image may be lying on one
+                side = 2 * max(smallest)  # for both sides: the orientation may exchange them
                 image.draft(image.mode, (side, side))
             _mend_transparency(image)
             image.load()
             turn = _TURNS.get(_orientation(image))
             plain = _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
-            header = Header(size=size[::-1] if turn in _LYING else size, format=image.format or "", mode=mode)
+            header = Header(
+                size=(size[1], size[0]) if turn in _EXCHANGING else size, format=image.format or "", mode=mode
+            )
             return plain.transpose(turn) if turn is not None else plain, header
     except _DECODING_ERRORS as error:
         raise DataError(f"cannot read the image {name}: {_why(error)}", "replace it or take it away") from None
@@ -117,7 +105,12 @@ def fit(
         canvas = image.crop(crop_box(image.size, height, width, crop)).resize(
             (width, height), resample, reducing_gap=3.0
         )
-    pixels = np.array(canvas)
+    return as_array(canvas)
+
+
+def as_array(image: Image.Image | np.ndarray) -> np.ndarray:
+    """The pixels as an array of its own, (height, width, channels) also for one channel."""
+    pixels = np.array(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
@@ -144,7 +137,7 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """A regular file and nothing else: opening a pipe would wait for somebody to write into it."""
+    """Open a regular file and nothing else: opening a pipe would wait for a writer. Raises OSError, ValueError."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
@@ -154,12 +147,12 @@ def open_file(path: Path) -> IO[bytes]:
 
 
 def _hush_pillow() -> None:
-    """Pillow warns about odd files on stderr; they become an image or an error here. Cheap once it is done."""
+    """Pillow warns about odd files on stderr; they become an image or an error here. Cheap when repeated."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _orientation(image: Image.Image) -> Any:
-    """How the camera was held; a damaged note about it is no reason to lose the picture."""
+    """The EXIF orientation; a damaged one is no reason to lose the image."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except _DECODING_ERRORS:
@@ -186,7 +179,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     brightest = float(values[np.isfinite(values)].max(initial=0))
     if image.mode.startswith("I;16") or image.format == "PNG":
         whites = [2.0 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1]
-    else:  # the file does not say where white is: the nearest customary value above its brightest pixel
+    else:  # the file does not say where white is: the smallest usual value above its brightest pixel
         whites = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
     white = next((white for white in whites if brightest <= white), brightest)
     levels = np.rint(values.clip(0, white, out=values) * np.float32(255 / white)).astype(np.uint8)

@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from ..config import DataConfig
 from ..errors import DataError
 from ..io.hub import is_hub
@@ -18,9 +16,9 @@ from .contract import Split
 from .decode import EXTENSIONS
 from .hub import dataset as of_repository
 from .image_dataset import ImageDataset, image_dataset
-from .labels.infer import ALL_EXTENSIONS, TABLES, Labelled, Listing, labelled
-from .sources.archive import Archive, look_up
-from .sources.files import FileSource, find, hidden
+from .labels.infer import ALL_EXTENSIONS, TABLES, Labelled, Listing, find_labels
+from .sources.archive import Archive, MemberSource, look_up
+from .sources.files import FileSource, find, hidden, stamp
 from .sources.location import from_where, local_images
 from .sources.parquet import folder_of_tables, tables_below
 
@@ -36,45 +34,37 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
         return of_repository(config, split)
     place = local_images(config.path)
     listing = None if place.is_file() else _on_disk(place)
-    archives = [place] if listing is None else _shards(listing, place)
-    if listing is not None and not archives and not len(listing.rows(EXTENSIONS)) and tables_below(place):
-        return folder_of_tables(config, split, place)
+    archives = [place] if listing is None else _archives(listing, place)
     if listing is not None and not archives:
-        images, labels = _images(listing, config)
+        if not len(listing.rows(EXTENSIONS)) and tables_below(place):
+            return folder_of_tables(config, split, place)
+        source, labels = _labelled_images(listing, config)
     else:
         if config.label_file is None and (table := _table_beside(place)) is not None:
             config = replace(config, label_file=as_stored(table))
-        images, labels = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
-    return image_dataset(config, split, images.source, images.sizes, *labels)
+        source, labels = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
+    return image_dataset(config, split, source, *labels)
 
 
-def _images(listing: Listing, config: DataConfig) -> tuple[Listing, Labelled]:
+def _labelled_images(listing: Listing, config: DataConfig) -> tuple[FileSource | MemberSource, Labelled]:
     """The images of a listing, and their labels. Raises DataError when there are none."""
-    images = listing.take(listing.rows(EXTENSIONS))
-    if not len(images.names):
+    images = listing.only(EXTENSIONS)
+    if not len(images):
         raise DataError(f"no images in {listing.where}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
-    return images, labelled(listing, images, config)
+    return images.source, find_labels(listing, images, config)
 
 
 def _on_disk(root: Path) -> Listing:
-    names, sizes = find(root, ALL_EXTENSIONS)
     folders = [os.fsencode(entry.name) for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
-    return Listing(
-        where=str(root),
-        source=FileSource(root, names),
-        names=names,
-        sizes=sizes,
-        shards=np.zeros(len(names), dtype=np.uint8),
-        folders=sorted(folders),
-    )
+    return Listing(where=str(root), source=find(root, ALL_EXTENSIONS), folders=sorted(folders))
 
 
-def _shards(listing: Listing, folder: Path) -> list[Path]:
+def _archives(listing: Listing, folder: Path) -> list[Path]:
     """The archives of a folder that holds no images itself, in byte order of their names."""
     if len(listing.rows(EXTENSIONS)):
         return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() in (".zip", ".tar") and path.is_file())
-    return sorted((path for path in found if not hidden(path.name)), key=os.fsencode)
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in (".zip", ".tar") and path.is_file())
+    return sorted((path for path in paths if not hidden(path.name)), key=os.fsencode)
 
 
 def _table_beside(place: Path) -> Path | None:
@@ -85,24 +75,15 @@ def _table_beside(place: Path) -> Path | None:
 @lru_cache(maxsize=1)  # for training and for validation, before torch has loaded and after
 def _in_archives(
     place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig
-) -> tuple[Listing, Labelled]:
+) -> tuple[FileSource | MemberSource, Labelled]:
     try:
         source, folders = look_up(archives, ALL_EXTENSIONS)
     except DataError as error:
         raise from_where(error, config.path or "") from None
-    listing = Listing(
-        where=str(place),
-        source=source,
-        names=source.names,
-        sizes=source.spots["size"],
-        shards=source.spots["shard"],
-        folders=folders,
-    )
-    return _images(listing, config)
+    return _labelled_images(Listing(where=str(place), source=source, folders=folders), config)
 
 
 def _stamp(path: str | None) -> object:
     """Another value once the file has been changed."""
     with contextlib.suppress(OSError):
-        status = expanded(path).stat() if path is not None else None
-        return status and (status.st_size, status.st_mtime_ns)
+        return path and stamp(expanded(path))

@@ -14,7 +14,7 @@ from .contract import Split
 from .decode import EXTENSIONS
 from .image_dataset import ImageDataset
 from .sources.extract import SUFFIXES
-from .sources.parquet import SUFFIX, table_pictures
+from .sources.parquet import SUFFIX, table_images
 from .sources.splits import CARD, by_split
 
 _LISTS = ("metadata.jsonl", "metadata.csv")  # of file names and what belongs to them
@@ -42,7 +42,7 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
     if tables:
         wanted = {*files["train"], *files["validation"]}
         root = snapshot(place.repo, revision=revision, wanted=wanted.__contains__, by_hand=_by_hand(place, wanted))
-        return table_pictures(config, split, root, files)
+        return table_images(config, split, root, files)
     return _loose(config, split, place, revision, files["train"])
 
 

@@ -23,6 +23,11 @@ class Source(Protocol):
     image is small, because there may be millions.
     """
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image, still encoded: integers (N,)."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
@@ -33,20 +38,20 @@ class Source(Protocol):
         """Where it is, for error messages."""
         ...
 
-    def opened(self, row: int) -> IO[bytes]:
-        """The encoded image as a seekable file. Raises OSError or ValueError when it cannot be had."""
+    def open_bytes(self, row: int) -> IO[bytes]:
+        """The encoded image as a seekable file. Raises OSError or ValueError when it cannot be read."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDataset:
-    """Images decoded and fitted when they are asked for (a Dataset)."""
+    """Images of a source, decoded and fitted each time they are read (a Dataset)."""
 
     labels: tuple[str, ...]
     fingerprint: str
     source: Source
-    rows: np.ndarray  # int64: which of the source
-    label_ids: np.ndarray  # int64
+    rows: np.ndarray  # int64 (N,): which of the source
+    label_ids: np.ndarray  # int64 (N,)
     config: DataConfig
 
     def __len__(self) -> int:
@@ -63,45 +68,33 @@ class ImageDataset:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         row, config = int(self.rows[index]), self.config
-        image = decode(lambda: self.source.opened(row), self.source.place(row), config.channels, config.image_size)
+        image = decode(lambda: self.source.open_bytes(row), self.source.place(row), config.channels, config.image_size)
         return fit(image, *config.image_size, crop=config.crop), int(self.label_ids[index])
 
 
 def image_dataset(
-    config: DataConfig,
-    split: Split,
-    source: Source,
-    sizes: Sequence[int] | np.ndarray,
-    labels: tuple[str, ...],
-    label_ids: Sequence[int] | np.ndarray,
+    config: DataConfig, split: Split, source: Source, labels: tuple[str, ...], label_ids: Sequence[int] | np.ndarray
 ) -> ImageDataset:
-    """All images of a source, `sizes` bytes each, of which some are held out for validation."""
+    """The images of a source that are in a split: of each class, some are held out for validation (`held_out`)."""
     name_hashes = (hashed(os.fsencode(source.name(row))) for row in range(len(source)))
     held = held_out(name_hashes, np.asarray(label_ids, dtype=np.int64), config.validation)
     rows = np.flatnonzero(held if split == "validation" else ~held)
-    return image_subset(config, source, rows, sizes, labels, label_ids)
+    return image_subset(config, source, rows, labels, label_ids)
 
 
 def image_subset(
     config: DataConfig,
     source: Source,
     rows: Sequence[int] | np.ndarray,
-    sizes: Sequence[int] | np.ndarray,
     labels: tuple[str, ...],
     label_ids: Sequence[int] | np.ndarray,
 ) -> ImageDataset:
-    """Some images of a source; sizes and label ids are of all of it."""
-    chosen = np.asarray(rows, dtype=np.int64)
-    ids = np.asarray(label_ids, dtype=np.int64)[chosen]
-    names = (source.name(int(row)) for row in chosen)
-    return ImageDataset(
-        labels=labels,
-        fingerprint=fingerprint(names, (int(sizes[int(row)]) for row in chosen), map(int, ids)),
-        source=source,
-        rows=chosen,
-        label_ids=ids,
-        config=config,
-    )
+    """The images in some rows of a source; `label_ids` are those of all its rows."""
+    rows = np.asarray(rows, dtype=np.int64)
+    ids = np.asarray(label_ids, dtype=np.int64)[rows]
+    names = (source.name(int(row)) for row in rows)
+    digest = fingerprint(names, map(int, source.sizes[rows]), map(int, ids))
+    return ImageDataset(labels=labels, fingerprint=digest, source=source, rows=rows, label_ids=ids, config=config)
 
 
 def fingerprint(names: Iterable[str], sizes: Iterable[int], label_ids: Iterable[int]) -> str:

@@ -112,7 +112,7 @@ def _read_idx(name: str, dimensions: int, folder: Path | None) -> tuple[np.ndarr
 
 
 def _shape(header: bytes, path: Path, dimensions: int, folder: Path | None) -> tuple[int, ...]:
-    """What an IDX header promises: count, and height and width of images."""
+    """The shape that an IDX header states: count, and height and width of images."""
     numbers = struct.unpack(f">{len(header) // 4}I", header[: len(header) // 4 * 4])
     if len(header) != 4 + 4 * dimensions or numbers[0] != 0x0800 + dimensions:
         raise DataError(f"{path} is not an IDX file of {'images' if dimensions == 3 else 'labels'}", _hint(folder))

@@ -1,4 +1,4 @@
-"""Uint8 HWC <-> float CHW in [-1, 1]: the only 127.5."""
+"""Images in memory, uint8 (B, H, W, C), and as networks see them, float32 (B, C, H, W) in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MIDDLE = np.float32(127.5)  # of the values of a pixel
+MIDDLE = np.float32(127.5)  # of the levels of a pixel: x = level / MIDDLE - 1
 
 
-def made_ready(images_BHWC: np.ndarray, mirrored: np.ndarray) -> Tensor:
-    """Images, uint8, which are written to, as float32 (B, C, H, W) in [-1, 1], of which some are mirrored."""
-    images_BHWC[mirrored] = images_BHWC[mirrored, :, ::-1]
+def normalize(images_BHWC: np.ndarray, mirrored_B: np.ndarray) -> Tensor:
+    """Uint8 images in [-1, 1], those with a true `mirrored_B` mirrored (in the array that is handed in)."""
+    images_BHWC[mirrored_B] = images_BHWC[mirrored_B, :, ::-1]
     # In numpy, because torch would start a second team of threads when called outside the main thread.
     x_BCHW = np.divide(images_BHWC.transpose(0, 3, 1, 2), MIDDLE, dtype=np.float32, order="C")
     x_BCHW -= 1
@@ -21,7 +21,7 @@ def made_ready(images_BHWC: np.ndarray, mirrored: np.ndarray) -> Tensor:
 
 
 def from_levels(levels: Tensor) -> Tensor:
-    """Values of pixels, 0 … 255, as float32 in [-1, 1]; shape, strides and device stay."""
+    """Levels of pixels, 0 to 255, as float32 in [-1, 1]; shape, strides and device stay."""
     return levels.float() / 127.5 - 1
 
 

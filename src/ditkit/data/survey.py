@@ -1,4 +1,4 @@
-"""`data show`: counts, duplicates, unreadable."""
+"""A survey of a data set: counts, sizes, duplicates, unreadable images, and a few images of each class to look at."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import hashlib
 import heapq
 import itertools
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -19,18 +18,22 @@ from ..config import DataConfig
 from ..errors import DataError
 from ..io.atomic import update_digest
 from .contract import Dataset, Split
-from .decode import crop_box, examine, fit
+from .decode import as_array, crop_box, examine, fit
 from .image_dataset import ImageDataset
+from .prefetch import prefetched
 
-MOST_KEPT_SIDE = 256  # pixels of the pictures that are kept
-UNKNOWN = -1  # label id of an image that cannot be read, where only reading tells
+MOST_KEPT_SIDE = 256  # pixels of the thumbnails
+UNKNOWN = -1  # label id of an image that cannot be read, of a data set that must read it to know
+MOST_LISTED = 1000  # unreadable images, and groups of equal ones, that are kept by name
+MOST_CLASSES = 16  # that get a row of thumbnails
+_SPARES = 4  # thumbnails of a class beyond those that are wanted, for what turns out unreadable
 
 Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """An image to look at: `seen` is what the network gets, `original` the whole, `box` what is kept of it."""
+    """An image to look at: `seen` is what the network gets, `original` the whole, `box` the part of it that is used."""
 
     name: str
     label_id: int
@@ -41,7 +44,7 @@ class Thumbnail:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What one image shows. Size, format and mode are of the encoded one, if it can be had."""
+    """What one image is like. Size, format and mode are those of the encoded image, if there is one."""
 
     label_id: int
     digest: bytes = b""  # 16 bytes: equal for equal files, or for equal pixels where there are no files
@@ -52,11 +55,11 @@ class Inspection:
     why: str | None = None  # it cannot be read
 
 
-def inspect(part: Dataset, index: int, config: DataConfig, name: str, *, show: bool) -> Inspection:
-    """Examine one image; with pictures of it if it is to be shown. What is wrong with it is in the answer."""
+def inspect(part: Dataset, index: int, config: DataConfig, name: str | None) -> Inspection:
+    """Examine one image, with a thumbnail of it if a name is given. What is wrong with it is in the answer."""
     if isinstance(part, ImageDataset):
-        return _inspect_original(part, index, config, name if show else None)
-    return _inspect_result(part, index, config, name if show else None)
+        return _inspect_original(part, index, config, name)
+    return _inspect_result(part, index, config, name)
 
 
 def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: str | None) -> Inspection:
@@ -65,27 +68,22 @@ def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: 
     place = part.source.place(row)
     digest = hashlib.blake2b(digest_size=16)
 
-    def opened() -> IO[bytes]:
-        file = part.source.opened(row)
+    def open_and_hash() -> IO[bytes]:
+        file = part.source.open_bytes(row)
         update_digest(digest, file)
         file.seek(0)
         return file
 
     try:
-        image, header = examine(opened, place, config.channels, config.image_size)
+        image, header = examine(open_and_hash, place, config.channels, config.image_size)
         seen = fit(image, *config.image_size, crop=config.crop)
     except DataError as error:
         return Inspection(label_id=label_id, why=error.message.removeprefix(f"cannot read the image {place}: "))
     shown = None
     if name is not None:
         left, top, right, bottom = crop_box(image.size, *config.image_size, config.crop)
-        shown = Thumbnail(
-            name=name,
-            label_id=label_id,
-            seen=_small(seen),
-            original=_small(image),
-            box=(left / image.width, top / image.height, right / image.width, bottom / image.height),
-        )
+        box = left / image.width, top / image.height, right / image.width, bottom / image.height
+        shown = Thumbnail(name=name, label_id=label_id, seen=_small(seen), original=_small(image), box=box)
     return Inspection(
         label_id=label_id,
         digest=digest.digest(),
@@ -97,7 +95,7 @@ def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: 
 
 
 def _inspect_result(part: Dataset, index: int, config: DataConfig, name: str | None) -> Inspection:
-    """What there is of an image where only the data set itself knows how it comes about."""
+    """Of an image that only its data set knows how to make: what the network gets."""
     wanted = (*config.image_size, config.channels)
     try:
         image, label_id = part[index]
@@ -108,7 +106,7 @@ def _inspect_result(part: Dataset, index: int, config: DataConfig, name: str | N
             raise DataError(f"its label id is {label_id}, and there are {len(part.labels)} labels")
     except DataError as error:
         return Inspection(label_id=UNKNOWN, why=error.message)
-    except Exception as error:  # a mistake in a plug-in is a finding here
+    except Exception as error:  # a mistake in a plug-in is a result here
         return Inspection(label_id=UNKNOWN, why=f"{type(error).__name__}: {error}")
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     size = image.shape[1], image.shape[0]
@@ -117,18 +115,12 @@ def _inspect_result(part: Dataset, index: int, config: DataConfig, name: str | N
 
 
 def _small(image: Image.Image | np.ndarray) -> np.ndarray:
-    """The image, shrunk where it is larger than what is kept."""
+    """The image, shrunk where it is larger than a thumbnail."""
     if max(image.size if isinstance(image, Image.Image) else image.shape[:2]) > MOST_KEPT_SIDE:
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         image = ImageOps.contain(image, (MOST_KEPT_SIDE, MOST_KEPT_SIDE), Image.Resampling.LANCZOS)
-    pixels = np.array(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-MOST_LISTED = 1000  # unreadable images, and groups of equal ones, that are kept by name
-MOST_CLASSES = 16  # that get a row of pictures
-_SPARES = 4  # pictures of a class beyond those that are wanted, for what turns out unreadable
+    return as_array(image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +134,14 @@ class Duplicate:
 
 @dataclass(kw_only=True)
 class Survey:
-    """What was found. Sizes (width, height), formats and modes are of the encoded images, upright."""
+    """What a data set is like. Sizes (width, height), formats and modes are of the encoded images, upright."""
 
     labels: tuple[str, ...]
     images: int
     examined: int
-    encoded: bool  # whether the images could be had before the data set decodes them
-    counts: dict[Split, list[int]]  # images by label id
-    all_counted: bool  # also those that were not examined
+    encoded: bool  # whether there are encoded images, which the data set decodes
+    all_counted: bool  # `counts` is of all images, also of those that were not examined
+    counts: dict[Split, list[int]] = field(default_factory=dict)  # images by label id
     sizes: Counter[Size] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
@@ -162,6 +154,18 @@ class Survey:
     across_labels: int = 0  # groups with different labels
     duplicates_listed: list[list[Duplicate]] = field(default_factory=list)
     shown: list[Thumbnail] = field(default_factory=list)  # by label, in the order of a hash of their names
+
+    def add(self, inspection: Inspection, config: DataConfig) -> None:
+        """Count a readable image in."""
+        if inspection.size:
+            self.sizes[inspection.size] += 1
+            across, down = inspection.size[0] / config.image_size[1], inspection.size[1] / config.image_size[0]
+            self.enlarged += (max(across, down) if config.crop == "pad" else min(across, down)) < 1
+        if inspection.format:
+            self.formats[inspection.format] += 1
+            self.modes[inspection.mode] += 1
+        if inspection.shown:
+            self.shown.append(inspection.shown)
 
 
 def survey(
@@ -176,87 +180,94 @@ def survey(
 
     Of each class, `per_class` are shown: the same ones whenever they are examined.
     """
-    everything = _Everything(parts)
-    count = len(everything) if limit is None else min(limit, len(everything))
-    indices = np.linspace(0, len(everything), count, endpoint=False).astype(np.int64)
-    label_ids = everything.label_ids[indices]
-    picked = _picked(everything, indices, label_ids, per_class + _SPARES)
-    known = not (everything.label_ids == UNKNOWN).any()
-    found = Survey(
-        labels=everything.labels,
-        images=len(everything),
+    images = _Images(parts)
+    count = len(images) if limit is None else min(limit, len(images))
+    indices = np.linspace(0, len(images), count, endpoint=False).astype(np.int64)
+    label_ids = images.label_ids[indices]
+    picked = _picked(images, indices, label_ids, per_class + _SPARES)
+    result = Survey(
+        labels=images.labels,
+        images=len(images),
         examined=count,
         encoded=all(isinstance(part, ImageDataset) for part in parts.values()),
-        counts={},
-        all_counted=known,
+        all_counted=not (images.label_ids == UNKNOWN).any(),
     )
     digests = np.zeros((count, 2), dtype=np.uint64)  # 0 for what cannot be read
-    looks = _in_threads(lambda index: everything.look(index, config, show=index in picked), indices)
-    for position, one in enumerate(looks):
-        label_ids[position] = one.label_id
-        if one.why is None:
-            digests[position] = np.frombuffer(one.digest, dtype=np.uint64)
-            _add(found, one, config)
+    threads = min(16, (os.cpu_count() or 1) + 1)  # Pillow decodes beside Python
+    inspections = prefetched(
+        lambda index: images.inspect(index, config, show=index in picked),
+        map(int, indices),
+        ahead=4 * threads,
+        threads=threads,
+        name="ditkit-survey",
+    )
+    for position, inspection in enumerate(inspections):
+        label_ids[position] = inspection.label_id
+        if inspection.why is None:
+            digests[position] = np.frombuffer(inspection.digest, dtype=np.uint64)
+            result.add(inspection, config)
         else:
-            found.unreadable += 1
-            if found.unreadable <= MOST_LISTED:
-                found.unreadable_listed.append((everything.place(int(indices[position])), one.why))
+            result.unreadable += 1
+            if result.unreadable <= MOST_LISTED:
+                result.unreadable_listed.append((images.place(int(indices[position])), inspection.why))
         on_progress(position + 1, count)
-    found.counts = everything.counts() if known else everything.counts(indices, label_ids)
-    found.shown = _first(found.shown, per_class)
-    _find_duplicates(found, everything, indices, digests, label_ids)
-    return found
+    if result.all_counted:
+        result.counts = images.counts(np.arange(len(images)), images.label_ids)
+    else:
+        result.counts = images.counts(indices, label_ids)
+    result.shown = _first_of_each(result.shown, per_class)
+    _find_duplicates(result, images, indices, digests, label_ids)
+    return result
 
 
-class _Everything:
+class _Images:
     """The images of all parts, one after the other."""
 
     def __init__(self, parts: Mapping[Split, Dataset]):
         self.splits, self._parts = list(parts), list(parts.values())
-        self._starts = [0, *itertools.accumulate(map(len, self._parts))]
+        self._starts = np.cumsum([0, *map(len, self._parts)])
         self.labels = self._parts[0].labels
         self.label_ids = np.concatenate([_label_ids(part) for part in self._parts])
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return int(self._starts[-1])
 
-    def numbers(self, indices: np.ndarray) -> np.ndarray:
-        """Which part each is in."""
+    def part_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Which part each image is in."""
         return np.searchsorted(self._starts, indices, side="right") - 1
 
-    def _number(self, index: int) -> int:
-        return next(number for number, end in enumerate(self._starts[1:]) if index < end)
+    def _locate(self, index: int) -> tuple[Split, Dataset, int]:
+        """The split and part that an image is in, and its index there."""
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.splits[number], self._parts[number], index - int(self._starts[number])
 
     def split(self, index: int) -> Split:
-        return self.splits[self._number(index)]
+        return self._locate(index)[0]
 
     def name(self, index: int) -> str:
-        number = self._number(index)
-        part, inside = self._parts[number], index - self._starts[number]
+        split, part, inside = self._locate(index)
         if isinstance(part, ImageDataset):
             return part.source.name(int(part.rows[inside]))
-        return f"{self.splits[number]} image {inside}"
+        return f"{split} image {inside}"
 
     def place(self, index: int) -> str:
-        number = self._number(index)
-        part = self._parts[number]
-        return part.place(index - self._starts[number]) if isinstance(part, ImageDataset) else self.name(index)
+        _, part, inside = self._locate(index)
+        return part.place(inside) if isinstance(part, ImageDataset) else self.name(index)
 
-    def look(self, index: int, config: DataConfig, *, show: bool) -> Inspection:
-        number = self._number(index)
-        name = self.name(index) if show else ""
-        return inspect(self._parts[number], index - self._starts[number], config, name, show=show)
+    def inspect(self, index: int, config: DataConfig, *, show: bool) -> Inspection:
+        _, part, inside = self._locate(index)
+        return inspect(part, inside, config, self.name(index) if show else None)
 
-    def counts(self, indices: np.ndarray | None = None, label_ids: np.ndarray | None = None) -> dict[Split, list[int]]:
-        """Images by label id of each split: of all, or of those that are given with what was found."""
-        indices = np.arange(len(self)) if indices is None else indices
-        label_ids = self.label_ids if label_ids is None else label_ids
-        counted = {}
-        numbers = self.numbers(indices)
-        for number, split in enumerate(self.splits):
-            ids = label_ids[(numbers == number) & (label_ids >= 0)]
-            counted[split] = np.bincount(ids, minlength=max(1, len(self.labels))).tolist()
-        return counted
+    def duplicate(self, index: int, label_id: int) -> Duplicate:
+        label = self.labels[label_id] if self.labels else None
+        return Duplicate(name=self.name(index), split=self.split(index), label=label)
+
+    def counts(self, indices: np.ndarray, label_ids: np.ndarray) -> dict[Split, list[int]]:
+        """How many of these images each split has, by label id."""
+        numbers = self.part_numbers(indices)
+        ids = [label_ids[(numbers == number) & (label_ids >= 0)] for number in range(len(self.splits))]
+        counts = [np.bincount(part, minlength=max(1, len(self.labels))).tolist() for part in ids]
+        return dict(zip(self.splits, counts, strict=True))
 
 
 def _label_ids(part: Dataset) -> np.ndarray:
@@ -265,64 +276,34 @@ def _label_ids(part: Dataset) -> np.ndarray:
     return np.full(len(part), UNKNOWN, dtype=np.int64) if ids is None else np.asarray(ids, dtype=np.int64)
 
 
-def _in_threads(examine: Callable[[int], Inspection], indices: np.ndarray) -> Iterator[Inspection]:
-    """The looks in their order, a few of them made ahead."""
-    workers = min(16, (os.cpu_count() or 1) + 1)  # Pillow decodes beside Python
-    waiting = map(int, indices)
-    with ThreadPoolExecutor(workers, thread_name_prefix="ditkit-survey") as pool:
-        ahead = deque(pool.submit(examine, index) for index in itertools.islice(waiting, 4 * workers))
-        try:
-            while ahead:
-                ready = ahead.popleft()
-                ahead.extend(pool.submit(examine, index) for index in itertools.islice(waiting, 1))
-                yield ready.result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _add(found: Survey, one: Inspection, config: DataConfig) -> None:
-    if one.size:
-        found.sizes[one.size] += 1
-        across, down = one.size[0] / config.image_size[1], one.size[1] / config.image_size[0]
-        found.enlarged += (max(across, down) if config.crop == "pad" else min(across, down)) < 1
-    if one.format:
-        found.formats[one.format] += 1
-        found.modes[one.mode] += 1
-    if one.shown:
-        found.shown.append(one.shown)
-
-
 def _rank(name: str) -> bytes:
     return hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
 
 
-def _picked(everything: _Everything, indices: np.ndarray, label_ids: np.ndarray, each: int) -> frozenset[int]:
-    """Images to show, of those to train on: of each of the first classes, those whose names have the lowest hashes."""
-    training = np.array([split == "train" for split in everything.splits])[everything.numbers(indices)]
+def _picked(images: _Images, indices: np.ndarray, label_ids: np.ndarray, each: int) -> frozenset[int]:
+    """Training images to show: of each of the first classes, those whose names have the lowest hashes."""
+    training = np.array([split == "train" for split in images.splits])[images.part_numbers(indices)]
     classes = np.unique(label_ids[training])[:MOST_CLASSES].tolist()
-    if classes == [UNKNOWN]:  # what is shown is sorted out when the labels are known
-        each *= min(MOST_CLASSES, max(1, len(everything.labels)))
+    if classes == [UNKNOWN]:  # reduced to `each` of a class once the labels are known
+        each *= min(MOST_CLASSES, max(1, len(images.labels)))
+    candidates = (map(int, indices[training & (label_ids == label_id)]) for label_id in classes)
     return frozenset(
         index
-        for label_id in classes
-        for index in heapq.nsmallest(
-            each,
-            map(int, indices[training & (label_ids == label_id)]),
-            key=lambda index: _rank(everything.name(index)),
-        )
+        for group in candidates
+        for index in heapq.nsmallest(each, group, key=lambda index: _rank(images.name(index)))
     )
 
 
-def _first(shown: Sequence[Thumbnail], each: int) -> list[Thumbnail]:
+def _first_of_each(shown: Sequence[Thumbnail], each: int) -> list[Thumbnail]:
     """As many as are wanted of each class, by label and hash."""
-    ordered = sorted(shown, key=lambda one: (one.label_id, _rank(one.name)))
-    classes = itertools.groupby(ordered, key=lambda one: one.label_id)
-    return [one for _, group in itertools.islice(classes, MOST_CLASSES) for one in itertools.islice(group, each)]
+    ordered = sorted(shown, key=lambda thumbnail: (thumbnail.label_id, _rank(thumbnail.name)))
+    classes = itertools.groupby(ordered, key=lambda thumbnail: thumbnail.label_id)
+    rows = (itertools.islice(group, each) for _, group in itertools.islice(classes, MOST_CLASSES))
+    return list(itertools.chain.from_iterable(rows))
 
 
 def _find_duplicates(
-    found: Survey, everything: _Everything, indices: np.ndarray, digests: np.ndarray, label_ids: np.ndarray
+    result: Survey, images: _Images, indices: np.ndarray, digests: np.ndarray, label_ids: np.ndarray
 ) -> None:
     """Groups of equal digests, in the order of their first images."""
     order = np.lexsort((indices, digests[:, 1], digests[:, 0]))
@@ -330,19 +311,10 @@ def _find_duplicates(
     edges = np.flatnonzero(np.diff(np.concatenate([[False], equal, [False]]).astype(np.int8)))
     groups = [order[start : end + 1] for start, end in edges.reshape(-1, 2)]  # each in the order of the images
     for group in sorted(groups, key=lambda group: int(group[0])):
-        found.duplicate_groups += 1
-        found.duplicate_images += len(group)
-        found.across_splits += len({everything.split(int(index)) for index in indices[group]}) > 1
-        found.across_labels += len(set(label_ids[group].tolist())) > 1
-        if found.duplicate_groups <= MOST_LISTED:
-            members = [(int(indices[one]), int(label_ids[one])) for one in group[:MOST_LISTED]]
-            found.duplicates_listed.append(
-                [
-                    Duplicate(
-                        name=everything.name(index),
-                        split=everything.split(index),
-                        label=everything.labels[label_id] if everything.labels else None,
-                    )
-                    for index, label_id in members
-                ]
-            )
+        result.duplicate_groups += 1
+        result.duplicate_images += len(group)
+        result.across_splits += len({images.split(int(index)) for index in indices[group]}) > 1
+        result.across_labels += len(set(label_ids[group].tolist())) > 1
+        if result.duplicate_groups <= MOST_LISTED:
+            members = ((int(indices[position]), int(label_ids[position])) for position in group[:MOST_LISTED])
+            result.duplicates_listed.append([images.duplicate(index, label_id) for index, label_id in members])

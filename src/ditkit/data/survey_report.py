@@ -1,4 +1,4 @@
-"""A survey of a data set in words: lines for people, one object for scripts."""
+"""A survey of a data set in words for people, and as one JSON object for scripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_LABELS = 30  # lines
 _MOST_SIZES = 8
-_MOST_LISTED = 10  # unreadable images and groups of equal ones; all that were kept are in the JSON
+_MOST_LISTED = 10  # unreadable images and groups of equal ones; the JSON has all that the survey lists
 _MOST_COPIES = 4
 _BAR = 24  # characters
 _LABEL = 40
@@ -34,23 +34,23 @@ def lines(survey: Survey, config: RunConfig, name: str) -> Iterator[str]:
     yield from _counts(survey)
     yield ""
     yield from _sizes(survey, config)
-    for what, found in (("formats", survey.formats), ("colours", survey.modes)):
-        if found:
-            yield f"{what}: " + ", ".join(f"{kind} {number:,}" for kind, number in found.most_common())
+    for title, counter in (("formats", survey.formats), ("colours", survey.modes)):
+        if counter:
+            yield f"{title}: " + ", ".join(f"{kind} {number:,}" for kind, number in counter.most_common())
     yield ""
     yield from _duplicates(survey)
     yield from _unreadable(survey)
 
 
 def remedy(survey: Survey, config: RunConfig) -> str:
-    """What to do about unreadable images."""
+    """The warning about unreadable images: what training would do, and what to do."""
     allowed = survey.unreadable <= config.data.max_bad * survey.examined
     then = "training would replace them by others" if allowed else "training would stop (data.max_bad)"
     return f"warning: {_count(survey.unreadable, 'image')} cannot be read, and {then}: mend them or take them away"
 
 
 def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) -> dict[str, Any]:
-    """Everything that was found; at most a thousand unreadable images and duplicates by name."""
+    """The whole survey; at most a thousand unreadable images and groups of duplicates by name."""
     labels = survey.labels or ("",)
     sizes = [{"width": size[0], "height": size[1], "images": number} for size, number in survey.sizes.most_common()]
     return {
@@ -85,7 +85,8 @@ def _count(number: int, what: str) -> str:
 def _counts(survey: Survey) -> Iterator[str]:
     """A table: a line for each label, a column for each split."""
     splits = list(survey.counts)
-    names = [_cut(io_text.flat(label), _LABEL) for label in survey.labels] or ["(no labels)"]
+    names = [label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…" for label in map(io_text.flat, survey.labels)]
+    names = names or ["(no labels)"]
     rows = [(name, [survey.counts[split][row] for split in splits]) for row, name in enumerate(names)]
     total = ("in all", [sum(survey.counts[split]) for split in splits])
     shown = [*rows[:_MOST_LABELS], total] if len(rows) > 1 else rows
@@ -146,28 +147,21 @@ def _duplicates(survey: Survey) -> Iterator[str]:
     if not survey.duplicate_groups:
         yield "duplicates: none"
         return
-    of_them = [
-        f"{number:,} {what}"
-        for number, what in (
-            (survey.across_splits, "across train and validation"),
-            (survey.across_labels, "with different labels"),
-        )
-        if number
-    ]
-    groups = ", ".join([_count(survey.duplicate_groups, "group"), *of_them])
+    groups = _count(survey.duplicate_groups, "group")
+    if survey.across_splits:
+        groups += f", {survey.across_splits:,} across train and validation"
+    if survey.across_labels:
+        groups += f", {survey.across_labels:,} with different labels"
     yield f"duplicates: {_count(survey.duplicate_images, 'image')} in {groups}"
     for group in survey.duplicates_listed[:_MOST_LISTED]:
-        yield "  " + " = ".join(_copy(copy) for copy in group[:_MOST_COPIES]) + _more(len(group) - _MOST_COPIES)
+        more = len(group) - _MOST_COPIES
+        yield "  " + " = ".join(map(_copy, group[:_MOST_COPIES])) + (f" … and {more:,} more" if more > 0 else "")
     if survey.duplicate_groups > _MOST_LISTED:
         yield f"  … and {survey.duplicate_groups - _MOST_LISTED:,} more groups"
 
 
 def _copy(copy: Duplicate) -> str:
     return io_text.flat(copy.name) + (" (validation)" if copy.split == "validation" else "")
-
-
-def _more(number: int) -> str:
-    return f" … and {number:,} more" if number > 0 else ""
 
 
 def _unreadable(survey: Survey) -> Iterator[str]:
@@ -179,7 +173,3 @@ def _unreadable(survey: Survey) -> Iterator[str]:
         yield f"  {io_text.flat(place)}: {io_text.flat(why)}"
     if survey.unreadable > _MOST_LISTED:
         yield f"  … and {survey.unreadable - _MOST_LISTED:,} more"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -1,7 +1,7 @@
-"""Processes that prepare batches: torch's DataLoader, made to outlive what a signal does to a process group.
+"""Worker processes that prepare batches: torch's DataLoader, made to survive signals to the process group.
 
-Ctrl-C and SIGTERM reach every process of a group, and the workers first. They ignore them: the training process alone
-decides, finishes its step and ends them.
+Ctrl-C and SIGTERM reach every process of the group. The workers ignore them: the training process alone decides,
+finishes its step and ends them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..errors import DataError
 from .batches import Batch, Batches
 
 _ENDLESS = 2**40  # steps
-_LOOK = 2.0  # seconds between looks whether the workers are alive
+_CHECK_EVERY = 2.0  # seconds: whether the workers are alive
 
 
 def iterate(batches: Batches, start_step: int, config: DataConfig) -> Generator[Batch, None, None]:
@@ -35,31 +35,31 @@ def iterate(batches: Batches, start_step: int, config: DataConfig) -> Generator[
 
 
 def lost_a_worker(error: BaseException) -> bool:
-    """Whether torch says that a worker has died or answers no more: it can say so in the middle of anything."""
+    """Whether torch reports that a worker died or hangs: it can raise this in the middle of anything."""
     return isinstance(error, RuntimeError) and "DataLoader" in str(error)
 
 
 def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Generator[Batch, None, None]:
     others = set(multiprocessing.active_children())
-    with _sheltered(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are cores: as was asked
+    with _signals_blocked(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are cores: as configured
         loader = DataLoader(
             _Steps(batches.without_cache()),
             batch_size=None,
             sampler=range(start_step, _ENDLESS),
             num_workers=config.workers,
             worker_init_fn=begin,
-            timeout=_LOOK,
+            timeout=_CHECK_EVERY,
             pin_memory=batches.pins,
             multiprocessing_context=None if config.worker_start == "auto" else config.worker_start,
             generator=torch.Generator(),  # else it would draw from the global one
         )
         ready: Any = iter(loader)
     try:
-        yield from _taken(ready, config.worker_timeout)
+        yield from _received(ready, config.worker_timeout)
     finally:
-        # What torch does when the iterator is gone, which a traceback may keep alive. Workers that hang ignore the
-        # signal that it sends at last.
+        # torch does this when the iterator is deleted, which a traceback may prevent. Workers that hang ignore the
+        # signal that it sends in the end.
         ready._shutdown_workers()
         for worker in set(multiprocessing.active_children()) - others:
             worker.join(timeout=0.1)
@@ -68,14 +68,14 @@ def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Ge
                 worker.join()
 
 
-def _taken(ready: Iterator[Batch | DataError], patience: float) -> Iterator[Batch]:
-    """The batches as they come. torch looks after its workers only when a wait is over: so the waits are short."""
+def _received(ready: Iterator[Batch | DataError], patience: float) -> Iterator[Batch]:
+    """The batches as they come. torch checks its workers only when a wait is over: so the waits are short."""
     waited = 0.0
     while True:
         try:
             batch = next(ready)
         except RuntimeError as error:
-            waited += _LOOK
+            waited += _CHECK_EVERY
             if "timed out" not in str(error) or waited >= patience:
                 raise
             continue
@@ -99,15 +99,15 @@ class _Steps(TorchDataset):
 
 
 @contextlib.contextmanager
-def _sheltered() -> Iterator[None]:
-    """Signals wait, here and in the processes begun inside, which inherit that.
+def _signals_blocked() -> Iterator[None]:
+    """Signals are held back, here and in the processes started inside, which inherit that.
 
-    A new process that still imports would end by them, and its parent go on writing to it for ever.
+    They would end a new process that is still importing, and its parent would go on writing to it forever.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else it begins inside, and lets the signals through again
+    resource_tracker.ensure_running()  # else it starts inside, and lets the signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
     try:
         yield
@@ -125,7 +125,7 @@ def begin(worker: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """torch's own watch takes the parent it finds for the right one: killed before, it would be watched for ever."""
+    """torch's own check watches whatever parent it finds: if the real one was killed before, it would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -56,12 +56,9 @@ class LatentReader:
         labels = torch.from_numpy(self._latents.label_ids[chosen])
         return Batch(torch.as_tensor(x_BCHW), labels, bad)
 
-    def without_cache(self) -> LatentReader:
-        return LatentReader(self._latents, self._stats, self._seed)
-
     def at(self, place: BatchTarget) -> LatentReader:
         fits = sum(shard["bytes"] for shard in self._latents.shards) <= place.most_bytes
-        return LatentReader(self._latents, self._stats, self._seed, place.device) if fits else self
+        return LatentReader(self._latents, self._stats, self._seed, place.device if fits else None)
 
     def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:
         """Every readable image's latent, unmirrored, without a draw: float32 (N, C, H, W); labels; the others."""

@@ -12,23 +12,23 @@ MOST = 6  # attributes, so 64 classes
 NONE = "none"  # an image that has none of several attributes
 
 
-def chosen(label_by: str, known: Sequence[str], kind: str = "attribute") -> list[str]:
+def choose(label_by: str, names: Sequence[str], kind: str = "attribute") -> list[str]:
     """The attributes of `Male,Smiling` as they are spelled in the data. Raises UsageError for unknown ones."""
-    spelled = {name.lower(): name for name in known}
-    names: list[str] = []
+    spelled = {name.lower(): name for name in names}
+    chosen: list[str] = []
     for word in (part.strip() for part in label_by.split(",")):
         if word.lower() not in spelled:
-            raise unknown(kind, word, known)
-        if spelled[word.lower()] in names:
+            raise unknown(kind, word, names)
+        if spelled[word.lower()] in chosen:
             raise UsageError(f"the {kind} {word} is there twice in {label_by!r}", "name each once")
-        names.append(spelled[word.lower()])
-    if len(names) > MOST:
-        raise UsageError(f"{len(names)} attributes make {2 ** len(names):,} classes", f"choose at most {MOST}")
-    return names
+        chosen.append(spelled[word.lower()])
+    if len(chosen) > MOST:
+        raise UsageError(f"{len(chosen)} attributes make {2 ** len(chosen):,} classes", f"choose at most {MOST}")
+    return chosen
 
 
 def labels(names: Sequence[str]) -> tuple[str, ...]:
-    """The classes in the order of their ids. Male makes female and male, and each other makes two of each as well.
+    """The classes in the order of their ids: each combination of attributes. Male makes female and male.
 
     One attribute makes `not_smiling` and `smiling`; of several, those that an image has are joined by `+`.
     """
@@ -37,16 +37,16 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def ids(has: np.ndarray) -> np.ndarray:
-    """The ids of images, of which each has or has not each of the attributes: bool (images, attributes)."""
+    """The class id of each image, int64 (N,), of whether it has each attribute, bool (N, attributes)."""
     return (has.astype(np.int64) << np.arange(has.shape[1])).sum(axis=1)
 
 
 def _name(names: Sequence[str], has: Sequence[bool]) -> str:
     parts = []
-    for name, it_has in zip(names, has, strict=True):
+    for name, present in zip(names, has, strict=True):
         if name == "Male":
-            parts.append("male" if it_has else "female")
-        elif it_has:
+            parts.append("male" if present else "female")
+        elif present:
             parts.append(name.lower())
     if len(names) == 1 and not parts:
         return f"not_{names[0].lower()}"

@@ -35,18 +35,21 @@ _FEW = 10  # labels are never too many
 _FORMAT = "a table has one row an image, with the columns file_name and label"
 
 Row = tuple[int, str, list[Any]]  # number of the line, name of the file, what makes up the label
-Opener = Callable[[], IO[bytes]]
 
 
 class Labels:
-    """Labels met one after the other, which become ids in their natural order: 2 before 10."""
+    """Labels in the order of their images, which become ids in their natural order: 2 before 10."""
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
         self._ids = array("q")
 
-    def add(self, label: str) -> None:
-        """The next image's label."""
+    def add(self, values: Sequence[Any], place: str) -> None:
+        """The next image's label, `joined` from values. Raises DataError, which names the place."""
+        try:
+            label = joined(values)
+        except ValueError as error:
+            raise DataError(f"{place}: {error}", "give every image one label") from None
         self._ids.append(self._seen.setdefault(label, len(self._seen)))
 
     def too_many(self) -> bool:
@@ -58,7 +61,7 @@ class Labels:
         return len(self._seen)
 
     def finish(self) -> tuple[tuple[str, ...], np.ndarray]:
-        """The labels by id, and the ids of all that was added."""
+        """The labels by id, and the id of each image."""
         labels = sorted(self._seen, key=_natural)
         new = np.empty(len(labels), dtype=np.int64)
         new[[self._seen[label] for label in labels]] = np.arange(len(labels))
@@ -72,11 +75,11 @@ def _natural(label: str) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What a table says, row by row."""
+    """A table's rows, column by column."""
 
     where: str
     files: NameTable
-    lines: np.ndarray
+    lines: np.ndarray  # their numbers in the file
     labels: tuple[str, ...]
     label_ids: np.ndarray
 
@@ -101,8 +104,8 @@ def _text(value: Any) -> str:
     return text
 
 
-def read(
-    opener: Opener, where: str, *, label_by: str | None = None, file_by: str | None = None, guess: bool = True
+def read_table(
+    opener: Callable[[], IO[bytes]], where: str, label_by: str | None, file_by: str | None, *, guess: bool = True
 ) -> Table | None:
     """The table in a file, which `where` names in errors.
 
@@ -148,7 +151,7 @@ def _lines(file: IO[bytes], where: str) -> Iterator[str]:
 
 
 class _NoLabels(Exception):
-    """There is no column with labels, and none was asked for."""
+    """There is no column with labels, and none is named."""
 
 
 @dataclass(frozen=True)
@@ -168,28 +171,28 @@ class _Columns:
         else:
             file = next((spelled[name] for name in FILES if name in spelled), None)
         if file is None:
-            shown = ", ".join(name[:40] for name in header[:8])
-            raise DataError(f"{self.where} has no column of file names, but: {shown}", _FORMAT)
+            raise DataError(f"{self.where} has no column of file names, but: {_some(header)}", _FORMAT)
         if self.label_by:
             return file, [self._named(name, header, spelled) for name in self.label_by.split(",")]
-        found = next((spelled[name] for name in LABELS if name in spelled and spelled[name] != file), None)
+        label = next((spelled[name] for name in LABELS if name in spelled and spelled[name] != file), None)
         others = [name for name in header if name != file]
-        if found is None and self.guess and len(others) == 1:
-            found = others[0]
-        if found is None and not self.guess:
+        if label is None and not self.guess:
             raise _NoLabels
-        if found is None:
-            if not others:
-                raise DataError(f"{self.where} has no column beside that of the file names", _FORMAT)
-            shown = ", ".join(name[:40] for name in others[:8])
-            raise DataError(f"{self.where} has no column of labels, but: {shown}", "name one with --label-by")
-        return file, [found]
+        if label is None and not others:
+            raise DataError(f"{self.where} has no column beside that of the file names", _FORMAT)
+        if label is None and len(others) > 1:
+            raise DataError(f"{self.where} has no column of labels, but: {_some(others)}", "name one with --label-by")
+        return file, [label or others[0]]
 
     def _named(self, name: str, header: Sequence[str], spelled: dict[str, str]) -> str:
-        found = name.strip() if name.strip() in header else spelled.get(_plain(name))
-        if found is None:
+        column = name.strip() if name.strip() in header else spelled.get(_plain(name))
+        if column is None:
             raise unknown(f"column of {self.where}:", name.strip(), header)
-        return found
+        return column
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(name[:40] for name in names[:8])
 
 
 def _plain(name: str) -> str:
@@ -268,12 +271,10 @@ def _table(rows: Iterator[Row], where: str) -> Table:
 
     def files() -> Iterator[bytes]:
         for line, file, values in rows:
-            try:
-                labels.add(joined(values))
-            except ValueError as error:
-                raise DataError(f"{where}, line {line}: {error}", "give every image one label") from None
+            labels.add(values, f"{where}, line {line}")
             lines.append(line)
-            yield same(re.sub(r"^(\./)+", "", file.strip().replace("\\", "/")).encode("utf-8", "surrogateescape"))
+            name = re.sub(r"^(\./)+", "", file.strip().replace("\\", "/"))
+            yield normalized(name.encode("utf-8", "surrogateescape"))
 
     names = NameTable(files())
     if not len(names):
@@ -283,11 +284,11 @@ def _table(rows: Iterator[Row], where: str) -> Table:
             f"{where} has {labels.count():,} different labels in {len(names):,} rows: hardly two images share one",
             "it is probably another column: name the right one with --label-by",
         )
-    found, ids = labels.finish()
-    return Table(where=where, files=names, lines=np.array(lines, dtype=np.int64), labels=found, label_ids=ids)
+    by_id, ids = labels.finish()
+    return Table(where=where, files=names, lines=np.array(lines, dtype=np.int64), labels=by_id, label_ids=ids)
 
 
-def same(name: bytes) -> bytes:
+def normalized(name: bytes) -> bytes:
     """A file's name such that two spellings of it are the same: an é may be one letter or two."""
     if name.isascii():
         return name

@@ -1,4 +1,4 @@
-"""Members of .zip/.tar read in place."""
+"""Members of .zip and .tar archives, read where they lie: an index of the members, then each by one read."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from ...errors import DataError
-from .archive_names import TWICE, BadArchive, Member, folded
-from .archive_names import MemberNames as Taken
+from .archive_names import TWICE, BadArchive, Limits, Member, MemberNames, accepted, folded
 from .compact_names import NameTable, hashes, is_all
-from .extract import COMPLETE, Limits, blamed, readable
+from .extract import open_archive, refused
+from .files import stamp
 from .tar import is_tar, tar_places
-from .zip_index import entries
+from .zip import DEFLATED, HEADER, STARTS, content_start, entries
 
 MOST_BYTES = 512 << 20  # of one image, which is in memory while it is decoded
 _MOST_DESCRIPTORS = 200  # archives kept open; others are opened for each image
-_DEFLATED, PLAIN = 8, 255  # methods; PLAIN: no header of a zip is before it
-_HEADER = struct.Struct("<4s5H3I2H")
+_PLAIN = 255  # beside the methods of a zip: no header of a member is before the content
 _SPARE = 1024  # bytes of a zip's header that are read along with the content
-SPOT = np.dtype(
+_SPOT = np.dtype(
     {
         "names": ["method", "at", "packed", "size", "crc", "name", "shard"],
         "formats": ["u1", "<i8", "<u4", "<u4", "<u4", "<u4", "<u4"],  # crc of the content, and of the name in a zip
     }
 )
-SPOT_ROW = struct.Struct("<Bq5I")  # the same, for writing
-LARGEST = 2**32 - 1  # stands for all that is larger, and is not read
+_SPOT_ROW = struct.Struct("<Bq5I")  # the same, for writing
+_LARGEST = 2**32 - 1  # stands for all that is larger, and is not read
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,14 @@ class Archive:
     @classmethod
     def at(cls, path: Path) -> Archive:
         """The archive that is there now. Raises OSError."""
-        status = path.stat()
-        return cls(path, status.st_size, status.st_mtime_ns)
+        return cls(path, *stamp(path))
 
 
 def is_readable_in_place(path: Path) -> bool:
     """Whether a file is a .zip, or a .tar that is not compressed. Raises DataError if it cannot be read."""
-    with readable(path) as file:
+    with open_archive(path) as file:
         head = file.read(512)
-    return head.startswith((b"PK\3\4", b"PK\5\6")) or (len(head) == 512 and is_tar(head))
+    return head.startswith(STARTS) or (len(head) == 512 and is_tar(head))
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,12 @@ class MemberSource:
 
     archives: tuple[Archive, ...]
     names: NameTable  # within the archive, without a folder that holds everything
-    spots: np.ndarray  # of SPOT
+    spots: np.ndarray  # of _SPOT
     _files: _Descriptors = field(default_factory=lambda: _Descriptors(), compare=False)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self.spots["size"]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,18 +81,17 @@ class MemberSource:
     def place(self, row: int) -> str:
         return f"{self.names[row]} in {self._archive(row).path}"
 
-    def opened(self, row: int) -> IO[bytes]:
+    def open_bytes(self, row: int) -> IO[bytes]:
         method, at, packed, size, crc, name, shard = self.spots[row].item()
         if not size:
             raise ValueError("the file is empty")
         if max(size, packed) > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES:,} bytes")
         with self._files.reading(shard, self._archive(row)) as descriptor:
-            if method == PLAIN:
-                content = _read(descriptor, at, size)
-            else:
-                content = _unpacked(_packed(descriptor, at, packed, name), size, method)
-        if method != PLAIN and zlib.crc32(content) != crc:
+            if method == _PLAIN:
+                return io.BytesIO(_read(descriptor, at, size))
+            content = _unpacked(_packed(descriptor, at, packed, name), size, method)
+        if zlib.crc32(content) != crc:
             raise ValueError("it is damaged: its checksum is another one")
         return io.BytesIO(content)
 
@@ -135,8 +136,7 @@ class _Descriptors:
 
 def _open(archive: Archive) -> int:
     descriptor = os.open(archive.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    status = os.fstat(descriptor)
-    if (status.st_size, status.st_mtime_ns) != (archive.size, archive.modified_ns):
+    if stamp(descriptor) != (archive.size, archive.modified_ns):
         os.close(descriptor)
         raise ValueError("the archive has been changed since")
     return descriptor
@@ -166,23 +166,18 @@ def _read(descriptor: int, at: int, length: int) -> bytes:
     return block
 
 
-def _packed(descriptor: int, at: int, length: int, name: int) -> bytes:
+def _packed(descriptor: int, at: int, length: int, name_crc: int) -> bytes:
     """The content of a zip's member as it is in the archive, behind the member's own header."""
-    block = _pread(descriptor, _HEADER.size + _SPARE + length, at)
-    if len(block) < _HEADER.size or not block.startswith(b"PK\3\4"):
-        raise ValueError("its header is not where the directory says")
-    named, extra = _HEADER.unpack_from(block)[9:]
-    begin = _HEADER.size + named + extra
-    if zlib.crc32(block[_HEADER.size : _HEADER.size + named]) != name:
-        raise ValueError("the directory has another name for it")
-    content = block[begin : begin + length]
-    return content if len(content) == length else _read(descriptor, at + begin, length)
+    block = _pread(descriptor, HEADER.size + _SPARE + length, at)
+    start = content_start(block, name_crc)
+    content = block[start : start + length]
+    return content if len(content) == length else _read(descriptor, at + start, length)
 
 
 def _unpacked(content: bytes, size: int, method: int) -> bytes:
     """No more than `size` bytes are made of it, whatever it holds. Raises ValueError, zlib.error."""
     whole = True
-    if method == _DEFLATED:
+    if method == DEFLATED:
         unpack = zlib.decompressobj(-zlib.MAX_WBITS)
         content = unpack.decompress(content, size + 1)
         whole = unpack.eof
@@ -194,113 +189,88 @@ def _unpacked(content: bytes, size: int, method: int) -> bytes:
 def look_up(archives: tuple[Archive, ...], extensions: Collection[str]) -> tuple[MemberSource, list[bytes]]:
     """The files that have such extensions, in byte order of their names in each archive; and the top folders.
 
-    One folder that holds everything is left out of the names. Raises DataError for what no archive of images is.
+    One folder that holds everything is left out of the names. Raises DataError for what is no archive of images.
     """
-    parts = [_look_up(archive, shard, extensions) for shard, archive in enumerate(archives)]
+    parts = [_look_up(archive, number, extensions) for number, archive in enumerate(archives)]
     outer = {part.outer for part in parts}
     skipped = outer.pop() if len(outer) == 1 else ""
-    begin = len(skipped.encode())
     names = parts[0].names
     if len(parts) > 1 or skipped:
+        begin = len(skipped.encode())
         names = NameTable(part.names.raw(row)[begin:] for part in parts for row in range(len(part.names)))
     folders = {name[len(skipped) :] for part in parts for name in part.folders if name != skipped[:-1]}
     spots = np.concatenate([part.spots for part in parts]) if len(parts) > 1 else parts[0].spots
-    source = MemberSource(archives, names, spots)
-    return source, sorted({name.partition("/")[0].encode() for name in folders})
+    return MemberSource(archives, names, spots), sorted({name.partition("/")[0].encode() for name in folders})
 
 
 @dataclass(frozen=True)
 class _Part:
+    """What was found in one archive."""
+
     names: NameTable
     spots: np.ndarray
     folders: list[str]
     outer: str  # the folder that holds everything, with a slash, or nothing
 
 
-def _look_up(archive: Archive, shard: int, extensions: Collection[str]) -> _Part:
+def _look_up(archive: Archive, number: int, extensions: Collection[str]) -> _Part:
     try:
-        with readable(archive.path) as file:
-            part = _walked(file, archive, shard, extensions)
+        with open_archive(archive.path) as file:
+            part = _indexed(_members(file, archive), archive, number, extensions)
         if Archive.at(archive.path) != archive:
             raise BadArchive("was changed while it was read")
         return part
     except BadArchive as error:
-        raise blamed(archive.path, error) from None
+        raise refused(archive.path, error) from None
     except OSError as error:
         raise DataError(f"cannot read {archive.path}: {error.strerror or error}", "check the disk") from None
 
 
-class _Walk:
-    """One pass over an archive's members."""
-
-    def __init__(self, archive: Archive, shard: int, extensions: Collection[str]):
-        self._archive, self._shard, self._extensions = archive, shard, extensions
-        self._limits, self._total = Limits(), 0
-        self.taken = Taken(files=False)
-        self.files, self.loose = 0, 0  # how many there are, and how many of them in no folder
-        self.spots = bytearray()
-
-    def names(self, file: BinaryIO) -> Iterator[bytes]:
-        """The names that are asked for; where their contents lie is appended to `spots`."""
-        for count, (name, size, spot) in enumerate(_members(file, self._archive), start=1):
-            if count > self._limits.members:
-                raise BadArchive(f"has more than {self._limits.members:,} members")
-            parts = self._parts(Member(name, size, None if spot is None else iter(())))
-            if spot is None or not parts or "/".join(parts).lower() == COMPLETE.lower():
-                continue
-            self._count(name, size, parts)
-            if os.path.splitext(parts[-1])[1].lower() in self._extensions:  # noqa: PTH122
-                self.spots += SPOT_ROW.pack(*spot, self._shard)
-                yield os.fsencode("/".join(parts))
-
-    def _parts(self, member: Member) -> tuple[str, ...]:
-        try:
-            return self.taken.take(member)
-        except BadArchive as error:
-            raise BadArchive(error.why, error.member or member.name) from None
-
-    def _count(self, name: str, size: int, parts: tuple[str, ...]) -> None:
-        self.files, self.loose, self._total = self.files + 1, self.loose + (len(parts) == 1), self._total + size
-        if size > self._limits.file:
-            raise BadArchive(f"is too large: {size:,} bytes", name)
-        if self._total > self._limits.allowance(self._archive.size):
-            raise BadArchive(f"would unpack to more than {self._total:,} bytes, which no archive of images does")
-
-
-def _members(file: BinaryIO, archive: Archive) -> Iterator[tuple[str, int, tuple[int, ...] | None]]:
-    """Name, bytes, and all of a spot but the shard; None for a folder."""
+def _members(file: BinaryIO, archive: Archive) -> Iterator[Member[tuple[int, ...]]]:
+    """All members, with all of a spot but the archive's number."""
     if file.read(2) == b"PK":
         for entry in entries(file):
-            packed, size, name = min(entry.packed, LARGEST), min(entry.size, LARGEST), zlib.crc32(entry.raw)
-            folder = entry.name.endswith("/")
-            yield (
-                entry.name,
-                entry.size,
-                None if folder else (entry.method, entry.header, packed, size, entry.crc, name),
-            )
+            packed, size = min(entry.packed, _LARGEST), min(entry.size, _LARGEST)
+            spot = entry.method, entry.header, packed, size, entry.crc, zlib.crc32(entry.raw_name)
+            yield Member(entry.name, entry.size, None if entry.is_folder else spot)
     else:
         file.seek(0)
-        for name, at, size in tar_places(file, archive.size):
-            in_short = min(size, LARGEST)
-            yield name, size, None if at is None else (PLAIN, at, in_short, in_short, 0, 0)
+        for member in tar_places(file, archive.size):
+            size, at = min(member.size, _LARGEST), member.content
+            yield Member(member.name, member.size, None if at is None else (_PLAIN, at, size, size, 0, 0))
 
 
-def _walked(file: BinaryIO, archive: Archive, shard: int, extensions: Collection[str]) -> _Part:
-    walk = _Walk(archive, shard, extensions)
-    names = NameTable(walk.names(file))
-    if not walk.files:
+def _indexed(
+    members: Iterator[Member[tuple[int, ...]]], archive: Archive, number: int, extensions: Collection[str]
+) -> _Part:
+    """The members that are wanted, in byte order of their names. Raises BadArchive."""
+    taken, limits, spots = MemberNames(files=False), Limits(), bytearray()
+    files = loose = total = 0  # loose: in no folder
+
+    def wanted() -> Iterator[bytes]:
+        nonlocal files, loose, total
+        for member, parts in accepted(members, taken, limits):
+            if member.content is None:
+                continue
+            files, loose, total = files + 1, loose + (len(parts) == 1), total + member.size
+            if total > limits.allowance(archive.size):
+                raise BadArchive(f"would unpack to more than {total:,} bytes, which no archive of images does")
+            if os.path.splitext(parts[-1])[1].lower() in extensions:  # noqa: PTH122
+                spots.extend(_SPOT_ROW.pack(*member.content, number))
+                yield os.fsencode("/".join(parts))
+
+    names = NameTable(wanted())
+    if not files:
         raise BadArchive("holds no files")
-    spots = np.frombuffer(walk.spots, dtype=SPOT)
-    _check_names(names)
-    order = names.order()
-    folders = walk.taken.folders
-    tops = {name.partition("/")[0] for name in folders}
-    outer = f"{tops.pop()}/" if len(tops) == 1 and not walk.loose else ""
-    return _Part(names.take(order), spots if is_all(order, len(names)) else spots[order], folders, outer)
+    _check_twice(names)
+    order, rows = names.order(), np.frombuffer(spots, dtype=_SPOT)
+    tops = {name.partition("/")[0] for name in taken.folders}
+    outer = f"{tops.pop()}/" if len(tops) == 1 and not loose else ""
+    return _Part(names.take(order), rows if is_all(order, len(names)) else rows[order], taken.folders, outer)
 
 
-def _check_names(names: NameTable) -> None:
-    """Raises Broken for a name that is there twice."""
+def _check_twice(names: NameTable) -> None:
+    """Raises BadArchive for a name that is there twice."""
     same = hashes(folded(name).encode("utf-8", "surrogateescape") for name in names)
     order = np.argsort(same, kind="stable")
     twice = order[1:][same[order[1:]] == same[order[:-1]]]

@@ -2,45 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from .files import hidden
 
 BLOCK = 1 << 20  # the most bytes of content that are in memory at a time
+COMPLETE = "COMPLETE.json"  # in every unpacked folder: how many files and bytes there are, and where they came from
+TWICE = "is there twice (names that differ in case only are the same on some systems)"
 _LONGEST_PART, _LONGEST_NAME, _DEEPEST = 255, 1000, 32  # bytes, bytes, folders
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[ .]*(\..*)?", re.IGNORECASE)
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]|[. ]$')
 
-
-TWICE = "is there twice (names that differ in case only are the same on some systems)"
+Content = TypeVar("Content")
+T = TypeVar("T")
 
 
 class BadArchive(Exception):
-    """Why an archive is not unpacked, and the member's name where there is one to blame."""
+    """Why an archive is not read, and the name of the member at fault, if it is one."""
 
     def __init__(self, why: str, member: str = ""):
         super().__init__(why)
         self.why, self.member = why, member
 
 
+@contextlib.contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Adds a member's name to a BadArchive that names none."""
+    try:
+        yield
+    except BadArchive as error:
+        raise BadArchive(error.why, error.member or name) from None
+
+
 @dataclass(frozen=True)
-class Member:
+class Member(Generic[Content]):
     """One entry of an archive. Name and size are what the archive says, and not to be trusted."""
 
     name: str
     size: int  # bytes
-    blocks: Iterator[bytes] | None  # the content; None: a folder
+    content: Content | None  # its blocks of bytes, or where they lie; None: a folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What no honest archive of images exceeds; bytes are counted as they are written, whatever the archive says."""
+
+    members: int = 2_000_000
+    file: int = 64 << 30  # bytes of one member
+    total: int = 1 << 40  # bytes of all
+    ratio: int = 100  # bytes unpacked for one of the archive, where that is
+    harmless: int = 64 << 20  # more than this
+
+    def allowance(self, packed: int) -> int:
+        """The most bytes that an archive of this size may unpack to."""
+        return min(self.total, max(self.harmless, self.ratio * packed))
+
+    def counted(self, members: Iterable[T]) -> Iterator[T]:
+        """The same members. Raises BadArchive once they are too many."""
+        for count, member in enumerate(members, start=1):
+            if count > self.members:
+                raise BadArchive(f"has more than {self.members:,} members")
+            yield member
+
+
+def accepted(
+    members: Iterable[Member[Content]], names: MemberNames, limits: Limits
+) -> Iterator[tuple[Member[Content], tuple[str, ...]]]:
+    """The members that are wanted, each with the parts of its safe name. Raises BadArchive, also past the limits."""
+    for member in limits.counted(members):
+        with blaming(member.name):
+            parts = names.take(member)
+            if not parts or "/".join(parts).lower() == COMPLETE.lower():
+                continue
+            if member.content is not None and member.size > limits.file:
+                raise BadArchive(f"is too large: {member.size:,} bytes")
+        yield member, parts
 
 
 class MemberNames:
     """The names taken so far, so that no member overwrites another, not even where case is ignored.
 
-    Without `files`, files of the same name are somebody else's care: a million names take a lot of memory.
+    Without `files`, the caller looks for files of the same name: here, a million of them would take a lot of memory.
     """
 
     def __init__(self, *, files: bool = True) -> None:
@@ -48,17 +97,17 @@ class MemberNames:
         self._folders: dict[str, str] = {}  # folded -> as spelled
         self._files: set[str] = set()
 
-    def take(self, member: Member) -> tuple[str, ...]:
-        """The parts of a member's name, relative to the target; none for what is left out. Raises Broken."""
+    def take(self, member: Member[Content]) -> tuple[str, ...]:
+        """The parts of a member's name below the target; none for what is left out. Raises BadArchive."""
         if member.name.endswith("Icon\r"):  # of a folder with a picture of its own, on macOS
             return ()
         parts = _parts(member.name)
         if any(hidden(part) for part in parts):
             return ()
-        folders = len(parts) if member.blocks is None else len(parts) - 1
+        folders = len(parts) if member.content is None else len(parts) - 1
         for depth in range(1, folders + 1):
             self._take_folder("/".join(parts[:depth]))
-        if member.blocks is not None:
+        if member.content is not None:
             if not parts:
                 raise BadArchive("is a file without a name")
             if self._keeps_files:
@@ -67,19 +116,19 @@ class MemberNames:
 
     @property
     def folders(self) -> list[str]:
-        """All folders met, as spelled."""
+        """All folders, as spelled where they came first."""
         return list(self._folders.values())
 
-    def _take_file(self, same: str) -> None:
-        if same in self._files or same in self._folders:
+    def _take_file(self, name: str) -> None:
+        if name in self._files or name in self._folders:
             raise BadArchive(TWICE)
-        self._files.add(same)
+        self._files.add(name)
 
-    def _take_folder(self, name: str) -> None:
-        same = folded(name)
-        if self._folders.setdefault(same, name) != name:
-            raise BadArchive(f"differs in case only from {self._folders[same]!r}, which is the same on some systems")
-        if same in self._files:
+    def _take_folder(self, spelled: str) -> None:
+        name = folded(spelled)
+        if self._folders.setdefault(name, spelled) != spelled:
+            raise BadArchive(f"differs in case only from {self._folders[name]!r}, which is the same on some systems")
+        if name in self._files:
             raise BadArchive("is a folder and a file at once")
 
 

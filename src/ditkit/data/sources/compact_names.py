@@ -39,7 +39,7 @@ class NameTable:
         return self._block == other._block and np.array_equal(self._ends, other._ends)
 
     def order(self) -> np.ndarray:
-        """The rows by their names' bytes. Most archives are in that order: then it takes no memory to speak of."""
+        """The rows in byte order of their names. Most archives have that order: then it takes hardly any memory."""
         rows = range(len(self))
         sorted_already = all(self.raw(row) <= self.raw(row + 1) for row in rows[:-1])
         return np.array(rows if sorted_already else sorted(rows, key=self.raw), dtype=np.int64)

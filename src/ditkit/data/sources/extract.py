@@ -17,33 +17,18 @@ from ...errors import DataError, MachineError
 from ...io import atomic
 from ...io.locks import exclusive
 from ...io.paths import NO_ROOM, check_room
-from .archive_names import BLOCK, BadArchive, Member, MemberNames
-from .files import hidden
-from .tar import UNPACKERS, is_tar, open_zip, tar_members, zip_members
+from .archive_names import BLOCK, COMPLETE, BadArchive, Limits, Member, MemberNames, accepted, blaming
+from .files import hidden, stamp
+from .tar import UNPACKERS, is_tar, tar_members
+from .zip import STARTS, entries, zip_members
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-COMPLETE = "COMPLETE.json"  # in every unpacked folder: how many files and bytes there are, and where they came from
 _UNFINISHED = ".tmp-unpack-"
 _OTHERS = {b"Rar!": "a .rar archive", b"7z\xbc\xaf": "a .7z archive", b"\x28\xb5\x2f\xfd": "packed by zstd"}
 _BLOCK_OF_DISK = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[float, float], None]  # bytes done, of how many
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What no honest archive of images exceeds; bytes are counted as they are written, whatever the archive says."""
-
-    members: int = 2_000_000
-    file: int = 64 << 30  # bytes of one member
-    total: int = 1 << 40  # bytes of all
-    ratio: int = 100  # bytes unpacked for one of the archive, where that is
-    harmless: int = 64 << 20  # more than this
-
-    def allowance(self, packed: int) -> int:
-        """The most bytes that an archive of this size may unpack to."""
-        return min(self.total, max(self.harmless, self.ratio * packed))
 
 
 def is_archive(name: str) -> bool:
@@ -64,21 +49,21 @@ def extract(
         atomic.make_folder(target.parent)
         with exclusive(target):
             if not is_whole(target):
-                _remove_litter(target)
+                _remove_leftovers(target)
                 _extract(archive, target, limits, on_progress)
     except BadArchive as error:
-        raise blamed(archive, error) from None
+        raise refused(archive, error) from None
     except OSError as error:
         why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
         raise MachineError(f"cannot unpack {archive} into {target.parent}: {why}", NO_ROOM) from None
     return target
 
 
-def blamed(archive: Path, error: BadArchive) -> DataError:
+def refused(archive: Path, error: BadArchive) -> DataError:
     """What is wrong with an archive, and what to do."""
-    member = f": {_shown(error.member)}" if error.member else ""
+    name = error.member if len(error.member) <= 120 else f"{error.member[:60]}…{error.member[-50:]}"
     hint = "get the archive again, or unpack it yourself and give the folder"
-    return DataError(f"{archive}{member} {error.why}", hint)
+    return DataError(f"{archive}{f': {name!r}' if name else ''} {error.why}", hint)
 
 
 def is_whole(folder: Path) -> bool:
@@ -94,15 +79,14 @@ def _extract(archive: Path, target: Path, limits: Limits, on_progress: Progress)
     unfinished = target.with_name(f"{_UNFINISHED}{target.name}-{secrets.token_hex(4)}")
     try:
         atomic.make_folder(unfinished)
-        with readable(archive) as file:
-            before = os.fstat(file.fileno())
+        with open_archive(archive) as file:
+            before = stamp(file.fileno())
             files, written = _write_members(_open(archive, file, unfinished, limits), unfinished, limits, on_progress)
         if not files:
             raise BadArchive("holds no files")
-        after = archive.stat()
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        if stamp(archive) != before:
             raise BadArchive("was changed while it was unpacked")
-        source = {"place": str(archive), "bytes": before.st_size, "modified_ns": before.st_mtime_ns}
+        source = {"place": str(archive), "bytes": before[0], "modified_ns": before[1]}
         note = {"format": 1, "files": files, "bytes": written, "source": source}
         _sync(unfinished)
         atomic.write_synced(unfinished / COMPLETE, json.dumps(note, indent=1).encode())
@@ -117,8 +101,8 @@ def _extract(archive: Path, target: Path, limits: Limits, on_progress: Progress)
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def readable(archive: Path) -> BinaryIO:
-    """The archive's file. Raises DataError if it cannot be had."""
+def open_archive(archive: Path) -> BinaryIO:
+    """The archive's file. Raises DataError if it is missing or unreadable."""
     if not archive.is_file():
         raise DataError(f"there is no archive {archive}", "check the path")
     try:
@@ -129,27 +113,28 @@ def readable(archive: Path) -> BinaryIO:
 
 @dataclass(frozen=True)
 class _Opened:
-    """An archive's members, and how to tell how much of it is done, in bytes, once so many are written."""
+    """An archive's members, and its progress: how much of `total` is done once so many bytes are written."""
 
-    members: Iterator[Member]
+    members: Iterator[Member[Iterator[bytes]]]
     done: Callable[[int], int]
     total: int
 
 
 def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opened:
+    """The members of an archive of any kind. Raises DataError, BadArchive, and MachineError where there is no room."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(512)
     file.seek(0)
     if not size:
         raise BadArchive("is an empty file")
-    if head.startswith((b"PK\3\4", b"PK\5\6")):
-        zipped = open_zip(file, limits.members)
-        total = sum(entry.file_size for entry in zipped.infolist())
+    if head.startswith(STARTS):
+        listed = list(limits.counted(entries(file)))
+        total = sum(entry.size for entry in listed)
         if total > limits.allowance(size):
             raise BadArchive(f"would unpack from {size:,} to {total:,} bytes, which no archive of images does")
-        check_room(archive, folder.parent, total + len(zipped.infolist()) * _BLOCK_OF_DISK)
-        return _Opened(zip_members(zipped), lambda written: written, total)
+        check_room(archive, folder.parent, total + len(listed) * _BLOCK_OF_DISK)
+        return _Opened(zip_members(file, listed), lambda written: written, total)
     unpack = next((unpack for first, unpack in UNPACKERS.items() if head.startswith(first)), None)
     if unpack or is_tar(head):
         check_room(archive, folder.parent, size)
@@ -168,40 +153,31 @@ def _open(archive: Path, file: BinaryIO, folder: Path, limits: Limits) -> _Opene
 
 def _write_members(opened: _Opened, folder: Path, limits: Limits, on_progress: Progress) -> tuple[int, int]:
     """Numbers of files and bytes written."""
-    names, shown = MemberNames(), 0
     made: set[tuple[str, ...]] = {()}
-    files = written = count = 0
-    for member in opened.members:
-        count += 1
-        if count > limits.members:
-            raise BadArchive(f"has more than {limits.members:,} members")
+    files = written = shown = 0
+    for member, parts in accepted(opened.members, MemberNames(), limits):
+        parent = parts if member.content is None else parts[:-1]
         try:
-            parts = names.take(member)
-            if not parts or [part.lower() for part in parts] == [COMPLETE.lower()]:
+            if parent not in made:
+                folder.joinpath(*parent).mkdir(parents=True, exist_ok=True)
+                made.add(parent)
+            if member.content is None:
                 continue
-            if member.size > limits.file:
-                raise BadArchive(f"is too large: {member.size:,} bytes")
-            place = parts if member.blocks is None else parts[:-1]
-            if place not in made:
-                folder.joinpath(*place).mkdir(parents=True, exist_ok=True)
-                made.add(place)
-            if member.blocks is not None:
-                for length in _write(folder.joinpath(*parts), member.blocks):
+            with blaming(member.name):
+                for length in _write(folder.joinpath(*parts), member.content):
                     written += length
                     if opened.done(written) - shown >= BLOCK:
                         shown = opened.done(written)
                         on_progress(shown, opened.total)
-                files += 1
-        except BadArchive as error:
-            raise BadArchive(error.why, error.member or member.name) from None
         except FileExistsError:
             raise BadArchive("has the name of another member on this file system", member.name) from None
+        files += 1
     on_progress(opened.total, opened.total)
     return files, written
 
 
 def _write(path: Path, blocks: Iterator[bytes]) -> Iterator[int]:
-    """Write a new file; gives the lengths of what is written."""
+    """Write a new file; yields the length of each block once it is written."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -213,27 +189,27 @@ def _write(path: Path, blocks: Iterator[bytes]) -> Iterator[int]:
 
 
 def _sync(folder: Path) -> None:
-    """Force all files to disk, once all are written: one by one as they come takes twenty times as long."""
-    for place, _, names in os.walk(folder, topdown=False):
+    """Force all files to disk, once all are written: doing so after each takes twenty times as long."""
+    for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            descriptor = os.open(Path(place, name), os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            descriptor = os.open(Path(parent, name), os.O_RDWR if os.name == "nt" else os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        atomic.sync_folder(Path(place))
+        atomic.sync_folder(Path(parent))
 
 
-def _remove_litter(target: Path) -> None:
-    """What killed processes have left beside the target, and the target itself if it has been damaged since."""
-    for litter in target.parent.glob(f"{_UNFINISHED}*"):
-        name = re.fullmatch(rf"{re.escape(_UNFINISHED)}(.+)-[0-9a-f]{{8}}", litter.name)
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left beside the target, and the target itself if it has been damaged since."""
+    for leftover in target.parent.glob(f"{_UNFINISHED}*"):
+        name = re.fullmatch(rf"{re.escape(_UNFINISHED)}(.+)-[0-9a-f]{{8}}", leftover.name)
         if name and name[1] == target.name:
-            shutil.rmtree(litter, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
         elif name:
-            with exclusive(litter.with_name(name[1]), wait=False) as nobody_else:
-                if nobody_else:
-                    shutil.rmtree(litter, ignore_errors=True)
+            with exclusive(leftover.with_name(name[1]), wait=False) as unused:
+                if unused:
+                    shutil.rmtree(leftover, ignore_errors=True)
     if target.exists():
         damaged = target.with_name(f"{_UNFINISHED}{target.name}-{secrets.token_hex(4)}")
         atomic.rename(target, damaged)
@@ -254,7 +230,3 @@ def _measure(folder: Path) -> tuple[int, int]:
                 else:
                     files, size = files + 1, size + entry.stat(follow_symlinks=False).st_size
     return files, size
-
-
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= 120 else f"{name[:60]}…{name[-50:]}")

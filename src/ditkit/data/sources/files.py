@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -17,12 +17,13 @@ from ..decode import EXTENSIONS, open_file
 from .compact_names import NameTable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileSource:
-    """Image files below a folder (a Source)."""
+    """Files below a folder (a Source)."""
 
     root: Path
-    names: NameTable | Sequence[str]  # relative to the root, with slashes
+    names: NameTable  # relative to the root, with slashes
+    sizes: np.ndarray  # int64 (N,), bytes
 
     def __len__(self) -> int:
         return len(self.names)
@@ -33,56 +34,50 @@ class FileSource:
     def place(self, row: int) -> str:
         return str(self.root / self.names[row])
 
-    def opened(self, row: int) -> IO[bytes]:
+    def open_bytes(self, row: int) -> IO[bytes]:
         return open_file(self.root / self.names[row])
 
     def take(self, rows: np.ndarray) -> FileSource:
         """Some of the files."""
-        return replace(self, names=NameTable(os.fsencode(self.names[int(row)]) for row in rows))
+        return replace(self, names=self.names.take(rows), sizes=self.sizes[rows])
 
 
-def scan(root: Path) -> dict[str, int]:
-    """Image files below a folder: name relative to it, with slashes, to size in bytes; in byte order of the names."""
-    names, sizes = find(root)
-    return dict(zip(names, sizes.tolist(), strict=True))
-
-
-def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[NameTable, np.ndarray]:
-    """Names, relative to the folder and in byte order, and sizes (int64) of the files that have such extensions.
+def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> FileSource:
+    """The files below a folder that have such extensions, in byte order of their names.
 
     Hidden files are left out. Linked folders are followed at the first level only, so that no circle can be walked.
     Broken links and pipes are in it, with size 0: reading them is an error that names them, leaving them out would be
-    silent.
+    silent. Raises DataError for a folder that cannot be read.
     """
     sizes = array("q")
 
-    def found() -> Iterator[bytes]:
-        waiting = [iter(_entries(root, "", extensions))]
-        while waiting:
-            for name in waiting[-1]:
+    def names() -> Iterator[bytes]:
+        pending = [iter(_entries(root, "", extensions))]
+        while pending:
+            for name in pending[-1]:
                 if name.endswith(b"/"):
-                    waiting.append(iter(_entries(root, os.fsdecode(name), extensions)))
+                    pending.append(iter(_entries(root, os.fsdecode(name), extensions)))
                     break
                 sizes.append(_size(os.path.join(root, os.fsdecode(name))))  # noqa: PTH118
                 yield name
             else:
-                waiting.pop()
+                pending.pop()
 
     try:
-        return _shared(root, NameTable(found())), np.array(sizes, dtype=np.int64)
+        return FileSource(root, _shared(root, NameTable(names())), np.array(sizes, dtype=np.int64))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}", "check its permissions") from None
 
 
-_seen: WeakValueDictionary[Path, NameTable] = WeakValueDictionary()
+_in_use: WeakValueDictionary[Path, NameTable] = WeakValueDictionary()
 
 
 def _shared(root: Path, names: NameTable) -> NameTable:
-    """The names that are held already, if they are still the same: training and validation share them."""
-    known = _seen.get(root)
-    if known is not None and known.equals(names):
-        return known
-    _seen[root] = names
+    """The equal table that is in memory already, if there is one: training and validation share it."""
+    earlier = _in_use.get(root)
+    if earlier is not None and earlier.equals(names):
+        return earlier
+    _in_use[root] = names
     return names
 
 
@@ -109,11 +104,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _size(path: str) -> int:
-    """Bytes of a file, 0 of a pipe and of what cannot be reached. A Path would keep its parts for good."""
+    """Bytes of a file, 0 of a pipe and of what cannot be reached. A Path would keep its parts in memory."""
     try:
         return os.stat(path).st_size  # noqa: PTH116
     except OSError:
         return 0
+
+
+def stamp(file: Path | int) -> tuple[int, int]:
+    """Size and time of the last change (ns) of a file: another pair once it has been changed. Raises OSError."""
+    status = os.stat(file)  # noqa: PTH116
+    return status.st_size, status.st_mtime_ns
 
 
 def hidden(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -12,21 +13,22 @@ from ...io.download import check_address, fetch
 from ...io.paths import cache_dir, cache_folder, expanded
 from ...io.progress import progress
 from .archive import is_readable_in_place
-from .extract import COMPLETE, SUFFIXES, extract, is_whole
-from .files import hidden
+from .archive_names import COMPLETE
+from .extract import SUFFIXES, extract, is_whole
+from .files import hidden, stamp
 
-_ready: set[Path] = set()
+_ready: set[Path] = set()  # whole folders and checked downloads, looked at once in a process
 
 
 def is_address(place: str) -> bool:
-    """Whether it is written like an address of the web, not like a path."""
+    """Whether it is written like a web address, not like a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
 
 
 def check_place(place: str) -> None:
-    """Raises UsageError for an address that cannot be one of an archive."""
+    """Raises UsageError for a web address that cannot be that of an archive."""
     if is_address(place):
-        _address(place)
+        _WebArchive.at(place)
 
 
 def stem(place: str) -> str:
@@ -42,23 +44,24 @@ def local_folder(place: str) -> Path:
     An address may end in `#sha256=HEX`. Raises DataError, or MachineError for disk and network.
     """
     if is_address(place):
-        return _inner(_from_address(place))
+        return _inner(_WebArchive.at(place).unpacked())
     path = expanded(place)
     if path.is_dir():
         return path
     if not path.exists():
         raise DataError(f"the folder {path} does not exist", "check the path given with --data-dir")
-    path, status = path.resolve(), path.stat()
-    folder = _unpacked(path, entry_name(stem(path.name), str(path), str(status.st_size), str(status.st_mtime_ns)))
-    return _inner(folder)
+    path = path.resolve()
+    name = entry_name(stem(path.name), str(path), *map(str, stamp(path)))
+    return _inner(_unpacked(path, cache_dir() / "extracted" / name))
 
 
 def local_images(place: str) -> Path:
     """The same, but an archive whose members can be read where they lie stays one: .zip, and .tar not compressed."""
     if is_address(place):
-        if _is_ready(_target(place)):
-            return local_folder(place)
-        archive = _downloaded(place)
+        web = _WebArchive.at(place)
+        if _is_ready(web.folder):
+            return _inner(web.folder)
+        archive = web.downloaded()
     elif (archive := expanded(place)).is_file():
         archive = archive.resolve()
     else:
@@ -70,47 +73,60 @@ def from_where(error: DataError, place: str) -> DataError:
     """An error of an archive, with the address that the archive was downloaded from."""
     if not is_address(place):
         return error
-    url, _ = _address(place)
-    hint = f"delete {_download(place)} to download it again"
-    return DataError(f"{error.message} (from {url})", hint)
+    web = _WebArchive.at(place)
+    return DataError(f"{error.message} (from {web.url})", f"delete {web.file} to download it again")
 
 
-def _from_address(place: str) -> Path:
-    if _is_ready(_target(place)):
-        return _target(place)
-    archive = _downloaded(place)
-    try:
-        return _unpacked(archive, _target(place).name)
-    except DataError as error:
-        raise from_where(error, place) from None
+@dataclass(frozen=True)
+class _WebArchive:
+    """An archive at a web address."""
+
+    place: str  # the address as it was given
+    url: str
+    sha256: str | None
+
+    @classmethod
+    def at(cls, place: str) -> _WebArchive:
+        """The archive of an address, which may end in `#sha256=HEX`. Raises UsageError."""
+        url, _, fragment = place.partition("#")
+        url = quote(url, safe="!#$%&'()*+,/:;=?@[]~")  # spaces and letters of other languages
+        check_address(url)
+        kind, _, sha256 = fragment.lower().partition("=")
+        if fragment and (kind != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", sha256)):
+            raise UsageError(f"#{fragment[:100]} is not the SHA-256 of an archive", "write #sha256= and its 64 digits")
+        return cls(place, url, sha256 or None)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is unpacked to."""
+        return cache_dir() / "extracted" / entry_name(stem(self.url), self.place)
+
+    @property
+    def file(self) -> Path:
+        """Where it is downloaded to."""
+        return cache_dir() / "downloads" / (self.folder.name + _suffix(urlsplit(self.url).path))
+
+    def downloaded(self) -> Path:
+        if not self.file.is_file():
+            cache_folder("downloads")
+            with progress(f"downloading {self.url} to {self.file}") as show:
+                fetch(self.url, self.file, sha256=self.sha256, on_progress=show)
+        elif self.file not in _ready:
+            fetch(self.url, self.file, sha256=self.sha256)  # checks it
+        _ready.add(self.file)
+        return self.file
+
+    def unpacked(self) -> Path:
+        if _is_ready(self.folder):
+            return self.folder
+        archive = self.downloaded()
+        try:
+            return _unpacked(archive, self.folder)
+        except DataError as error:
+            raise from_where(error, self.place) from None
 
 
-def _target(place: str) -> Path:
-    """Where the archive of an address is unpacked to."""
-    return cache_dir() / "extracted" / entry_name(stem(_address(place)[0]), place)
-
-
-def _download(place: str) -> Path:
-    """Where the archive of an address is kept."""
-    url, _ = _address(place)
-    return cache_dir() / "downloads" / (_target(place).name + _suffix(urlsplit(url).path))
-
-
-def _downloaded(place: str) -> Path:
-    url, sha256 = _address(place)
-    archive = _download(place)
-    if not archive.is_file():
-        cache_folder("downloads")
-        with progress(f"downloading {url} to {archive}") as show:
-            fetch(url, archive, sha256=sha256, on_progress=show)
-    elif archive not in _ready:
-        fetch(url, archive, sha256=sha256)  # checks it
-    _ready.add(archive)
-    return archive
-
-
-def _unpacked(archive: Path, key: str) -> Path:
-    folder = cache_dir() / "extracted" / key
+def _unpacked(archive: Path, folder: Path) -> Path:
     if _is_ready(folder):
         return folder
     cache_folder("extracted")
@@ -119,7 +135,7 @@ def _unpacked(archive: Path, key: str) -> Path:
 
 
 def _is_ready(folder: Path) -> bool:
-    """Whether a folder is whole, looked at closely once in a process: that takes seconds for a million files."""
+    """Whether a folder is whole, checked once in a process: that takes seconds for a million files."""
     if folder not in _ready or not (folder / COMPLETE).is_file():
         _ready.discard(folder)
         if is_whole(folder):
@@ -127,21 +143,8 @@ def _is_ready(folder: Path) -> bool:
     return folder in _ready
 
 
-def _address(place: str) -> tuple[str, str | None]:
-    """The address proper, and the SHA-256 that its archive must have, if it says one."""
-    url, _, fragment = place.partition("#")
-    url = quote(url, safe="!#$%&'()*+,/:;=?@[]~")  # spaces and letters of other languages
-    check_address(url)
-    if not fragment:
-        return url, None
-    kind, _, sha256 = fragment.lower().partition("=")
-    if kind != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise UsageError(f"#{fragment[:100]} is not the SHA-256 of an archive", "write #sha256= and its 64 digits")
-    return url, sha256
-
-
 def _inner(folder: Path) -> Path:
-    """Many archives hold one folder that holds everything."""
+    """The only folder inside, as many archives hold one folder that holds everything; else the folder itself."""
     inside = [path for path in folder.iterdir() if path.name != COMPLETE and not hidden(path.name)]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
@@ -151,7 +154,7 @@ def _suffix(name: str) -> str:
 
 
 def entry_name(name: str, *parts: str) -> str:
-    """A safe name for a folder, another one for another place."""
+    """A safe name for a folder or file in the cache: other parts give another name."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
     return f"{plain or 'archive'}-{digest[:16]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..labels import attributes
 from .parquet_cache import open_packed
 from .splits import CARD, by_split
 
+SUFFIX = ".parquet"
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "png")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "cls")
 MOST_CLASSES = 10_000
@@ -53,32 +54,16 @@ def _why(path: Path, error: BaseException) -> str:
     return f"is damaged: {(str(error).splitlines() or ['it cannot be read'])[0][:200]}"
 
 
-def schema_of(table: Path) -> Any:
-    """The pyarrow schema of a table."""
-    import pyarrow.parquet as parquet
-
-    with _reading(table):
-        return parquet.read_schema(table)
-
-
-def rows_of(table: Path) -> int:
-    """The number of rows of a table."""
-    import pyarrow.parquet as parquet
-
-    with _reading(table):
-        return parquet.read_metadata(table).num_rows
-
-
-def features_of(schema: Any) -> dict[str, dict[str, Any]]:
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the hub's libraries note of each column, such as {"_type": "ClassLabel", "names": […]}."""
     try:
-        noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: feature for name, feature in noted.items() if isinstance(feature, dict)}
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def image_column(table: Path, schema: Any, wanted: str | None) -> str:
+def _image_column(table: Path, schema: Any, wanted: str | None) -> str:
     """The column that holds the encoded images: the wanted one, or the only one there is."""
     columns = [field.name for field in schema if _holds_bytes(field.type)]
     if wanted is not None:
@@ -87,28 +72,28 @@ def image_column(table: Path, schema: Any, wanted: str | None) -> str:
         if wanted not in columns:
             raise UsageError(f"the column {wanted} of {table.name} holds no images", _list(columns or schema.names))
         return wanted
-    noted = [name for name, feature in features_of(schema).items() if feature.get("_type") == "Image"]
-    found = [name for name in columns if name in noted] or [name for name in columns if _is_image(table, name)]
-    if not found:
+    noted = [name for name, feature in _features(schema).items() if feature.get("_type") == "Image"]
+    images = [name for name in columns if name in noted] or [name for name in columns if _is_image(table, name)]
+    if not images:
         raise DataError(f"no column of {table} holds images: {', '.join(schema.names[:12])}", "give another dataset")
-    best = [name for word in IMAGE_NAMES for name in found if name.lower() == word]
-    if len(found) > 1 and not best:
-        raise UsageError(f"several columns of {table.name} hold images: {', '.join(found)}", "set data.image_column")
-    return (best or found)[0]
+    usual = [name for word in IMAGE_NAMES for name in images if name.lower() == word]
+    if len(images) > 1 and not usual:
+        raise UsageError(f"several columns of {table.name} hold images: {', '.join(images)}", "set data.image_column")
+    return (usual or images)[0]
 
 
-def label_column(table: Path, schema: Any, image: str, wanted: str | None) -> str | None:
+def _label_column(table: Path, schema: Any, image: str, wanted: str | None) -> str | None:
     """The column that gives the labels: the wanted one, the one made for that, one of a usual name, or None."""
     columns = [field.name for field in schema if field.name != image and _holds_labels(field.type)]
     if wanted is not None:
         spelled = {name.lower(): name for name in columns}
-        if wanted not in columns and wanted.lower() not in spelled:
-            if wanted in schema.names:
-                raise UsageError(f"the column {wanted} of {table.name} holds no labels", _list(columns))
-            raise unknown("column", wanted, columns)
-        return wanted if wanted in columns else spelled[wanted.lower()]
-    noted = features_of(schema)
-    classes = [name for name in columns if noted.get(name, {}).get("_type") == "ClassLabel"]
+        if wanted in columns or wanted.lower() in spelled:
+            return wanted if wanted in columns else spelled[wanted.lower()]
+        if wanted in schema.names:
+            raise UsageError(f"the column {wanted} of {table.name} holds no labels", _list(columns))
+        raise unknown("column", wanted, columns)
+    features = _features(schema)
+    classes = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
     usual = [name for word in LABEL_NAMES for name in columns if name.lower() == word]
     best = [name for name in usual if name in classes] or classes or usual
     if len(best) > 1 and not set(best) & set(usual):
@@ -136,8 +121,8 @@ def image_blocks(table: Path, column: str) -> Iterator[tuple[memoryview, np.ndar
             yield block, np.diff(ends)
 
 
-def read_column(tables: Sequence[Path], column: str) -> Any:
-    """One column of some tables, which must have it: a pyarrow.ChunkedArray."""
+def _column(tables: Sequence[Path], column: str) -> Any:
+    """One column of some tables, which must have it, without a dictionary: a pyarrow.ChunkedArray."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -146,7 +131,9 @@ def read_column(tables: Sequence[Path], column: str) -> Any:
         with _reading(table):
             read = parquet.read_table(table, columns=[column], use_threads=False, pre_buffer=False).column(column)
             chunks += (read if not chunks or read.type == chunks[0].type else read.cast(chunks[0].type)).chunks
-    return pyarrow.chunked_array(chunks)
+    column_of_all = pyarrow.chunked_array(chunks)
+    is_dictionary = pyarrow.types.is_dictionary(column_of_all.type)
+    return column_of_all.cast(column_of_all.type.value_type) if is_dictionary else column_of_all
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -177,21 +164,18 @@ def _list(names: Sequence[str]) -> str:
     return f"others: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}" if names else "there is no other"
 
 
-SUFFIX = ".parquet"
-
-
 def tables_below(root: Path) -> list[str]:
     """The parquet files of a folder and of those in it, relative to it, with slashes."""
-    found = (path.relative_to(root) for path in root.rglob(f"*{SUFFIX}") if path.is_file())
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    tables = (path.relative_to(root) for path in root.rglob(f"*{SUFFIX}") if path.is_file())
+    return sorted(path.as_posix() for path in tables if not any(part.startswith(".") for part in path.parts))
 
 
 def folder_of_tables(config: DataConfig, split: Split, root: Path) -> ImageDataset:
-    """The images in the parquet files below a folder."""
-    return table_pictures(config, split, root, by_split(tables_below(root), root / CARD, place=str(root)))
+    """The images in the parquet files below a folder; see `table_images`."""
+    return table_images(config, split, root, by_split(tables_below(root), root / CARD, place=str(root)))
 
 
-def table_pictures(
+def table_images(
     config: DataConfig, split: Split, root: Path, files: Mapping[str, Sequence[str]], *, kind: str = "column"
 ) -> ImageDataset:
     """The images of a split's tables below a folder; without any for validation, some of training are held out.
@@ -199,64 +183,72 @@ def table_pictures(
     `config.label_by` names the column of labels, or some of true and false; `kind` is what errors call those. Raises
     DitkitError when there are no images, when there is an unlabelled one, and for damaged tables.
     """
+    import pyarrow.parquet as parquet
+
     train = [root / path for path in files["train"]]
     validation = [root / path for path in files.get("validation", [])]
-    schema = schema_of(train[0])
-    column = image_column(train[0], schema, config.image_column)
-    read = _labels(train, schema, column, config.label_by, kind)
     tables = validation if split == "validation" and validation else train
+    with _reading(train[0]):
+        schema = parquet.read_schema(train[0])
+    column = _image_column(train[0], schema, config.image_column)
+    labels, label_ids = _labels(train, tables, schema, column, config.label_by, kind)
     source = open_packed(root, tables, column, lambda table: image_blocks(table, column))
-    sizes = source.sizes()
-    if not sizes.any():
+    if not source.sizes.any():
         raise DataError(f"the column {column} of {tables[0]} holds no images", "choose another: data.image_column")
-    labels, label_ids = read(tables)
+    if label_ids is None:
+        label_ids = np.zeros(len(source), np.int64)
     if not validation:
-        return image_dataset(config, split, source, sizes, labels, label_ids)
+        return image_dataset(config, split, source, labels, label_ids)
     rows = np.flatnonzero(label_ids >= 0)
     if split == "validation":
         count = min(config.validation, len(rows))
         rows = rows[np.linspace(0, len(rows), count, endpoint=False, dtype=np.int64)]  # they may be sorted by label
-    return image_subset(config, source, rows, sizes, labels, label_ids)
+    return image_subset(config, source, rows, labels, label_ids)
 
 
-Read = Callable[[Sequence[Path]], tuple[tuple[str, ...], np.ndarray]]  # tables to classes and each row's id, or -1
-
-
-def _labels(train: Sequence[Path], schema: Any, image: str, label_by: str | None, kind: str) -> Read:
-    """What reads the labels, after a look at those for training, which name the classes."""
+def _labels(
+    train: Sequence[Path], tables: Sequence[Path], schema: Any, image: str, label_by: str | None, kind: str
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """The classes, which the tables for training name, and the id of each row of `tables`, -1 for an unlabelled one."""
     binary = [field.name for field in schema if str(field.type) == "bool"]
     several = label_by is not None and "," in label_by and label_by not in schema.names
     if label_by is not None and (several or kind != "column"):
-        return _attributes(train, attributes.chosen(label_by, binary, kind))
-    column = label_column(train[0], schema, image, label_by)
+        return _attributes(train, tables, attributes.choose(label_by, binary, kind))
+    column = _label_column(train[0], schema, image, label_by)
     if column is None:
-        return lambda tables: ((), np.zeros(sum(map(rows_of, tables)), np.int64))
+        return (), None
     if column in binary:
-        return _attributes(train, [column])
-    return _categories(train, column, features_of(schema).get(column, {}).get("names"))
+        return _attributes(train, tables, [column])
+    return _categories(train, tables, column, _features(schema).get(column, {}).get("names"))
 
 
-def _attributes(train: Sequence[Path], names: Sequence[str]) -> Read:
-    def read(tables: Sequence[Path]) -> tuple[tuple[str, ...], np.ndarray]:
-        columns = [read_column(tables, name) for name in names]
+def _attributes(
+    train: Sequence[Path], tables: Sequence[Path], names: Sequence[str]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Of columns of true and false; every combination must be in the tables for training."""
+
+    def read(tables: Sequence[Path]) -> np.ndarray:
+        columns = [_column(tables, name) for name in names]
         for name, column in zip(names, columns, strict=True):
             _check_labelled(column.null_count, name, tables)
-        return labels, attributes.ids(np.stack([column.to_numpy() for column in columns], axis=1))
+        return attributes.ids(np.stack([column.to_numpy() for column in columns], axis=1))
 
-    labels = attributes.labels(names)
-    for label, count in zip(labels, np.bincount(read(train)[1], minlength=len(labels)), strict=True):
+    labels, ids = attributes.labels(names), read(train)
+    for label, count in zip(labels, np.bincount(ids, minlength=len(labels)), strict=True):
         if not count:
             raise DataError(f"no training image is {label!r}", "choose other attributes with --label-by")
-    return read
+    return labels, ids if tables == train else read(tables)
 
 
-def _categories(train: Sequence[Path], column: str, names: Sequence[str] | None) -> Read:
+def _categories(
+    train: Sequence[Path], tables: Sequence[Path], column: str, names: Sequence[str] | None
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Of a column of words or numbers; `names` are those of the numbers 0, 1, ….  Unused ones are no classes."""
     import pyarrow
     import pyarrow.compute
 
     compute: Any = pyarrow.compute  # its functions are made when it is imported
-    values = _decoded(read_column(train, column)).unique().drop_null().to_pylist()
+    values = _column(train, column).unique().drop_null().to_pylist()
     if names is not None:
         values = [value for value in values if value >= 0]  # -1: unlabelled, by the hub's custom
         if max(values, default=0) >= len(names):
@@ -264,22 +256,11 @@ def _categories(train: Sequence[Path], column: str, names: Sequence[str] | None)
     if len(values) > MOST_CLASSES:
         raise UsageError(f"the column {column} has {len(values):,} different values", "choose another with --label-by")
     values.sort()
-    labels = tuple(str(names[value] if names is not None else value) for value in values)
-
-    def read(tables: Sequence[Path]) -> tuple[tuple[str, ...], np.ndarray]:
-        found = _decoded(read_column(tables, column))
-        ids = compute.index_in(found, pyarrow.array(values, found.type)).fill_null(-1).to_numpy().astype(np.int64)
-        if tables == train:
-            _check_labelled(int((ids < 0).sum()), column, tables)
-        return labels, ids
-
-    return read
-
-
-def _decoded(column: Any) -> Any:
-    from pyarrow import types
-
-    return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
+    cells = _column(tables, column)
+    ids = compute.index_in(cells, pyarrow.array(values, cells.type)).fill_null(-1).to_numpy().astype(np.int64)
+    if tables == train:
+        _check_labelled(int((ids < 0).sum()), column, tables)
+    return tuple(str(names[value] if names is not None else value) for value in values), ids
 
 
 def _check_labelled(missing: int, column: str, tables: Sequence[Path]) -> None:

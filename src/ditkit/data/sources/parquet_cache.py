@@ -11,6 +11,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,7 @@ from ...io import atomic
 from ...io.locks import exclusive
 from ...io.paths import NO_ROOM, cache_folder, check_room
 from ...io.progress import progress
+from .files import stamp
 from .location import entry_name
 
 Blocks = Callable[[Path], Iterator[tuple[memoryview, np.ndarray]]]  # bytes of some rows, and the size of each
@@ -41,10 +43,18 @@ class PackedTables:
     """The images of some tables (a Source). A row's name is its number, whatever the tables' files are called."""
 
     packs: tuple[PackedTable, ...]
-    firsts: tuple[int, ...]  # the first row of each, and the number of all
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        """The first row of each table, and the number of all rows."""
+        return np.cumsum([0, *(len(pack.offsets) - 1 for pack in self.packs)]).tolist()
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.concatenate([np.diff(pack.offsets) for pack in self.packs])
 
     def __len__(self) -> int:
-        return self.firsts[-1]
+        return self._firsts[-1]
 
     def name(self, row: int) -> str:
         return str(row)
@@ -53,7 +63,7 @@ class PackedTables:
         pack, row = self._find(row)
         return f"{pack.table}, row {row}"
 
-    def opened(self, row: int) -> IO[bytes]:
+    def open_bytes(self, row: int) -> IO[bytes]:
         pack, row = self._find(row)
         start, end = (int(offset) for offset in pack.offsets[row : row + 2])
         if start == end:
@@ -65,22 +75,18 @@ class PackedTables:
             raise ValueError(f"{pack.path} is cut short")
         return io.BytesIO(content)
 
-    def sizes(self) -> np.ndarray:
-        """Bytes of each image."""
-        return np.concatenate([np.diff(pack.offsets) for pack in self.packs])
-
     def _find(self, row: int) -> tuple[PackedTable, int]:
-        number = bisect_right(self.firsts, row) - 1
-        return self.packs[number], row - self.firsts[number]
+        number = bisect_right(self._firsts, row) - 1
+        return self.packs[number], row - self._firsts[number]
 
 
-def open_packed(root: Path, tables: Sequence[Path], what: str, blocks: Blocks) -> PackedTables:
-    """The images of tables below a folder, packed where they are not yet. `what` tells one kind of images from another.
+def open_packed(root: Path, tables: Sequence[Path], column: str, blocks: Blocks) -> PackedTables:
+    """The images in a column of tables below a folder, packed where they are not yet.
 
     Raises MachineError for the disk, and whatever `blocks` raises.
     """
-    folder = cache_folder("tables") / entry_name(root.name, str(root), what)
-    targets = [(table, folder / _name(table, what)) for table in tables]
+    folder = cache_folder("tables") / entry_name(root.name, str(root), column)
+    targets = [(table, folder / _name(table, column)) for table in tables]
     missing = [(table, target) for table, target in targets if _read(table, target) is None]
     if missing:
         try:
@@ -88,11 +94,9 @@ def open_packed(root: Path, tables: Sequence[Path], what: str, blocks: Blocks) -
         except OSError as error:
             raise MachineError(f"cannot write to {folder}: {error.strerror or error}", NO_ROOM) from None
     packs = [_read(table, target) for table, target in targets]
-    found = tuple(pack for pack in packs if pack is not None)
-    if len(found) < len(targets):
+    if None in packs:
         raise MachineError(f"{folder} is being removed", "run again")
-    counts = [len(pack.offsets) - 1 for pack in found]
-    return PackedTables(found, (0, *np.cumsum(counts).tolist()))
+    return PackedTables(tuple(pack for pack in packs if pack is not None))
 
 
 def _write_all(root: Path, folder: Path, missing: Sequence[tuple[Path, Path]], blocks: Blocks) -> None:
@@ -109,15 +113,13 @@ def _write_all(root: Path, folder: Path, missing: Sequence[tuple[Path, Path]], b
             show(done, total)
 
 
-def _name(table: Path, what: str) -> str:
-    """Another one for another table at the same place."""
-    status = table.stat()
-    parts = str(table), str(status.st_size), str(status.st_mtime_ns), what
-    return f"{entry_name(table.stem, *parts)}.images"
+def _name(table: Path, column: str) -> str:
+    """The name of a table's pack: another one for another table at the same place."""
+    return f"{entry_name(table.stem, str(table), *map(str, stamp(table)), column)}.images"
 
 
 def _read(table: Path, target: Path) -> PackedTable | None:
-    """A pack that is whole."""
+    """The pack, if it is whole."""
     try:
         offsets = np.load(target.with_suffix(".npy"), allow_pickle=False)
         if offsets.dtype == np.int64 and offsets.ndim == 1 and target.stat().st_size == offsets[-1]:

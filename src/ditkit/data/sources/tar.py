@@ -1,4 +1,4 @@
-"""Reading .zip and .tar archives: the standard library, held back where it believes what an archive says."""
+"""Tar archives, packed or not: the standard library, held back where it believes what an archive says."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ import gzip
 import io
 import lzma
 import re
-import stat
 import struct
 import tarfile
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from typing import IO, Any, BinaryIO, Literal
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, BinaryIO, Literal
 
 from .archive_names import BLOCK, BadArchive, Member
 
-LONGEST_DIRECTORY = 256 << 20  # bytes: two million names of 80 letters
-SHORTEST_HEADER = 30  # bytes between one member's content and the next one's
-_ENCRYPTED, UTF_8 = 0x1 | 0x40 | 0x2000, 0x800
 _XZ_MEMORY = 256 << 20
 _ROW = 512
+_CUT = "is cut short or damaged: it cannot be unpacked"
 _LONGEST_HEADERS = 16 << 10  # bytes of all that is said about one member of a tar
-_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError)
+_ERRORS = (tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError)
 _ERRORS += (ValueError, OverflowError, RuntimeError)  # the last also for what is not implemented
 
 
 @contextlib.contextmanager
-def _saying(why: str) -> Iterator[None]:
-    """Turns what the libraries raise for damage into Broken; errors of the disk pass."""
+def as_bad_archive(why: str) -> Iterator[None]:
+    """Turns what the libraries raise for damage into BadArchive; errors of the disk pass."""
     try:
         yield
     except _ERRORS as error:
@@ -40,69 +37,17 @@ def _saying(why: str) -> Iterator[None]:
         raise BadArchive(why) from None
 
 
-def _content(file: IO[bytes], size: int) -> Iterator[bytes]:
-    length = 0
-    with _saying("is cut short or damaged: it cannot be unpacked"):
-        while block := file.read(BLOCK):
-            length += len(block)
+def checked(blocks: Iterable[bytes], size: int, crc: int | None = None) -> Iterator[bytes]:
+    """The same blocks. Raises BadArchive for damage, another checksum (CRC-32), or another length in all."""
+    length = checksum = 0
+    with as_bad_archive(_CUT):
+        for block in blocks:
+            length, checksum = length + len(block), zlib.crc32(block, checksum)
             yield block
+    if crc is not None and checksum != crc:
+        raise BadArchive(_CUT)
     if length != size:
         raise BadArchive(f"is {length:,} bytes long, not {size:,} as it says")
-
-
-class _Zip(io.BufferedReader):
-    """What `zipfile` reads, which takes a directory into memory whole, however long, and overlooks damage in it."""
-
-    def __init__(self, file: BinaryIO, most: int):
-        super().__init__(io.FileIO(file.fileno(), closefd=False))
-        self.entries, self._most = 0, most
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size and size > LONGEST_DIRECTORY:
-            raise BadArchive("has a directory that is too long")
-        block = super().read(size)
-        self.entries = block.count(b"PK\1\2")  # once `zipfile` has opened it, of the directory
-        if self.entries > self._most:
-            raise BadArchive(f"has more than {self._most:,} members")
-        return block
-
-
-def open_zip(file: BinaryIO, most: int) -> zipfile.ZipFile:
-    """A zip whose directory is sound. Raises Broken, also for more than `most` members."""
-    with _saying("is cut short, or no archive: its directory cannot be read"):
-        archive = zipfile.ZipFile(whole := _Zip(file, most))
-    end, sound = 0, len(archive.infolist()) == whole.entries
-    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
-        sound = sound and entry.header_offset >= end
-        end = entry.header_offset + SHORTEST_HEADER + entry.compress_size
-    if not sound or end > archive.start_dir:
-        raise BadArchive("has a damaged directory, or members that lie on top of each other")
-    return archive
-
-
-def check_zip_entry(name: str, flags: int, mode: int, method: int) -> None:
-    """Raises Broken for a member that is neither folder nor file, or cannot be unpacked."""
-    if flags & _ENCRYPTED:
-        raise BadArchive("is encrypted", name)
-    if stat.S_IFMT(mode) not in (0, stat.S_IFDIR if name.endswith("/") else stat.S_IFREG):
-        raise BadArchive("is a link or a device, not a file", name)
-    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # `zipfile` bounds no other
-        raise BadArchive(f"is packed in a way that ditkit does not unpack (method {method})", name)
-
-
-def zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
-    """Members in the order of the directory. Raises Broken."""
-    for entry in archive.infolist():
-        name = entry.orig_filename
-        if not entry.flag_bits & UTF_8:
-            with contextlib.suppress(UnicodeError):
-                name = name.encode("cp437").decode("utf-8")  # macOS does not say that it is
-        folder = name.endswith("/")
-        check_zip_entry(name, entry.flag_bits, entry.external_attr >> 16, entry.compress_type)
-        with _saying("is damaged: the header of one of its members is not where the directory says"):
-            file = archive.open(entry)
-        with file:
-            yield Member(name, entry.file_size, None if folder else _content(file, entry.file_size))
 
 
 class _Xz(io.RawIOBase):
@@ -168,37 +113,40 @@ def is_tar(row: bytes) -> bool:
     return False
 
 
-def tar_members(file: BinaryIO, most: int) -> Iterator[Member]:
-    """Members in their order, from a file that need not be seekable. Raises Broken, also past `most` bytes in all."""
-    for archive, member in _tar_headers(file, most, "r|"):
-        content = archive.extractfile(member) if member.isreg() else None
-        blocks = content and _content(content, member.size)
-        yield Member(member.name, member.size, blocks)
-        for _ in blocks or ():  # what was not asked for
+def tar_members(file: BinaryIO, most: int) -> Iterator[Member[Iterator[bytes]]]:
+    """The members with their contents, from a file that need not be seekable.
+
+    Each content is read before the next member is asked for. Raises BadArchive, also past `most` bytes in all.
+    """
+    for archive, header in _tar_headers(file, most, "r|"):
+        content = archive.extractfile(header) if header.isreg() else None
+        blocks = checked(iter(partial(content.read, BLOCK), b""), header.size) if content else None
+        yield Member(header.name, header.size, blocks)
+        for _ in blocks or ():  # of a member that was left out
             pass
 
 
-def tar_places(file: BinaryIO, size: int) -> Iterator[tuple[str, int | None, int]]:
-    """Name, place of the content in the file (None for a folder) and size of each member, in their order."""
-    for _, member in _tar_headers(file, size, "r:"):
-        if member.offset_data + member.size > size:
-            raise BadArchive("is cut short or damaged: it cannot be unpacked", member.name)
-        yield member.name, member.offset_data if member.isreg() else None, member.size
+def tar_places(file: BinaryIO, size: int) -> Iterator[Member[int]]:
+    """The members, with the places of their contents in the file. Raises BadArchive."""
+    for _, header in _tar_headers(file, size, "r:"):
+        if header.offset_data + header.size > size:
+            raise BadArchive(_CUT, header.name)
+        yield Member(header.name, header.size, header.offset_data if header.isreg() else None)
 
 
 def _tar_headers(
     file: BinaryIO, most: int, mode: Literal["r|", "r:"]
 ) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     tar = _Tar(file, most)
-    with _saying("is cut short or damaged, or it is no .tar archive"):
+    with as_bad_archive("is cut short or damaged, or it is no .tar archive"):
         archive = tarfile.open(  # noqa: SIM115
             fileobj=tar, mode=mode, bufsize=_ROW, encoding="utf-8", errors="surrogateescape"
         )
-        while (member := archive.next()) is not None:
+        while (header := archive.next()) is not None:
             archive.members, archive.pax_headers = [], {}  # pyright: ignore[reportAttributeAccessIssue]; they grow
             tar.header_left = None
-            _check_tar_member(member)
-            yield archive, member
+            _check_tar_member(header)
+            yield archive, header
             tar.header_left = _LONGEST_HEADERS
         if tar.last != bytes(_ROW):
             raise tarfile.ReadError
@@ -208,11 +156,11 @@ def _tar_headers(
                 raise BadArchive("is damaged: it goes on behind its end")
 
 
-def _check_tar_member(member: tarfile.TarInfo) -> None:
-    """Raises Broken for what is neither folder nor file."""
-    if member.size < 0 or not member.pax_headers.get("size", "0").isdigit():
-        raise BadArchive("is damaged: its size is no number", member.name)
-    if member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
-        raise BadArchive("is a sparse file, which ditkit does not unpack", member.name)
-    if not (member.isreg() or member.isdir()):
-        raise BadArchive("is a link or a device, not a file", member.name)
+def _check_tar_member(header: tarfile.TarInfo) -> None:
+    """Raises BadArchive for what is neither folder nor file."""
+    if header.size < 0 or not header.pax_headers.get("size", "0").isdigit():
+        raise BadArchive("is damaged: its size is no number", header.name)
+    if header.issparse() or any(key.startswith("GNU.sparse") for key in header.pax_headers):
+        raise BadArchive("is a sparse file, which ditkit does not unpack", header.name)
+    if not (header.isreg() or header.isdir()):
+        raise BadArchive("is a link or a device, not a file", header.name)
