@@ -1,4 +1,4 @@
-"""A data set as one picture: of each class some originals, what is kept of them, and what the network sees."""
+"""A contact sheet of a data set: some images of each class as they are, and as the network sees them."""
 
 from __future__ import annotations
 
@@ -18,32 +18,30 @@ _SMALLEST_CELL = 64
 
 
 def sheet(shown: Sequence[Thumbnail], labels: Sequence[str], *, title: str, mirror: bool = False) -> Image.Image | None:
-    """One row a class, as many as fit on a page; None if there is nothing to show.
+    """One row per class, as many as fit on a page; None if `shown` is empty.
 
-    An original is dimmed where it is cut off, and what becomes of it is on its right: mirrored in every second one if
-    training mirrors half of them.
+    An original is dimmed where it is cut off, and the result is on its right: with `mirror`, which is training with
+    flipped images, every second result is mirrored.
     """
     if not shown:
         return None
     width, height = _cell(shown[0].seen)
     blank = np.full_like(_pair(shown[0], width, height, mirror=False), BACKGROUND)
-    rows = [list(row) for _, row in groupby(shown, key=lambda one: one.label_id)][: _fitting(height)]
+    rows = [list(row) for _, row in groupby(shown, key=lambda thumbnail: thumbnail.label_id)][
+        : max(1, _PAGE // (height + _CAPTION + _GAP))
+    ]
     columns = min(max(map(len, rows)), max(1, _PAGE // (blank.shape[1] + _GAP)))
-    pictures, captions = [], []
+    cells, captions = [], []
     for row in rows:
-        for place in range(columns):
-            if place < len(row):
-                pictures.append(_pair(row[place], width, height, mirror=mirror and place % 2 == 1))
-                captions.append(_caption(row[place]))
+        for column in range(columns):
+            if column < len(row):
+                cells.append(_pair(row[column], width, height, mirror=mirror and column % 2 == 1))
+                captions.append(_caption(row[column]))
             else:
-                pictures.append(blank)
+                cells.append(blank)
                 captions.append("")
     names = [labels[row[0].label_id] for row in rows] if labels else None
-    return grid(pictures, columns, captions=captions, row_names=names, title=title, scale=1)
-
-
-def _fitting(height: int) -> int:
-    return max(1, _PAGE // (height + _CAPTION + _GAP))
+    return grid(cells, columns, captions=captions, row_names=names, title=title, scale=1)
 
 
 def _cell(seen: np.ndarray) -> tuple[int, int]:
@@ -52,13 +50,14 @@ def _cell(seen: np.ndarray) -> tuple[int, int]:
     return seen.shape[1] * factor, seen.shape[0] * factor
 
 
-def _pair(one: Thumbnail, width: int, height: int, *, mirror: bool) -> np.ndarray:
+def _pair(thumbnail: Thumbnail, width: int, height: int, *, mirror: bool) -> np.ndarray:
     """The original and the result side by side; the result alone where there is no original."""
-    seen = to_picture(one.seen[:, ::-1] if mirror else one.seen).resize((width, height), Image.Resampling.NEAREST)
-    if one.original is None or one.box is None:
+    seen = to_picture(thumbnail.seen[:, ::-1] if mirror else thumbnail.seen)
+    seen = seen.resize((width, height), Image.Resampling.NEAREST)
+    if thumbnail.original is None or thumbnail.box is None:
         return np.asarray(seen)
     pair = Image.new("RGB", (2 * width + 2, height + 2), BACKGROUND)
-    original = _marked(to_picture(one.original), one.box, width - 4, height)
+    original = _marked(to_picture(thumbnail.original), thumbnail.box, width - 4, height)
     pair.paste(original, (width - 4 - original.width, 1 + (height - original.height) // 2))
     ImageDraw.Draw(pair).rectangle((width, 0, 2 * width + 1, height + 1), outline=FAINT_INK)  # margins are white
     pair.paste(seen, (width + 1, 1))
@@ -80,6 +79,6 @@ def _marked(original: Image.Image, box: tuple[float, float, float, float], width
     return dimmed
 
 
-def _caption(one: Thumbnail) -> str:
-    """Short: a file without its folders, or an image's number."""
-    return one.name.rpartition(" " if one.original is None else "/")[2]
+def _caption(thumbnail: Thumbnail) -> str:
+    """A file's name without its folders, or an image's number."""
+    return thumbnail.name.rpartition(" " if thumbnail.original is None else "/")[2]

@@ -17,8 +17,8 @@ LARGEST_SIDE = 800  # pixels
 MOST_FRAMES = 120
 _PLEASANT_SIDE = 240  # pixels; smaller frames are enlarged by a whole number
 _STRIP = 34  # pixels, for the caption and the line of progress
-_COLOURS = 254  # beside the background, and one to spare for what a frame leaves as it is
-_GREYS = 64  # as good as 256 to the eye, and the file is a third smaller
+_COLOURS = 254  # of 256: one is the background, one marks pixels that a frame does not change
+_GREYS = 64  # look the same as 256, and the file is a third smaller
 _PALETTE_SIDE = 128  # pixels of each frame that choose the colours: all of them would take minutes
 _SHORTEST_FRAME = 0.02  # seconds; browsers slow anything shorter down to 0.1
 _LONGEST_FRAME = 1.0
@@ -27,20 +27,18 @@ _LONGEST_FRAME = 1.0
 def write_gif(
     frames: Sequence[tuple[str, Image.Image]], path: Path, *, seconds: float = 8.0, hold: float = 1.5
 ) -> None:
-    """Write (caption, picture) frames as a GIF that loops forever and rests on its last frame for `hold` more seconds.
+    """Write (caption, picture) frames as a GIF that loops; the last frame stays for `hold` more seconds.
 
-    At most 120 frames are kept (always the first and the last) and no side is above 800 pixels. Raises DitkitError
-    when there are no frames or the file cannot be written.
+    At most 120 frames are kept (always the first and the last) and no side is above 800 pixels. Raises DataError
+    without frames, MachineError when the file cannot be written.
     """
     if not frames:
         raise DataError("there are no frames to make a GIF of", "let the run draw samples first")
     kept = [frames[index] for index in thinned(len(frames), MOST_FRAMES)]
-    drawn = _shared_palette(_captioned(kept))
-    times = durations(len(drawn), seconds, hold)
+    first, *others = _shared_palette(_captioned(kept))
+    times = durations(len(kept), seconds, hold)
     data = io.BytesIO()
-    drawn[0].save(
-        data, "GIF", save_all=True, append_images=drawn[1:], duration=times, loop=0, disposal=1, optimize=False
-    )
+    first.save(data, "GIF", save_all=True, append_images=others, duration=times, loop=0, disposal=1, optimize=False)
     write_file(path, data.getvalue())
 
 
@@ -50,7 +48,7 @@ def training_gif(frames: Sequence[tuple[str, Image.Image]], path: Path, *, secon
 
 
 def denoising_gif(frames: Sequence[tuple[str, Image.Image]], path: Path, *, seconds: float = 4.0) -> None:
-    """The way from noise to images; the last frame stays for 1.5 more seconds."""
+    """From noise to images; the last frame stays for 1.5 more seconds."""
     write_gif(frames, path, seconds=seconds, hold=1.5)
 
 
@@ -96,7 +94,7 @@ def _captioned(frames: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
 
 
 def _shared_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """All frames in the same colours and without dithering, so that what stands still does not shimmer."""
+    """All frames in the same colours and without dithering, so that still parts do not flicker."""
     pixels = [np.asarray(frame) for frame in frames]
     if all((levels == levels[..., :1]).all() for levels in pixels):
         greys = [round(grey) for grey in np.linspace(0, 255, _GREYS).tolist() for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Image grids, PNG with text, half blocks."""
+"""Images in a grid with captions, PNG files with text chunks, and images on a terminal in half blocks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,22 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+BACKGROUND = (255, 255, 255)
+INK = (40, 40, 40)  # pure greys: a GIF of grey images keeps all 256 of them
+FAINT_INK = (150, 150, 150)
+LARGEST_SIDE = 2000  # pixels; larger pictures are shrunk
+_PLEASANT_CELL = 64  # pixels; smaller images are enlarged
+_NARROWEST_CAPTION = 20  # pixels; under narrower images nothing could be read
+_WIDEST_ROW_NAME = 180  # pixels
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
 def columns(labels: list[str]) -> int:
-    """Rows of equal labels where that is what was asked for; one row for few; else about square."""
+    """How many columns a grid of images of these labels has.
+
+    A row per label where as many images (2 to 16) were drawn of each; one row for up to 10; else about square.
+    """
     kinds = list(dict.fromkeys(labels))
     each = len(labels) // len(kinds)
     if len(kinds) > 1 and 1 < each <= 16 and labels == [kind for kind in kinds for _ in range(each)]:
@@ -32,21 +46,9 @@ def columns(labels: list[str]) -> int:
     return len(labels) if len(labels) <= 10 else min(20, math.ceil(len(labels) ** 0.5))
 
 
-BACKGROUND = (255, 255, 255)
-INK = (40, 40, 40)  # pure greys: a GIF of grey images keeps all 256 of them
-FAINT_INK = (150, 150, 150)
-LARGEST_SIDE = 2000  # pixels; larger pictures are shrunk
-_PLEASANT_CELL = 64  # pixels
-_NARROWEST_CAPTION = 20  # pixels; under narrower images nothing could be read
-_WIDEST_ROW_NAME = 180
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
 def to_picture(image: Image.Image | np.ndarray) -> Image.Image:
     """A uint8 array (height, width[, 1 or 3]) or a picture of any mode, as an RGB picture on the light background."""
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+    image = _from_array(image) if isinstance(image, np.ndarray) else image
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         ground = Image.new("RGBA", image.size, (*BACKGROUND, 255))
         image = Image.alpha_composite(ground, image.convert("RGBA"))
@@ -83,7 +85,7 @@ def shortened(text: str, face: Font, width: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text without the lone surrogates of undecodable file names, which no font and no file format takes."""
+    """Text without lone surrogates (of undecodable file names), which no font and no file format accepts."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -99,7 +101,8 @@ def grid(
     """Images in rows of `columns`, with a caption under each, a name before each row and a title above.
 
     Small images are enlarged by a whole number (`scale`; None chooses one) so that pixels stay square and sharp; the
-    picture is at most 2000 pixels high and wide. Raises DitkitError when there are no images.
+    picture is at most 2000 pixels high and wide. Images are uint8 (H, W, 1 or 3), of any sizes. Raises DataError when
+    there are no images.
     """
     pictures = [to_picture(image) for image in images]
     if not pictures:
@@ -114,9 +117,9 @@ def grid(
     face, heading = font(letter), font(letter + 3, bold=True)
     gap = max(2, min(8, round(cell_width * 0.06)))
     margin = 2 * gap + 4
-    shown = captions is not None and cell_width >= _NARROWEST_CAPTION
-    lines = [_in_lines(caption, face, cell_width) for caption in captions or []] if shown else []
-    caption_height = max(map(len, lines), default=0) * (letter + 3) + 3 if shown else 0
+    captions = captions if cell_width >= _NARROWEST_CAPTION else None
+    lines = [_in_lines(caption, face, cell_width) for caption in captions or []]
+    caption_height = max(map(len, lines), default=0) * (letter + 3) + 3 if captions is not None else 0
     names = [shortened(name, face, _WIDEST_ROW_NAME) for name in row_names or []]
     left = margin + (max(text_width(name, face) for name in names) + gap + 4 if any(names) else 0)
     top = margin + (letter + 3 + gap + 4 if title else 0)
@@ -140,10 +143,10 @@ def grid(
 
 
 def _in_lines(caption: str, face: Font, width: int) -> list[str]:
-    """A caption, in two lines if it is too wide and has a `+` or a space to break at."""
+    """A caption in one line of `width` pixels, or in two if it has a `+` or a space to break at."""
     whole = shortened(caption, face, text_width(caption, face))
-    breaks = [place + 1 for place, letter in enumerate(whole) if letter in "+ "]
-    fitting = [place for place in breaks if place < len(whole) and text_width(whole[:place].rstrip(), face) <= width]
+    breaks = [index + 1 for index, letter in enumerate(whole) if letter in "+ "]
+    fitting = [end for end in breaks if end < len(whole) and text_width(whole[:end].rstrip(), face) <= width]
     if text_width(whole, face) <= width or not fitting:
         return [shortened(caption, face, width)]
     return [whole[: fitting[-1]].rstrip(), shortened(whole[fitting[-1] :], face, width)]
@@ -190,7 +193,7 @@ def _pleasant_factor(width: int, height: int, columns: int, rows: int) -> int:
 
 
 def _fitted_cell(width: int, height: int, columns: int, rows: int) -> tuple[int, int]:
-    """The cell, shrunk where the images alone would overflow the page: words are drawn after, at their full size."""
+    """The cell, shrunk where the images alone would overflow the page, so that text is drawn at its full size."""
     ratio = min(1.0, 0.9 * LARGEST_SIDE / (columns * width), 0.9 * LARGEST_SIDE / (rows * height))
     return max(1, int(width * ratio)), max(1, int(height * ratio))
 
@@ -201,18 +204,18 @@ def _resized(picture: Image.Image, ratio_x: float, ratio_y: float) -> Image.Imag
 
 
 def save_png(image: Image.Image | np.ndarray, path: Path, text: Mapping[str, str] | None = None) -> None:
-    """Write a PNG whole or not at all, with `text` in its text chunks. Raises DitkitError when it cannot be written."""
+    """Write a PNG whole or not at all, with `text` in its text chunks. Raises MachineError for the disk."""
     info = PngInfo()
     for key, value in (text or {}).items():
         keyword = str(key).encode("latin-1", "replace").decode("latin-1").strip()[:79]
         info.add_text(keyword or "text", _printable(value).replace("\0", " "))
-    picture = image if isinstance(image, Image.Image) else _plain(image)
+    picture = image if isinstance(image, Image.Image) else _from_array(image)
     data = io.BytesIO()
     picture.save(data, "PNG", pnginfo=info)
     write_file(path, data.getvalue())
 
 
-def _plain(image: np.ndarray) -> Image.Image:
+def _from_array(image: np.ndarray) -> Image.Image:
     """A uint8 array as a picture with as many channels as it has."""
     return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
 

@@ -1,4 +1,4 @@
-"""A run as one page of HTML that needs no network: to look at, to keep, to send to somebody."""
+"""A run as one HTML page that holds everything and needs no network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from PIL import Image
@@ -24,67 +25,40 @@ from .plots import plot_losses, rendered
 MOST_GRIDS = 40
 WIDEST_GRID = 1000  # pixels
 LARGEST_GIF = 8_000_000  # bytes
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d1f23; --soft: #676c76; --ground: #fff; --line: #dcdfe4; --accent: #3565c8 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8eaee; --soft: #9aa1ad; --ground: #15171b; --line: #33373f; --accent: #8fb0f5 }
-  img.plot { filter: invert(1) hue-rotate(180deg) }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif }
-h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere } h2 { margin: 2.2rem 0 .6rem; font-size: 1.15rem }
-p { margin: .3rem 0 } .soft { color: var(--soft) } img { max-width: 100%; height: auto; display: block }
-.grid { border-radius: 4px }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: 1.2rem 0 }
-.facts div { border: 1px solid var(--line); border-radius: 8px; padding: .5rem .75rem }
-.facts b { display: block; font-size: 1.15rem; overflow-wrap: anywhere }
-input[type=range] { width: 100%; accent-color: var(--accent); margin: .6rem 0 }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .92rem }
-td, th { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; padding: .8rem; font-size: .85rem }
-summary { cursor: pointer; color: var(--accent) }
-"""
-_SLIDER = """
-const grids = JSON.parse(document.getElementById("grids").textContent);
-const picture = document.getElementById("grid"), place = document.getElementById("place");
-const slider = document.getElementById("slider");
-function show() { const [step, source] = grids[slider.value]; picture.src = source; place.textContent = step; }
-slider.addEventListener("input", show); show();
-"""
 
 
 def run_report(folder: RunFolder) -> str:
-    """The page of a run. Raises DataError for a run that has not learnt anything yet."""
+    """The page of a run. Raises DataError for a run without losses."""
     rows = folder.metrics()
     losses = [row for row in rows if "loss" in row]
     if not losses:
         raise DataError(f"{folder.path} has no losses yet", "train it first")
     config = folder.read_config()
     name = folder.path.resolve().name
-    parts = [
-        f"<h1>{_text(name)}</h1>",
-        f'<p class="soft">{_text(_sentence(config, rows))}</p>',
+    sections = [
         _facts(folder, config, rows),
         _grids(folder),
         _curves(name, rows),
         _evaluations(folder),
         _animation(folder.path / "progress.gif"),
-        _environment(folder, losses[-1]["step"]),
-        f"<h2>Settings</h2><details><summary>all of them, as <code>ditkit train --config</code> takes them</summary>"
-        f"<pre>{_text(recipes.dump(config))}</pre></details>",
-        f'<p class="soft">Made by ditkit {_text(__version__)} on {time.strftime("%Y-%m-%d")}.</p>',
+        _environment(folder),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(name)} · ditkit</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
+    return _template("report.html").substitute(
+        name=_text(name),
+        summary=_text(_summary(config, rows)),
+        sections="\n".join(filter(None, sections)),
+        settings=_text(recipes.dump(config)),
+        version=_text(__version__),
+        date=time.strftime("%Y-%m-%d"),
     )
 
 
-def _sentence(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+def _template(name: str) -> Template:
+    """A page of this package; what is put into it is escaped before (`_text`)."""
+    return Template(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+def _summary(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:
     height, width = config.data.image_size
     model = config.model
     return (
@@ -116,20 +90,16 @@ def _grids(folder: RunFolder) -> str:
     grids = folder.sample_grids()
     if not grids:
         return ""
-    shown = [grids[index] for index in thinned(len(grids), MOST_GRIDS)]
-    frames = [[f"step {step:,}", source] for step, path in shown if (source := _picture(path))]
+    chosen = [grids[index] for index in thinned(len(grids), MOST_GRIDS)]
+    frames = [[f"step {step:,}", source] for step, path in chosen if (source := _picture(path))]
     if not frames:
         return ""
     label, last = frames[-1]
     if len(frames) == 1:
         return f'<h2>Samples</h2><img class="grid" alt="samples" src="{last}"><p class="soft">{label}</p>'
-    data = json.dumps(frames).replace("<", "\\u003c")
-    return (
-        f'<h2>Samples over time</h2><img id="grid" class="grid" alt="samples" src="{last}">'
-        f'<input id="slider" type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" '
-        f'aria-label="training step"><p id="place" class="soft">{label}</p>'
-        f'<script type="application/json" id="grids">{data}</script><script>{_SLIDER}</script>'
-    )
+    frames_json = json.dumps(frames).replace("<", "\\u003c")
+    slider = _template("report_slider.html")
+    return slider.substitute(picture=last, last=len(frames) - 1, label=label, grids=frames_json).rstrip("\n")
 
 
 def _picture(path: Path) -> str | None:
@@ -163,13 +133,13 @@ def _evaluations(folder: RunFolder) -> str:
         return ""
     if not records:
         return ""
-    metrics = list(dict.fromkeys(key for one in records for key in one["metrics"] if key != "kid_error"))
+    metrics = list(dict.fromkeys(key for record in records for key in record["metrics"] if key != "kid_error"))
     heads = ["step", "images", "sampler", "steps", "guidance", "features", *metrics]
     lines = []
-    for one in records:
-        drawn, features = one.get("drawn", {}), one.get("features", {})
-        cells = [one.get("step"), drawn.get("samples"), drawn.get("sampler"), drawn.get("steps")]
-        cells += [drawn.get("guidance"), features.get("name"), *(one["metrics"].get(key) for key in metrics)]
+    for record in records:
+        drawn, features = record.get("drawn", {}), record.get("features", {})
+        cells = [record.get("step"), drawn.get("samples"), drawn.get("sampler"), drawn.get("steps")]
+        cells += [drawn.get("guidance"), features.get("name"), *(record["metrics"].get(key) for key in metrics)]
         lines.append(_row("td", ["" if cell is None else _short(cell) for cell in cells]))
     return f'<h2>Evaluation</h2><div class="wide"><table>{_row("th", heads)}{"".join(lines)}</table></div>'
 
@@ -184,13 +154,14 @@ def _animation(path: Path) -> str:
     return f'<h2>Training, in a few seconds</h2><img alt="progress" src="{_uri("image/gif", content)}">'
 
 
-def _environment(folder: RunFolder, step: int) -> str:
+def _environment(folder: RunFolder) -> str:
+    """What the newest readable checkpoint says of device, processes and versions."""
     facts: dict[str, Any] = {}
-    for one in reversed(folder.checkpoint_steps()):
+    for saved_step in reversed(folder.checkpoint_steps()):
         try:
-            state = json.loads((folder.checkpoint(one) / "state.json").read_bytes())
+            state = json.loads((folder.checkpoint(saved_step) / "state.json").read_bytes())
             facts = {"device": state["device"], "processes": state["processes"], **state["versions"]}
-            facts |= {"images": state.get("images") or "", "newest checkpoint": f"step {one:,}"}
+            facts |= {"images": state.get("images") or "", "newest checkpoint": f"step {saved_step:,}"}
             break
         except (OSError, ValueError, KeyError, TypeError):
             continue

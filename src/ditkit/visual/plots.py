@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; yellow is left out, it is lost on white.
+# Okabe and Ito's colours, which colour-blind readers can distinguish too; without yellow, which is faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 # From little noise to much: light to dark, so that the order is seen without the legend.
@@ -38,7 +38,7 @@ Limits = tuple[float, float]
 
 
 class Curve(Protocol):
-    """What a learning-rate range test found: scores at rising rates, smoothed too, and the rates it advises."""
+    """The result of a learning-rate range test: losses at rising rates, and the rates that it advises."""
 
     @property
     def rates(self) -> Sequence[float]: ...
@@ -53,14 +53,14 @@ class Curve(Protocol):
 
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of the rows that have a finite number under `key`, by step; a step's last row wins."""
-    found: dict[float, float] = {}
+    """(steps, values) of the rows that have a finite number under `key`, by step; the last row of a step counts."""
+    values: dict[float, float] = {}
     for row in rows:
         step, value = row.get("step"), row.get(key)
         if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value):
-            found[float(step)] = float(value)
-    steps = sorted(found)
-    return np.array(steps), np.array([found[step] for step in steps])
+            values[float(step)] = float(value)
+    steps = sorted(values)
+    return np.array(steps), np.array([values[step] for step in steps])
 
 
 def smoothed(values: np.ndarray, decay: float) -> np.ndarray:
@@ -80,9 +80,10 @@ def plot_losses(
     """Training loss (raw and smoothed), validation loss and learning rate of one or more runs.
 
     With `by_noise`, four curves for the quarters of the noise range instead: the loss differs between them by far
-    more than it falls. Raises DitkitError when the runs hold nothing that can be plotted.
+    more than it falls. `smooth` in [0, 1) is the decay of the moving average. Raises DataError without losses,
+    UsageError for a decay outside its range.
     """
-    shown = with_something(runs, [key for key, *_ in _QUARTERS] if by_noise else ["loss", "validation_loss"])
+    shown = runs_with(runs, [key for key, *_ in _QUARTERS] if by_noise else ["loss", "validation_loss"])
     figure, axes, below = _page(shown)
     limits: list[Limits] = []
     for index, (name, rows) in enumerate(shown.items()):
@@ -112,9 +113,12 @@ def plot_losses(
 
 
 def plot_lr(curve: Curve) -> Figure:
-    """Loss against learning rate, with the suggested and the largest safe rate marked. Raises DitkitError if empty."""
+    """Loss against learning rate, with the suggested and the largest safe rate marked.
+
+    Raises DivergedError without a finite loss.
+    """
     rates, losses = np.asarray(curve.rates, float), np.asarray(curve.losses, float)
-    strong = np.asarray(curve.smoothed, float)
+    trend = np.asarray(curve.smoothed, float)
     usable = np.isfinite(rates) & (rates > 0)
     if not (usable & np.isfinite(losses)).any():
         raise DivergedError("the range test measured no finite loss, so there is nothing to plot")
@@ -122,16 +126,16 @@ def plot_lr(curve: Curve) -> Figure:
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.plot(rates[usable], losses[usable], color=_COLOURS[0], alpha=0.3, linewidth=1, label="measured")
-    if len(strong) == len(rates):
-        axes.plot(rates[usable], strong[usable], color=_COLOURS[0], linewidth=2.2, label="smoothed")
+    if len(trend) == len(rates):
+        axes.plot(rates[usable], trend[usable], color=_COLOURS[0], linewidth=2.2, label="smoothed")
     marks = ((curve.suggestion, "suggested", _COLOURS[2], "-"), (curve.maximum, "largest safe", _COLOURS[1], "--"))
     for rate, name, colour, style in marks:
         if rate is not None and math.isfinite(rate) and rate > 0:
             axes.axvline(rate, color=colour, linestyle=style, linewidth=1.6, label=f"{name}: {_rate(rate)}")
-            near = int(np.nanargmin(np.abs(np.log(np.where(usable, rates, np.nan)) - math.log(rate))))
-            if len(strong) == len(rates) and np.isfinite(strong[near]):
-                axes.plot([rate], [strong[near]], "o", color=colour, markersize=7, zorder=5)
-    finite = strong[np.isfinite(strong)] if np.isfinite(strong).any() else losses[np.isfinite(losses)]
+            closest = int(np.nanargmin(np.abs(np.log(np.where(usable, rates, np.nan)) - math.log(rate))))
+            if len(trend) == len(rates) and np.isfinite(trend[closest]):
+                axes.plot([rate], [trend[closest]], "o", color=colour, markersize=7, zorder=5)
+    finite = trend[np.isfinite(trend)] if np.isfinite(trend).any() else losses[np.isfinite(losses)]
     low, start = float(finite.min()), float(finite[0])
     # Divergence shoots off the page: half of the fall above the start shows that it happens.
     high = min(float(finite.max()), start + 0.5 * (start - low)) if start > low else float(np.percentile(finite, 75))
@@ -150,11 +154,13 @@ def _rate(rate: float) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure whole or not at all, in the format of the ending (.png, .pdf, .svg). Raises DitkitError."""
+    """Write a figure whole or not at all, in the format of its suffix (.png, .pdf, .svg).
+
+    Raises UsageError for another suffix, MachineError for the disk.
+    """
     path = Path(path)
     ending = path.suffix.lower().lstrip(".") or "png"
-    known = sorted(figure.canvas.get_supported_filetypes())
-    if ending not in known:
+    if ending not in figure.canvas.get_supported_filetypes():
         raise UsageError(f"cannot write a plot as {path.name}", "end the name in .png, .pdf or .svg")
     write_file(path, rendered(figure, ending))
 
@@ -168,7 +174,7 @@ def rendered(figure: Figure, ending: str = "png") -> bytes:
     return data.getvalue()
 
 
-def with_something(runs: Mapping[str, Rows], keys: Sequence[str]) -> dict[str, Rows]:
+def runs_with(runs: Mapping[str, Rows], keys: Sequence[str]) -> dict[str, Rows]:
     """The runs that have a number for any of these keys. Raises DataError when none has."""
     shown = {name: rows for name, rows in runs.items() if any(len(series(rows, key)[0]) for key in keys)}
     if not shown:
@@ -209,10 +215,10 @@ def _tidy(axes: Axes) -> None:
 
 
 def _legend(axes: Axes, where: Literal["upper right", "lower left"]) -> None:
-    """A legend whose words are taken as they are: no formulas from a '$', no hiding of a leading '_'."""
+    """A legend of names as they are: matplotlib would make formulas from a '$' and hide a leading '_'."""
     lines = [line for line in axes.get_lines() if not re.fullmatch(r"_child\d+", str(line.get_label()))]
     names = [str(line.get_label()) for line in lines]
-    # a fixed place: the search for the best one is slow and warns of it on long runs
+    # A fixed place: the search for the best one is slow on long runs, and warns of it.
     legend = axes.legend(lines, ["…"] * len(lines), fontsize=9, loc=where, ncols=1 + (len(lines) > 5))
     legend.get_frame().set(facecolor="white", alpha=0.85, linewidth=0)
     for text, name in zip(legend.get_texts(), names, strict=True):
@@ -221,49 +227,60 @@ def _legend(axes: Axes, where: Literal["upper right", "lower left"]) -> None:
 
 
 def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, label: str) -> Limits:
-    """One run's curves; returns the lowest and highest loss worth seeing."""
-    steps, losses = series(rows, "loss")
-    strong = smoothed(losses, smooth)
-    if len(steps):
-        few = slice(None, None, -(-len(steps) // _MOST_POINTS))
-        axes.plot(steps[few], losses[few], color=colour, alpha=0.22, linewidth=0.7)
-        marker = "o" if len(steps) < 2 else None
-        axes.plot(steps[few], strong[few], color=colour, linewidth=1.9, marker=marker, label=f"{label}training")
+    """One run's curves; returns the range of losses to show."""
+    losses, trend = _draw_loss(axes, series(rows, "loss"), smooth, colour, f"{label}training", raw=(0.22, 0.7))
     dots = {"marker": "o", "markersize": 3.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    shade = "#" + "".join(f"{int(colour[at : at + 2], 16) * 5 // 8:02x}" for at in (1, 3, 5))  # darker
+    darker = "#" + "".join(f"{int(colour[at : at + 2], 16) * 5 // 8:02x}" for at in (1, 3, 5))
     kinds = (("validation_loss", "-", "validation (EMA weights)"), ("validation_loss_raw", "--", "validation (raw)"))
-    seen = []
+    validation = []
     for key, style, name in kinds:
         x, y = series(rows, key)
-        seen.append(y)
+        validation.append(y)
         if len(x):
-            axes.plot(x, y, style, color=shade, linewidth=1.4, label=label + name, zorder=4, **dots)
-    return worth_seeing(losses, strong, log, np.concatenate(seen))
+            axes.plot(x, y, style, color=darker, linewidth=1.4, label=label + name, zorder=4, **dots)
+    return visible_range(losses, trend, log, np.concatenate(validation))
 
 
 def _draw_quarters(axes: Axes, rows: Rows, smooth: float, log: bool, style: str, name: str) -> list[Limits]:
+    """The curves of the quarters of the noise range; of several runs without the raw losses, which would hide them."""
     limits = []
     for key, label, colour in _QUARTERS:
-        steps, losses = series(rows, key)
-        if not len(steps):
-            continue
-        strong = smoothed(losses, smooth)
-        few = slice(None, None, -(-len(steps) // _MOST_POINTS))
-        if not name:  # of several runs the raw losses would hide the smoothed ones
-            axes.plot(steps[few], losses[few], color=colour, alpha=0.15, linewidth=0.6)
-        marker = "o" if len(steps) < 2 else None
-        label = f"{name} · {label}" if name else label
-        axes.plot(steps[few], strong[few], style, color=colour, linewidth=1.9, marker=marker, label=label)
-        limits.append(worth_seeing(losses, strong, log))
+        curve = series(rows, key)
+        if len(curve[0]):
+            label = f"{name} · {label}" if name else label
+            raw = None if name else (0.15, 0.6)
+            limits.append(visible_range(*_draw_loss(axes, curve, smooth, colour, label, style, raw=raw), log))
     return limits
 
 
-def worth_seeing(losses: np.ndarray, strong: np.ndarray, log: bool, others: Any = ()) -> Limits:
+def _draw_loss(
+    axes: Axes,
+    curve: tuple[np.ndarray, np.ndarray],
+    smooth: float,
+    colour: str,
+    label: str,
+    style: str = "-",
+    *,
+    raw: tuple[float, float] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed losses over the raw ones, those with `raw` (alpha, line width); returns raw and smoothed losses."""
+    steps, losses = curve
+    trend = smoothed(losses, smooth)
+    if len(steps):
+        some = slice(None, None, -(-len(steps) // _MOST_POINTS))
+        if raw is not None:
+            axes.plot(steps[some], losses[some], color=colour, alpha=raw[0], linewidth=raw[1])
+        marker = "o" if len(steps) < 2 else None
+        axes.plot(steps[some], trend[some], style, color=colour, linewidth=1.9, marker=marker, label=label)
+    return losses, trend
+
+
+def visible_range(losses: np.ndarray, trend: np.ndarray, log: bool, others: Any = ()) -> Limits:
     """The range to show: the smoothed end, the validation losses and, unless `log`, no spike of the first steps."""
     if not len(losses):
         return float(min(others)), float(max(others))
     low, high = np.percentile(losses if log else losses[len(losses) // 20 :], (0.5, 99.8 if log else 98.5))
-    low = min(low, strong[len(strong) // 2 :].min(), *others)
+    low = min(low, trend[len(trend) // 2 :].min(), *others)
     return float(low), float(max([high, *np.minimum(others, 1.5 * high)]))
 
 

@@ -1,4 +1,4 @@
-"""Losses of one or more runs in the terminal, in braille dots."""
+"""Losses of one or more runs on a terminal, in braille dots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .plots import series, smoothed, with_something, worth_seeing
+from .plots import runs_with, series, smoothed, visible_range
 
 _LETTERS = string.ascii_uppercase
 
@@ -17,16 +17,16 @@ _LETTERS = string.ascii_uppercase
 def terminal_plot(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], width: int, height: int, *, log: bool = False, smooth: float = 0.98
 ) -> str:
-    """The smoothed training losses (validation where there is none) in braille dots: `height` lines of <= `width`.
+    """The smoothed training losses (validation losses of runs without) in `height` lines of at most `width` characters.
 
-    Several runs carry letters that the legend explains. Raises DitkitError when there is nothing to plot.
+    Curves of several runs carry letters, which the legend explains. Raises DataError without losses.
     """
     width, height = max(width, 24), max(height, 6)
     curves, limits = {}, []
-    for name, rows in with_something(runs, ["loss", "validation_loss"]).items():
+    for name, rows in runs_with(runs, ["loss", "validation_loss"]).items():
         steps, losses = series(rows, "loss" if len(series(rows, "loss")[0]) else "validation_loss")
         curves[name] = steps, smoothed(losses, smooth)
-        limits.append((float(curves[name][1].min()), worth_seeing(losses, curves[name][1], log)[1]))
+        limits.append((float(curves[name][1].min()), visible_range(losses, curves[name][1], log)[1]))
     low, high = min(low for low, _ in limits), max(high for _, high in limits)
     log = log and low > 0
     scale = np.log10 if log else np.asarray
@@ -34,7 +34,7 @@ def terminal_plot(
     if top <= bottom:
         bottom, top = bottom - 0.5, top + 0.5
     labels = [f"{10**value if log else value:.3g}" for value in (top, (top + bottom) / 2, bottom)]
-    legend = _terminal_legend(curves, width, max(1, (height - 4) // 2))
+    legend = _legend(curves, width, max(1, (height - 4) // 2))
     gutter = max(len(label) for label in labels)
     cells = np.full((height - 2 - len(legend), width - gutter - 2), 0x2800)
     first = min(steps[0] for steps, _ in curves.values())
@@ -45,8 +45,8 @@ def terminal_plot(
         down = (top - scale(losses)) / (top - bottom) * (4 * cells.shape[0] - 1)
         path = _draw_braille(cells, across, down)
         for part in range(3 if len(curves) > 1 and path else 0):
-            spot = path[int(len(path) * (index + 0.5 + part * len(curves)) / (3 * len(curves)))]
-            letters[spot] = _LETTERS[index % 26]
+            cell = path[int(len(path) * (index + 0.5 + part * len(curves)) / (3 * len(curves)))]
+            letters[cell] = _LETTERS[index % 26]
     lines = []
     rows_with_labels = dict(zip((0, (len(cells) - 1) // 2, len(cells) - 1), labels, strict=True))
     for row, line in enumerate(cells):
@@ -59,7 +59,7 @@ def terminal_plot(
 
 
 def _draw_braille(cells: np.ndarray, across: np.ndarray, down: np.ndarray) -> list[tuple[int, int]]:
-    """Set the dots of a curve (in dots from the top left); returns the cells it passes, from left to right."""
+    """Set the dots of a curve, given in dots from the top left; returns its cells from left to right."""
     bits = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
     columns = np.arange(math.ceil(across[0]), math.floor(across[-1]) + 1)
     heights = np.interp(columns, across, down)
@@ -75,8 +75,8 @@ def _draw_braille(cells: np.ndarray, across: np.ndarray, down: np.ndarray) -> li
     return path
 
 
-def _terminal_legend(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], width: int, most: int) -> list[str]:
-    """One line a run with its last loss, at most `most` lines."""
+def _legend(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], width: int, most: int) -> list[str]:
+    """One line per run with its last loss, at most `most` lines."""
     lines = []
     for index, (name, (_, losses)) in enumerate(curves.items()):
         mark = f"{_LETTERS[index % 26]} " if len(curves) > 1 else ""
