@@ -27,9 +27,8 @@ def sheet(shown: Sequence[Thumbnail], labels: Sequence[str], *, title: str, mirr
         return None
     width, height = _cell(shown[0].seen)
     blank = np.full_like(_pair(shown[0], width, height, mirror=False), BACKGROUND)
-    rows = [list(row) for _, row in groupby(shown, key=lambda thumbnail: thumbnail.label_id)][
-        : max(1, _PAGE // (height + _CAPTION + _GAP))
-    ]
+    rows = [list(row) for _, row in groupby(shown, key=lambda thumbnail: thumbnail.label_id)]
+    rows = rows[: max(1, _PAGE // (height + _CAPTION + _GAP))]
     columns = min(max(map(len, rows)), max(1, _PAGE // (blank.shape[1] + _GAP)))
     cells, captions = [], []
     for row in rows:

@@ -110,8 +110,7 @@ def grid(
     columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
     width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
-    factor = scale or _pleasant_factor(width, height, columns, rows)
-    cell_width, cell_height = _fitted_cell(width * factor, height * factor, columns, rows)
+    cell_width, cell_height = _cell_size(width, height, columns, rows, scale)
 
     letter = int(np.clip(min(cell_width // 6, cell_height // 4), 11, 18))
     face, heading = font(letter), font(letter + 3, bold=True)
@@ -185,15 +184,16 @@ def shrunk(picture: Image.Image, largest: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _pleasant_factor(width: int, height: int, columns: int, rows: int) -> int:
-    """The smallest whole factor that makes a cell 64 pixels, and no larger than fits the page."""
-    wanted = -(-_PLEASANT_CELL // max(width, height))
-    room = 0.8 * LARGEST_SIDE  # what margins, names and captions leave
-    return max(1, min(wanted, int(room / (columns * width)), int(room / (rows * height))))
+def _cell_size(width: int, height: int, columns: int, rows: int, scale: int | None) -> tuple[int, int]:
+    """The largest image's size in the grid: `scale` times, or else the smallest whole factor that makes 64 pixels.
 
-
-def _fitted_cell(width: int, height: int, columns: int, rows: int) -> tuple[int, int]:
-    """The cell, shrunk where the images alone would overflow the page, so that text is drawn at its full size."""
+    It is shrunk where the images alone would overflow the page, so that text is drawn at its full size.
+    """
+    if scale is None:
+        wanted = -(-_PLEASANT_CELL // max(width, height))
+        room = 0.8 * LARGEST_SIDE  # what margins, names and captions leave
+        scale = max(1, min(wanted, int(room / (columns * width)), int(room / (rows * height))))
+    width, height = width * scale, height * scale
     ratio = min(1.0, 0.9 * LARGEST_SIDE / (columns * width), 0.9 * LARGEST_SIDE / (rows * height))
     return max(1, int(width * ratio)), max(1, int(height * ratio))
 

@@ -228,7 +228,13 @@ def _legend(axes: Axes, where: Literal["upper right", "lower left"]) -> None:
 
 def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, label: str) -> Limits:
     """One run's curves; returns the range of losses to show."""
-    losses, trend = _draw_loss(axes, series(rows, "loss"), smooth, colour, f"{label}training", raw=(0.22, 0.7))
+    steps, losses = series(rows, "loss")
+    trend = smoothed(losses, smooth)
+    if len(steps):
+        some = slice(None, None, -(-len(steps) // _MOST_POINTS))
+        axes.plot(steps[some], losses[some], color=colour, alpha=0.22, linewidth=0.7)
+        marker = "o" if len(steps) < 2 else None
+        axes.plot(steps[some], trend[some], color=colour, linewidth=1.9, marker=marker, label=f"{label}training")
     dots = {"marker": "o", "markersize": 3.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
     darker = "#" + "".join(f"{int(colour[at : at + 2], 16) * 5 // 8:02x}" for at in (1, 3, 5))
     kinds = (("validation_loss", "-", "validation (EMA weights)"), ("validation_loss_raw", "--", "validation (raw)"))
@@ -242,37 +248,21 @@ def _draw_run(axes: Axes, rows: Rows, smooth: float, log: bool, colour: str, lab
 
 
 def _draw_quarters(axes: Axes, rows: Rows, smooth: float, log: bool, style: str, name: str) -> list[Limits]:
-    """The curves of the quarters of the noise range; of several runs without the raw losses, which would hide them."""
+    """One run's curves of the quarters of the noise range; returns the ranges of losses to show."""
     limits = []
     for key, label, colour in _QUARTERS:
-        curve = series(rows, key)
-        if len(curve[0]):
-            label = f"{name} · {label}" if name else label
-            raw = None if name else (0.15, 0.6)
-            limits.append(visible_range(*_draw_loss(axes, curve, smooth, colour, label, style, raw=raw), log))
-    return limits
-
-
-def _draw_loss(
-    axes: Axes,
-    curve: tuple[np.ndarray, np.ndarray],
-    smooth: float,
-    colour: str,
-    label: str,
-    style: str = "-",
-    *,
-    raw: tuple[float, float] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed losses over the raw ones, those with `raw` (alpha, line width); returns raw and smoothed losses."""
-    steps, losses = curve
-    trend = smoothed(losses, smooth)
-    if len(steps):
+        steps, losses = series(rows, key)
+        if not len(steps):
+            continue
+        trend = smoothed(losses, smooth)
         some = slice(None, None, -(-len(steps) // _MOST_POINTS))
-        if raw is not None:
-            axes.plot(steps[some], losses[some], color=colour, alpha=raw[0], linewidth=raw[1])
+        if not name:  # of several runs the raw losses would hide the smoothed ones
+            axes.plot(steps[some], losses[some], color=colour, alpha=0.15, linewidth=0.6)
         marker = "o" if len(steps) < 2 else None
+        label = f"{name} · {label}" if name else label
         axes.plot(steps[some], trend[some], style, color=colour, linewidth=1.9, marker=marker, label=label)
-    return losses, trend
+        limits.append(visible_range(losses, trend, log))
+    return limits
 
 
 def visible_range(losses: np.ndarray, trend: np.ndarray, log: bool, others: Any = ()) -> Limits:
