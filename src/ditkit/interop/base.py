@@ -1,4 +1,4 @@
-"""ForeignModel; class names; casting."""
+"""ForeignModel, which every reader returns; names of classes; tensors as another type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runs.model_info import ModelInfo
 def imagenet() -> tuple[str, ...]:
     """ImageNet's 1000 classes in their usual order: a short English name each, all different.
 
-    The first word that WordNet has for each, but for four: two would be shared, one in lower case, one is rarely said.
+    WordNet's first word for each, except four: two would occur twice, one is in lower case, one is rarely used.
     """
     return tuple(Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines())
 
@@ -26,8 +26,8 @@ def imagenet() -> tuple[str, ...]:
 def short_names(labels: Sequence[str]) -> tuple[str, ...]:
     """ImageNet's names where labels are its lists of synonyms ("tench, Tinca tinca"), else the labels themselves."""
     pairs = zip(imagenet(), labels, strict=False)
-    known = sum(name.split()[0].lower() in label.lower() for name, label in pairs) if len(labels) == 1000 else 0
-    return imagenet() if known > 900 else tuple(labels)
+    matches = sum(name.split()[0].lower() in label.lower() for name, label in pairs) if len(labels) == 1000 else 0
+    return imagenet() if matches > 900 else tuple(labels)
 
 
 def class_names(count: int) -> tuple[str, ...]:
@@ -42,15 +42,15 @@ class ForeignModel:
     origin: str  # the format, in words: "diffusers DiTPipeline"
     info: ModelInfo
     ema: dict[str, Tensor]  # every parameter of ditkit's DiT by its name, float32; the averaged weights
-    raw: dict[str, Tensor] | None = None  # the weights that were averaged, where they are there, too
+    raw: dict[str, Tensor] | None = None  # the weights that were averaged, where the file has them too
     losses: tuple[tuple[int, float], ...] = ()  # (step, training loss)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Tensors as another type. Raises UsageError where a number is too large for it."""
-    found = {name: value.to(dtype) for name, value in tensors.items()}
-    for name, value in found.items():
+    converted = {name: value.to(dtype) for name, value in tensors.items()}
+    for name, value in converted.items():
         if not bool(value.isfinite().all()):
-            spoken = str(dtype).removeprefix("torch.")
-            raise UsageError(f"{name} has numbers that {spoken} cannot hold", "use --dtype bfloat16 or float32")
-    return found
+            type_name = str(dtype).removeprefix("torch.")
+            raise UsageError(f"{name} has numbers that {type_name} cannot hold", "use --dtype bfloat16 or float32")
+    return converted

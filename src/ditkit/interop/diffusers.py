@@ -1,4 +1,4 @@
-"""DiTPipeline folders of diffusers: read as a model of ditkit, and written so that diffusers loads them as they are."""
+"""DiTPipeline folders of diffusers: read as a model of ditkit, and written so that diffusers loads them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import recipes
-from ..checkpoint.loading import Trained
+from ..checkpoint.loading import Trained, read_tensors
 from ..errors import CheckpointError
 from ..io import safetensors
 from ..io.atomic import Content, write_folder
-from ..runs.manifest import read_weights
 from ..runs.model_info import ModelInfo
 from . import diffusers_vae
 from .base import ForeignModel, cast
@@ -39,33 +38,33 @@ _METADATA = {"format": "pt"}  # diffusers asks for it
 
 
 def read(folder: Path) -> ForeignModel:
-    """The model of a DiTPipeline's folder; its autoencoder is left, and used, where it is.
+    """The model of a DiTPipeline's folder; its autoencoder stays, and is used, where it is.
 
-    Raises CheckpointError, or DataError about the autoencoder, for what is damaged or what ditkit has not.
+    Raises CheckpointError, or DataError about the autoencoder, for what is damaged or not supported.
     """
-    place = folder / "transformer"
+    transformer = folder / "transformer"
     tree = read_json(folder / INDEX)
     if tree.get("_class_name") != PIPELINE:
         raise CheckpointError(f"{folder} is a {tree.get('_class_name')} of diffusers", f"ditkit reads a {PIPELINE}")
-    tensors = _read_tensors(place)
+    tensors = _read_tensors(transformer)
     try:
-        info = _card(folder, tree, tensors)
+        info = _model_info(folder, tree, tensors)
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the settings in {folder} are damaged: {error}", "get the folder again") from None
     model = info.config.model
     outputs = info.config.shape[0] * (2 if model.learned_sigma else 1)
-    ema = to_ditkit(tensors, model, len(info.labels), outputs=outputs, path=place / _WEIGHTS)
+    ema = to_ditkit(tensors, model, len(info.labels), outputs=outputs, path=transformer / _WEIGHTS)
     return ForeignModel(origin=f"diffusers {PIPELINE}", info=info, ema=ema)
 
 
-def _card(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelInfo:
-    place, schedule = folder / "transformer" / _CONFIG, folder / "scheduler" / _SCHEDULER
-    model, channels, side = read_transformer_config(read_json(place), place)
+def _model_info(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelInfo:
+    transformer, schedule = folder / "transformer" / _CONFIG, folder / "scheduler" / _SCHEDULER
+    model, channels, side = read_transformer_config(read_json(transformer), transformer)
     data, autoencoder, latents = diffusers_vae.read(folder / "vae", channels, side)
     diffusion, sampling = read_scheduler_config(
         read_json(schedule), schedule, learned_sigma=model["learned_sigma"], pixels=latents is None
     )
-    # A flow whose second half of channels means nothing, as SiT has it, is a flow without them.
+    # SiT is a flow whose second half of output channels is never used: it is read without them.
     model["learned_sigma"] = diffusion["objective"] == "learned-sigma"
     config = recipes.build(
         {
@@ -81,31 +80,31 @@ def _card(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor])
 
 
 def _labels(names: Any, table: Tensor, folder: Path) -> tuple[str, ...]:
-    """A name for each label in use: the first of its names, with its number where others are called the same."""
+    """A name for each label in use: the first of its names, with its number where several share the name."""
     if names is not None and not isinstance(names, Mapping):
         raise CheckpointError(f"{folder / INDEX}: id2label is no table of names", "mend it")
     named = {int(number): str(name).partition(",")[0].strip() for number, name in (names or {}).items()}
     count = labels_in_use(table, min(max(named, default=-1) + 1, len(table) - 1))
     labels = [named.get(number) or str(number) for number in range(count)]
-    often = Counter(labels)
-    return tuple(name if often[name] == 1 else f"{name} {number}" for number, name in enumerate(labels))
+    counts = Counter(labels)
+    return tuple(name if counts[name] == 1 else f"{name} {number}" for number, name in enumerate(labels))
 
 
-def _read_tensors(place: Path) -> dict[str, Tensor]:
-    path = place / _WEIGHTS
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / _WEIGHTS
     if path.is_file():
-        return safetensors.parse(read_weights(path), path)
-    there = ", ".join(sorted(one.name for one in place.glob("diffusion_pytorch_model*"))) or "no weights"
+        return read_tensors(path)
+    others = ", ".join(sorted(other.name for other in folder.glob("diffusion_pytorch_model*"))) or "no weights"
     raise CheckpointError(
-        f"{place} lacks {_WEIGHTS}; it has {there}",
-        f"ditkit reads no pickles; in Python: {PIPELINE}.from_pretrained(FOLDER).transformer.save_pretrained({place})",
+        f"{folder} lacks {_WEIGHTS}; it has {others}",
+        f"ditkit reads no pickles; in Python: {PIPELINE}.from_pretrained(FOLDER).transformer.save_pretrained({folder})",
     )
 
 
 def write(trained: Trained, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """A folder that DiTPipeline.from_pretrained loads, whole or not at all, instead of one that is there.
+    """A folder that DiTPipeline.from_pretrained loads, whole or not at all; it replaces an older one.
 
-    The transformer is written as `dtype`. Raises UsageError naming all settings that DiTPipeline cannot express,
+    `dtype` is that of the transformer. Raises UsageError naming all settings that DiTPipeline cannot express,
     MachineError for the disk.
     """
     info = trained.info

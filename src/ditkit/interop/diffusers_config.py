@@ -1,4 +1,4 @@
-"""What diffusers' DiTPipeline can express of a model, as its JSON files say it; plain data, no torch.
+"""What diffusers' DiTPipeline can express of a model, and its JSON files; plain data, no torch.
 
 Two limits of that pipeline shape the rest: its null label is always 1000, and it divides latents by one number only.
 """
@@ -74,51 +74,45 @@ def as_json(class_name: str, tree: Mapping[str, Any]) -> list[bytes]:
 
 def check_expressible(info: ModelInfo) -> None:
     """Raise UsageError, naming every setting in the way, unless DiTPipeline can do what the model does."""
-    found = _obstacles(info)
-    if found:
-        spoken = ", ".join(f"{setting}={_spoken(value)} (it needs {needed})" for setting, value, needed in found)
-        model = [setting for setting, _, _ in found if setting.startswith("model.")]
+    obstacles = _obstacles(info)
+    if obstacles:
+        listed = ", ".join(f"{setting}={_as_text(value)} (it needs {needed})" for setting, value, needed in obstacles)
+        model = [setting for setting, _, _ in obstacles if setting.startswith("model.")]
         preset = f"train one that it can express, with --set model.preset={DIFFUSERS}" if model else ""
         raise UsageError(
-            f"diffusers' {PIPELINE} cannot express {spoken}",
+            f"diffusers' {PIPELINE} cannot express {listed}",
             "; ".join(filter(None, [preset, "`--format safetensors` and `onnx` take every model"])),
         )
 
 
 def _obstacles(info: ModelInfo) -> list[tuple[str, Any, str]]:
-    """(setting, its value, what would do)."""
-    config = info.config
-    found = [
-        (f"model.{key}", getattr(config.model, key), _spoken(needed))
+    """(setting, its value, what DiTPipeline needs) of each setting that it cannot express."""
+    config, diffusion, kind = info.config, info.config.diffusion, info.config.autoencoder.name
+    wrong = [
+        (f"model.{key}", getattr(config.model, key), _as_text(needed))
         for key, needed in OF_DIFFUSERS.items()
         if getattr(config.model, key) != needed and not (key == "mlp" and config.model.mlp in _ACTIVATIONS)
     ]
-    process = config.diffusion.process
-    if (process, config.diffusion.objective) not in _PREDICTIONS:
-        known = [objective for kind, objective in _PREDICTIONS if kind == process]
-        found.append(("diffusion.objective", config.diffusion.objective, f"on a {process} one of {', '.join(known)}"))
-    if process == "flow" and config.diffusion.timesteps < _FINE:
-        found.append(("diffusion.timesteps", config.diffusion.timesteps, f"{_FINE} or more: it cuts them to integers"))
+    objectives = [objective for process, objective in _PREDICTIONS if process == diffusion.process]
+    if diffusion.objective not in objectives:
+        needed = f"on a {diffusion.process} one of {', '.join(objectives)}"
+        wrong.append(("diffusion.objective", diffusion.objective, needed))
+    if diffusion.process == "flow" and diffusion.timesteps < _FINE:
+        wrong.append(("diffusion.timesteps", diffusion.timesteps, f"{_FINE} or more: it cuts them to integers"))
     height, width = config.data.image_size
     if height != width:
-        found.append(("data.image_size", f"{height}x{width}", "a square"))
+        wrong.append(("data.image_size", f"{height}x{width}", "a square"))
     if len(info.labels) > NULL_LABEL:
-        found.append(("labels", len(info.labels), f"at most {NULL_LABEL}"))
-    kind = config.autoencoder.name
+        wrong.append(("labels", len(info.labels), f"at most {NULL_LABEL}"))
     if kind not in ("pixel", "kl", "tiny"):
-        found.append(("autoencoder.name", kind, "pixel, kl or tiny"))
+        wrong.append(("autoencoder.name", kind, "pixel, kl or tiny"))
     if kind == "tiny" and info.latents and len(set(info.latents.std)) > 1:
-        found.append(
-            (
-                "autoencoder.name",
-                kind,
-                "sd-vae-ft-mse or another kl: a tiny one squashes latents before its first layer",
-            )
-        )
-    return found
+        needed = "sd-vae-ft-mse or another kl: a tiny one squashes latents before its first layer"
+        wrong.append(("autoencoder.name", kind, needed))
+    return wrong
 
 
-def _spoken(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -141,9 +135,9 @@ def transformer_config(info: ModelInfo) -> dict[str, Any]:
 
 
 def read_transformer_config(tree: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], int, int]:
-    """The section [model], and channels and side of what it models. Raises CheckpointError for what ditkit has not."""
+    """The section [model], and channels and side of its input. Raises CheckpointError for other networks."""
     wrong = {key: tree.get(key, needed) for key, needed in _FIXED.items() if tree.get(key, needed) != needed}
-    kinds = {there: ours for ours, there in _ACTIVATIONS.items()}
+    kinds = {activation: mlp for mlp, activation in _ACTIVATIONS.items()}
     if (activation := tree.get("activation_fn", "gelu-approximate")) not in kinds:
         wrong["activation_fn"] = activation
     if not float(tree.get("norm_eps", _LARGEST_EPS)) <= _LARGEST_EPS:
@@ -154,8 +148,8 @@ def read_transformer_config(tree: Mapping[str, Any], path: Path) -> tuple[dict[s
     if outputs not in (channels, 2 * channels):
         wrong["out_channels"] = outputs
     if wrong:
-        spoken = ", ".join(f"{key}={_spoken(value)}" for key, value in wrong.items())
-        raise CheckpointError(f"{path}: ditkit has no transformer of {spoken}", "it reads DiTs as the paper has them")
+        listed = ", ".join(f"{key}={_as_text(value)}" for key, value in wrong.items())
+        raise CheckpointError(f"{path}: ditkit has no transformer of {listed}", "it reads DiTs as the paper has them")
     model = {
         **OF_DIFFUSERS,
         "mlp": kinds[activation],
@@ -169,7 +163,7 @@ def read_transformer_config(tree: Mapping[str, Any], path: Path) -> tuple[dict[s
 
 
 def scheduler_config(info: ModelInfo) -> tuple[str, dict[str, Any]]:
-    """Class and settings of a scheduler of diffusers that draws as the model's own sampler does, or nearly so."""
+    """Class and settings of the scheduler of diffusers that is, or is closest to, the model's own sampler."""
     diffusion, sample = info.config.diffusion, info.config.sample
     name, own = _SCHEDULERS.get(sample.sampler, (_DPM, {"solver_order": 2}))
     settings = {
@@ -190,10 +184,10 @@ def scheduler_config(info: ModelInfo) -> tuple[str, dict[str, Any]]:
 def read_scheduler_config(
     tree: Mapping[str, Any], path: Path, *, learned_sigma: bool, pixels: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections [diffusion] and [sample]. Raises CheckpointError for a process that ditkit has not."""
+    """The sections [diffusion] and [sample]. Raises CheckpointError for a process that ditkit does not have."""
     prediction, flow = tree.get("prediction_type", "epsilon"), bool(tree.get("use_flow_sigmas", False))
     process = "flow" if flow else "diffusion"
-    objectives = {(kind, there): ours for (kind, ours), there in _PREDICTIONS.items() if ours != "learned-sigma"}
+    objectives = {(kind, type_): name for (kind, name), type_ in _PREDICTIONS.items() if name != "learned-sigma"}
     wrong = {}
     if (process, prediction) not in objectives:
         wrong["prediction_type"] = prediction
@@ -202,9 +196,9 @@ def read_scheduler_config(
             wrong["beta_schedule"] = schedule
         wrong |= {key: "set" for key in ("trained_betas", "rescale_betas_zero_snr") if tree.get(key)}
     if wrong:
-        spoken = ", ".join(f"{key}={value}" for key, value in wrong.items())
+        listed = ", ".join(f"{key}={value}" for key, value in wrong.items())
         raise CheckpointError(
-            f"{path}: ditkit has no {process} process of {spoken}",
+            f"{path}: ditkit has no {process} process of {listed}",
             "it has linear betas with epsilon, sample or v_prediction, and flow sigmas with flow_prediction or sample",
         )
     objective = objectives[process, prediction]

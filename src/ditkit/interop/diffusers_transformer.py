@@ -1,6 +1,6 @@
 """The tensors of diffusers' DiTTransformer2DModel as ditkit's, and back: the same numbers in another order.
 
-diffusers keeps a copy of the timestep and label embedding in every block. D width, C channels, P patch.
+diffusers has a copy of the timestep and label embedding in every block. D width, C channels, P patch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..errors import CheckpointError
 from .diffusers_config import NULL_LABEL
-from .remap import Layer, channels_first, channels_last, flat, linear, reordered
+from .remap import Layer, block_layers, channels_first, channels_last, flat, linear, patch_layer, reordered, stacked
 
 _TABLE = "norm1.emb.class_embedder.embedding_table.weight"
-_SHARED = {  # ditkit's name: that within every block
+_SHARED = {  # ditkit's name: the name within every block
     "time.first": "norm1.emb.timestep_embedder.linear_1",
     "time.second": "norm1.emb.timestep_embedder.linear_2",
 }
@@ -30,15 +30,15 @@ _MODULATION_BACK = (0, 1, 4, 2, 3, 5)
 def to_ditkit(
     tensors: Mapping[str, Tensor], model: ModelConfig, labels: int, *, outputs: int, path: Path
 ) -> dict[str, Tensor]:
-    """ditkit's tensors, float32, of the transformer in `path`, `labels` rows of its label table and the null label's.
+    """ditkit's tensors, float32, of the transformer in `path`: its first `labels` labels and the null label.
 
     `outputs` channels of its prediction are kept. Raises CheckpointError for tensors that are missing, too many, or
     differ between the copies.
     """
-    left = {name: value.float() for name, value in tensors.items() if name != "pos_embed.pos_embed"}
-    table = label_table(left, path)
+    remaining = {name: value.float() for name, value in tensors.items() if name != "pos_embed.pos_embed"}
+    table = label_table(remaining, path)
     try:
-        found = _taken(left, table, model, outputs)
+        layers = _layers(remaining, table, model, outputs)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks the tensor {error.args[0]}", "get the pipeline's folder again") from None
     except _Differ as error:
@@ -49,63 +49,61 @@ def to_ditkit(
     except (RuntimeError, IndexError, ValueError) as error:
         why = (str(error).splitlines() or [""])[0]
         raise CheckpointError(f"{path} has tensors of other shapes than a DiT's: {why}", "get it again") from None
-    if left:
-        raise CheckpointError(f"{path} has a tensor that no DiT has: {next(iter(left))}", "it is another network")
-    return {"label.weight": torch.cat([table[:labels], table[-1:]]), **flat(found)}
+    if remaining:
+        raise CheckpointError(f"{path} has a tensor that no DiT has: {next(iter(remaining))}", "it is another network")
+    return {"label.weight": torch.cat([table[:labels], table[-1:]]), **flat(layers)}
 
 
-def _taken(left: MutableMapping[str, Tensor], table: Tensor, model: ModelConfig, outputs: int) -> dict[str, Layer]:
-    """ditkit's layers, taken out of `left`. Raises KeyError for one that is missing, _Differ for unequal copies."""
-    weight, bias = linear(left, "pos_embed.proj")
-    found = {"patch_in": (weight.flatten(1), bias)}
+def _layers(tensors: MutableMapping[str, Tensor], table: Tensor, model: ModelConfig, outputs: int) -> dict[str, Layer]:
+    """ditkit's layers, removed from `tensors`. Raises KeyError for a missing one, _Differ for unequal copies."""
+    layers = {"patch_in": patch_layer(tensors, "pos_embed.proj")}
     for index in range(model.depth):
-        theirs, ours = f"transformer_blocks.{index}", f"blocks.{index}"
-        _same(table, left.pop(f"{theirs}.{_TABLE}"), _TABLE)
-        for name, inside in _SHARED.items():
-            layer = linear(left, f"{theirs}.{inside}")
-            for one, other in zip(found.setdefault(name, layer), layer, strict=True):
-                _same(one, other, inside)
-        qkv = [linear(left, f"{theirs}.{name}") for name in _QKV]
-        found[f"{ours}.attention.qkv"] = torch.cat([one[0] for one in qkv]), torch.cat([one[1] for one in qkv])
-        found[f"{ours}.modulation"] = reordered(linear(left, f"{theirs}.norm1.linear"), _MODULATION)
-        for name, inside in _IN_BLOCK.items():
-            found[f"{ours}.{name}"] = linear(left, f"{theirs}.{inside}")
-    found["final.modulation"] = linear(left, "proj_out_1")
-    last = linear(left, "proj_out_2")
+        block, own = f"transformer_blocks.{index}", f"blocks.{index}"
+        _same(table, tensors.pop(f"{block}.{_TABLE}"), _TABLE)
+        for name, other in _SHARED.items():
+            copy = linear(tensors, f"{block}.{other}")
+            for expected, tensor in zip(layers.setdefault(name, copy), copy, strict=True):
+                _same(expected, tensor, other)
+        layers[f"{own}.attention.qkv"] = stacked([linear(tensors, f"{block}.{name}") for name in _QKV])
+        layers[f"{own}.modulation"] = reordered(linear(tensors, f"{block}.norm1.linear"), _MODULATION)
+        layers |= {f"{own}.{name}": layer for name, layer in block_layers(tensors, block, _IN_BLOCK).items()}
+    layers["final.modulation"] = linear(tensors, "proj_out_1")
+    last = linear(tensors, "proj_out_2")
     weight, bias = channels_first(last, model.patch, len(last[1]) // model.patch**2)
-    kept = outputs * model.patch**2
-    found["final.linear"] = weight[:kept], bias[:kept]
-    return found
+    rows = outputs * model.patch**2
+    layers["final.linear"] = weight[:rows], bias[:rows]
+    return layers
 
 
 def to_diffusers(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """The transformer's tensors of ditkit's, whose names `to_ditkit` has.
+    """The transformer's tensors of ditkit's; the inverse of `to_ditkit`.
 
     The label table is as long as DiTPipeline needs it; rows that stand for no label are those of the null label.
     """
-    layers = {name.removesuffix(".weight"): tensors[name] for name in tensors if name.endswith(".weight")}
-    found = {name: (weight, tensors[f"{name}.bias"]) for name, weight in layers.items() if name != "label"}
-    weight, bias = found["patch_in"]
-    theirs = {"pos_embed.proj": (weight.unflatten(1, (-1, model.patch, model.patch)), bias)}
+    names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and name != "label.weight"]
+    own = {name: (tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names}
+    weight, bias = own["patch_in"]
+    layers = {"pos_embed.proj": (weight.unflatten(1, (-1, model.patch, model.patch)), bias)}
     table = tensors["label.weight"]
     table = torch.cat([table[:-1], table[-1:].expand(NULL_LABEL + 2 - len(table), -1)])
     tables = {}
     for index in range(model.depth):
-        block, ours = f"transformer_blocks.{index}", f"blocks.{index}"
+        block = f"transformer_blocks.{index}"
         tables[f"{block}.{_TABLE}"] = table
-        theirs |= {f"{block}.{inside}": found[name] for name, inside in _SHARED.items()}
-        parts = [one.chunk(3) for one in found[f"{ours}.attention.qkv"]]
-        theirs |= {f"{block}.{name}": (parts[0][number], parts[1][number]) for number, name in enumerate(_QKV)}
-        theirs[f"{block}.norm1.linear"] = reordered(found[f"{ours}.modulation"], _MODULATION_BACK)
-        theirs |= {f"{block}.{inside}": found[f"{ours}.{name}"] for name, inside in _IN_BLOCK.items()}
-    theirs["proj_out_1"] = found["final.modulation"]
-    last = found["final.linear"]
-    theirs["proj_out_2"] = channels_last(last, model.patch, len(last[1]) // model.patch**2)
-    return {**flat(theirs), **tables}
+        layers |= {f"{block}.{other}": own[name] for name, other in _SHARED.items()}
+        weight, bias = own[f"blocks.{index}.attention.qkv"]
+        qkv = zip(weight.chunk(3), bias.chunk(3), strict=True)
+        layers |= {f"{block}.{name}": layer for name, layer in zip(_QKV, qkv, strict=True)}
+        layers[f"{block}.norm1.linear"] = reordered(own[f"blocks.{index}.modulation"], _MODULATION_BACK)
+        layers |= {f"{block}.{other}": own[f"blocks.{index}.{name}"] for name, other in _IN_BLOCK.items()}
+    layers["proj_out_1"] = own["final.modulation"]
+    last = own["final.linear"]
+    layers["proj_out_2"] = channels_last(last, model.patch, len(last[1]) // model.patch**2)
+    return {**flat(layers), **tables}
 
 
 def labels_in_use(table: Tensor, named: int) -> int:
-    """How many labels a table has: at least `named`, without the rows after them that repeat the null label's."""
+    """The number of labels in a table: at least `named`; rows after these that repeat the null label's do not count."""
     used = (table[named:-1] != table[-1]).any(dim=1).nonzero()
     return named + (int(used[-1]) + 1 if len(used) else 0)
 
@@ -119,9 +117,9 @@ def label_table(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
 
 
 class _Differ(Exception):
-    """Copies of the layer of this name are not equal."""
+    """The copies of the layer of this name are not equal."""
 
 
-def _same(one: Tensor, other: Tensor, name: str) -> None:
-    if not torch.equal(one, other):
+def _same(tensor: Tensor, copy: Tensor, name: str) -> None:
+    if not torch.equal(tensor, copy):
         raise _Differ(name)

@@ -1,7 +1,7 @@
-"""Autoencoders for DiTPipeline, which knows no statistics of latents: they are folded into the weights, exactly.
+"""Autoencoders for DiTPipeline, which has no statistics of latents: they are folded into the weights, exactly.
 
 DiTPipeline decodes `latents / scaling_factor`. ditkit's latents are of mean 0 and variance 1 in each channel; its
-decoder is given `a latent + b` with a and b of each channel. C channels, I channels of an image.
+decoder's input is `a latent + b` with a and b of each channel. C channels, I channels of an image.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.files import PIXEL, WEIGHTS, fingerprint, read_config, settings
+from ..checkpoint.loading import read_tensors
 from ..errors import CheckpointError, UsageError
-from ..io import safetensors
 from ..latents.codec import Codec
-from ..runs.manifest import read_weights
 from ..runs.model_info import LatentStats, ModelInfo
 from .diffusers_config import PIPELINE
 
-# The squashing of AutoencoderTiny, 3 tanh(x / 3), is the identity to float32's precision that near to 0; and a power of
-# two rounds nothing.
+# AutoencoderTiny squashes latents, 3 tanh(x / 3): in float32 that is the identity for numbers this small; a power of
+# two adds no rounding.
 _SHRINK = 4096.0
-_KL_SCALE = 0.18215  # of AutoencoderKL where its config has none
+_KL_SCALE = 0.18215  # the default of AutoencoderKL
 
 Exported = tuple[str, dict[str, Any], dict[str, Tensor]]  # class, settings, tensors
 
 
 def exported(info: ModelInfo, codec: Codec) -> Exported:
-    """The autoencoder of a model as DiTPipeline has to have it. Raises UsageError if its class cannot express it."""
+    """The autoencoder of a model as DiTPipeline needs it. Raises UsageError if its class cannot express it."""
     if info.latents is None:
         return identity(info.config.data.channels)
     network: Any = getattr(codec.autoencoder, "network", None)
@@ -54,15 +53,15 @@ def exported(info: ModelInfo, codec: Codec) -> Exported:
 
 
 def _folded(tensors: Mapping[str, Tensor], factor_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
-    """The 1x1 convolutions beside the latents, which take and give them with mean 0 and variance 1."""
+    """The 1x1 convolutions before and after the latents, for latents with mean 0 and variance 1."""
     C = len(factor_C)
     weight, bias = _convolution(tensors, "post_quant_conv", C)
-    found = {"post_quant_conv.weight": weight * factor_C, "post_quant_conv.bias": bias + weight @ offset_C}
+    folded = {"post_quant_conv.weight": weight * factor_C, "post_quant_conv.bias": bias + weight @ offset_C}
     weight, bias = _convolution(tensors, "quant_conv", 2 * C)  # to means, then to logarithms of variances
     both = factor_C.repeat(2)[:, None]
-    found["quant_conv.weight"] = torch.cat([weight[:C] / both[:C], weight[C:]])
-    found["quant_conv.bias"] = torch.cat([(bias[:C] - offset_C) / factor_C, bias[C:] - 2 * factor_C.log()])
-    return {name: (one[:, :, None, None] if one.ndim == 2 else one).float() for name, one in found.items()}
+    folded["quant_conv.weight"] = torch.cat([weight[:C] / both[:C], weight[C:]])
+    folded["quant_conv.bias"] = torch.cat([(bias[:C] - offset_C) / factor_C, bias[C:] - 2 * factor_C.log()])
+    return {name: (value[:, :, None, None] if value.ndim == 2 else value).float() for name, value in folded.items()}
 
 
 def _convolution(tensors: Mapping[str, Tensor], name: str, channels: int) -> tuple[Tensor, Tensor]:
@@ -73,9 +72,9 @@ def _convolution(tensors: Mapping[str, Tensor], name: str, channels: int) -> tup
 
 
 def identity(channels: int) -> Exported:
-    """An AutoencoderTiny that gives images back to 1e-6, for models of pixels.
+    """An AutoencoderTiny that returns its input to 1e-6, for models of pixels.
 
-    A value and its negative pass through the ReLU beside each other, and their difference is the value.
+    A value and its negative pass the ReLU side by side; their difference is the value again.
     """
     config = {
         "in_channels": channels,
@@ -107,7 +106,7 @@ def identity(channels: int) -> Exported:
 def read(folder: Path, channels: int, side: int) -> tuple[dict[str, Any], dict[str, Any], LatentStats | None]:
     """The sections [data] and [autoencoder] and the statistics for the autoencoder in `folder`, which stays there.
 
-    Raises CheckpointError if it is not the one of a model of `channels`.
+    Args: `channels` and `side` are those of the latents. Raises CheckpointError for an autoencoder of other channels.
     """
     tree = read_config(folder)
     image_channels = int(tree.get("in_channels", 3))
@@ -118,23 +117,23 @@ def read(folder: Path, channels: int, side: int) -> tuple[dict[str, Any], dict[s
             f"{folder} lacks {WEIGHTS}",
             f"ditkit reads no pickles; in Python: {PIPELINE}.from_pretrained(FOLDER).vae.save_pretrained({folder})",
         )
-    found = settings(str(folder))
-    if found["channels"] != channels:
+    section = settings(str(folder))
+    if section["channels"] != channels:
         raise CheckpointError(
-            f"the autoencoder in {folder} has latents of {found['channels']} channels, the transformer of {channels}",
+            f"the autoencoder in {folder} has latents of {section['channels']} channels, the transformer of {channels}",
             "get the pipeline's folder again",
         )
-    scale = float(tree.get("scaling_factor", _KL_SCALE if found["name"] == "kl" else 1.0) or 1.0)
-    shift = float(tree.get("shift_factor") or 0.0)  # which DiTPipeline ignores, and ditkit does not
+    scale = float(tree.get("scaling_factor", _KL_SCALE if section["name"] == "kl" else 1.0) or 1.0)
+    shift = float(tree.get("shift_factor") or 0.0)  # DiTPipeline ignores it, ditkit does not
     stats = LatentStats(mean=(0.0 - shift * scale,) * channels, std=(1.0,) * channels, autoencoder=fingerprint(folder))
-    return {"image_size": side * found["shrink"], "channels": image_channels}, found, stats
+    return {"image_size": side * section["shrink"], "channels": image_channels}, section, stats
 
 
 def _is_identity(folder: Path, tree: Mapping[str, Any], channels: int) -> bool:
-    """Whether it is what `identity` makes."""
+    """Whether it is the one that `identity` makes."""
     name, config, tensors = identity(channels)
     path = folder / WEIGHTS
     if tree.get("_class_name") != name or any(tree.get(key) != value for key, value in config.items()):
         return False
-    there = safetensors.parse(read_weights(path), path) if path.is_file() else {}
-    return set(there) == set(tensors) and all(torch.equal(there[one].float(), tensors[one]) for one in tensors)
+    stored = read_tensors(path) if path.is_file() else {}
+    return set(stored) == set(tensors) and all(torch.equal(stored[name].float(), tensors[name]) for name in tensors)

@@ -21,35 +21,33 @@ from ..models import presets
 from ..runs.model_info import LatentStats, ModelInfo
 from . import remap
 from .base import ForeignModel, class_names
-from .remap import Layer, linear, reordered
+from .remap import Layer, block_layers, linear, patch_layer, reordered
 
 DIT, SIT = "Meta's DiT", "SiT"
 _MARK = "x_embedder.proj.weight"
-_BLOCK = (0, 1, 3, 4, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its shift, scale, gate, shift, …
+_MODULATION = (0, 1, 3, 4, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its shift, scale, gate, shift, …
+_LAYERS = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "mlp.first": "mlp.fc1", "mlp.second": "mlp.fc2"}
 _AUTOENCODER = "sd-vae-ft-ema"
 
 
 def fits(tree: Any) -> bool:
     """Whether it is a state dict of one of them, or a checkpoint of their training that holds some."""
-    return isinstance(tree, Mapping) and any(str(name).endswith(_MARK) for one in _states(tree) for name in one)
+    return isinstance(tree, Mapping) and any(str(name).endswith(_MARK) for state in _states(tree) for name in state)
 
 
 def _states(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The averaged and the raw weights, as far as they are there; a published file is the averaged ones."""
-    found = [one for one in (tree.get("ema"), tree.get("model")) if isinstance(one, Mapping)]
-    return found or [tree]
+    """The averaged and the raw weights; a published file is the averaged ones alone."""
+    return remap.states(tree, "ema", "model") or [tree]
 
 
 def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
     """The model of a file. Raises CheckpointError for what does not fit together."""
     with remap.reading(path, "a DiT of Meta's"):
-        states = [remap.state_dict(one) for one in _states(tree)]
+        states = [remap.state_dict(state) for state in _states(tree)]
         sit = _is_sit(states[0], path)
-        info = _card(states[0], tree.get("args"), heads, path, sit=sit)
-        converted = [_converted(one, info, sit=sit) for one in states]
-    return ForeignModel(
-        origin=SIT if sit else DIT, info=info, ema=converted[0], raw=converted[1] if len(converted) > 1 else None
-    )
+        info = _model_info(states[0], tree.get("args"), heads, path, sit=sit)
+        ema, *raw = [_converted(state, info, sit=sit) for state in states]
+    return ForeignModel(origin=SIT if sit else DIT, info=info, ema=ema, raw=raw[0] if raw else None)
 
 
 def _is_sit(tensors: Mapping[str, Tensor], path: Path) -> bool:
@@ -61,7 +59,9 @@ def _is_sit(tensors: Mapping[str, Tensor], path: Path) -> bool:
     return re.search(r"(?<![a-z])sit(?![a-z])", path.name.lower()) is not None
 
 
-def _card(tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path: Path, *, sit: bool) -> ModelInfo:
+def _model_info(
+    tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path: Path, *, sit: bool
+) -> ModelInfo:
     width, channels, patch, _ = tensors[_MARK].shape
     side = math.isqrt(tensors["pos_embed"].shape[1]) * patch
     labels = class_names(len(tensors["y_embedder.embedding_table.weight"]) - 1)
@@ -73,7 +73,7 @@ def _card(tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path
     autoencoder = autoencoder_settings(_AUTOENCODER)
     if channels != autoencoder["channels"]:
         raise ValueError(f"latents of {channels} channels")
-    step = int(path.stem) if re.fullmatch(r"\d{5,9}", path.stem) else 0  # 0400000.pt, as its training calls them
+    step = int(path.stem) if re.fullmatch(r"\d{5,9}", path.stem) else 0  # its training writes 0400000.pt
     config = recipes.build(
         {
             "data": {"name": "folder", "image_size": side * autoencoder["shrink"], "channels": 3, "flip": True},
@@ -97,25 +97,23 @@ def _card(tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path
 
 
 def _converted(tensors: dict[str, Tensor], info: ModelInfo, *, sit: bool) -> dict[str, Tensor]:
-    """ditkit's tensors; takes all of the others out."""
+    """ditkit's tensors; removes all of the others."""
     remap.check_positions(tensors.pop("pos_embed")[0], info.config)
-    weight, bias = linear(tensors, "x_embedder.proj")
-    found = {"patch_in": (weight.flatten(1), bias)}
     weight, bias = linear(tensors, "t_embedder.mlp.0")
-    found["time.first"] = (remap.shift_timestep_features(weight, start=1, sign=-1) if sit else weight), bias
-    found["time.second"] = linear(tensors, "t_embedder.mlp.2")
+    layers = {
+        "patch_in": patch_layer(tensors, "x_embedder.proj"),
+        "time.first": ((remap.shift_timestep_features(weight, start=1, sign=-1) if sit else weight), bias),
+        "time.second": linear(tensors, "t_embedder.mlp.2"),
+    }
     table = tensors.pop("y_embedder.embedding_table.weight")
     for index in range(info.config.model.depth):
         block = f"blocks.{index}"
-        found[f"{block}.attention.qkv"] = linear(tensors, f"{block}.attn.qkv")
-        found[f"{block}.attention.out"] = linear(tensors, f"{block}.attn.proj")
-        found[f"{block}.mlp.first"] = linear(tensors, f"{block}.mlp.fc1")
-        found[f"{block}.mlp.second"] = linear(tensors, f"{block}.mlp.fc2")
-        found[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.adaLN_modulation.1"), _BLOCK)
-    found["final.modulation"] = linear(tensors, "final_layer.adaLN_modulation.1")
-    found["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), info, sit=sit)
+        layers |= {f"{block}.{name}": layer for name, layer in block_layers(tensors, block, _LAYERS).items()}
+        layers[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.adaLN_modulation.1"), _MODULATION)
+    layers["final.modulation"] = linear(tensors, "final_layer.adaLN_modulation.1")
+    layers["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), info, sit=sit)
     remap.nothing_left(tensors)
-    return {"label.weight": table, **remap.flat(found)}
+    return {"label.weight": table, **remap.flat(layers)}
 
 
 def _prediction(layer: Layer, info: ModelInfo, *, sit: bool) -> Layer:

@@ -22,11 +22,11 @@ from .base import cast
 
 _PARTS = ("onnx", "onnxscript", "onnxruntime")
 _LARGEST = 2_000_000_000  # bytes of a protobuf message
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}  # of the largest value that is predicted
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}  # relative to the largest prediction
 
 
 class _Denoiser(nn.Module):
-    """The network with float32 outside, whatever is inside."""
+    """The network in any type, with float32 inputs and outputs."""
 
     def __init__(self, network: DiT, dtype: torch.dtype):
         super().__init__()
@@ -47,18 +47,18 @@ def write(info: ModelInfo, network: DiT, path: Path, dtype: torch.dtype = torch.
     """Write the file, whole or not at all; returns by how much onnxruntime's prediction differs from torch's.
 
     Inputs: x float32 (B, C, H, W), timestep float32 (B), label int64 (B), the number of labels being the null label;
-    output: prediction float32, (B, 2C, H, W) with learned sigma. The card is in its metadata. Changes the network's
-    type. Raises UsageError for what does not fit into the format, MachineError for the disk or if they differ.
+    output: prediction float32, (B, 2C, H, W) with learned sigma. ModelInfo is in its metadata. Changes the
+    network's type. Raises UsageError for what the format cannot hold, MachineError for the disk or if they differ.
     """
     check_parts()
-    if sum(one.numel() for one in network.parameters()) * dtype.itemsize > _LARGEST:
+    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize > _LARGEST:
         raise UsageError("an ONNX file holds 2 GB at most", "use --dtype float16, or --format safetensors")
     if dtype not in _TOLERANCE:
         raise UsageError("hardly anything runs ONNX in bfloat16", "use --dtype float16 or float32")
     cast(network.state_dict(), dtype)
     denoiser = _Denoiser(network.to(dtype), dtype).eval()
     batch = {0: torch.export.Dim("batch", min=1)}
-    with _hushed():
+    with _quiet():
         program: Any = torch.onnx.export(
             denoiser,
             _inputs(network, 2),
@@ -83,18 +83,18 @@ def write(info: ModelInfo, network: DiT, path: Path, dtype: torch.dtype = torch.
 
 
 def _without_origins(model: Any) -> Any:
-    """The graph without the lines of source, on this machine, that each node came from: half of a small file."""
+    """The graph without the source lines, with paths of this machine, of each node: half of a small file."""
     for graph in (model.graph, *model.functions):
         del graph.metadata_props[:]
         for part in (graph.node, graph.value_info, getattr(graph, "initializer", ()), getattr(graph, "input", ())):
-            for one in part:
-                if hasattr(one, "metadata_props"):
-                    del one.metadata_props[:]
+            for entry in part:
+                if hasattr(entry, "metadata_props"):
+                    del entry.metadata_props[:]
     return model
 
 
 def _inputs(network: DiT, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random inputs that reach the null label."""
+    """Random inputs, the null label among them."""
     (h, w), P = network.grid, network.config.patch
     source = generator(0, "onnx", batch)
     x_BCHW = torch.randn(batch, network.channels, h * P, w * P, generator=source)
@@ -103,7 +103,7 @@ def _inputs(network: DiT, batch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _difference(content: bytes, denoiser: nn.Module, network: DiT) -> float:
-    """The largest difference for batches of two sizes, neither the one it was traced with, by the largest value."""
+    """The largest difference, relative to the largest value, for two batch sizes other than the traced one."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -111,16 +111,17 @@ def _difference(content: bytes, denoiser: nn.Module, network: DiT) -> float:
     for batch in (1, 3):
         inputs = _inputs(network, batch)
         names = ("x", "timestep", "label")
-        theirs = session.run(None, {name: one.numpy() for name, one in zip(names, inputs, strict=True)})[0]
+        arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        result = torch.from_numpy(session.run(None, arrays)[0])
         with torch.inference_mode():
-            ours = denoiser(*inputs)
-        worst = max(worst, float((torch.from_numpy(theirs) - ours).abs().max() / ours.abs().max().clamp(min=1)))
+            expected = denoiser(*inputs)
+        worst = max(worst, float((result - expected).abs().max() / expected.abs().max().clamp(min=1)))
     return worst
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """torch says much while it exports that concerns its own authors."""
+def _quiet() -> Iterator[None]:
+    """Silences what torch logs and warns of while it exports."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

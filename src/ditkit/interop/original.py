@@ -1,6 +1,6 @@
-"""The project that ditkit does again (VachanVY's diffusion-transformer): `ckpt.pt`, pixels, epsilon, linear betas.
+"""The project that ditkit reimplements (VachanVY's diffusion-transformer): `ckpt.pt`, pixels, epsilon, linear betas.
 
-Its network is ditkit's, but for what is folded into the weights here: three matrices for queries, keys and values,
+Its network is ditkit's, except for what is folded into the weights here: three matrices for queries, keys and values,
 scales before shifts before gates, pixels of a patch before channels, and timesteps that count one more, because its
 abar_0 is 1.
 """
@@ -19,13 +19,19 @@ from .. import recipes
 from ..runs.model_info import ModelInfo
 from . import remap
 from .base import ForeignModel
-from .remap import channels_first, linear, reordered
+from .remap import block_layers, channels_first, linear, patch_layer, reordered, stacked
 
 ORIGIN = "the original diffusion-transformer"
 FACES = ("female", "male")  # its classes 0 and 1 of CelebA
 _MARK = "patch_ops.patch_proj.weight"
-_BLOCK = (1, 0, 4, 3, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its scale, shift, gate, scale, …
-_FINAL = (1, 0)
+_MODULATION = (1, 0, 4, 3, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its scale, shift, gate, scale, …
+_FINAL = (1, 0)  # scale, shift
+_QKV = ("wq", "wk", "wv")
+_LAYERS = {
+    "attention.out": "att.w",
+    "mlp.first": "pointwise_ffn.layers.0",
+    "mlp.second": "pointwise_ffn.layers.3",
+}
 _HEADS = {288: 6, 512: 8}  # by width, of the two models that it trains
 
 
@@ -33,33 +39,25 @@ def fits(tree: Any) -> bool:
     """Whether it is one of its checkpoints, or one of the two state dicts in it."""
     if not isinstance(tree, Mapping):
         return False
-    return any(_MARK in str(name) for one in (tree, *_states(tree)) for name in one)
+    return any(_MARK in str(name) for state in (tree, *_states(tree)) for name in state)
 
 
 def _states(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The averaged and the raw weights, as far as they are there."""
-    found = (tree.get("ema_state"), tree.get("model_state"))
-    return [one for one in found if isinstance(one, Mapping)]
+    return remap.states(tree, "ema_state", "model_state")
 
 
 def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
     """The model of a checkpoint. Raises CheckpointError for what does not fit together."""
     with remap.reading(path, ORIGIN):
         arguments = dict(tree.get("model_args") or tree.get("train_config") or {})
-        states = _states(tree) or [tree]
-        first = remap.state_dict(states[0])
-        info = _card(first, arguments, heads, int(tree.get("step", 0)), path)
-        raw = remap.state_dict(states[1]) if len(states) == 2 else None
-        return ForeignModel(
-            origin=ORIGIN,
-            info=info,
-            ema=_converted(first, info),
-            raw=_converted(raw, info) if raw else None,
-            losses=_losses(tree.get("losses") or (), info.step),
-        )
+        states = [remap.state_dict(state) for state in _states(tree) or [tree]]
+        info = _model_info(states[0], arguments, heads, int(tree.get("step", 0)), path)
+        ema, *raw = [_converted(state, info) for state in states]
+        losses = _losses(tree.get("losses") or (), info.step)
+    return ForeignModel(origin=ORIGIN, info=info, ema=ema, raw=raw[0] if raw else None, losses=losses)
 
 
-def _card(
+def _model_info(
     tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], heads: int | None, step: int, path: Path
 ) -> ModelInfo:
     width, channels, patch, _ = tensors[_MARK].shape
@@ -89,7 +87,7 @@ def _card(
                 "final_activation": "selu",
                 "frequency_size": tensors["time_embed.mlp.0.weight"].shape[1],
             },
-            # It never trains at the last of its betas: its t is one more than ditkit's, and below their number.
+            # It never trains at its last beta: its t is one more than ditkit's, and below the number of betas.
             "diffusion": {
                 "process": "diffusion",
                 "objective": "epsilon",
@@ -111,31 +109,28 @@ def _labels(classes: int, channels: int) -> tuple[str, ...]:
 
 
 def _converted(tensors: dict[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
-    """ditkit's tensors; takes all of the others out."""
+    """ditkit's tensors; removes all of the others."""
     config = info.config
     patch, channels = config.model.patch, config.data.channels
     remap.check_positions(tensors.pop("positional_embeddings")[0], config)
-    weight, bias = linear(tensors, "patch_ops.patch_proj")
-    found = {"patch_in": (weight.flatten(1), bias)}
     weight, bias = linear(tensors, "time_embed.mlp.0")
-    found["time.first"] = remap.shift_timestep_features(weight, start=1, sign=1), bias
-    found["time.second"] = linear(tensors, "time_embed.mlp.2")
+    layers = {
+        "patch_in": patch_layer(tensors, "patch_ops.patch_proj"),
+        "time.first": (remap.shift_timestep_features(weight, start=1, sign=1), bias),
+        "time.second": linear(tensors, "time_embed.mlp.2"),
+    }
     for index in range(config.model.depth):
         block = f"blocks.{index}"
-        separate = [linear(tensors, f"{block}.att.{name}") for name in ("wq", "wk", "wv")]
-        weight, bias = (torch.cat(parts) for parts in zip(*separate, strict=True))
-        found[f"{block}.attention.qkv"] = weight, bias
-        found[f"{block}.attention.out"] = linear(tensors, f"{block}.att.w")
-        found[f"{block}.mlp.first"] = linear(tensors, f"{block}.pointwise_ffn.layers.0")
-        found[f"{block}.mlp.second"] = linear(tensors, f"{block}.pointwise_ffn.layers.3")
-        found[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.scale_shift_scale.1"), _BLOCK)
-    found["final.modulation"] = reordered(linear(tensors, "norm_linear.shift_scale.1"), _FINAL)
-    found["final.linear"] = channels_first(linear(tensors, "norm_linear.linear"), patch, channels)
+        layers[f"{block}.attention.qkv"] = stacked([linear(tensors, f"{block}.att.{name}") for name in _QKV])
+        layers |= {f"{block}.{name}": layer for name, layer in block_layers(tensors, block, _LAYERS).items()}
+        layers[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.scale_shift_scale.1"), _MODULATION)
+    layers["final.modulation"] = reordered(linear(tensors, "norm_linear.shift_scale.1"), _FINAL)
+    layers["final.linear"] = channels_first(linear(tensors, "norm_linear.linear"), patch, channels)
     table = tensors.pop("label_embed.label_embed.weight")
     remap.nothing_left(tensors)
     if len(table) == len(info.labels):  # it never dropped a label: without one, only the timestep counts
         table = torch.cat([table, torch.zeros(1, table.shape[1])])
-    return {"label.weight": table, **remap.flat(found)}
+    return {"label.weight": table, **remap.flat(layers)}
 
 
 def _losses(losses: Any, step: int) -> tuple[tuple[int, float], ...]:

@@ -1,4 +1,4 @@
-"""What a published model says about itself: its README on the hub, and settings without places on anybody's machine."""
+"""The README (model card) of a published model, and its settings without paths of its author's machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..models.size import parameters
 from ..runs.model_info import ModelInfo
 
 LOSSES, GRID = "loss.png", "samples.png"
-_PATHS = ("data.path", "data.label_file", "autoencoder.source", "train.init_from")  # settings that may be places
+_PATHS = ("data.path", "data.label_file", "autoencoder.source", "train.init_from")  # settings that may be paths
 _MOST_LABELS = 60
 _MNIST = "MNIST by Y. LeCun, C. Cortes and C. Burges: [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/)"
 _CELEBA = "[CelebA](https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) by Z. Liu et al.: non-commercial research only"
@@ -26,7 +26,7 @@ _UNKNOWN = "unknown: the author states none"
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What there is to say about a model; `card` is that of its weights, as they are on its author's machine."""
+    """What the README says of a model; `info` is that of its weights, with paths of its author's machine."""
 
     info: ModelInfo
     repo: str
@@ -47,38 +47,38 @@ def without_places(config: RunConfig) -> RunConfig:
     tree = to_dict(config)
     for key in _PATHS:
         section, _, name = key.partition(".")
-        given = tree[section].pop(name, None)
-        if (kept := _public(key, given)) is not None:
-            tree[section][name] = kept
+        value = _public(key, tree[section].pop(name, None))
+        if value is not None:
+            tree[section][name] = value
     return from_dict(tree)
 
 
 def public_card(info: ModelInfo) -> ModelInfo:
-    """A card without folders and files of this machine."""
+    """A ModelInfo without folders and files of this machine."""
     return replace(info, config=without_places(info.config))
 
 
-def _public(key: str, given: str | None) -> str | None:
-    """A setting that everybody can make use of; None for what is a place on this machine."""
-    if given is None or is_hub(given):
-        return given
+def _public(key: str, value: str | None) -> str | None:
+    """A setting that means something on other machines; None for a path of this one."""
+    if value is None or is_hub(value):
+        return value
     if key == "autoencoder.source":
-        return given if is_repository(given) and not expanded(given).exists() else None
-    parts = urlsplit(given)
+        return value if is_repository(value) and not expanded(value).exists() else None
+    parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or parts.username or parts.password:
         return None
-    return parts._replace(query="").geturl()  # what follows the `?` may let in whoever knows it
+    return parts._replace(query="").geturl()  # a query may hold a token that grants access
 
 
 def check_licence(text: str | None) -> str | None:
-    """The words of --data-licence. Raises UsageError for what is more than a line."""
+    """The text of --data-licence. Raises UsageError unless it is one line."""
     if text is not None and (not text.strip() or not text.isprintable() or len(text) > 500):
         raise UsageError("--data-licence is one line of words", "e.g. --data-licence 'CC BY 4.0, photos by …'")
     return text
 
 
 def write(model: Model) -> str:
-    """The README: what the hub's pages read at its top, then Markdown for people."""
+    """The README: YAML for the hub at its top, then Markdown."""
     parts = [_front(model), f"# {model.name}", _summary(model)]
     if GRID in model.pictures:
         parts.append(f"![Drawn by this model while it was trained]({GRID})")
@@ -90,7 +90,7 @@ def write(model: Model) -> str:
 
 
 def _front(model: Model) -> str:
-    """YAML; words as JSON writes them, which YAML reads."""
+    """YAML front matter; strings are written as JSON, which is YAML too."""
     data = model.info.config.data
     lines = [
         "library_name: ditkit",
@@ -166,7 +166,7 @@ def _facts(model: Model) -> Mapping[str, str]:
         "steps": f"{info.step:,}",
         "validation loss": f"{model.validation[1]:.4g} at step {model.validation[0]:,}" if model.validation else "",
     }
-    if model.origin:  # what is known of how others trained is in their words alone
+    if model.origin:  # how others trained is not known
         for key in ("data", "batch", "learning rate", "labels dropped"):
             facts[key] = ""
         facts["weights"] = model.dtype
@@ -193,26 +193,23 @@ def _data_words(data: DataConfig) -> str:
 
 
 def _licence(model: Model) -> str:
-    data = model.info.config.data
     if model.origin:
         return (
             f"The weights were made by others: {model.origin}. Their licence holds.\n\nData: "
             f"{model.data_licence or _UNKNOWN}."
         )
-    if model.data_licence:
-        known = model.data_licence
-    elif data.name == "mnist" and data.path is None:
-        known = _MNIST
-    elif data.name == "celeba":
-        known = _CELEBA
-    elif is_hub(data.path):
-        known = f"as {_data_words(data)} states"
-    else:
-        known = _UNKNOWN
     return (
-        f"Data: {known}.\n\nThe weights were learnt from these data, whose licence may bind those who use them; their "
-        "author states no other."
+        f"Data: {model.data_licence or _known_licence(model.info.config.data)}.\n\nThe weights were learnt from these "
+        "data, whose licence may bind those who use them; their author states no other."
     )
+
+
+def _known_licence(data: DataConfig) -> str:
+    if data.name == "mnist" and data.path is None:
+        return _MNIST
+    if data.name == "celeba":
+        return _CELEBA
+    return f"as {_data_words(data)} states" if is_hub(data.path) else _UNKNOWN
 
 
 def _millions(count: int) -> str:
@@ -220,6 +217,6 @@ def _millions(count: int) -> str:
 
 
 def _code(text: str) -> str:
-    """A word as it is, whatever Markdown would make of it."""
+    """Text as Markdown code, in which nothing has a meaning to Markdown."""
     plain = " ".join(text.split())
     return f"`{plain}`" if "`" not in plain else f"`` {plain} ``"

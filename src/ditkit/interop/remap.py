@@ -1,4 +1,6 @@
-"""What other projects compute otherwise, written into the weights, so that ditkit's network stays the one it is.
+"""Renaming and folding tensors: what other projects compute in another way is folded into the weights.
+
+So ditkit's network needs no switches for them.
 
 Legend: D width, F features of a timestep, C channels, P patch.
 """
@@ -22,7 +24,7 @@ Layer = tuple[Tensor, Tensor]  # weight and bias
 
 @contextmanager
 def reading(path: Path, origin: str) -> Iterator[None]:
-    """Around the conversion of a file: tensors that are missing or of another shape become a CheckpointError."""
+    """Around the conversion of a file: missing tensors and other shapes become a CheckpointError."""
     try:
         yield
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -32,8 +34,13 @@ def reading(path: Path, origin: str) -> Iterator[None]:
         ) from None
 
 
+def states(tree: Mapping[str, Any], ema: str, raw: str) -> list[Mapping[str, Any]]:
+    """The averaged and the raw weights of a training checkpoint, as far as it has them, by their names in it."""
+    return [state for state in (tree.get(ema), tree.get(raw)) if isinstance(state, Mapping)]
+
+
 def state_dict(tree: Any) -> dict[str, Tensor]:
-    """Tensors by name, float32, without what torch.compile and DataParallel put before their names."""
+    """Tensors by name, float32, without the prefixes of torch.compile and DataParallel."""
     if not isinstance(tree, Mapping):
         raise ValueError("its weights are not tensors by name")
     tensors: dict[str, Tensor] = {}
@@ -45,12 +52,28 @@ def state_dict(tree: Any) -> dict[str, Tensor]:
 
 
 def linear(tensors: MutableMapping[str, Tensor], name: str) -> Layer:
-    """Weight and bias of a layer, taken out."""
+    """Weight and bias of a layer, removed from `tensors`."""
     return tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.bias")
 
 
+def block_layers(tensors: MutableMapping[str, Tensor], block: str, names: Mapping[str, str]) -> dict[str, Layer]:
+    """The layers of a block that differ in name only (ditkit's: the other), removed from `tensors`."""
+    return {name: linear(tensors, f"{block}.{other}") for name, other in names.items()}
+
+
+def patch_layer(tensors: MutableMapping[str, Tensor], name: str) -> Layer:
+    """A convolution (D, C, P, P) of patches as ditkit's linear layer (D, C P P), removed from `tensors`."""
+    weight, bias = linear(tensors, name)
+    return weight.flatten(1), bias
+
+
+def stacked(layers: Sequence[Layer]) -> Layer:
+    """Layers of one input as one layer: separate queries, keys and values as ditkit's qkv."""
+    return torch.cat([weight for weight, _ in layers]), torch.cat([bias for _, bias in layers])
+
+
 def known_heads(width: int, by_width: Mapping[int, int], path: Path) -> int:
-    """The number of heads, which no tensor tells. Raises UsageError for a width that is none of the project's own."""
+    """The number of heads, which is in no tensor. Raises UsageError for a width that the project does not use."""
     if width not in by_width:
         raise UsageError(
             f"{path} does not say how many heads its attention has, and its width {width} is no usual one",
@@ -60,15 +83,15 @@ def known_heads(width: int, by_width: Mapping[int, int], path: Path) -> int:
 
 
 def nothing_left(tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError if there are tensors that nobody has taken: it is another architecture."""
+    """Raises ValueError if tensors remain that no layer took: it is another architecture."""
     if tensors:
         raise ValueError(f"{len(tensors)} of its tensors are none of that network ({next(iter(tensors))})")
 
 
 def reordered(layer: Layer, order: Sequence[int]) -> Layer:
     """The same layer, the equal parts of its output in another order."""
-    parts = [one.chunk(len(order)) for one in layer]
-    return torch.cat([parts[0][index] for index in order]), torch.cat([parts[1][index] for index in order])
+    weights, biases = layer[0].chunk(len(order)), layer[1].chunk(len(order))
+    return stacked([(weights[index], biases[index]) for index in order])
 
 
 def channels_first(layer: Layer, patch: int, channels: int) -> Layer:
@@ -78,7 +101,7 @@ def channels_first(layer: Layer, patch: int, channels: int) -> Layer:
 
 
 def channels_last(layer: Layer, patch: int, channels: int) -> Layer:
-    """The way back from `channels_first`."""
+    """The inverse of `channels_first`."""
     row = _rows(patch, channels).argsort()
     return layer[0][row], layer[1][row]
 
@@ -89,7 +112,7 @@ def _rows(patch: int, channels: int) -> Tensor:
 
 
 def shift_timestep_features(weight_DF: Tensor, *, start: float, sign: int) -> Tensor:
-    """The first layer of a timestep MLP that is fed `start + sign * t`, for features of t: cosines, then sines.
+    """The first layer of a timestep MLP whose input was `start + sign * t`, for features of t: cosines, then sines.
 
     Exact: cos(w (a + s t)) = cos(wa) cos(wt) - s sin(wa) sin(wt), sin(w (a + s t)) = sin(wa) cos(wt) + s cos(wa)
     sin(wt); sign is 1 or -1.
@@ -108,7 +131,7 @@ def flat(layers: Mapping[str, Layer]) -> dict[str, Tensor]:
 
 
 def check_positions(table_TD: Tensor, config: RunConfig) -> None:
-    """Raises ValueError unless positions are those that ditkit computes; theirs may be rounded otherwise."""
+    """Raises ValueError unless positions are those that ditkit computes, except for rounding."""
     _, height, width = config.shape
     model = config.model
     expected_TD = position_table(model.positions, height // model.patch, width // model.patch, model.width)

@@ -1,4 +1,4 @@
-"""Other people's .pt files: tensors and plain data only; nothing in them is ever executed."""
+"""Other people's .pt files: tensors and plain data only; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from ..errors import CheckpointError
 
-SAFE: list[Any] = [argparse.Namespace]  # beside torch's own list: training scripts keep their arguments in one
+SAFE: list[Any] = [argparse.Namespace]  # in addition to torch's list: training scripts save their arguments in one
 _HINT = "ask whoever made it for a .safetensors file, or for one of tensors, numbers and text only"
 _LOOK_INTO = 1 << 20  # bytes
 
@@ -31,9 +31,9 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", "check the path") from None
-    except Exception as error:  # whatever torch raises for a file that is none of its own
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        name = found[1] if found else _first_name(path)
+    except Exception as error:  # torch raises many kinds for files of other formats
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        name = match[1] if match else _first_name(path)
     if name:
         raise CheckpointError(
             f"{path} is refused, and nothing in it was executed: it calls {name}, which is code", _HINT
@@ -42,7 +42,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def _first_name(path: Path) -> str | None:
-    """The first thing that a bare pickle would import, by looking at its codes without obeying them."""
+    """The first thing that a bare pickle would import, from its opcodes, none of which is executed."""
     words: list[str] = []
     try:
         with path.open("rb") as file:
