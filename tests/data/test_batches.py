@@ -101,7 +101,10 @@ def test_iterating_from_step_k_gives_the_batches_k_on(count: int, cache_bytes: i
         assert _equal(straight[start:], _first(resumed, start, 12 - start))
 
 
-@pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (1, "spawn"), (2, "forkserver")])
+@pytest.mark.parametrize(
+    ("workers", "start"),
+    [(1, "fork"), (2, "fork"), (1, "spawn"), pytest.param(2, "forkserver", marks=pytest.mark.slow)],
+)
 def test_processes_give_the_batches_that_a_thread_gives_and_end_with_the_iterator(workers: int, start: str):
     straight = _first(Batches(Ramps(40), 8, seed=5, flip=True), 3, 6)
     before = torch.get_rng_state()

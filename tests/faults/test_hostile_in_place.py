@@ -147,6 +147,7 @@ def test_an_image_that_is_too_large_to_hold_in_memory_is_not_read(monkeypatch: p
         _opened(GOOD_ZIP)[0]
 
 
+@pytest.mark.faults
 def test_memory_stays_small_however_many_members_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources_archive, "Limits", Limits)
     hidden = b"".join(_header(name=b".%05d" % index) for index in range(100))

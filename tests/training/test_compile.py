@@ -59,6 +59,7 @@ def test_without_a_compiler_auto_goes_on_with_one_line_and_on_is_an_error(tiny, 
         compile.decide("on", None, tiny(), CPU)
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_found_out(tmp_path):
     code = "import torch; from ditkit.training.compile import why_not; print(why_not(torch.device('cpu')))"
     done = subprocess.run(
