@@ -6,6 +6,7 @@ import functools
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,32 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test finds or leaves anything in the user's own caches, nor asks the hub, not even from another process."""
+    """No test or fixture touches the user's own caches, nor asks the hub, not even from another process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         for name in ("DITKIT_CACHE", "HF_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp("caches") / name))
         yield
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a folder of its own, with an empty cache in it, and as if nobody had set anything."""
+    monkeypatch.chdir(tmp_path)
+    ours = ("DITKIT_RUNS", "DITKIT_DEBUG", "DITKIT_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN", "FORCE_COLOR", "COLUMNS")
+    for name in ours:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    if hub := sys.modules.get("ditkit.io.hub"):
+        hub._resolved.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def cache(empty_folder: Path) -> Path:
+    """Where ditkit's cache of a test will be."""
+    return empty_folder / "cache"
 
 
 @pytest.fixture(scope="session", autouse=True)

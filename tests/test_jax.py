@@ -227,15 +227,13 @@ def test_what_torch_alone_does_is_refused():
         train(config, "gone/digits.safetensors")
 
 
-def test_the_command_line_says_how_to_get_it(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_line_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(limits, "find_spec", lambda name: None)
     assert app.main(["sample", "--model", "mnist", "--backend", "jax"]) == 2
     assert "hint: pip install 'ditkit[jax]'" in capsys.readouterr().err
 
 
-def test_the_command_line_draws_with_it(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_line_draws_with_it(capsys):
     common = ["sample", "--model", "mnist", "--labels", "7", "--steps", "2", "--quiet", "--device", "cpu"]
     assert app.main([*common, "--backend", "jax", "--out", "jax"]) == 0
     assert app.main([*common, "--out", "torch"]) == 0

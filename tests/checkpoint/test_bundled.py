@@ -29,8 +29,7 @@ def nearest_label(images_NF: np.ndarray) -> list[str]:
     return [digits.labels[known[index][1]] for index in distance_NM.argmin(axis=1)]
 
 
-def test_it_draws_the_digits_that_it_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_it_draws_the_digits_that_it_is_asked_for(tmp_path, capsys):
     words = [f"{digit}*5" for digit in range(10)]
     assert main(["sample", "--model", "mnist", "--labels", *words, "--json"]) == 0
     drawn = json.loads(capsys.readouterr().out)["images"]

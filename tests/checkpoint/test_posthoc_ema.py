@@ -188,8 +188,7 @@ def test_damaged_missing_and_too_few_snapshots_are_told(kept, tmp_path):
         average(weights, 0.01)
 
 
-def test_the_command_draws_sweeps_and_says_which_average(kept, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_draws_sweeps_and_says_which_average(kept, tmp_path, capsys):
     run = str(kept[0])
     assert main(["sample", "--model", run, "--labels", "3", "--ema", "0.07", "--out", "a", "--device", "cpu"]) == 0
     with Image.open("a/000-3.png") as picture:
@@ -207,8 +206,7 @@ def test_the_command_draws_sweeps_and_says_which_average(kept, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "0.3", "nan", "inf", "a", "1e9"])
-def test_a_length_that_is_none_is_told_in_one_line(kept, tmp_path, monkeypatch, capsys, word):
-    monkeypatch.chdir(tmp_path)
+def test_a_length_that_is_none_is_told_in_one_line(kept, capsys, word):
     assert main(["sample", "--model", str(kept[0]), "--ema", word]) == 2
     assert "is not a length between" in capsys.readouterr().err
 
@@ -216,15 +214,13 @@ def test_a_length_that_is_none_is_told_in_one_line(kept, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("words", "said"), [(["--model", "mnist"], "not a checkpoint of a run"), (["--no-ema"], "different weights")]
 )
-def test_what_has_no_snapshots_is_told(kept, tmp_path, monkeypatch, capsys, words, said):
-    monkeypatch.chdir(tmp_path)
+def test_what_has_no_snapshots_is_told(kept, capsys, words, said):
     words = words if "--model" in words else [*words, "--model", str(kept[0])]
     assert main(["sample", *words, "--ema", "0.05"]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_a_run_without_snapshots_says_how_to_have_them(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_run_without_snapshots_says_how_to_have_them(tmp_path, capsys):
     train(config(snapshot_every=None, steps=2), tmp_path / "runs/plain", device="cpu")
     assert main(["sample", "--model", "plain", "--ema", "0.05"]) == 2
     assert "--snapshot-every" in capsys.readouterr().err

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import FLAGS, elsewhere, said, walk, write_run
+from command_line import FLAGS, said, walk, write_run
 
 from ditkit import recipes
 from ditkit.cli import app
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 # --- flags, help, version, completion
 

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import elsewhere, said
+from command_line import said
 from PIL import Image
 
 from ditkit.cli import console
 from ditkit.errors import BusyError
-from ditkit.io import atomic, cache
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
+from ditkit.io import atomic
+from ditkit.io import cache as io_cache
 
 HASH = "0123456789abcdef"
 
@@ -42,14 +41,7 @@ def photos() -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache, which is not there yet."""
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def full(place: Path) -> Path:
+def full(cache: Path) -> Path:
     """A cache with one entry of each kind, and what killed processes leave."""
     files = {
         f"downloads/photos-{HASH}.zip": b"x" * 3000,
@@ -66,13 +58,13 @@ def full(place: Path) -> Path:
         "about.txt": b"no entry",
     }
     for name, content in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(content)
-    return place
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(content)
+    return cache
 
 
 def names() -> list[str]:
-    return [entry.name for entry in cache.entries()]
+    return [entry.name for entry in io_cache.entries()]
 
 
 ALL = [
@@ -287,27 +279,27 @@ def test_an_old_entry_is_told_from_a_new_one(full: Path, capsys) -> None:
     assert "1 B   10 days" in out and "3 kB       2 h" in out
 
 
-def test_a_cache_that_is_not_there_is_empty_and_stays_away(place: Path, capsys) -> None:
+def test_a_cache_that_is_not_there_is_empty_and_stays_away(cache: Path, capsys) -> None:
     code, out, err = said(capsys, "data list")
-    assert (code, err) == (0, "") and out.endswith(f"in the cache, {place}:\n  nothing\n")
+    assert (code, err) == (0, "") and out.endswith(f"in the cache, {cache}:\n  nothing\n")
     assert said(capsys, "data remove --all --yes") == (0, "", "there is nothing to remove\n")
     assert json.loads(said(capsys, "data remove --unfinished --json")[1]) == {"removed": [], "bytes": 0}
-    assert not place.exists()
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("line", ["data list", "data list --json", "data remove --all --yes", "data remove x"])
-def test_a_cache_that_is_a_file_is_two_lines(line: str, place: Path, capsys) -> None:
-    place.write_text("x", encoding="utf-8")
+def test_a_cache_that_is_a_file_is_two_lines(line: str, cache: Path, capsys) -> None:
+    cache.write_text("x", encoding="utf-8")
     code, out, err = said(capsys, line)
     assert (code, out) == (6, "")
-    assert err.splitlines()[0] == f"error: the cache {place} is a file" and "DITKIT_CACHE" in err
+    assert err.splitlines()[0] == f"error: the cache {cache} is a file" and "DITKIT_CACHE" in err
 
 
 def test_notes_that_are_nonsense_are_no_source(full: Path, capsys) -> None:
     about = full / "hub/owner--faces-0123456789ab/about.json"
     for content in (b"", b"[]", b"{}", b'{"source": 3}', b'{"source": ""}', b"\xff", b"[" * 100_000, b"3"):
         about.write_bytes(content)
-        entry = next(entry for entry in cache.entries() if entry.kind == "hub")
+        entry = next(entry for entry in io_cache.entries() if entry.kind == "hub")
         assert entry.source is None, content
     assert said(capsys, "data list")[0] == 0
 
@@ -432,9 +424,9 @@ def test_links_are_removed_and_never_followed(full: Path, tmp_path: Path, capsys
     (tmp_path / "mine/photo.png").write_bytes(b"x" * 1000)
     (full / "packs/link").symlink_to(tmp_path / "mine")
     (full / "elsewhere").symlink_to(tmp_path / "mine")
-    before = sum(entry.size for entry in cache.entries() if entry.name != "packs/link")
+    before = sum(entry.size for entry in io_cache.entries() if entry.name != "packs/link")
     (full / f"extracted/photos-{HASH}/link").symlink_to(tmp_path / "mine")
-    after = sum(entry.size for entry in cache.entries() if entry.name != "packs/link")
+    after = sum(entry.size for entry in io_cache.entries() if entry.name != "packs/link")
     assert after - before < 1000
     _, out, err = said(capsys, "data list")
     assert "elsewhere/" not in out
@@ -488,9 +480,9 @@ def test_a_kill_on_the_way_leaves_it_whole_or_something_unfinished(full: Path, c
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "_delete", killed)
+    monkeypatch.setattr(io_cache, "_delete", killed)
     assert said(capsys, f"data remove extracted/photos-{HASH} --yes")[0] == 130
-    left = [entry for entry in cache.entries() if entry.kind == "extracted"]
+    left = [entry for entry in io_cache.entries() if entry.kind == "extracted"]
     assert all(entry.unfinished for entry in left) and sum(entry.size for entry in left) > 2000
     monkeypatch.undo()
     monkeypatch.setenv("DITKIT_CACHE", str(full))
@@ -503,7 +495,7 @@ def test_what_the_system_does_not_let_go_is_two_lines(broken: str, full: Path, c
     def refuse(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(atomic if broken == "rename" else cache, broken, refuse)
+    monkeypatch.setattr(atomic if broken == "rename" else io_cache, broken, refuse)
     code, out, err = said(capsys, "data remove packs/odd --yes")
     assert (code, out) == (6, "")
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
@@ -523,14 +515,14 @@ def test_a_cache_where_no_lock_can_be_made_is_two_lines(full: Path, capsys, monk
     assert code == 6 and "Read-only file system" in err and names() == ALL
 
 
-def test_an_unpacked_archive_that_was_removed_is_unpacked_again(place: Path, tmp_path: Path, capsys) -> None:
+def test_an_unpacked_archive_that_was_removed_is_unpacked_again(cache: Path, tmp_path: Path, capsys) -> None:
     import shutil
 
     for number in range(12):
         image(tmp_path / f"pack/{number}.png", shade=number)
     shutil.make_archive(str(tmp_path / "pack"), "gztar", tmp_path / "pack")
     assert said(capsys, "data show ./pack.tar.gz --quiet")[0] == 0
-    (entry,) = cache.entries()
+    (entry,) = io_cache.entries()
     assert entry.name.startswith("extracted/pack-") and entry.source == str((tmp_path / "pack.tar.gz").resolve())
-    assert said(capsys, "data remove pack --yes")[0] == 0 and cache.entries() == []
-    assert said(capsys, "data show ./pack.tar.gz --quiet")[0] == 0 and len(cache.entries()) == 1
+    assert said(capsys, "data remove pack --yes")[0] == 0 and io_cache.entries() == []
+    assert said(capsys, "data show ./pack.tar.gz --quiet")[0] == 0 and len(io_cache.entries()) == 1

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import elsewhere, said
+from command_line import said
 
 from ditkit.cli.progress import TrainingProgress
 from ditkit.estimation import memory as estimation_memory
@@ -14,8 +14,6 @@ from ditkit.estimation import report as estimation_report
 from ditkit.events import Stepped
 from ditkit.io import paths
 from ditkit.runs.folder import RunFolder
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=2 --set model.heads=2 --set sample.steps=1 "
@@ -55,7 +53,7 @@ def test_estimate_in_words_ends_with_the_verdict(
     assert "not even one image at a time" in said(capsys, line)[1].splitlines()[-1]
 
 
-def test_images_that_are_not_here_are_not_fetched(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_images_that_are_not_here_are_not_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, f"estimate celeba {TINY} --set model.patch=8 --no-probe --json")
     assert code == 0
     assert json.loads(out)["images"] is None
@@ -108,7 +106,7 @@ def test_progress_tells_the_share_of_the_peak_where_it_is_known() -> None:
     assert "peak" not in progress._numbers(Stepped(step=2, loss=1.0, lr=1.0, images_per_second=20.0))
 
 
-def test_a_step_that_takes_too_long_to_try_is_computed(monkeypatch, tmp_path):
+def test_a_step_that_takes_too_long_to_try_is_computed(monkeypatch):
     import torch
 
     from ditkit import recipes

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import elsewhere, said
+from command_line import said
 from PIL import Image
 
 from ditkit.runs.folder import RunFolder
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 TINY = (
     "--set model.patch=8 --set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=4 "
@@ -25,7 +23,7 @@ TINY = (
 
 
 @pytest.fixture(autouse=True)
-def no_cache(elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing may be unpacked: there is no cache to unpack to."""
     (tmp_path / "no").write_text("", encoding="utf-8")
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "no" / "cache"))

@@ -14,7 +14,7 @@ import torch
 from autoencoders import write_kl
 from command_line import said, write_run
 from foreign import Meta, Original
-from hub_server import Hub, forget, hub
+from hub_server import Hub, hub
 from PIL import Image
 
 from ditkit import load, recipes
@@ -29,12 +29,8 @@ DRAW = "--steps 2 --device cpu"
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path) -> Path:
     """A folder with the original's checkpoint and photos of two kinds."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
     Original(size=(8, 8)).save(tmp_path / "ckpt.pt")
     drawn = np.random.default_rng(0)
     for number in range(40):
@@ -225,7 +221,6 @@ def server(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         ("model", "someone/none"): {"README.md": b"nothing"},
         ("model", "someone/twice"): {"model.safetensors": b"x" * 99, "pytorch_model.bin": b"x" * 99},
     }
-    forget()
     with hub(repositories) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
         yield running

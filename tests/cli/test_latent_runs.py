@@ -28,12 +28,8 @@ TINY = (
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path) -> Path:
     """A folder with photos of two kinds and two autoencoders."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
     drawn = np.random.default_rng(0)
     for number in range(50):
         folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")

@@ -51,8 +51,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-    for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
 
 
 # --- train
@@ -289,7 +287,7 @@ def test_sample_prints_one_json_object_and_images_say_where_they_come_from(
 
 
 def test_sample_alone_draws_each_label_of_the_newest_run_into_a_new_folder(
-    capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     os.utime(home / "runs/mnist/metrics.jsonl", (4e9, 4e9))  # makes it the newest
     for folder in ("samples/mnist-6", "samples/mnist-6-2"):

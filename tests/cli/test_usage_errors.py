@@ -9,12 +9,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from command_line import elsewhere, said, write_run
+from command_line import said, write_run
 
 from ditkit.cli import console
 from ditkit.errors import UsageError
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 WRONG = [
     ("trian mnist", "unknown command 'trian'", "did you mean 'train'"),

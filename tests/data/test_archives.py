@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
 import pickle
-import tarfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from archives import picture, tar_of, zip_of
 
 from ditkit.config import DataConfig
 from ditkit.data import folder, workers
@@ -35,17 +33,10 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing may be unpacked: there is no cache to unpack to."""
     (tmp_path / "no").write_text("", encoding="utf-8")
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "no" / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
-def _picture(shade: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 255 - shade, 9)).save(file, format="PNG")
-    return file.getvalue()
 
 
 CLASSES = {
-    f"{label}/{index:02d}.png": _picture(10 * index + (label == "dog"))
+    f"{label}/{index:02d}.png": picture(10 * index + (label == "dog"))
     for label in ("cat", "dog")
     for index in range(20)
 }
@@ -56,16 +47,8 @@ def _packed(place: str, files: Mapping[str, bytes | str], deflated: bool = False
     """A .zip or .tar with such files."""
     contents = {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
     Path(place).parent.mkdir(exist_ok=True)
-    if place.endswith(".zip"):
-        with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED) as archive:
-            for name, content in contents.items():
-                archive.writestr(name, content)
-    else:
-        with tarfile.open(place, "w") as archive:
-            for name, content in contents.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+    kind = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
+    Path(place).write_bytes(zip_of(contents, compression=kind) if place.endswith(".zip") else tar_of(contents))
     return place
 
 
@@ -151,7 +134,7 @@ def test_labels_beside_the_images_are_read(kind: str, place: str):
 
 def test_keys_end_at_the_first_dot_and_belong_to_their_shard():
     for shard, label in enumerate("ab"):
-        files = {"x.1/0.seg.png": _picture(1), "x.1/0.cls": label, "x.1/1.png": _picture(2), "x.1/1.cls": "c"}
+        files = {"x.1/0.seg.png": picture(1), "x.1/0.cls": label, "x.1/1.png": picture(2), "x.1/1.cls": "c"}
         _packed(f"shards/{shard}.tar", files)
     images = _open("shards", validation=0)
     assert _said(images) == {"0.tar/0.seg.png": "a", "0.tar/1.png": "c", "1.tar/0.seg.png": "b", "1.tar/1.png": "c"}
@@ -192,7 +175,7 @@ def test_tables_label_the_members():
     ("files", "settings", "message"),
     [
         (
-            {"1.png": _picture(1), "2.png": _picture(2), "1.cls": "1"},
+            {"1.png": picture(1), "2.png": picture(2), "1.cls": "1"},
             {},
             r"1 of 2 images have no \.cls file .* 2\.png in",
         ),
@@ -206,8 +189,8 @@ def test_tables_label_the_members():
             r"unknown field of 00000\.json in .*'kin'",
         ),
         (FLAT, {"label_by": "kind"}, "there is no table in .* that could have the column 'kind'"),
-        ({"a/1.png": _picture(1), "b/notes.md": "x"}, {}, "no images in the class folder b of"),
-        ({"a/1.png": _picture(1), "2.png": _picture(1)}, {}, r"images beside them: 1, the first is 2\.png"),
+        ({"a/1.png": picture(1), "b/notes.md": "x"}, {}, "no images in the class folder b of"),
+        ({"a/1.png": picture(1), "2.png": picture(1)}, {}, r"images beside them: 1, the first is 2\.png"),
         ({"a/notes.txt": "x"}, {}, "no images in"),
         ({"metadata.jsonl": '{"file_name": "x.png", "label": 1}', **FLAT}, {}, "line 1: there is no image 'x.png'"),
     ],
@@ -219,7 +202,7 @@ def test_labels_in_an_archive_that_are_wrong_are_told(files: dict[str, bytes | s
 
 
 def test_every_image_its_own_class_is_an_error_that_says_so():
-    files = {f"{index}.png": _picture(index) for index in range(40)}
+    files = {f"{index}.png": picture(index) for index in range(40)}
     with pytest.raises(DataError, match="hold 40 different labels: hardly two images share one"):
         _open(_packed("a.tar", {**files, **{f"{index}.cls": str(index) for index in range(40)}}))
 
@@ -240,7 +223,7 @@ def test_processes_read_the_same_batches_from_an_archive(place: str, start: str)
 def test_archives_stay_open_while_they_are_read_and_no_longer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sources_archive, "_MOST_DESCRIPTORS", 2)
     for index in range(4):
-        _packed(f"shards/{index}.tar", {f"{index}.png": _picture(index)})
+        _packed(f"shards/{index}.tar", {f"{index}.png": picture(index)})
     images = _open("shards", validation=0)
     assert [int(images[index][0][0, 0, 0]) for index in (0, 1, 2, 3, 3, 2, 1, 0)] == [0, 1, 2, 3, 3, 2, 1, 0]
     kept = list(images.source._files._open.values())

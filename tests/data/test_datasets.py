@@ -130,8 +130,7 @@ def test_own_idx_files_are_read_packed_or_not(tmp_path: Path):
     assert train[0][0][0, :3, 0].tolist() == [0, 1, 2]
 
 
-def test_own_idx_files_may_come_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+def test_own_idx_files_may_come_in_an_archive(tmp_path: Path):
     (tmp_path / "digits").mkdir()
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, _own_files(tmp_path / "digits").name)
     packed = mnist.dataset(DataConfig(path=archive), "train")

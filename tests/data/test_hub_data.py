@@ -63,16 +63,6 @@ REPOSITORIES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN", "DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    forget()
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub(REPOSITORIES) as server:

@@ -32,12 +32,6 @@ NUMBERS = [number % 3 for number in range(40)]
 CLASSES = {"label": {"_type": "ClassLabel", "names": ["ant", "bee", "cow", "dog"]}}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()

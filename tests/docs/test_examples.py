@@ -13,19 +13,12 @@ from ditkit import recipes
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DITKIT_RUNS", raising=False)
-    return tmp_path
-
-
 def run(name: str, *arguments):
     return runpy.run_path(str(EXAMPLES / name))["main"](*arguments)
 
 
 @pytest.mark.docs
-def test_train_then_sample_from_python(here, capsys):
+def test_train_then_sample_from_python(capsys):
     assert run("train_from_python.py", 3) == Path("runs/from-python")
     assert "validation loss" in capsys.readouterr().out
     with Image.open(run("sample_from_python.py")) as picture:
@@ -33,14 +26,13 @@ def test_train_then_sample_from_python(here, capsys):
 
 
 @pytest.mark.docs
-def test_a_dataset_of_ones_own(here):
+def test_a_dataset_of_ones_own(tmp_path):
     assert run("train_on_my_dataset.py", 2) == Path("runs/my-stripes")
-    assert (here / "runs" / "my-stripes" / "samples" / "step-0000002.png").is_file()
+    assert (tmp_path / "runs" / "my-stripes" / "samples" / "step-0000002.png").is_file()
 
 
 @pytest.mark.docs
-def test_the_four_conditionings_are_compared_and_a_second_time_only_told(here, capsys, monkeypatch):
-    monkeypatch.setenv("DITKIT_CACHE", str(here / "cache"))
+def test_the_four_conditionings_are_compared_and_a_second_time_only_told(capsys, monkeypatch):
     monkeypatch.setattr("ditkit.evaluation.reference.MOST_IMAGES", 200)
     tree = recipes.tree("mnist")
     tree["model"] |= {"patch": 14, "width": 32, "heads": 2, "depth": 1}

@@ -34,8 +34,7 @@ def compare(runs, *line: str) -> int:
     return main(["compare", *line, "--runs-dir", str(runs), "--device", "cpu"])
 
 
-def test_figures_differences_and_pictures_of_two_runs(runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_figures_differences_and_pictures_of_two_runs(runs, tmp_path, capsys):
     assert compare(runs, "narrow", "wide", "--labels", "3", "8", "--out", "c") == 0
     out = capsys.readouterr().out
     assert "| model.width | 16 | 32 |" in out and "| optim.lr | 0.001 | 0.002 |" in out and "model.depth" not in out
@@ -48,8 +47,7 @@ def test_figures_differences_and_pictures_of_two_runs(runs, tmp_path, monkeypatc
         assert losses.width > 500 and np.asarray(samples).std() > 10
 
 
-def test_runs_are_drawn_from_equal_seeds(runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_runs_are_drawn_from_equal_seeds(runs, tmp_path, capsys):
     assert compare(runs, "narrow", str(runs / "narrow"), "--out", "same") == 2  # one run, named twice
     shutil.copytree(runs / "narrow", tmp_path / "copy")
     assert compare(runs, "narrow", str(tmp_path / "copy"), "--labels", "3", "--out", "same") == 0
@@ -61,8 +59,7 @@ def test_runs_are_drawn_from_equal_seeds(runs, tmp_path, monkeypatch, capsys):
     assert (rows[first] == rows[second[: len(first)]]).all()
 
 
-def test_a_gif_of_two_runs_shows_at_each_step_the_newest_grid_of_each(runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_gif_of_two_runs_shows_at_each_step_the_newest_grid_of_each(runs, tmp_path, capsys):
     early = runs / "narrow" / "samples" / "step-0000001.png"
     Image.new("RGB", (60, 40), (200, 0, 0)).save(early)
     Image.new("RGB", (60, 40), (0, 0, 200)).save(runs / "wide" / "samples" / "step-0000002.png")
@@ -89,15 +86,13 @@ def test_a_gif_of_two_runs_shows_at_each_step_the_newest_grid_of_each(runs, tmp_
         (["wide", "narrow", "--labels", "cat"], "unknown label"),
     ],
 )
-def test_mistakes_are_said_in_one_line(runs, tmp_path, monkeypatch, capsys, line, said):
-    monkeypatch.chdir(tmp_path)
+def test_mistakes_are_said_in_one_line(runs, tmp_path, capsys, line, said):
     assert compare(runs, *line) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 2 and not list(tmp_path.iterdir())
 
 
 def test_each_run_has_its_own_row_also_when_no_label_is_common(runs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     for kind in ("cats", "dogs"):
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for number in range(4):

@@ -29,7 +29,6 @@ def server(small, tmp_path, monkeypatch):
 
     small.save_pretrained(tmp_path / "small")
     files = {name: (tmp_path / "small" / name).read_bytes() for name in ("config.json", "model.safetensors")}
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     with hub({("model", REPOSITORY): files}) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
         yield running
@@ -56,7 +55,7 @@ def test_grey_and_small_images_are_seen_too_and_later_without_a_network(server, 
     assert np.array_equal(first.extract([image]).features_NF, again.extract([image]).features_NF)
 
 
-def test_another_model_in_its_place_is_refused(server, monkeypatch):
+def test_another_model_in_its_place_is_refused(server):
     from ditkit.evaluation.features import REPOSITORY
 
     server.repositories["model", REPOSITORY]["config.json"] = json.dumps({"hidden_size": "wide"}).encode()

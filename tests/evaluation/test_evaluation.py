@@ -40,8 +40,7 @@ class Few:
 
 
 @pytest.fixture
-def lenet_judge(tmp_path, monkeypatch):
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+def lenet_judge():
     return open_judge(load("mnist"), dataset=Few(0, 1500))
 
 
@@ -162,10 +161,8 @@ def command(capsys, *line: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def few_digits(monkeypatch, tmp_path):
+def few_digits(monkeypatch):
     """The judge sees 400 images instead of all of MNIST, which takes twenty seconds."""
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ditkit.evaluation.reference.MOST_IMAGES", 400)
 
 

@@ -12,9 +12,7 @@ from ditkit.cli.app import main
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+def few_real_images(monkeypatch):
     monkeypatch.setattr("ditkit.evaluation.reference.MOST_IMAGES", 300)
 
 

@@ -151,8 +151,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.cli.doctor._devices", lambda: None)
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.chdir(place)
-    for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
     return place
 
 

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import elsewhere, said
+from command_line import said
 from PIL import Image
 
 from ditkit.config import DataConfig
 from ditkit.data import celeba, mnist
 from ditkit.errors import DataError
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 pytestmark = pytest.mark.timeout(60)
 

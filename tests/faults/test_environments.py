@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import elsewhere, said, write_run
+from command_line import said, write_run
 from PIL import Image
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 TINY = (
     "--set model.patch=8 --set model.width=32 --set model.depth=1 --set model.heads=2 --set data.image_size=16 "

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import elsewhere, said, write_run
+from command_line import said, write_run
 from PIL import Image
 
 from ditkit import load, recipes
 from ditkit.errors import CheckpointError
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 MINE = b"the user's own"
 

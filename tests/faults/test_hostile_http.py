@@ -26,15 +26,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from command_line import elsewhere, said
+from command_line import said
 from PIL import Image
 
 from ditkit.data.sources import location
 from ditkit.errors import DataError, MachineError, UsageError
 from ditkit.io import download
 from ditkit.io.download import PartialFile, Patience, Redirects, fetch, seconds
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -327,11 +325,10 @@ def _photos() -> bytes:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "DITKIT_OFFLINE", "HF_HUB_OFFLINE"):
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     with Server(("127.0.0.1", 0), Answers) as running:
         running.requests = defaultdict(list)
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import elsewhere, said
+from archives import END, FEW, GOOD, GOOD_TAR, GOOD_ZIP, HOSTILE, PICTURE, SMALL, header, tar_of, zip_of
+from command_line import said
 from loading import load_image
-from test_hostile_archives import END, FEW, GOOD, GOOD_TAR, GOOD_ZIP, HOSTILE, PICTURE, SMALL, TINY, _header, _tar, _zip
+from test_hostile_archives import TINY
 
 from ditkit.config import DataConfig
 from ditkit.data.folder import dataset
@@ -24,8 +25,6 @@ from ditkit.data.sources import archive as sources_archive
 from ditkit.data.sources import archive_names
 from ditkit.data.sources.archive_names import Limits
 from ditkit.errors import DataError
-
-__all__ = ["elsewhere"]  # the fixture that every test here runs in
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -53,8 +52,7 @@ PACKED = ("tar.gz", "tar.bz2", "tar.xz", "gz of")
 
 
 @pytest.fixture(autouse=True)
-def small(elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources_archive, "Limits", lambda: SMALL)
 
 
@@ -130,7 +128,7 @@ def test_no_flipped_bit_of_an_archives_structure_changes_an_image(name: str, con
 
 def test_an_archive_that_is_replaced_or_cut_short_meanwhile_is_not_believed() -> None:
     images = _opened(GOOD_ZIP)
-    Path("photos.zip").write_bytes(_zip({"cat/0.png": PICTURE, "dog/0.png": PICTURE}))
+    Path("photos.zip").write_bytes(zip_of({"cat/0.png": PICTURE, "dog/0.png": PICTURE}))
     with pytest.raises(DataError, match=r"cat/0\.png in .*photos\.zip: the archive has been changed since"):
         images[0]
     images = _opened(GOOD_ZIP)
@@ -150,9 +148,9 @@ def test_an_image_that_is_too_large_to_hold_in_memory_is_not_read(monkeypatch: p
 @pytest.mark.faults
 def test_memory_stays_small_however_many_members_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources_archive, "Limits", Limits)
-    hidden = b"".join(_header(name=b".%05d" % index) for index in range(100))
-    many = _tar({"a.png": PICTURE})[:1024] + hidden * 200 + END
-    for content in (many, _zip({f"{index:06d}/{index}.txt": b"" for index in range(20_000)} | {"a.png": PICTURE})):
+    hidden = b"".join(header(name=b".%05d" % index) for index in range(100))
+    many = tar_of({"a.png": PICTURE})[:1024] + hidden * 200 + END
+    for content in (many, zip_of({f"{index:06d}/{index}.txt": b"" for index in range(20_000)} | {"a.png": PICTURE})):
         tracemalloc.start()
         try:
             with contextlib.suppress(DataError):  # class folders without images

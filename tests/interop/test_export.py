@@ -27,12 +27,6 @@ needs_onnx = pytest.mark.skipif(
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DITKIT_RUNS", raising=False)
-
-
 def write_model(path: Path, *, labels: int = 3, **model: Any) -> tuple[ModelInfo, DiT]:
     """A weights file of a small network with random weights."""
     sizes = {"patch": 7, "width": 32, "depth": 2, "heads": 2}
@@ -101,7 +95,7 @@ def test_raw_weights_of_a_run_are_exported_on_request(
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_the_preset_trains_a_model_that_becomes_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_preset_trains_a_model_that_becomes_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
     small = "--set model.width=32 --set model.depth=2 --set model.heads=2 --set data.validation=8"
     train = f"train mnist --set model.preset=diffusers {small} --steps 2 --batch-size 8 --quiet --name small"
     assert said(capsys, train)[0] == 0

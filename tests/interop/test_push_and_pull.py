@@ -55,14 +55,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path:
     """A folder of its own, with the run and a token."""
     shutil.copytree(trained, tmp_path / "runs/mnist")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr(push, "_draw_losses", draw_nothing)
-    for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE", "DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    forget()
     return tmp_path
 
 

@@ -35,16 +35,6 @@ FILES = {
 HASTY = Patience(timeout=10, delays=(0.01, 0.01, 0.01))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    for name in ("DITKIT_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    forget()
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub({("dataset", REPO): FILES, ("model", "someone/weights"): {"config.json": b"{}", "w.bin": BIG}}) as server:

@@ -43,7 +43,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latent_cache, "_checked", set())
     return tmp_path / "cache" / "latents"
 

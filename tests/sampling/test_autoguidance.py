@@ -99,10 +99,9 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_command_finds_an_early_checkpoint_and_says_so_in_the_images(run, tmp_path, monkeypatch):
+def test_the_command_finds_an_early_checkpoint_and_says_so_in_the_images(run, tmp_path):
     from PIL import Image
 
-    monkeypatch.chdir(tmp_path)
     line = ["sample", "--model", str(run), "--labels", "3", "--device", "cpu", "--guidance", "2", "--steps", "2"]
     assert main([*line, "--autoguide", "@2", "--out", "a"]) == 0
     assert main([*line, "--autoguide", f"{run}@2", "--out", "b"]) == 0
@@ -122,8 +121,7 @@ def test_the_command_finds_an_early_checkpoint_and_says_so_in_the_images(run, tm
         (["--autoguide", "nobody@2"], "there is no run"),
     ],
 )
-def test_mistakes_are_found_before_torch_loads(run, words, said, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_mistakes_are_found_before_torch_loads(run, words, said, capsys, monkeypatch):
     monkeypatch.setattr("ditkit.cli.sample_request.draw", lambda *_, **__: pytest.fail("it draws"))
     assert main(["sample", "--model", str(run), *words]) == 2
     error = capsys.readouterr().err

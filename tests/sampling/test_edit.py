@@ -155,8 +155,7 @@ def test_the_image_and_the_strength_are_checked(mnist, three):
 
 
 @pytest.fixture
-def files(tmp_path, monkeypatch, three):
-    monkeypatch.chdir(tmp_path)
+def files(tmp_path, three):
     big = Image.fromarray(three[:, :, 0]).resize((80, 60)).convert("RGB")
     big.save("photo.jpg")
     for name, size, shade in (("half.png", (80, 60), None), ("black.png", (80, 60), 0), ("small.png", (9, 9), 255)):

@@ -60,14 +60,6 @@ FLAGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("DITKIT_RUNS", "DITKIT_DEBUG", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
-
-
 def write_weights(path: Path, *, labels: tuple[str, ...] = ("cat", "dog"), recipe: str = "mnist") -> Path:
     """A weights file without tensors: the card is all that the command line reads before torch."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -88,9 +88,6 @@ def explain_itself(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Iterator[Path]:
     """An empty folder with a small `celeba` and `photos` of made-up images in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DITKIT_RUNS", raising=False)
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     draw = np.random.default_rng(0)
     names = [f"{number:06d}.jpg" for number in range(1, 41)]
     (tmp_path / "celeba" / "img_align_celeba").mkdir(parents=True)

@@ -84,7 +84,6 @@ def test_one_that_fails_is_told_once_and_the_run_ends_as_without_it(tmp_path, fa
 
 
 def test_an_unknown_one_and_a_missing_package_are_found_at_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
     assert main(["train", "mnist", "--track", "tensorbord"]) == 2
     assert "did you mean 'tensorboard'" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -27,11 +27,10 @@ def judged_config(**train):
 
 
 @pytest.fixture
-def few_real(monkeypatch, tmp_path):
+def few_real(monkeypatch):
     """Judges know the first 600 digits, so that a test need not look at all of them."""
     import ditkit.evaluation.reference as reference
 
-    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(reference, "MOST_IMAGES", 600)
 
 
@@ -71,6 +70,5 @@ def test_a_missing_package_is_told_before_the_first_step(monkeypatch, tmp_path, 
 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch_fidelity" else found(name))
-    monkeypatch.chdir(tmp_path)
     assert main(["train", "mnist", "--evaluate-every", "10", "--set", "data.channels=3"]) == 2
     assert "pip install 'ditkit[evaluate]'" in capsys.readouterr().err and not (tmp_path / "runs").exists()

@@ -72,8 +72,7 @@ def test_training_at_the_suggestion_neither_diverges_nor_stalls(curve, tmp_path)
     assert suggested[-1] < validation_losses(curve.suggestion / 30)[-1]  # a timid rate is worse
 
 
-def test_the_sweep_leaves_no_trace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_sweep_leaves_no_trace(tmp_path):
     before = torch.get_rng_state()
     seen = []
     find_lr(small(), device="cpu", steps=30, warmup=2, on_step=lambda *step: seen.append(step))
