@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 import zipfile
@@ -22,11 +21,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from email.message import Message
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from command_line import said
+from loopback import LoopbackServer, QuietHandler
 from PIL import Image
 
 from ditkit.data.sources import location
@@ -44,20 +43,16 @@ HASTY = Patience(timeout=10, delays=(0.01, 0.01))
 IMPATIENT = Patience(timeout=0.3, delays=(0.01,))
 
 
-class Server(ThreadingHTTPServer):
+class Server(LoopbackServer):
     """Answers /NAME with the method `do_NAME` of Answers, and remembers what it was asked."""
 
-    daemon_threads = True
     requests: dict[str, list[Message]]
 
     def address(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Who hangs up in the middle is expected here."""
+        return f"{self.endpoint}/{name}"
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(QuietHandler):
     """One behaviour each; `self.asked` is how often the same address was asked before."""
 
     protocol_version = "HTTP/1.1"
@@ -70,9 +65,6 @@ class Answers(BaseHTTPRequestHandler):
         seen.append(self.headers)
         self.close_connection = True
         getattr(self, f"do_{name.partition('.')[0].replace('-', '_')}")()
-
-    def log_message(self, *words: object) -> None:
-        pass
 
     def answer(self, body: bytes = FILE, status: int = 200, *, length: int | str | None = None, **headers: str) -> None:
         self.send_response(status)
@@ -329,13 +321,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    with Server(("127.0.0.1", 0), Answers) as running:
+    with Server(Answers).running() as running:
         running.requests = defaultdict(list)
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def _refused(error: MachineError, url: str, target: Path, words: str) -> None:

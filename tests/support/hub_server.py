@@ -12,14 +12,14 @@ import base64
 import hashlib
 import json
 import socket
-import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import LoopbackServer, QuietHandler
 
 PAGE = b"<!DOCTYPE html><title>Sign in</title>" + b" " * 2000
 LARGE = 1000  # bytes, from which a file is kept apart from git, with a SHA-256 and behind a redirect
@@ -52,13 +52,11 @@ class Faults:
     refused: str | None = None  # why the hub takes no commit
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(LoopbackServer):
     """The server: its repositories, its faults, and what it was asked."""
 
-    daemon_threads = True
-
     def __init__(self, repositories: Mapping[tuple[str, str], Mapping[str, bytes]]):
-        super().__init__(("127.0.0.1", 0), _Answers)
+        super().__init__(_Answers)
         self.repositories = {key: dict(files) for key, files in repositories.items()}
         self.older: dict[str, dict[str, bytes]] = {}  # commits, by any hash that a test likes
         self.faults, self.asked, self.sent = Faults(), Counter[str](), Counter[str]()
@@ -69,32 +67,17 @@ class Hub(ThreadingHTTPServer):
         self.commits: list[tuple[str, str, list[str]]] = []  # (repository, message, files that changed)
 
     @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    @property
     def storage(self) -> str:
         """Another host, where large files are."""
         return f"http://localhost:{self.server_address[1]}"
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Who hangs up in the middle is expected here."""
 
-
-@contextmanager
-def hub(repositories: Mapping[tuple[str, str], Mapping[str, bytes]]) -> Iterator[Hub]:
+def hub(repositories: Mapping[tuple[str, str], Mapping[str, bytes]]) -> AbstractContextManager[Hub]:
     """A running hub."""
-    with Hub(repositories) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return Hub(repositories).running()
 
 
-class _Uploads(BaseHTTPRequestHandler):
+class _Uploads(QuietHandler):
     """How a hub is written to, with huggingface_hub's `create_repo` and `create_commit`."""
 
     server: Hub
@@ -215,9 +198,6 @@ class _Uploads(BaseHTTPRequestHandler):
 
 class _Answers(_Uploads):
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, *words: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self.do_GET()
