@@ -23,9 +23,6 @@ LAYERS = {
 FAMILIES = {"models", "objectives", "samplers", "autoencoders", "trackers", "data"}
 BETWEEN_FAMILIES = {("samplers", "objectives")}  # for Process
 HEAVY = {"torch", "diffusers", "numpy", "PIL", "matplotlib", "safetensors", "jax", "flax", "optax"}
-# Logic that came out of commands, and still asks and prints there.
-STILL_SPEAKS = {"estimation.report", "evaluation.compare", "evaluation.sweep", "interop.export"}
-STILL_SPEAKS |= {"interop.import_model", "sampling.animate"}
 OPENS_WITHOUT_ENCODING = {"os.open", "Image.open", "gzip.open", "archive.open", "director.open"}
 
 
@@ -90,7 +87,7 @@ def test_every_import_points_to_its_own_layer_or_below():
             continue
         for target in (target[1:] for target in imported(file) if target.startswith(".") and target != "."):
             other = layer_of(target)
-            if other is None or (other > layer and name not in STILL_SPEAKS):
+            if other is None or other > layer:
                 wrong.append(f"{name} (layer {layer}) imports {target} (layer {other})")
             pair = (name.partition(".")[0], target.partition(".")[0])
             if layer == other == 1 and set(pair) <= FAMILIES and pair[0] != pair[1] and pair not in BETWEEN_FAMILIES:
@@ -104,7 +101,7 @@ def test_no_module_below_the_command_line_imports_it_at_all():
     wrong = [
         f"{name_of(file)}:{node.lineno}"
         for file in FILES
-        if layer_of(name_of(file)) != 4 and name_of(file) not in STILL_SPEAKS
+        if layer_of(name_of(file)) != 4
         for node in ast.walk(tree_of(file))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and any(target.startswith(".cli") for target in targets(file, node))

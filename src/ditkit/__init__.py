@@ -12,8 +12,15 @@ _HOMES = {
     "sample": "sampling.generate",
     "evaluate": "evaluation.evaluate",
     "open_judge": "evaluation.judge",
+    "sweep": "evaluation.sweep",
+    "compare": "evaluation.compare",
+    "estimate": "estimation.report",
     "edit": "sampling.edit",
+    "animate": "sampling.animate",
     "find_lr": "training.lr_finder",
+    "import_model": "interop.import_model",
+    "export": "interop.export",
+    "push": "interop.push",
     "load": "checkpoint.loading",
     "DiT": "models.dit",
     "RunConfig": "config",
@@ -26,10 +33,17 @@ if TYPE_CHECKING:
     from .checkpoint.loading import load
     from .config import RunConfig
     from .errors import DitkitError
+    from .estimation.report import estimate
+    from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
     from .evaluation.judge import open_judge
+    from .evaluation.sweep import sweep
+    from .interop.export import export
+    from .interop.import_model import import_model
+    from .interop.push import push
     from .models.dit import DiT
     from .recipes import load as load_recipe
+    from .sampling.animate import animate
     from .sampling.edit import edit
     from .sampling.generate import sample
     from .training.loop import train

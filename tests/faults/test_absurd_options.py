@@ -11,8 +11,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from ditkit.cli import app
 from ditkit.config import RunConfig, _flat, to_dict
 from ditkit.evaluation.evaluate import Evaluation
 from ditkit.runs.folder import RunFolder
+from ditkit.runs.model_info import read_model_info
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -119,8 +121,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from ditkit.training import loop
 
     def draw(order: Any, device: str, **_: Any) -> list[Sample]:
-        assert len(order.labels) <= 1000, "heavy work"
-        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in order.labels]
+        return sample(None, order.labels)
+
+    def sample(_trained: Any, labels: Sequence[str], **_: Any) -> list[Sample]:
+        assert len(labels) <= 1000, "heavy work"
+        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in labels]
+
+    def load(source: Path, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(info=read_model_info(source), codec=SimpleNamespace(to_images=lambda x_BCHW: x_BCHW))
 
     digits = mnist.Digits(
         labels=mnist.LABELS,
@@ -140,11 +148,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
     monkeypatch.setattr("ditkit.cli.lr_find._print_curve", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
+    monkeypatch.setattr("ditkit.sampling.generate.sample", sample)
+    monkeypatch.setattr("ditkit.checkpoint.loading.load", load)
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
-    monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.estimate.estimate_run", lambda *_, **__: {})
-    monkeypatch.setattr("ditkit.cli.estimate.report_lines", lambda _: [])
+    monkeypatch.setattr("ditkit.evaluation.compare.compare", lambda *_, **__: {"runs": [], "differing": {}})
+    monkeypatch.setattr("ditkit.evaluation.sweep.sweep", lambda *_, **__: [])
+    monkeypatch.setattr("ditkit.estimation.report.estimate", lambda *_, **__: {})
+    monkeypatch.setattr("ditkit.estimation.report.report_lines", lambda _: [])
     monkeypatch.setattr("ditkit.visual.plots.plot_losses", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.visual.plots.save_figure", lambda figure, path: path.touch())
     monkeypatch.setattr("ditkit.cli.doctor.PARTS", ())
@@ -247,19 +257,19 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
     from ditkit.sampling.generate import Sample
     from ditkit.visual import grid as visual_grid
 
-    def draw(order: Any, device: str, *, quiet: bool, on_noisy: Any) -> list[Sample]:
+    def draw(_trained: Any, labels: list[str], *, on_step: Any, **_: Any) -> list[Sample]:
         for step in range(10_000):
-            on_noisy(step, 10_000, torch.zeros(len(order.labels), 1, 4, 4))
-        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in order.labels]
+            on_step(step, 10_000, None, torch.zeros(len(labels), 1, 4, 4))
+        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in labels]
 
     kept: list[object] = []
     grid = visual_grid.grid
-    monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
+    monkeypatch.setattr("ditkit.sampling.generate.sample", draw)
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
-    monkeypatch.setattr("ditkit.cli.compare._write", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.sweep._draw", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.estimate.estimate_run", lambda *_, **__: {})
-    monkeypatch.setattr("ditkit.cli.estimate.report_lines", lambda _: [])
+    monkeypatch.setattr("ditkit.evaluation.compare.compare", lambda *_, **__: {"runs": [], "differing": {}})
+    monkeypatch.setattr("ditkit.evaluation.sweep.sweep", lambda *_, **__: [])
+    monkeypatch.setattr("ditkit.estimation.report.estimate", lambda *_, **__: {})
+    monkeypatch.setattr("ditkit.estimation.report.report_lines", lambda _: [])
     monkeypatch.setattr(visual_grid, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))
     assert app.main(["make-gif", "denoise", "--steps", "10000", "--labels", "cat", "--out", "a.gif"]) == 0
     with Image.open("a.gif") as picture:

@@ -1,77 +1,54 @@
-"""Ditkit compare."""
+"""`ditkit compare`: runs side by side."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from . import complete, console
+from .opt import examples, only, opt
+from .options import Device, Model, Output, SampleSettings
+from .outputs import output_folder, show_result
 
-from ..evaluation.compare import FILES, _differing, _lines, _row, _write
-from ..io import text
-from . import complete, console, parsing
-from .annotated import OUTPUT, Debug, Device, Force, Json, Labels, Quiet, RawWeights, RunsDir, Seed
-
-EXAMPLES = "Examples:\n\nditkit compare mnist mnist-2\nditkit compare runs/* --labels 3 8 --out mine"
-
-Runs = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RUN RUN...", autocompletion=complete.run_names, show_default=False, help="Runs by name or folder."
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        show_default="a new folder in comparisons/",
-        help="Where the pictures and the table go.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+FOLDER = opt("--out", "DIR", "Where the pictures and the table go.", shown="a new folder in comparisons/")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Which runs."""
+
+    runs: list[str] | None = opt("RUN RUN...", "Runs by name or folder.", complete=complete.run_names, shown=False)
+
+
+@examples("ditkit compare mnist mnist-2", "ditkit compare runs/* --labels 3 8 --out mine")
 def run(
-    runs: Runs = None,
-    labels: Labels = None,
-    seed: Seed = "0",
-    no_ema: RawWeights = False,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
-    runs_dir: RunsDir = None,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    debug: Debug = False,
+    which: Runs,
+    settings: Annotated[SampleSettings, only("labels seed")],
+    model: Annotated[Model, only("no_ema")],
+    output: Annotated[Output, only("out force json runs_dir quiet", out=FOLDER)],
+    device: Device,
 ) -> None:
     """Compare runs: losses, samples of equal seeds, figures, time, size, and the settings that differ."""
-    from ..errors import UsageError
-    from ..io.paths import expanded
-    from ..runs.folder import runs_dir as runs_place
+    from ..evaluation.compare import FILES, compare, several, table
+    from ..io import text
     from ..runs.lookup import find_run
-    from .outputs import check_folder
-    from .sample_request import request_from_flags
+    from .datasets import watching
+    from .sample_request import resolve_request
 
-    found = [find_run(name, runs_place(runs_dir)) for name in runs or []]
-    folders = list({one.path.resolve(): one for one in found}.values())  # a run has a name, and a path
-    if len(folders) < 2:
-        raise UsageError("comparing takes two runs or more", "e.g. `ditkit compare mnist mnist-2`")
-    parsing.device(device)
-    orders = [
-        request_from_flags(labels, {"--seed": seed}, model=str(one.path), runs_dir=runs_dir, ema=not no_ema)
-        for one in folders
-    ]
-    stem = text.slug("-vs-".join(one.path.resolve().name for one in folders[:3]))
-    place = expanded(out) if out else text.free_name(Path("comparisons") / stem)
-    check_folder(place, list(FILES), force=force)
-    table = [_row(folder, order) for folder, order in zip(folders, orders, strict=True)]
-    differing = _differing([folder.read_config() for folder in folders])
-    _write(place, folders, orders, table, differing, device, quiet=quiet)
-    if as_json:
-        console.data(json.dumps({"runs": table, "differing": differing, "folder": str(place)}))
-    elif not quiet:
-        for line in _lines(table, differing):
-            console.data(line)
-        console.data(text.flat(str(place)))
+    folders = several([find_run(name, output.runs) for name in which.runs or []])
+    requests = [resolve_request(settings, replace(model, model=str(run.path)), device, output.runs) for run in folders]
+    stem = text.slug("-vs-".join(run.path.resolve().name for run in folders[:3]))
+    folder = output_folder(output, Path("comparisons") / stem, list(FILES))
+    console.hush_matplotlib()
+    with watching(quiet=output.quiet):
+        comparison = compare(
+            [request.weights for request in requests],
+            folder,
+            labels=requests[0].labels if settings.labels else None,
+            seed=requests[0].seed,
+            ema=not model.no_ema,
+            device=device.device,
+            progress=console.watch(quiet=output.quiet),
+        )
+    show_result(output, {**comparison, "folder": str(folder)}, [*table(comparison), text.flat(str(folder))])

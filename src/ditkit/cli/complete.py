@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = ("safetensors", "diffusers", "onnx")
+WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
 FAMILIES = ("datasets", "recipes", "models", "objectives", "samplers", "autoencoders", "trackers")
 Names = list[tuple[str, str]]
 
@@ -87,6 +88,10 @@ def families(incomplete: str) -> list[str]:
 
 def formats(incomplete: str) -> list[str]:
     return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def weight_dtypes(incomplete: str) -> list[str]:
+    return [name for name in WEIGHT_DTYPES if name.startswith(incomplete)]
 
 
 def devices(incomplete: str) -> list[str]:

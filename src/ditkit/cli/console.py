@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DitkitError, MachineError, PeerError, UsageError, is_out_of_memory
+from ..io.progress import LOADING_TORCH, Progress, Watch
 from ..io.text import visible
 from ..runtime import launch
 
@@ -176,6 +177,21 @@ def _lines(text: str) -> Callable[[float, float | None], None]:
     return show
 
 
+def watch(*, quiet: bool = False) -> Watch:
+    """What library functions show their progress with: work named "reading …" spins, other work has a bar."""
+
+    @contextmanager
+    def show(text: str) -> Iterator[Progress]:
+        if text.endswith("…"):
+            with loading_torch(quiet=quiet) if text == LOADING_TORCH else spinner(text, quiet=quiet):
+                yield lambda done, total: None
+        else:
+            with bar(text, quiet=quiet) as update:
+                yield update
+
+    return show
+
+
 @contextmanager
 def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     """Around the first import of torch and what needs it: seconds, so a sign of life."""
@@ -184,7 +200,7 @@ def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:  # else it is decided
         calm_threads(choose_threads())
     keep_memory()
-    with spinner("loading torch …", quiet=quiet):
+    with spinner(LOADING_TORCH, quiet=quiet):
         yield
 
 

@@ -1,161 +1,125 @@
-"""Ditkit make-gif."""
+"""`ditkit make-gif`: training, denoising, or the way from one image to the next."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from ..sampling.animate import FRAMES, Drawing, _comparing, _training
 from . import complete, console
-from .annotated import (
-    DIFFUSION,
-    MODEL,
-    OUTPUT,
-    Debug,
-    Device,
-    Force,
-    Guidance,
-    Labels,
-    Model,
-    Quiet,
-    RawWeights,
-    RunsDir,
-    Sampler,
-    SampleSteps,
-)
+from .opt import examples, only, opt
+from .options import Device, Model, Output, SampleSettings
+from .outputs import check_suffix
 
-EXAMPLES = (
-    "Examples:\n\nditkit make-gif\nditkit make-gif train --model runs/mnist\nditkit make-gif denoise --labels 3 1 4\n"
-    "ditkit make-gif interpolate --labels 3 8 0"
-)
 KINDS = ("train", "denoise", "interpolate", "compare")
 
-What = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[train|denoise|interpolate|compare|RUN]",
-        autocompletion=complete.gif_words,
-        show_default="train",
-        help="train: the sample grids over training. denoise: one drawing, step by step. interpolate: from one image "
-        "to the next, through noise and labels. compare: the grids of several runs. Or a run, to take its grids.",
-    ),
-]
-WhichRuns = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[RUN...]",
-        autocompletion=complete.run_names,
-        show_default="the newest run",
-        help="The run; several to compare.",
-    ),
-]
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        "--kind",
-        metavar="train|denoise|interpolate|compare",
-        show_default="train",
-        help="The same as the first word.",
-        rich_help_panel=MODEL,
-    ),
-]
-Seed = Annotated[
-    str, typer.Option("--seed", metavar="N", help="Image i is drawn from seed N + i.", rich_help_panel=DIFFUSION)
-]
-Frames = Annotated[
-    int | None,
-    typer.Option(
-        "--frames",
-        metavar="N",
-        min=2,
-        max=60,
-        show_default="16",
-        help="Of interpolate: images from each label to the next.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FILE",
-        show_default="progress.gif, denoise.gif, interpolate.gif in the run; ./compare.gif",
-        help="Where the GIF goes.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class What(Model):
+    """Model: what is shown."""
+
+    what: str | None = opt(
+        "[train|denoise|interpolate|compare|RUN]",
+        "train: the sample grids over training. denoise: one drawing, step by step. interpolate: from one image to the "
+        "next, through noise and labels. compare: the grids of several runs. Or a run, to take its grids.",
+        complete=complete.gif_words,
+        shown="train",
+    )
+    which: list[str] | None = opt(
+        "[RUN...]", "The run; several to compare.", complete=complete.run_names, shown="the newest run"
+    )
+    kind: str | None = opt("--kind", "|".join(KINDS), "The same as the first word.", shown="train")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GifOutput(Output):
+    """Output."""
+
+    frames: int | None = opt(
+        "--frames", "N", "Of interpolate: images from each label to the next.", shown="16", min=2, max=60
+    )
+
+
+FILE = opt(
+    "--out",
+    "FILE",
+    "Where the GIF goes.",
+    shown="progress.gif, denoise.gif, interpolate.gif in the run; ./compare.gif",
+)
+
+
+@examples(
+    "ditkit make-gif",
+    "ditkit make-gif train --model runs/mnist",
+    "ditkit make-gif denoise --labels 3 1 4",
+    "ditkit make-gif interpolate --labels 3 8 0",
+)
 def run(
-    what: What = None,
-    which: WhichRuns = None,
-    kind: Kind = None,
-    model: Model = None,
-    no_ema: RawWeights = False,
-    labels: Labels = None,
-    steps: SampleSteps = None,
-    guidance: Guidance = None,
-    sampler: Sampler = None,
-    seed: Seed = "0",
-    frames: Frames = None,
-    out: Out = None,
-    force: Force = False,
-    runs_dir: RunsDir = None,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    debug: Debug = False,
+    what: Annotated[What, only("what which kind model no_ema")],
+    settings: Annotated[SampleSettings, only("labels steps guidance sampler seed")],
+    output: Annotated[GifOutput, only("frames out force runs_dir quiet", out=FILE)],
+    device: Device,
 ) -> None:
     """Make a GIF of training (the picture people share), of denoising, or of the way from one image to the next."""
     from ..errors import UsageError
-    from ..io import paths
-    from ..io.paths import expanded
-    from . import parsing
+    from ..sampling.animate import FRAMES, animate
+    from .datasets import watching
+    from .sample_request import resolve_request
 
-    kind, runs = _understand(what, which or [], kind, model)
-    word = runs[0] if runs else None
-    if out:
-        out = expanded(out)
-        if out.suffix.lower() != ".gif" or out.is_dir():
-            raise UsageError(f"--out: {out} is not the name of a GIF", "e.g. --out progress.gif")
-        paths.check_file(out, force=force)
-    parsing.device(device)
-    flags = {"--steps": steps, "--guidance": guidance, "--sampler": sampler}
-    if frames is not None and kind != "interpolate":
+    kind, runs = _understand(what)
+    out = check_suffix(output.out, "a GIF", "progress.gif", force=output.force) if output.out else None
+    if output.frames is not None and kind != "interpolate":
         raise UsageError("--frames is for interpolating", "say `ditkit make-gif interpolate`")
+    progress = console.watch(quiet=output.quiet)
     if kind in ("train", "compare"):
-        given = [flag for flag, value in {**flags, "--labels": labels}.items() if value is not None]
-        if given:
-            raise UsageError(f"{given[0]} is for drawing", "say `ditkit make-gif denoise`, or interpolate")
-        path = _training(word, runs_dir, out, quiet=quiet) if kind == "train" else _comparing(runs, runs_dir, out)
+        for name in ("steps", "guidance", "sampler", "labels"):
+            if getattr(settings, name) is not None:
+                raise UsageError(f"--{name} is for drawing", "say `ditkit make-gif denoise`, or interpolate")
+        path = animate(_find_runs(kind, runs, output.runs), out, kind=kind, progress=progress)
     else:
-        flags |= {"--seed": seed}
-        drawing = Drawing(
-            word=word,
-            runs_dir=runs_dir,
-            out=out,
-            labels=labels,
-            flags=flags,
-            ema=not no_ema,
-            device=device,
-            quiet=quiet,
-        )
-        path = drawing.denoising() if kind == "denoise" else drawing.interpolating(frames or FRAMES)
-    if not quiet:
+        with watching(quiet=output.quiet):
+            model = replace(what, model=runs[0] if runs else None)
+            request = resolve_request(settings, model, device, output.runs)
+            path = animate(
+                request.weights,
+                out,
+                kind=kind,
+                labels=request.labels if settings.labels else None,
+                settings=request.settings,
+                seed=request.seed,
+                frames=output.frames or FRAMES,
+                ema=not what.no_ema,
+                device=device.device,
+                progress=progress,
+            )
+    if not output.quiet:
         console.data(str(path))
 
 
-def _understand(what: str | None, which: list[str], kind: str | None, model: str | None) -> tuple[str, list[str]]:
+def _find_runs(kind: str, words: list[str], runs: Path) -> list[Path]:
+    """The folders of the runs, the newest where none is named; a word that is no run may be a mistyped kind."""
+    from ..errors import UsageError, unknown
+    from ..runs.lookup import find_run, run_names
+
+    try:
+        return [find_run(word, runs).path for word in words or [None]]
+    except UsageError:
+        if kind != "train" or not words:
+            raise
+        raise unknown("run", words[0], (*KINDS, *run_names(runs))) from None
+
+
+def _understand(what: What) -> tuple[str, list[str]]:
     """(kind, runs): the first word is a kind, or a run when --kind or nothing says the kind."""
     from ..errors import UsageError, unknown
 
+    kind = what.kind
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    named = [word for word in (what, *which, model) if word is not None]
-    if kind is None and what in KINDS:
-        kind, named = what, named[1:]
-    elif kind is not None and what == kind and len(named) > 1:
+    named = [word for word in (what.what, *(what.which or []), what.model) if word is not None]
+    if kind is None and what.what in KINDS:
+        kind, named = what.what, named[1:]
+    elif kind is not None and what.what == kind and len(named) > 1:
         named = named[1:]
     if kind == "compare":
         if len(set(named)) < 2:

@@ -9,7 +9,7 @@ from ..interop.import_model import import_model
 from ..runs.folder import RunFolder
 from ..runs.lookup import run_names
 from ..runs.model_info import ModelInfo, read_model_info
-from . import console, parsing
+from . import console, datasets, parsing
 
 REPOSITORY, NAME = "vachanvy/Diffusion_Transformer", "celeba-original"
 FACES = ("female", "male")
@@ -36,7 +36,8 @@ def faces(labels: list[str] | None, runs: Path, *, yes: bool, quiet: bool) -> st
         return known
     if not _agreed(sorted(asked), yes=yes):
         raise _none(sorted(asked))
-    return str(import_model(REPOSITORY, NAME, runs, yes=True, quiet=quiet)[0].path)
+    with datasets.watching(quiet=quiet, yes=True):
+        return str(import_model(REPOSITORY, name=NAME, runs_dir=runs, progress=console.watch(quiet=quiet)).run)
 
 
 def _labels(run: RunFolder) -> tuple[str, ...]:

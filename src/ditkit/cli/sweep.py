@@ -1,182 +1,162 @@
-"""Ditkit sweep."""
+"""`ditkit sweep`: the same images with every combination of settings."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from . import complete, console, parsing
+from .evaluate import WHICH, RealImages
+from .opt import examples, only, opt
+from .options import AS_TRAINED, DrawingDevice, Model, Output, SampleSettings
+from .outputs import output_folder, show_result
 
-from ..evaluation.sweep import Sweep, SweepPlan, _draw, _variants
-from ..io import text
-from . import complete, console
-from .annotated import (
-    DATA,
-    DIFFUSION,
-    MODEL,
-    OUTPUT,
-    BatchSize,
-    DataDir,
-    Debug,
-    Device,
-    Features,
-    Force,
-    Json,
-    Labels,
-    Quiet,
-    RawWeights,
-    RunsDir,
-    Seed,
-    Which,
-    Yes,
-)
+if TYPE_CHECKING:
+    from ..evaluation.sweep import SweepRow
+    from .sample_request import SampleRequest
 
-EXAMPLES = (
-    "Examples:\n\nditkit sweep --guidance 1,1.5,2,4\n"
-    "ditkit sweep mnist --sampler flow-euler,flow-dpmpp --steps 5,10,20\n"
-    "ditkit sweep mnist --guidance 1,1.5,2 --steps 10,20 --samples 1000"
-)
-
-
-Guidances = Annotated[
-    str | None,
-    typer.Option(
-        "--guidance",
-        metavar="SCALE,…",
-        show_default="as trained",
-        help="Scales of classifier-free guidance, e.g. 1,1.5,2,4.",
-        rich_help_panel=DIFFUSION,
+Varied = Annotated[
+    SampleSettings,
+    only(
+        "labels guidance steps sampler reuse seed",
+        guidance=opt("--guidance", "SCALE,…", "Scales of classifier-free guidance, e.g. 1,1.5,2,4.", shown=AS_TRAINED),
+        steps=opt("--steps", "N,…", "Sampling steps, e.g. 5,10,20.", shown=AS_TRAINED),
+        sampler=opt(
+            "--sampler",
+            "NAME,…",
+            "Samplers; `ditkit list samplers` names them.",
+            complete=complete.samplers,
+            shown=AS_TRAINED,
+        ),
+        reuse=opt(
+            "--reuse",
+            "N,…",
+            "Go through the network's blocks in every N-th call only, e.g. 1,2,3.",
+            shown=AS_TRAINED,
+        ),
     ),
 ]
-StepCounts = Annotated[
-    str | None,
-    typer.Option(
-        "--steps",
-        metavar="N,…",
-        show_default="as trained",
-        help="Sampling steps, e.g. 5,10,20.",
-        rich_help_panel=DIFFUSION,
+Weights = Annotated[
+    Model,
+    only(
+        "model ema no_ema",
+        model=WHICH,
+        ema=opt(
+            "--ema",
+            "LENGTH,…",
+            "Lengths of the moving average, e.g. 0.03,0.05,0.1, for runs trained with --snapshot-every.",
+            shown="the one tracked in training",
+        ),
     ),
 ]
-Samplers = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler",
-        metavar="NAME,…",
-        autocompletion=complete.samplers,
-        show_default="as trained",
-        help="Samplers; `ditkit list samplers` names them.",
-        rich_help_panel=DIFFUSION,
-    ),
-]
-Reuses = Annotated[
-    str | None,
-    typer.Option(
-        "--reuse",
-        metavar="N,…",
-        show_default="as trained",
-        help="Go through the network's blocks in every N-th call only, e.g. 1,2,3.",
-        rich_help_panel=DIFFUSION,
-    ),
-]
-EmaLengths = Annotated[
-    str | None,
-    typer.Option(
-        "--ema",
-        metavar="LENGTH,…",
-        show_default="the one tracked in training",
-        help="Lengths of the moving average, e.g. 0.03,0.05,0.1, for runs trained with --snapshot-every.",
-        rich_help_panel=MODEL,
-    ),
-]
-Samples = Annotated[
-    int | None,
-    typer.Option(
+FOLDER = opt("--out", "DIR", "Where sweep.png, sweep.md and sweep.json go.", shown="a new folder in sweeps/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging(RealImages):
+    """Data."""
+
+    samples: int | None = opt(
         "--samples",
-        metavar="N",
+        "N",
+        "Judge each way by this many images, as `ditkit evaluate` does.",
+        shown="none, only look",
         min=10,
         max=100_000,
-        show_default="none, only look",
-        help="Judge each way by this many images, as `ditkit evaluate` does.",
-        rich_help_panel=DATA,
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        show_default="a new folder in sweeps/",
-        help="Where sweep.png, sweep.md and sweep.json go.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+    )
 
 
+@examples(
+    "ditkit sweep --guidance 1,1.5,2,4",
+    "ditkit sweep mnist --sampler flow-euler,flow-dpmpp --steps 5,10,20",
+    "ditkit sweep mnist --guidance 1,1.5,2 --steps 10,20 --samples 1000",
+)
 def run(
-    which: Which = None,
-    labels: Labels = None,
-    guidance: Guidances = None,
-    steps: StepCounts = None,
-    sampler: Samplers = None,
-    reuse: Reuses = None,
-    ema: EmaLengths = None,
-    seed: Seed = "0",
-    samples: Samples = None,
-    features: Features = None,
-    no_ema: RawWeights = False,
-    data_dir: DataDir = None,
-    out: Out = None,
-    force: Force = False,
-    yes: Yes = False,
-    as_json: Json = False,
-    runs_dir: RunsDir = None,
-    device: Device = "auto",
-    batch_size: BatchSize = "auto",
-    quiet: Quiet = False,
-    debug: Debug = False,
+    settings: Varied,
+    model: Weights,
+    judging: Annotated[Judging, only("samples features data_dir")],
+    output: Annotated[Output, only("out force yes json runs_dir quiet", out=FOLDER)],
+    device: Annotated[DrawingDevice, only("device batch_size")],
 ) -> None:
     """Draw the same images in many ways, every combination of what is listed: which settings are best?
 
     Nothing is trained. The picture has a row for each way; the table has the time of an image, and with --samples
     the figures of `ditkit evaluate`. Ctrl-C keeps what is done.
     """
+    from ..evaluation.sweep import FILES, SHOWN, record, sweep, table, write
     from ..io import text
-    from ..io.paths import expanded
-    from . import parsing
+    from ..runs.target import data_place
     from .datasets import watching
-    from .evaluate import check_features, moved
-    from .outputs import check_folder
+    from .evaluate import check_features
 
-    lists = {"--sampler": sampler, "--steps": steps, "--guidance": guidance, "--reuse": reuse, "--ema": ema}
-    with watching(quiet=quiet, yes=yes):
-        ways = _variants(lists, labels, which, runs_dir, seed=seed, batch_size=batch_size, ema=not no_ema)
-    ways = [moved(way, data_dir) for way in ways]
-    first = ways[0]
-    if samples:
-        check_features(features, first.info.config.data.channels)
-    parsing.device(device)
-    folder = expanded(out) if out else text.free_name(Path("sweeps") / first.name)
-    check_folder(folder, ["sweep.png", "sweep.md", "sweep.json"], force=force)
-    plan = SweepPlan(order=first, ways=ways, samples=samples, features=features)
-    drawn = Sweep(plan, folder)
+    varied = _varied(settings, model.ema)
+    request, count = _resolved(varied, settings, model, output, device)
+    data_dir = None if judging.data_dir is None else data_place(judging.data_dir)
+    if judging.samples:
+        check_features(judging.features, request.info.config.data.channels)
+    folder = output_folder(output, Path("sweeps") / request.name, list(FILES))
+    shown, samples = request.labels[:SHOWN], judging.samples
+    about = {"model": request.origin, "step": request.info.step, "seed": request.seed}
+    about |= {"labels": shown, "samples": samples}
+    ways = "1 way" if count == 1 else f"{count} ways"
+    console.say(f"{ways} of drawing {samples or len(shown)} images each", quiet=output.quiet)
+    rows: list[SweepRow] = []
     try:
-        _draw(drawn, device, quiet=quiet, yes=yes)
+        with watching(quiet=output.quiet, yes=output.yes):
+            sweep(
+                request.weights,
+                varied,
+                labels=shown,
+                seed=request.seed,
+                samples=samples,
+                features=judging.features,
+                data_dir=data_dir,
+                ema=not model.no_ema,
+                batch_size=request.batch_size,
+                device=device.device,
+                progress=console.watch(quiet=output.quiet),
+                on_row=rows.append,
+            )
     except KeyboardInterrupt:
-        done = f"{len(drawn.rows)} of {len(plan.ways)} ways are in {folder}" if drawn.rows else "no way was done yet"
-        console.say(f"stopped: {done}", quiet=quiet)
+        done = f"{len(rows)} of {count} ways are in {folder}" if rows else "no way was done yet"
+        console.say(f"stopped: {done}", quiet=output.quiet)
         raise
     finally:
-        drawn.write()
-    _tell(drawn, as_json=as_json, quiet=quiet)
+        if rows:
+            write(folder, rows, about, title=f"{request.name}, seed {request.seed}")
+    picture = str(folder / FILES[0])
+    show_result(output, {**record(rows, about), "picture": picture}, [*table(rows), text.flat(picture)])
 
 
-def _tell(drawn: Sweep, *, as_json: bool, quiet: bool) -> None:
-    picture = drawn.folder / "sweep.png"
-    if as_json:
-        console.data(json.dumps({**drawn.record(), "picture": str(picture)}))
-    elif not quiet:
-        for line in drawn.table():
-            console.data(line)
-        console.data(text.flat(str(picture)))
+def _varied(settings: SampleSettings, lengths: str | None) -> dict[str, list[str]]:
+    """The values of each setting that was listed. Raises UsageError for an empty one."""
+    from ..errors import UsageError
+
+    names = ("sampler", "steps", "guidance", "reuse")
+    lists = {name: getattr(settings, name) for name in names} | {"ema": lengths}
+    varied = {name: [word.strip() for word in text.split(",")] for name, text in lists.items() if text is not None}
+    for name, words in varied.items():
+        if not all(words):
+            raise UsageError(f"--{name}: there is an empty place in {lists[name]!r}", f"e.g. --{name} 1,2")
+    return varied
+
+
+def _resolved(
+    varied: dict[str, list[str]], settings: SampleSettings, model: Model, output: Output, device: DrawingDevice
+) -> tuple[SampleRequest, int]:
+    """The model, its labels and seed, and how many combinations there are, all checked."""
+    from ..evaluation.sweep import combinations
+    from .datasets import watching
+    from .sample_request import _averaged, resolve_request
+
+    unvaried = SampleSettings(labels=settings.labels, seed=settings.seed)
+    with watching(quiet=output.quiet, yes=output.yes):
+        request = resolve_request(unvaried, replace(model, ema=None), device, output.runs)
+        lengths = varied.get("ema", [])
+        for length in lengths:
+            parsing.ema_length(length)
+        count = len(combinations(request.info.config, varied))
+        for length in lengths:
+            _averaged(request.weights, length, ema=not model.no_ema)
+    return request, count

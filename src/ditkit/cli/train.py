@@ -140,6 +140,7 @@ def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, mac
     from .. import recipes
     from ..estimation import report as estimation_report
     from .datasets import open_training_images
+    from .estimate import load_torch
 
     datasets = open_training_images(run.config, quiet=output.quiet, yes=output.yes)
     console.data(recipes.dump(run.config))
@@ -147,15 +148,16 @@ def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, mac
         return
     config = _fitted(run, datasets, machine, quiet=False) if optimiser.batch_size == AUTO else run.config
     images, labels = len(datasets.train), len(datasets.train.labels)
-    report = estimation_report.estimate_run(
+    load_torch(quiet=False)
+    report = estimation_report.estimate(
         config,
-        labels,
-        images,
+        labels=labels,
+        images=images,
         folder=run.folder.path,
         device=machine.device,
         dtype=machine.dtype,
         seconds=_PROBE_SECONDS,
-        quiet=False,
+        progress=console.watch(),
     )
     measured = _measures_lr(optimiser, run.existing)
     rate = "learning rate to be measured first" if measured else f"learning rate {config.optim.lr:g}"
@@ -258,8 +260,17 @@ def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet
     train, images = run.config.train, datasets.train
     parts = run.existing.read_config().train.accumulate if run.existing else 1
     least = train.accumulate if train.batch_size % parts else max(train.accumulate, parts)
-    where = {"device": machine.device, "dtype": machine.dtype}
-    return fitted(run.config, len(images.labels), len(images), **where, at_least=least, quiet=quiet)
+    config, text = fitted(
+        run.config,
+        len(images.labels),
+        len(images),
+        device=machine.device,
+        dtype=machine.dtype,
+        at_least=least,
+        progress=console.watch(quiet=quiet),
+    )
+    console.say(text)
+    return config
 
 
 @contextlib.contextmanager

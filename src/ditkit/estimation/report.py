@@ -6,13 +6,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cli import console
+from ..autoencoders.files import PIXEL, find_files
+from ..config import RunConfig
+from ..errors import DataError, MachineError, UsageError
+from ..io import paths
+from ..io.download import offline_within
+from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
+from ..io.text import format_duration, format_size
+from ..models.size import parameters
+from ..runtime.launch import launched
 
 if TYPE_CHECKING:
-    from ..config import RunConfig
     from .memory import RunSetup
 
-_NAMES = {
+_MEMORY = {
     "weights": "weights",
     "gradients": "gradients",
     "optimiser": "optimiser",
@@ -24,138 +31,164 @@ _NAMES = {
     "images": "images that are kept",
     "process": "the process itself",
 }
+_DISK = {
+    "checkpoints": "checkpoints, with one that is being written",
+    "metrics": "metrics",
+    "samples": "sample grids, about",
+    "snapshots": "snapshots of the averages",
+    "latents": "latents, once for all runs on these images",
+}
 
 
-def _counted(config: RunConfig, *, quiet: bool) -> tuple[int, int | None]:
-    """Labels and images of the data set; guessed, and None, where it is not here yet."""
-    from ..cli.datasets import find_autoencoder, open_images
-    from ..errors import DataError, MachineError
-    from ..io.download import offline_within
-
-    try:
-        with offline_within():
-            dataset = open_images(config, quiet=quiet)
-            find_autoencoder(config, quiet=quiet)
-    except (DataError, MachineError) as error:
-        if isinstance(error, DataError) and config.data.path is not None:
-            raise
-        console.say(f"the images are not here ({error.message}): counted with 2 labels", quiet=quiet)
-        return 2, None
-    return len(dataset.labels), len(dataset)
-
-
-def estimate_run(
+def estimate(
     config: RunConfig,
-    labels: int,
-    images: int | None,
     *,
-    folder: Path,
-    device: str,
-    dtype: str,
-    seconds: float | None,
-    quiet: bool,
+    labels: int | None = None,
+    images: int | None = None,
+    folder: str | Path = "runs",
+    device: str = "auto",
+    dtype: str = "auto",
+    seconds: float | None = 10.0,
+    progress: Watch = no_progress,
 ) -> dict[str, Any]:
-    """Everything about a run as plain values, as --json prints it; `seconds` are for steps on trial, None for none."""
-    setting, there = _setting(config, labels, images, device, dtype, quiet=quiet)
-    from ..io import paths
-    from ..models import size as models_size
-    from ..training.setup import forward_flops
-    from . import memory as estimation_memory
+    """What a run will take: memory, disk, time, and whether it fits. Nothing is downloaded, nothing is left behind.
 
-    parts = estimation_memory.usual_parts(setting)
-    with console.spinner("counting …", quiet=quiet):
-        memory = estimation_memory.memory_needed(setting, parts)
-        fits = None if there is None else memory.total <= there
-        fitting = estimation_memory.fitting_parts(setting, there) if there is not None and not fits else None
-    disk, room = estimation_memory.disk(config, labels, images or 0), paths.free_disk(folder)
+    Args:
+        config: the settings of the run.
+        labels: of the data set; counted in it if None, as is the number of `images`.
+        images: in the data set; None if unknown.
+        folder: where the run would be written, for the free space there.
+        dtype: auto, float32 or bfloat16.
+        seconds: for a few training steps on made-up images, which measure the speed; None measures none.
+        progress: shown what is being done.
+
+    Returns:
+        Plain values, as `ditkit estimate --json` prints them; sizes in bytes, times in seconds. `report_lines` puts
+        them into words.
+
+    Raises:
+        DataError: where `config.data.path` names images that are missing or malformed.
+        MachineError: for a device that is not there.
+    """
+    if labels is None:
+        labels, images = count(config)
+    setup, available = _setup(config, labels, images, device, dtype, progress)
+    from ..training.setup import forward_flops
+    from .memory import disk, fitting_parts, memory_needed, usual_parts
+
+    parts = usual_parts(setup)
+    with progress("counting …"):
+        memory = memory_needed(setup, parts)
+        fits = None if available is None else memory.total <= available
+        fitting = fitting_parts(setup, available) if available is not None and not fits else None
+    on_disk, free = disk(config, labels, images or 0), paths.free_disk(Path(folder))
     return {
-        "parameters": models_size.parameters(config, labels),
-        "device": str(setting.device),
-        "dtype": str(setting.dtype).removeprefix("torch."),
+        "parameters": parameters(config, labels),
+        "device": str(setup.device),
+        "dtype": str(setup.dtype).removeprefix("torch."),
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,
         "parts": parts,
         "images": images,
         "labels": labels,
         "flops_per_image": {"forward": forward_flops(config), "training": 3 * forward_flops(config)},
-        "memory": {**asdict(memory), "total": memory.total, "available": there},
-        "disk": {**asdict(disk), "total": disk.total, "free": room},
+        "memory": {**asdict(memory), "total": memory.total, "available": available},
+        "disk": {**asdict(on_disk), "total": on_disk.total, "free": free},
         "fits": fits,
         "fits_with_accumulate": fitting,
-        "fits_on_disk": None if room is None else disk.total <= room,
-        "time": _tried(setting, parts, seconds, quiet=quiet) if seconds and fits is not False else None,
+        "fits_on_disk": None if free is None else on_disk.total <= free,
+        "time": _measured(setup, parts, seconds, progress) if seconds and fits is not False else None,
     }
 
 
-def _setting(
-    config: RunConfig, labels: int, images: int | None, device: str, dtype: str, *, quiet: bool
-) -> tuple[RunSetup, int | None]:
-    """All that memory depends on, and how much there is."""
-    from ..runtime.threads import calm_threads, choose_threads, take_threads
+def count(config: RunConfig) -> tuple[int, int | None]:
+    """Labels and images of the data set; 2 and None where it would have to be downloaded, which is reported.
 
-    threads = choose_threads()
-    calm_threads(threads)
-    with console.loading_torch(quiet=quiet):
-        from ..data.resident import free_store_bytes
-        from ..runtime.device import find_device, find_dtype
-        from ..runtime.launch import launched
-        from . import memory as estimation_memory
-        from .speed import process_bytes
+    Raises DataError where `config.data.path` names images that are missing or malformed.
+    """
+    from ..data.contract import open_dataset
 
-        take_threads(threads)
-        where = find_device(device)
-        held = process_bytes(config if images else None)
-    setting = estimation_memory.RunSetup(
-        config=config,
-        labels=labels,
-        images=images or 0,
-        device=where,
-        dtype=find_dtype(dtype, where),
-        processes=launched()[1],
-        process_bytes=held,
-        room=free_store_bytes(where),
-    )
-    return setting, estimation_memory.available_memory(where, held)
-
-
-def _tried(setting: RunSetup, parts: int, seconds: float, *, quiet: bool) -> dict[str, Any]:
-    from ..training.setup import open_utilization
-    from .speed import measure
-
-    with console.spinner("taking a few steps on trial …", quiet=quiet):
-        gauge = open_utilization(setting.config, setting.device, setting.dtype, setting.processes)
-        return asdict(measure(setting, parts, gauge, seconds))
+    try:
+        with offline_within():
+            dataset = open_dataset(config.data, "train")
+            if config.autoencoder.name != PIXEL:
+                find_files(config)
+    except (DataError, MachineError) as error:
+        if isinstance(error, DataError) and config.data.path is not None:
+            raise
+        notify(f"the images are not here ({error.message}): counted with 2 labels")
+        return 2, None
+    return len(dataset.labels), len(dataset)
 
 
 def fitted(
-    config: RunConfig, labels: int, images: int, *, device: str, dtype: str, at_least: int, quiet: bool
-) -> RunConfig:
-    """The same settings, with a batch in as few parts as fit into memory. Raises UsageError if none do."""
-    from ..errors import UsageError
-    from ..io.text import format_size
+    config: RunConfig,
+    labels: int,
+    images: int,
+    *,
+    device: str,
+    dtype: str,
+    at_least: int,
+    progress: Watch = no_progress,
+) -> tuple[RunConfig, str]:
+    """The same settings with a batch in as few parts as fit into memory, and what it takes in words.
 
-    setting, there = _setting(config, labels, images, device, dtype, quiet=quiet)
-    from . import memory as estimation_memory
+    Raises UsageError if not even one image at a time fits.
+    """
+    setup, available = _setup(config, labels, images, device, dtype, progress)
+    from .memory import fitting_parts, memory_needed, usual_parts
 
-    usual = max(estimation_memory.usual_parts(setting), at_least)
-    parts = usual if there is None else estimation_memory.fitting_parts(setting, there, at_least)
+    usual = max(usual_parts(setup), at_least)
+    parts = usual if available is None else fitting_parts(setup, available, at_least)
     batch = config.train.batch_size
     if parts is None:
         raise UsageError(
-            f"not even one image at a time fits into the {format_size(there or 0)} that are free",
+            f"not even one image at a time fits into the {format_size(available or 0)} that are free",
             "choose a smaller model or image size (--set model.preset=…, --image-size …)",
         )
-    memory = format_size(estimation_memory.memory_needed(setting, parts).total) + _of(there)
-    console.say(f"batch of {batch} in {parts} parts: takes {memory}" if parts > 1 else f"batch of {batch}: {memory}")
-    return replace(config, train=replace(config.train, accumulate=at_least if parts == usual else parts))
+    memory = format_size(memory_needed(setup, parts).total) + _of(available)
+    text = f"batch of {batch} in {parts} parts: takes {memory}" if parts > 1 else f"batch of {batch}: {memory}"
+    return replace(config, train=replace(config.train, accumulate=at_least if parts == usual else parts)), text
+
+
+def _setup(
+    config: RunConfig, labels: int, images: int | None, device: str, dtype: str, progress: Watch
+) -> tuple[RunSetup, int | None]:
+    """All that memory depends on, and how many bytes are available."""
+    with progress(LOADING_TORCH):
+        from ..data.resident import free_store_bytes
+        from ..runtime.device import find_device, find_dtype
+        from .memory import RunSetup, available_memory
+        from .speed import process_bytes
+
+        place = find_device(device)
+        taken = process_bytes(config if images else None)
+    setup = RunSetup(
+        config=config,
+        labels=labels,
+        images=images or 0,
+        device=place,
+        dtype=find_dtype(dtype, place),
+        processes=launched()[1],
+        process_bytes=taken,
+        room=free_store_bytes(place),
+    )
+    return setup, available_memory(place, taken)
+
+
+def _measured(setup: RunSetup, parts: int, seconds: float, progress: Watch) -> dict[str, Any]:
+    from ..training.setup import open_utilization
+    from .speed import measure
+
+    with progress("taking a few steps on trial …"):
+        gauge = open_utilization(setup.config, setup.device, setup.dtype, setup.processes)
+        return asdict(measure(setup, parts, gauge, seconds))
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
     """The report in words and columns."""
-    from ..io.text import format_size
-
     flops, memory, disk = report["flops_per_image"], report["memory"], report["disk"]
-    parts = [f"{format_size(memory[key]):>10}  {name}" for key, name in _NAMES.items() if memory[key]]
+    parts = [f"{format_size(memory[key]):>10}  {name}" for key, name in _MEMORY.items() if memory[key]]
     images = "" if report["images"] is None else f", {report['images']:,} images"
     return [
         f"{report['parameters'] / 1e6:.2f}M parameters, {report['labels']} labels{images}",
@@ -167,17 +200,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         f"{format_size(memory['total']):>10}  in all" + _of(memory["available"]),
         "disk:",
         f"{format_size(disk['checkpoint']):>10}  a checkpoint",
-        *(
-            f"{format_size(disk[key]):>10}  {name}"
-            for key, name in (
-                ("checkpoints", "checkpoints, with one that is being written"),
-                ("metrics", "metrics"),
-                ("samples", "sample grids, about"),
-                ("snapshots", "snapshots of the averages"),
-                ("latents", "latents, once for all runs on these images"),
-            )
-            if disk[key]
-        ),
+        *(f"{format_size(disk[key]):>10}  {name}" for key, name in _DISK.items() if disk[key]),
         f"{format_size(disk['total']):>10}  in all" + _of(disk["free"]),
         *(_time(report["time"], report["steps"]) if report["time"] else []),
         "",
@@ -185,10 +208,8 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _of(there: int | None) -> str:
-    from ..io.text import format_size
-
-    return f", of {format_size(there)} that are free" if there is not None else ""
+def _of(available: int | None) -> str:
+    return f", of {format_size(available)} that are free" if available is not None else ""
 
 
 def _batch(report: dict[str, Any]) -> str:
@@ -197,18 +218,16 @@ def _batch(report: dict[str, Any]) -> str:
 
 
 def _time(time: dict[str, Any], steps: int) -> list[str]:
-    from ..io.text import format_duration
-
     used = f", {time['utilisation']:.0%} of the device's peak" if time["utilisation"] is not None else ""
     used += "" if time["tried"] else " as a guess: one image takes too long to try"
     speed = f"{time['images_per_second']:,.3g} images/s{used}"
     shares = [(steps * time["step"], "steps"), (time["validation"], "validation"), (time["drawing"], "sample grids")]
     shares.append((time["saving"], "saving"))
-    spoken = ", ".join(f"{name} {format_duration(seconds)}" for seconds, name in shares)
+    parts = ", ".join(f"{name} {format_duration(seconds)}" for seconds, name in shares)
     return [
         "time:",
         f"{1000 * time['step']:>7,.0f} ms  a step, {speed}",
-        f"{format_duration(time['total']):>10}  to the end: {spoken}",
+        f"{format_duration(time['total']):>10}  to the end: {parts}",
     ]
 
 

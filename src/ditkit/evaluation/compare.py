@@ -3,118 +3,167 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..cli import console
+from ..config import RunConfig, differences
+from ..errors import DataError, UsageError
 from ..io import text
-
-if TYPE_CHECKING:
-    from ..cli.sample_request import SampleRequest
-    from ..config import RunConfig
-    from ..runs.folder import RunFolder
+from ..io.atomic import make_folder, write_atomically
+from ..io.progress import LOADING_TORCH, Progress, Watch, no_progress
+from ..models.size import parameters
+from ..runs.folder import RunFolder, run_of, runs_dir
+from ..runs.lookup import find_weights
+from ..runs.metrics import read_evaluations, spent_seconds
+from ..runs.model_info import ModelInfo, read_model_info
 
 SHOWN = 10  # images of each run
 FILES = ("losses.png", "samples.png", "compare.md", "compare.json")
 
 
-def _row(folder: RunFolder, order: SampleRequest) -> dict[str, Any]:
-    """What there is to say of a run in numbers."""
-    from ..errors import DataError
-    from ..models.size import parameters
-    from ..runs.metrics import read_evaluations, spent_seconds
+def compare(
+    runs: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+    ema: bool = True,
+    device: str = "auto",
+    progress: Watch = no_progress,
+) -> dict[str, Any]:
+    """Compare runs: their losses, samples of equal seeds, figures, and the settings that differ.
 
-    rows = folder.metrics()
+    Args:
+        runs: two runs or more, by name or folder, or weights files in them.
+        folder: where losses.png, samples.png, compare.md and compare.json are written.
+        labels: of the samples, at most 10, which all runs know; if None, those that all runs have in common.
+        seed: image i is drawn from seed `seed + i`, in each run.
+        ema: draw with the averaged weights instead of the raw ones.
+        progress: shown how far the drawing is.
+
+    Returns:
+        What compare.json has: "runs", a dict of figures for each, and "differing", the settings that are not the same
+        in all runs, each with the list of its values.
+
+    Raises:
+        UsageError: for fewer than two runs, for one that is not there, and for an unknown label.
+        CheckpointError: for a run without a whole checkpoint.
+    """
+    weights = [find_weights(str(run), runs_dir(), ema=ema) for run in runs]
+    folders = several([_run_of(path) for path in weights])
+    infos = [read_model_info(path) for path in weights]
+    rows = [_row(run, info) for run, info in zip(folders, infos, strict=True)]
+    comparison = {"runs": rows, "differing": _differing([run.read_config() for run in folders])}
+    with progress(LOADING_TORCH):
+        from ..visual.plots import plot_losses, save_figure
+    place, names = Path(folder), [str(row["run"]) for row in rows]
+    make_folder(place)
+    save_figure(plot_losses({name: run.metrics() for name, run in zip(names, folders, strict=True)}), place / FILES[0])
+    wanted = _labels_drawn([info.labels for info in infos], labels)
+    _draw(place / FILES[1], names, weights, wanted, seed, device, progress)
+    write_atomically(place / FILES[2], "\n".join(table(comparison)) + "\n")
+    write_atomically(place / FILES[3], json.dumps(comparison, indent=1) + "\n")
+    return comparison
+
+
+def several(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs, each once whatever it was called. Raises UsageError for fewer than two."""
+    distinct = list({run.path.resolve(): run for run in runs}.values())
+    if len(distinct) < 2:
+        raise UsageError("comparing takes two runs or more", "e.g. `ditkit compare mnist mnist-2`")
+    return distinct
+
+
+def _run_of(weights: Path) -> RunFolder:
+    run = run_of(weights)
+    if run is None:
+        raise UsageError(f"{weights} is not in a run's folder", "name runs by name or folder")
+    return run
+
+
+def _row(run: RunFolder, info: ModelInfo) -> dict[str, Any]:
+    """The figures of a run."""
+    rows = run.metrics()
     validation = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    config = order.info.config
-    found: dict[str, Any] = {
-        "run": folder.path.resolve().name,
-        "step": order.info.step,
-        "parameters": parameters(config, len(order.info.labels)),
-        "batch size": config.train.batch_size,
+    figures: dict[str, Any] = {
+        "run": run.path.resolve().name,
+        "step": info.step,
+        "parameters": parameters(info.config, len(info.labels)),
+        "batch size": info.config.train.batch_size,
         "minutes in steps": spent_seconds(rows) / 60,
         "validation loss": validation[-1] if validation else None,
         "best": min(validation) if validation else None,
     }
     try:
-        records = read_evaluations(folder.evaluation_file)
+        evaluations = read_evaluations(run.evaluation_file)
     except DataError:
-        records = []
-    if records:
-        newest = records[-1]
-        found |= {
-            f"{key} ({newest.get('drawn', {}).get('samples')} images)": value
-            for key, value in newest["metrics"].items()
-            if key in ("frechet", "kid", "accuracy")
-        }
-    return found
+        evaluations = []
+    for evaluation in evaluations[-1:]:
+        images = evaluation.get("drawn", {}).get("samples")
+        shown = {key: value for key, value in evaluation["metrics"].items() if key in ("frechet", "kid", "accuracy")}
+        figures |= {f"{key} ({images} images)": value for key, value in shown.items()}
+    return figures
 
 
-def _differing(configs: list[RunConfig]) -> dict[str, list[Any]]:
-    """Settings that are not the same in all runs: what each has."""
-    from functools import reduce
-
-    from ..config import differences
-
+def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
+    """Settings that are not the same in all runs, each with the values in the order of the runs."""
     keys = dict.fromkeys(key for other in configs[1:] for key in differences(configs[0], other))
     return {key: [reduce(getattr, key.split("."), config) for config in configs] for key in keys}
 
 
-def _write(
-    place: Path,
-    folders: list[RunFolder],
-    orders: list[SampleRequest],
-    table: list[dict[str, Any]],
-    differing: dict[str, list[Any]],
+def _labels_drawn(known: Sequence[Sequence[str]], labels: Sequence[str] | None) -> list[list[str]]:
+    """The labels of each run's row: the same where all runs know them, else each run's own, in rows of one length."""
+    own = [list(names) or ["any"] * SHOWN for names in known]
+    common = [label for label in labels or own[0] if labels or all(label in names for names in own)][:SHOWN]
+    across = len(common) or SHOWN
+    return [((common or names) * across)[:across] for names in own]
+
+
+def _draw(
+    path: Path,
+    names: Sequence[str],
+    weights: Sequence[Path],
+    labels: Sequence[Sequence[str]],
+    seed: int,
     device: str,
-    *,
-    quiet: bool,
+    progress: Watch,
 ) -> None:
-    from ..io.atomic import make_folder, write_atomically
-
-    console.hush_matplotlib()
-    with console.loading_torch(quiet=quiet):
-        from ..visual.plots import plot_losses, save_figure
-    make_folder(place)
-    rows = {str(row["run"]): folder.metrics() for row, folder in zip(table, folders, strict=True)}
-    save_figure(plot_losses(rows), place / "losses.png")
-    _draw(place / "samples.png", orders, [str(row["run"]) for row in table], device, quiet=quiet)
-    write_atomically(place / "compare.md", "\n".join(_lines(table, differing)) + "\n")
-    record = {"runs": table, "differing": differing}
-    write_atomically(place / "compare.json", json.dumps(record, indent=1) + "\n")
-
-
-def _draw(path: Path, orders: list[SampleRequest], names: list[str], device: str, *, quiet: bool) -> None:
-    """A row of samples for each run: of the labels that all know, from equal seeds."""
-    from dataclasses import replace
-
-    from ..cli.sample_request import draw
+    """A picture with a row of samples for each run."""
+    from ..checkpoint.loading import load
+    from ..runtime.device import find_device
+    from ..sampling.generate import sample
     from ..visual.grid import grid, save_png
 
-    known = [set(order.labels) for order in orders]
-    common = [label for label in orders[0].labels if all(label in one for one in known)][:SHOWN]
-    across = len(common) or SHOWN
-    images, captions = [], []
-    for order in orders:
-        wanted = ((common or order.labels) * across)[:across]  # rows of one length
-        drawn = list(draw(replace(order, labels=wanted), device, quiet=quiet))
-        images += [one.image for one in drawn]
-        captions += [one.label or f"seed {one.seed}" for one in drawn]
-    save_png(grid(images, across, captions=captions, row_names=names), path, {"software": "ditkit"})
+    place, across = find_device(device), len(labels[0])
+    images = []
+    for source, wanted in zip(weights, labels, strict=True):
+        trained = load(source, device=place)
+        with progress("drawing") as show:
+
+            def on_step(step: int, steps: int, *_: Any, show: Progress = show) -> None:
+                show((step + 1) / steps * across, across)
+
+            images += sample(trained, wanted, seed=seed, on_step=on_step)
+    captions = [image.label or f"seed {image.seed}" for image in images]
+    picture = grid([image.image for image in images], across, captions=captions, row_names=names)
+    save_png(picture, path, {"software": "ditkit"})
 
 
-def _lines(table: list[dict[str, Any]], differing: dict[str, list[Any]]) -> list[str]:
-    """Two tables of Markdown: figures, and the settings that differ."""
-    heads = list(dict.fromkeys(key for row in table for key in row))
-    lines = text.markdown(heads, [[_spoken(row.get(head)) for head in heads] for row in table])
+def table(comparison: Mapping[str, Any]) -> list[str]:
+    """Two tables of Markdown: the figures, and the settings that differ."""
+    rows, differing = comparison["runs"], comparison["differing"]
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    lines = text.markdown(heads, [[_cell(row.get(head)) for head in heads] for row in rows])
     if differing:
-        lines += [""]
-        names = [str(row["run"]) for row in table]
-        lines += text.markdown(["setting", *names], [[key, *map(_spoken, values)] for key, values in differing.items()])
+        names = [str(row["run"]) for row in rows]
+        settings = [[key, *map(_cell, values)] for key, values in differing.items()]
+        lines += ["", *text.markdown(["setting", *names], settings)]
     return lines
 
 
-def _spoken(value: Any) -> str:
+def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

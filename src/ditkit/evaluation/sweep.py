@@ -5,24 +5,33 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cli import console
-from ..io import text as io_text
+from .. import recipes
+from ..config import RunConfig, SampleConfig, to_dict
+from ..errors import UsageError
+from ..io import text
+from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..runs.folder import runs_dir
+from ..runs.lookup import find_weights
+from ..runs.model_info import read_model_info
+from ..runs.target import check_sampler, data_place
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..checkpoint.loading import Trained
-    from ..cli.sample_request import SampleRequest
+    from ..sampling.generate import Sample
     from .judge import Judge
 
-
-LISTS = {"--sampler": "sampler", "--steps": "steps", "--guidance": "guidance", "--reuse": "reuse", "--ema": "ema"}
-SHOWN = 12  # images of each way in the picture
-COLUMNS = {  # metric: (heading, format)
+SHOWN = 12  # images of each combination in the picture
+MOST_COMBINATIONS = 100
+FILES = ("sweep.png", "sweep.md", "sweep.json")
+_EMA = "ema"  # the length of the moving average: of the weights, not a sampling setting
+NAMES = ("sampler", "steps", "guidance", "reuse", _EMA)  # in the order of the table's columns
+_CAPTIONS = {"steps": "{} steps", "guidance": "guidance {:g}", "reuse": "reuse {}", _EMA: "EMA {:g}"}
+_METRICS = {  # metric: (heading, format)
     "frechet": ("Fréchet", "{:.3f}"),
     "kid": ("KID", "{:.4f}"),
     "precision": ("precision", "{:.1%}"),
@@ -33,185 +42,216 @@ COLUMNS = {  # metric: (heading, format)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepPlan:
-    """What is to be drawn, all checked, before torch is there."""
+class Combination:
+    """Settings to draw with; `ema` is the length of the moving average, None for the one tracked in training."""
 
-    order: SampleRequest  # the first of the ways
-    ways: list[SampleRequest]
-    samples: int | None
-    features: str | None
+    settings: SampleConfig
+    ema: float | None = None
 
-    @property
-    def shown(self) -> list[str]:
-        """The labels of the images in the picture."""
-        return self.order.labels[:SHOWN]
-
-    @property
-    def varied(self) -> list[str]:
-        """The settings that are not the same in all ways."""
-        return [name for name in LISTS.values() if len({setting(way, name) for way in self.ways}) > 1] or ["steps"]
+    def values(self) -> dict[str, Any]:
+        """The settings that are columns of the table."""
+        return {name: self.ema if name == _EMA else getattr(self.settings, name) for name in NAMES}
 
 
-class Sweep:
-    """What has been drawn so far, and the files of it."""
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """What one combination drew, the network calls and seconds that an image took, and its metrics if judged."""
 
-    def __init__(self, plan: SweepPlan, folder: Path):
-        self.plan, self.folder = plan, folder
-        self.rows: list[dict[str, Any]] = []
-        self.images: list[np.ndarray] = []
-
-    def write(self) -> None:
-        """The picture, the table and the rows; nothing if there is nothing."""
-        if not self.rows:
-            return
-        from ..io.atomic import make_folder, write_atomically
-        from ..visual.grid import grid, save_png
-
-        make_folder(self.folder)
-        plan = self.plan
-        captions = plan.shown * len(self.rows) if plan.order.info.labels else None
-        picture = grid(
-            self.images,
-            len(plan.shown),
-            captions=captions,
-            row_names=[_name(row, plan.varied) for row in self.rows],
-            title=f"{plan.order.name}, seed {plan.order.seed}",
-        )
-        save_png(picture, self.folder / "sweep.png", {"seed": str(plan.order.seed), "software": "ditkit"})
-        write_atomically(self.folder / "sweep.md", "\n".join(self.table()) + "\n")
-        write_atomically(self.folder / "sweep.json", json.dumps(self.record(), indent=1) + "\n")
+    combination: Combination
+    images: list[Sample]
+    calls: int
+    seconds_an_image: float
+    metrics: dict[str, float] | None = None
 
     def record(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        order = self.plan.order
-        about = {"model": order.origin, "step": order.info.step, "seed": order.seed, "labels": self.plan.shown}
-        return {**about, "samples": self.plan.samples, "ways": self.rows}
-
-    def table(self) -> list[str]:
-        """Lines of Markdown; the best of each metric is bold."""
-        metrics = [key for key in COLUMNS if any(key in row.get("metrics", {}) for row in self.rows)]
-        names = [name for name in LISTS.values() if any(row[name] is not None for row in self.rows)]
-        heads = [*names, "calls", "ms an image", *(COLUMNS[key][0] for key in metrics)]
-        rows = []
-        best = {key: _best(key, [row["metrics"][key] for row in self.rows]) for key in metrics}
-        for row in self.rows:
-            cells = [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in names]
-            cells += [str(row["calls"]), f"{1000 * row['seconds_an_image']:.0f}"]
-            for key in metrics:
-                text = COLUMNS[key][1].format(row["metrics"][key])
-                cells.append(f"**{text}**" if row["metrics"][key] == best[key] else text)
-            rows.append(cells)
-        return io_text.markdown(heads, rows)
+        """All but the images, as plain data."""
+        judged = {} if self.metrics is None else {"metrics": self.metrics}
+        return {**self.combination.values(), "calls": self.calls, "seconds_an_image": self.seconds_an_image, **judged}
 
 
-def setting(way: SampleRequest, name: str) -> str | float | None:
-    """One of `LISTS`, as a way has it."""
-    return way.ema if name == "ema" else getattr(way.settings, name)
+def sweep(
+    model: str | Path | None,
+    varied: Mapping[str, Sequence[Any]],
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+    samples: int | None = None,
+    features: str | None = None,
+    data_dir: str | None = None,
+    ema: bool = True,
+    batch_size: int | None = None,
+    device: str = "auto",
+    progress: Watch = no_progress,
+    on_row: Callable[[SweepRow], None] = lambda _row: None,
+) -> list[SweepRow]:
+    """Draw the same images with every combination of settings, and judge each combination if `samples` are given.
+
+    Args:
+        model: what draws, as `load` takes it: a run by name or folder (the newest if None), a weights file …
+        varied: values by the names of sampling settings, and lengths of the moving average by "ema":
+            {"steps": [10, 20], "guidance": [1, 1.5, 2]}. What is not in it is as the model was trained to be sampled.
+        labels: of the images to look at; the first 12 of the model if None. Image i is drawn from seed `seed + i`.
+        samples: images of each combination that are judged as `evaluate` does, at least 10; None judges none.
+        features: who looks at them, as in `open_judge`.
+        data_dir: where the real images are now; where they were in training if None.
+        ema: draw with the averaged weights instead of the raw ones.
+        batch_size: of the images to judge; what fits if None.
+        progress: shown what is being done.
+        on_row: called with each row as soon as it is drawn.
+
+    Raises:
+        UsageError: for values that do not fit the setting or the model, for more than 100 combinations, for a length
+            where no snapshots were kept, and for an unknown label.
+        CheckpointError: for a model that is missing or damaged.
+        DataError: without real images to judge by.
+    """
+    weights = find_weights(None if model is None else str(model), runs_dir(), ema=ema)
+    info = read_model_info(weights)
+    todo = combinations(info.config, varied)
+    judge = _open_judge(info.config, data_dir, features, device, progress) if samples else None
+    models = _loaded(weights, todo, device, progress)
+    labels = labels or list(info.labels[:SHOWN]) or ["any"] * SHOWN
+    _warm_up(models[todo[0].ema], labels[0])
+    rows = []
+    with progress("drawing") as show:
+        for combination in todo:
+            row = _drawn(models[combination.ema], combination, labels, seed)
+            if judge is not None and samples:
+                scores = _judged(models[combination.ema], judge, combination, samples, seed, batch_size)
+                row = replace(row, metrics=scores)
+            rows.append(row)
+            on_row(row)
+            show(len(rows), len(todo))
+    return rows
+
+
+def _open_judge(config: RunConfig, data_dir: str | None, features: str | None, device: str, progress: Watch) -> Judge:
+    from ..data.contract import open_dataset
+
+    if data_dir is not None:
+        config = replace(config, data=replace(config.data, path=data_place(data_dir)))
+    images = open_dataset(config.data, "train")
+    with progress(LOADING_TORCH):
+        from ..runtime.device import find_device
+        from .judge import open_judge
+    place = find_device(device)
+    with progress("looking at real images") as show:
+        return open_judge(config, features=features, device=place, dataset=images, on_image=show)
+
+
+def _loaded(weights: Path, todo: Sequence[Combination], device: str, progress: Watch) -> dict[float | None, Trained]:
+    """The model of each length of the moving average."""
+    with progress(LOADING_TORCH):
+        from ..checkpoint.loading import load
+        from ..checkpoint.posthoc_ema import average
+        from ..runtime.device import find_device
+    lengths = dict.fromkeys(combination.ema for combination in todo)
+    paths = {length: weights if length is None else average(weights, length) for length in lengths}
+    return {length: load(path, device=find_device(device)) for length, path in paths.items()}
+
+
+def _judged(
+    trained: Trained, judge: Judge, combination: Combination, samples: int, seed: int, batch_size: int | None
+) -> dict[str, float]:
+    from .evaluate import evaluate
+
+    settings = combination.settings
+    return evaluate(trained, judge, samples=samples, seed=seed, settings=settings, batch_size=batch_size).metrics
+
+
+def combinations(config: RunConfig, varied: Mapping[str, Sequence[Any]]) -> list[Combination]:
+    """Every combination of the values in `varied` (see `sweep`), checked against the settings of a model.
+
+    Raises UsageError, which names the setting: `sample.steps: …`.
+    """
+    if len(unknown_names := varied.keys() - set(NAMES)):
+        raise UsageError(f"cannot vary {', '.join(sorted(unknown_names))}", f"known: {', '.join(NAMES)}")
+    lists = {name: list(dict.fromkeys(varied[name])) for name in NAMES if varied.get(name)}
+    count = 1
+    for values in lists.values():
+        count *= len(values)
+    if count > MOST_COMBINATIONS:
+        raise UsageError(f"that makes {count:,} ways to draw", f"list fewer: at most {MOST_COMBINATIONS}")
+    return [
+        _combination(config, dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())
+    ]
+
+
+def _combination(config: RunConfig, values: dict[str, Any]) -> Combination:
+    length = values.pop(_EMA, None)
+    config = recipes.build(to_dict(config), {"train": {"accumulate": 1}, "sample": values})
+    check_sampler(config)
+    return Combination(settings=config.sample, ema=None if length is None else float(length))
+
+
+def _warm_up(trained: Trained, label: str) -> None:
+    """Draw once what happens only once, so that it counts in no combination's time."""
+    from ..sampling.generate import sample
+
+    sample(trained, [label], steps=2)
+
+
+def _drawn(trained: Trained, combination: Combination, labels: Sequence[str], seed: int) -> SweepRow:
+    from ..sampling.generate import sample
+
+    calls = 0
+
+    def count(_call: int, of: int, *_: Any) -> None:
+        nonlocal calls
+        calls = of
+
+    started, settings = time.perf_counter(), combination.settings
+    images = sample(trained, labels, settings=settings, seed=seed, batch_size=len(labels), on_step=count)
+    seconds = (time.perf_counter() - started) / len(images)
+    return SweepRow(combination=combination, images=images, calls=calls, seconds_an_image=seconds)
+
+
+def write(folder: Path, rows: Sequence[SweepRow], about: Mapping[str, Any], *, title: str) -> None:
+    """The picture with a row for each combination, the table, and the rows as JSON with what is said `about` them."""
+    from ..io.atomic import make_folder, write_atomically
+    from ..visual.grid import grid, save_png
+
+    make_folder(folder)
+    images = [image for row in rows for image in row.images]
+    captions = [image.label for image in images if image.label is not None]
+    values = [row.combination.values() for row in rows]
+    differing = [name for name in NAMES if len({value[name] for value in values}) > 1] or ["steps"]
+    picture = grid(
+        [image.image for image in images],
+        len(rows[0].images),
+        captions=captions or None,
+        row_names=[", ".join(_CAPTIONS.get(name, "{}").format(value[name]) for name in differing) for value in values],
+        title=title,
+    )
+    save_png(picture, folder / "sweep.png", {"seed": str(about["seed"]), "software": "ditkit"})
+    write_atomically(folder / "sweep.md", "\n".join(table(rows)) + "\n")
+    write_atomically(folder / "sweep.json", json.dumps(record(rows, about), indent=1) + "\n")
+
+
+def record(rows: Sequence[SweepRow], about: Mapping[str, Any]) -> dict[str, Any]:
+    """All but the images, as plain data."""
+    return {**about, "ways": [row.record() for row in rows]}
+
+
+def table(rows: Sequence[SweepRow]) -> list[str]:
+    """Lines of Markdown; the best of each metric is bold."""
+    values = [row.combination.values() for row in rows]
+    names = [name for name in NAMES if any(value[name] is not None for value in values)]
+    metrics = [(row.metrics or {}) for row in rows]
+    keys = [key for key in _METRICS if any(key in scores for scores in metrics)]
+    best = {key: _best(key, [scores[key] for scores in metrics]) for key in keys}
+    lines = []
+    for row, value, scores in zip(rows, values, metrics, strict=True):
+        cells = [f"{value[name]:g}" if isinstance(value[name], float) else str(value[name]) for name in names]
+        cells += [str(row.calls), f"{1000 * row.seconds_an_image:.0f}"]
+        for key in keys:
+            score = _METRICS[key][1].format(scores[key])
+            cells.append(f"**{score}**" if scores[key] == best[key] else score)
+        lines.append(cells)
+    return text.markdown([*names, "calls", "ms an image", *(_METRICS[key][0] for key in keys)], lines)
 
 
 def _best(metric: str, values: list[float]) -> float:
     from .judge import HIGHER_IS_BETTER
 
     return max(values) if metric in HIGHER_IS_BETTER else min(values)  # an unbiased distance is below 0 by chance
-
-
-def _name(row: dict[str, Any], varied: list[str]) -> str:
-    """What tells a way from the others: `20 steps, guidance 1.5`."""
-    spoken = {"sampler": "{}", "steps": "{} steps", "guidance": "guidance {:g}", "reuse": "reuse {}", "ema": "EMA {:g}"}
-    return ", ".join(spoken[name].format(row[name]) for name in varied)
-
-
-MOST_VARIANTS = 100
-
-
-def _variants(
-    lists: dict[str, str | None],
-    labels: list[str] | None,
-    model: str | None,
-    runs_dir: Path | None,
-    *,
-    seed: str,
-    batch_size: str,
-    ema: bool,
-) -> list[SampleRequest]:
-    from ..cli.sample_request import request_from_flags
-    from ..errors import UsageError
-
-    for flag, text in lists.items():
-        if text is not None and not all(word.strip() for word in text.split(",")):
-            raise UsageError(f"{flag}: there is an empty place in {text!r}", f"e.g. {flag} 1,2")
-    values = [list(dict.fromkeys(word.strip() for word in (text or "").split(","))) for text in lists.values()]
-    count = 1
-    for one in values:
-        count *= len(one)
-    if count > MOST_VARIANTS:
-        raise UsageError(f"that makes {count:,} ways to draw", f"list fewer: at most {MOST_VARIANTS}")
-    found = []
-    for chosen in itertools.product(*values):
-        flags: dict[str, Any] = {flag: word or None for flag, word in zip(lists, chosen, strict=True)}
-        flags |= {"--seed": seed, "--batch-size": batch_size}
-        found.append(request_from_flags(labels, flags, model=model, runs_dir=runs_dir, ema=ema))
-    return found
-
-
-def _draw(drawn: Sweep, device: str, *, quiet: bool, yes: bool) -> None:
-    from ..cli.datasets import open_images
-
-    plan = drawn.plan
-    images = open_images(plan.order.info.config, quiet=quiet, yes=yes) if plan.samples else None
-    with console.loading_torch(quiet=quiet):
-        from ..checkpoint.loading import load
-        from ..runtime.device import find_device
-        from ..sampling.generate import sample
-        from .judge import open_judge
-    place = find_device(device)
-    judge = None
-    if images is not None:
-        with console.bar("looking at real images", quiet=quiet) as show:
-            judge = open_judge(
-                plan.order.info.config, features=plan.features, device=place, dataset=images, on_image=show
-            )
-    each = plan.samples or len(plan.shown)
-    trained = {path: load(path, device=place) for path in dict.fromkeys(way.weights for way in plan.ways)}
-    sample(trained[plan.order.weights], plan.shown[:1], steps=2)  # what happens once only is on nobody's clock
-    ways = "1 way" if len(plan.ways) == 1 else f"{len(plan.ways)} ways"
-    console.say(f"{ways} of drawing {each} images each", quiet=quiet)
-    with console.bar("drawing", quiet=quiet) as show:
-        for number, way in enumerate(plan.ways):
-            _draw_one(drawn, trained[way.weights], judge, way)
-            show(number + 1, len(plan.ways))
-
-
-def _draw_one(drawn: Sweep, trained: Trained, judge: Judge | None, way: SampleRequest) -> None:
-    from ..sampling.generate import sample
-    from .evaluate import evaluate
-
-    plan, calls = drawn.plan, 0
-
-    def count(_call: int, of: int, *_: Any) -> None:
-        nonlocal calls
-        calls = of
-
-    started = time.perf_counter()
-    shown = sample(
-        trained,
-        plan.shown,
-        settings=way.settings,
-        seed=plan.order.seed,
-        batch_size=len(plan.shown),
-        on_step=count,
-    )
-    row: dict[str, Any] = {name: setting(way, name) for name in LISTS.values()}
-    row |= {"calls": calls, "seconds_an_image": (time.perf_counter() - started) / len(shown)}
-    if judge is not None and plan.samples:
-        found = evaluate(
-            trained,
-            judge,
-            samples=plan.samples,
-            seed=plan.order.seed,
-            settings=way.settings,
-            batch_size=plan.order.batch_size,
-        )
-        row["metrics"] = found.metrics
-    drawn.images += [one.image for one in shown]
-    drawn.rows.append(row)

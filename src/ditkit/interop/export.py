@@ -2,25 +2,95 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..cli import console
+from ..errors import UsageError, unknown
+from ..io import paths
+from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..runs.folder import runs_dir
+from ..runs.lookup import find_weights, model_name
+from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
+from .diffusers_config import check_expressible, is_pipeline
 
 if TYPE_CHECKING:
-    from ..runs.model_info import ModelInfo
+    import torch
 
 DTYPES = ("float32", "float16", "bfloat16")
 _ENDINGS = {"safetensors": ".safetensors", "diffusers": "-diffusers", "onnx": ".onnx"}
+FORMATS = tuple(_ENDINGS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file or folder that was written, its size in bytes, and the model in it.
+
+    `difference` is by how much onnxruntime and torch differ, as a part of the largest prediction.
+    """
+
+    path: Path
+    size: int
+    info: ModelInfo
+    difference: float | None = None
+
+
+def export(
+    model: str | Path | None = None,
+    path: str | Path | None = None,
+    *,
+    format: str = "safetensors",
+    dtype: str = "float32",
+    ema: bool = True,
+    autoencoder: str | Path | None = None,
+    force: bool = False,
+    progress: Watch = no_progress,
+) -> Exported:
+    """Write a trained model for others to use.
+
+    Args:
+        model: a run by name or folder (the newest if None), a checkpoint folder, a weights file, or hf://user/name.
+        path: the file, or the folder of a pipeline, to write; named after run and step, here, if None.
+        format: safetensors (one file that `load` takes), diffusers (a folder for its DiTPipeline), or onnx (the
+            network alone).
+        dtype: of the weights: float32, float16 or bfloat16.
+        ema: take the averaged weights instead of the raw ones.
+        autoencoder: the folder of the run's autoencoder, should it have moved.
+        force: overwrite what is there.
+        progress: shown what is being done.
+
+    Raises:
+        UsageError: for unknown words, for a path that is taken, and for a model that the format cannot express.
+        CheckpointError: for weights that are damaged.
+    """
+    check_words(format, dtype)
+    weights = find_weights(None if model is None else str(model), runs_dir(), ema=ema)
+    info = read_model_info(weights)
+    path = Path(path) if path else Path(f"{model_name(weights)}-{info.step}{_ENDINGS[format]}")
+    _check(info, format, path, force=force)
+    with progress(LOADING_TORCH):
+        import torch
+    numbers = getattr(torch, dtype)
+    difference = None
+    if format == "safetensors":
+        _write_safetensors(info, weights, path, numbers)
+    elif format == "diffusers":
+        _write_diffusers(weights, path, numbers, autoencoder)
+    else:
+        difference = _write_onnx(info, weights, path, numbers, progress)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Exported(path=path, size=sum(file.stat().st_size for file in files), info=info, difference=difference)
+
+
+def check_words(format: str = FORMATS[0], dtype: str = DTYPES[0]) -> None:
+    """Raise UsageError for a format or dtype that does not exist."""
+    for kind, word, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
+        if word not in known:
+            raise unknown(kind, word, known)
 
 
 def _check(info: ModelInfo, form: str, path: Path, *, force: bool) -> None:
     """Raise DitkitError, before torch loads, for a model that the format cannot express or a place it cannot go to."""
-    from ..errors import UsageError
-    from ..io import paths
-    from .diffusers_config import check_expressible, is_pipeline
-
     if form == "diffusers":
         check_expressible(info)
         if path.name in ("", ".."):
@@ -32,42 +102,27 @@ def _check(info: ModelInfo, form: str, path: Path, *, force: bool) -> None:
     paths.check_file(path, force=force)
 
 
-def _safetensors(info: ModelInfo, weights: Path, path: Path, dtype: Any, _moved: Path | None, _quiet: bool) -> None:
+def _write_safetensors(info: ModelInfo, weights: Path, path: Path, dtype: torch.dtype) -> None:
     from ..checkpoint.loading import load_network
     from ..io import safetensors
     from ..io.atomic import write_file
-    from ..runs.model_info import METADATA_KEY
     from .base import cast
 
     tensors = cast(load_network(info, weights).state_dict(), dtype)
     write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}))
 
 
-def _diffusers(_card: ModelInfo, weights: Path, path: Path, dtype: Any, moved: Path | None, quiet: bool) -> None:
+def _write_diffusers(weights: Path, path: Path, dtype: torch.dtype, autoencoder: str | Path | None) -> None:
     from ..checkpoint.loading import load
-    from ..cli import datasets
     from . import diffusers
 
-    with datasets.watching(quiet=quiet):
-        trained = load(weights, autoencoder=moved)
-    diffusers.write(trained, path, dtype)
-    sample = trained.info.config.sample
-    label = f"pipe.get_label_ids([{json.dumps(trained.info.labels[0])}])" if trained.info.labels else "[0]"
-    console.say(
-        f"pipe = diffusers.DiTPipeline.from_pretrained({json.dumps(str(path))}); "
-        f"pipe({label}, guidance_scale={sample.guidance:g}, num_inference_steps={sample.steps}).images[0].show()",
-        quiet=quiet,
-    )
+    diffusers.write(load(weights, autoencoder=autoencoder), path, dtype)
 
 
-def _onnx(info: ModelInfo, weights: Path, path: Path, dtype: Any, _moved: Path | None, quiet: bool) -> None:
+def _write_onnx(info: ModelInfo, weights: Path, path: Path, dtype: torch.dtype, progress: Watch) -> float:
     from ..checkpoint.loading import load_network
     from . import onnx
 
     onnx.check_parts()
-    with console.spinner("exporting, then checking with onnxruntime …", quiet=quiet):
-        difference = onnx.write(info, load_network(info, weights), path, dtype)
-    console.say(f"onnxruntime and torch differ by {difference:.1g} of the largest prediction", quiet=quiet)
-
-
-_WRITERS = {"safetensors": _safetensors, "diffusers": _diffusers, "onnx": _onnx}
+    with progress("exporting, then checking with onnxruntime …"):
+        return onnx.write(info, load_network(info, weights), path, dtype)

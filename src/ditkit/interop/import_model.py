@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import uuid
@@ -12,64 +13,125 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import recipes
-from ..cli import console
-from ..errors import MachineError
-from ..io import atomic
-from ..io.paths import check_space
+from ..autoencoders.files import is_repository
+from ..errors import MachineError, UsageError
+from ..io import atomic, text
+from ..io.hub import HubAddress, address, files_of, is_hub, parse, snapshot
+from ..io.paths import check_space, expanded
+from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..runs import folder as run_folder
 from ..runs import manifest
 from ..runs.folder import RunFolder
-from ..runs.lookup import METRICS, WEIGHTS, source_of
+from ..runs.lookup import METRICS, PICKLES, WEIGHTS, fetch_model, source_of
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..io.hub import HubAddress
     from .base import ForeignModel
 
 _PIPELINE = "model_index.json"
 _CHOSEN = {"vachanvy/Diffusion_Transformer": "celeba/ckpt.pt"}  # of repositories with several models
 _NO_NAMES = ("ckpt", "checkpoint", "model", "ema", "pytorch_model", "diffusion_pytorch_model")  # that say nothing
+_TEMPORARY = ".tmp-placed-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportedModel:
+    """A model that was written as a run: where, what it is (`origin`, in words), and how many losses came with it."""
+
+    run: Path
+    checkpoint: Path
+    info: ModelInfo
+    origin: str
+    parameters: int
+    losses: int
 
 
 def import_model(
-    what: str,
-    name: str | None,
-    runs: Path,
+    source: str | Path,
     *,
+    name: str | None = None,
+    runs_dir: str | Path | None = None,
     settings: Mapping[str, Any] = {},
     force: bool = False,
-    yes: bool = False,
-    quiet: bool = False,
-) -> tuple[RunFolder, ForeignModel]:
-    """Fetch, read, convert and write. Raises UsageError for words, CheckpointError for files, MachineError else."""
-    from ..cli.datasets import watching
-    from ..io import text
-    from ..runs.folder import RunFolder
+    progress: Watch = no_progress,
+) -> ImportedModel:
+    """Convert a model of another project into a run: the original's ckpt.pt, Meta's DiT, SiT, a DiTPipeline.
 
+    The format is recognised; nothing in a pickle is executed. Downloads report and ask as `io.progress.reporting_to`
+    says.
+
+    Args:
+        source: a file of weights, the folder of a pipeline, or a repository of the hub (user/name,
+            hf://user/name/file, either with @revision behind).
+        name: of the run; after the file, folder or repository if None.
+        runs_dir: where runs live: DITKIT_RUNS, else ./runs if None.
+        settings: what the file does not say, as nested settings: {"model": {"heads": 4}}.
+        force: replace an earlier import of this name.
+        progress: shown what is being done.
+
+    Raises:
+        UsageError: for a source that is no model, and a name that is taken.
+        CheckpointError: for files that are damaged or of an unknown format.
+        MachineError: for the network and the disk.
+    """
+    runs = run_folder.runs_dir(None if runs_dir is None else Path(runs_dir))
     called = text.run_name(name, "--as") if name is not None else None
-    place = _local(what) or _on_hub(what)
+    place = _local(str(source)) or _on_hub(str(source))
     folder = RunFolder(runs / called if called else text.free_name(runs / _own_name(place)))
     _check_name(folder, force=force)
-    with watching(quiet=quiet, yes=yes):
-        path, source = (place, str(place.absolute())) if isinstance(place, Path) else _fetched(place)
-    with console.loading_torch(quiet=quiet):
-        # MOVED
+    path, origin = (place, str(place.absolute())) if isinstance(place, Path) else _fetched(place)
+    with progress(LOADING_TORCH):
         from .detect import read_foreign
-    with console.spinner(f"reading {path.name} …", quiet=quiet):
+    with progress(f"reading {path.name} …"):
         foreign = read_foreign(path, settings)
-    with console.spinner(f"writing {folder.path} …", quiet=quiet):
-        write_foreign_as_run(folder, foreign, source)
-    return folder, foreign
+    with progress(f"writing {folder.path} …"):
+        checkpoint = write_foreign_as_run(folder, foreign, origin)
+    return ImportedModel(
+        run=folder.path,
+        checkpoint=checkpoint,
+        info=foreign.info,
+        origin=foreign.origin,
+        parameters=sum(tensor.numel() for tensor in foreign.ema.values()),
+        losses=len(foreign.losses),
+    )
+
+
+def pull(
+    source: str, *, name: str | None = None, runs_dir: str | Path | None = None, progress: Watch = no_progress
+) -> tuple[Path, ModelInfo]:
+    """Fetch a model of ditkit's from the hub and write it as a run; returns its folder, and what its weights say.
+
+    Pulled again, it becomes what the repository has by then. `source` is user/name, perhaps with @revision; `name` and
+    `runs_dir` are as in `import_model`. Raises UsageError for a name that is taken by another model and a repository
+    that is not there or holds no model of ditkit's, CheckpointError for weights that are not what they say they are,
+    MachineError for the network and the disk.
+    """
+    place = parse(source)
+    runs = run_folder.runs_dir(None if runs_dir is None else Path(runs_dir))
+    folder = RunFolder(
+        runs / (text.run_name(name, "--as") if name is not None else text.slug(place.repo.rpartition("/")[2]))
+    )
+    earlier = folder.imported_from().get("source")
+    same = earlier is not None and is_hub(earlier) and parse(earlier).repo == place.repo
+    if os.path.lexists(folder.path) and not same:
+        raise UsageError(f"{folder.path} is there already, and is another model", "choose another name with --as")
+    fetched = fetch_model(place, (METRICS,))
+    with progress(LOADING_TORCH):
+        from ..checkpoint.loading import check_fits, read_tensors
+    path = fetched / WEIGHTS
+    with progress(f"writing {folder.path} …"):
+        info, tensors = read_model_info(path), read_tensors(path)
+        check_fits(info, tensors, path)
+        about = {"origin": "a model of ditkit's", "source": source_of(fetched)}
+        write_as_run(folder, info=info, files={WEIGHTS: tensors}, metrics=read_rows(fetched / METRICS), about=about)
+    return folder.path, info
 
 
 def _check_name(folder: RunFolder, *, force: bool) -> None:
     """Before anything is fetched: what is there would be lost."""
-    import os
-
-    from ..errors import UsageError
-
     if not os.path.lexists(folder.path):
         return
     if not folder.is_imported():
@@ -80,11 +142,6 @@ def _check_name(folder: RunFolder, *, force: bool) -> None:
 
 def _local(what: str) -> Path | None:
     """A file or folder that is there. Raises UsageError for one that cannot be a model, or is ditkit's own already."""
-    from ..errors import UsageError
-    from ..io.hub import is_hub
-    from ..io.paths import expanded
-    from ..runs.folder import RunFolder
-
     path = expanded(what)
     if is_hub(what) or not path.exists():
         return None
@@ -97,10 +154,6 @@ def _local(what: str) -> Path | None:
 
 def _on_hub(what: str) -> HubAddress:
     """A repository, and perhaps a folder or a file of it. Raises UsageError for what is not written like one."""
-    from ..autoencoders.files import is_repository
-    from ..errors import UsageError
-    from ..io.hub import is_hub, parse
-
     repository, _, _ = what.partition("@")
     if is_hub(what):
         return parse(what)
@@ -110,15 +163,11 @@ def _on_hub(what: str) -> HubAddress:
 
 
 def _is_weights(name: str) -> bool:
-    from ..runs.lookup import PICKLES
-
     return name.lower().endswith((".safetensors", *PICKLES))
 
 
 def _own_name(place: Path | HubAddress) -> str:
     """What a model is called when nobody says: after its file, folder or repository, whichever says something."""
-    from ..io import text
-
     if isinstance(place, Path):
         inside = place.absolute()
         file = inside.stem if place.is_file() else inside.name
@@ -131,11 +180,9 @@ def _own_name(place: Path | HubAddress) -> str:
 
 def _fetched(place: HubAddress) -> tuple[Path, str]:
     """The file or folder of a repository, downloaded, and where it is from. Raises UsageError if that is unclear."""
-    from ..io.hub import address, files_of, snapshot
-
     by_hand = "check the network, or download the file by hand and import that"
-    known = files_of(place.repo, kind="model", revision=place.revision, by_hand=by_hand)
-    below, wanted = _choose(place, sorted(known))
+    names = sorted(files_of(place.repo, kind="model", revision=place.revision, by_hand=by_hand))
+    below, wanted = _choose(place, names)
     root = snapshot(
         place.repo, kind="model", revision=place.revision, wanted=frozenset(wanted).__contains__, by_hand=by_hand
     )
@@ -144,9 +191,6 @@ def _fetched(place: HubAddress) -> tuple[Path, str]:
 
 def _choose(place: HubAddress, names: Sequence[str]) -> tuple[str, list[str]]:
     """The file or folder of a repository that is the model, and all files that it needs."""
-    from ..errors import UsageError
-    from ..io.hub import address
-
     subset = place.subset or _CHOSEN.get(place.repo, "")
     if subset in names:
         return subset, [subset]
@@ -162,22 +206,6 @@ def _choose(place: HubAddress, names: Sequence[str]) -> tuple[str, list[str]]:
         raise UsageError(f"{where} has no file of weights that ditkit reads", "it reads .pt and .safetensors")
     listed = ", ".join(files[:6]) + (" …" if len(files) > 6 else "")
     raise UsageError(f"{where} has several files of weights: {listed}", f"name one: `ditkit import {where}/{files[0]}`")
-
-
-def _summary(folder: RunFolder, foreign: ForeignModel) -> dict[str, Any]:
-    info = foreign.info
-    return {
-        "run": str(folder.path),
-        "checkpoint": str(folder.checkpoint(info.step)),
-        "origin": foreign.origin,
-        "parameters": sum(one.numel() for one in foreign.ema.values()),
-        "labels": len(info.labels),
-        "step": info.step,
-        "losses": len(foreign.losses),
-    }
-
-
-_TEMPORARY = ".tmp-placed-"
 
 
 def write_as_run(
@@ -199,7 +227,9 @@ def write_as_run(
     try:
         atomic.make_folder(runs)
         _remove_leftovers(folder)
-        needed = sum(one.numel() * one.element_size() for tensors in files.values() for one in tensors.values())
+        needed = sum(
+            tensor.numel() * tensor.element_size() for tensors in files.values() for tensor in tensors.values()
+        )
         check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
         _write(new, info, files, metrics, about)
         atomic.replace_folder(new.path, folder.path, old)
@@ -251,18 +281,3 @@ def _remove_leftovers(folder: RunFolder) -> None:
     for path in folder.path.parent.glob(f"{_TEMPORARY}*"):
         if re.fullmatch(re.escape(folder.path.name) + r"-[0-9a-f]{8}(-old)?", path.name.removeprefix(_TEMPORARY)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def write_pulled(fetched: Path, folder: RunFolder) -> ModelInfo:
-    """Write a folder of `downloads.models.fetch_model` as a run; returns the card of its weights.
-
-    Raises CheckpointError for weights that are not what their card says, MachineError for the disk.
-    """
-    from ..checkpoint.loading import check_fits, read_tensors
-
-    path = fetched / WEIGHTS
-    info, tensors = read_model_info(path), read_tensors(path)
-    check_fits(info, tensors, path)
-    about = {"origin": "a model of ditkit's", "source": source_of(fetched)}
-    write_as_run(folder, info=info, files={WEIGHTS: tensors}, metrics=read_rows(fetched / METRICS), about=about)
-    return info

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
 from .. import recipes
-from ..checkpoint.loading import read_tensors
 from ..errors import CheckpointError, DataError, MachineError, UsageError
-from ..io import atomic, safetensors
+from ..io import atomic
 from ..io.download import Patience, offline
 from ..io.hub import OFFICIAL, SCHEME, Repository, Unreachable, address, connection_words, parse, status
+from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..runs import manifest
-from ..runs.folder import RunFolder, run_of
-from ..runs.lookup import METRICS, SETTINGS, WEIGHTS
+from ..runs.folder import RunFolder, run_of, runs_dir
+from ..runs.lookup import METRICS, SETTINGS, WEIGHTS, find_weights
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, read_model_info
-from ..visual.grid import save_png
-from ..visual.plots import plot_losses, save_figure
 from . import readme
-from .base import cast
+from .export import check_words
 
+README = "README.md"
+FILES = (README, WEIGHTS, SETTINGS, METRICS, readme.LOSSES, readme.GRID)  # all that ditkit ever publishes
 _AGAIN = "nothing was changed there; the same command tries again"
 _TOKEN = "make one that may write at {}/settings/tokens, then set HF_TOKEN, or `hf auth login`"
 _PATIENCE = Patience(delays=(1.0, 4.0))  # huggingface_hub itself sends each large file again and again
@@ -43,6 +41,82 @@ class Destination:
     is_there: bool = False
     private: bool = False  # while it is there
     files: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What goes where: sizes in bytes by file name. `changed` is None before it is there, false if all was there."""
+
+    to: Destination
+    files: dict[str, int]
+    private: bool
+    changed: bool | None = None
+
+
+def push(
+    model: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    message: str | None = None,
+    dtype: str = "float32",
+    data_licence: str | None = None,
+    confirm: Callable[[Upload], bool] = lambda _upload: True,
+    progress: Watch = no_progress,
+) -> Upload:
+    """Publish a model on the Hugging Face hub: EMA weights, settings, losses, the newest sample grid, a model card.
+
+    No folder or file name of this machine is in what goes out. It is one commit: all arrives, or nothing. The token is
+    the one that huggingface_hub finds.
+
+    Args:
+        model: a run by name or folder, a checkpoint folder, or a weights file.
+        repo: user/name on the hub; made where it is missing.
+        private: make it visible to its owner only.
+        message: of the commit; the step if None.
+        dtype: of the weights: float32, float16 or bfloat16.
+        data_licence: of the images that it was trained on.
+        confirm: asked before anything is sent; where it says no, nothing is.
+        progress: shown what is being done.
+
+    Returns:
+        What was sent; its `changed` is None where `confirm` said no.
+
+    Raises:
+        UsageError: for wrong words, without a token, and where the hub does not take the files.
+        CheckpointError: for weights that are damaged or do not fit into `dtype`.
+        MachineError: for the network.
+    """
+    name = check(repo, message=message, dtype=dtype, data_licence=data_licence)
+    weights = find_weights(str(model), runs_dir())
+    check_allowed(name)
+    with progress("asking the hub …"):
+        to = look_up(name)
+    if private and to.is_there and not to.private:
+        raise UsageError(f"hf://{name} is there already, and public", "choose another name, or make it private there")
+    with tempfile.TemporaryDirectory(prefix="ditkit-push-") as place:
+        folder = Path(place)
+        with progress(LOADING_TORCH):
+            import torch  # noqa: F401
+        with progress("packing …"):
+            files = collect_files(weights, folder, repo=name, dtype=dtype, data_licence=data_licence)
+        upload = Upload(to=to, files=files, private=to.private if to.is_there else private)
+        if not confirm(upload):
+            return upload
+        gone = (to.files & set(FILES)) - set(files)  # of an earlier push
+        message = message or f"Step {read_model_info(weights).step:,}"
+        changed = commit(to, folder, files, gone=gone, private=private, message=message)
+    return replace(upload, changed=changed)
+
+
+def check(repo: str, *, message: str | None = None, dtype: str = "float32", data_licence: str | None = None) -> str:
+    """The name `user/name` of a repository, after all words are checked. Raises UsageError for those that are wrong."""
+    name = destination_name(repo)
+    check_words(dtype=dtype)
+    readme.check_licence(data_licence)
+    if message is not None and not message.strip():
+        raise UsageError("--message: an empty one says nothing", "leave it out")
+    return name
 
 
 def destination_name(word: str) -> str:
@@ -76,13 +150,13 @@ def look_up(repo: str) -> Destination:
             if status(error) == 404:
                 return Destination(repo=repo, page=hub.page)
             raise
-        files = frozenset(one.rfilename for one in info.siblings or ())
+        files = frozenset(file.rfilename for file in info.siblings or ())
         return Destination(repo=repo, page=hub.page, is_there=True, private=bool(info.private), files=files)
 
     return hub.asked(read, lambda error: _refused(error, hub))
 
 
-def upload(
+def commit(
     to: Destination, folder: Path, names: Collection[str], *, gone: Collection[str] = (), private: bool, message: str
 ) -> bool:
     """Commit the files of a folder, and take away those that are `gone`; false if that would change nothing.
@@ -92,7 +166,7 @@ def upload(
     """
     hub = _hub(to.repo)
 
-    def commit(api: Any) -> bool:
+    def send(api: Any) -> bool:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         if not to.is_there:
@@ -109,7 +183,7 @@ def upload(
 
     with warnings.catch_warnings(), _as_the_hub_stores():
         warnings.simplefilter("ignore")
-        return hub.asked(commit, lambda error: _explained(error, hub))
+        return hub.asked(send, lambda error: _explained(error, hub))
 
 
 @contextmanager
@@ -187,18 +261,20 @@ def _short(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-README = "README.md"
-FILES = (README, WEIGHTS, SETTINGS, METRICS, readme.LOSSES, readme.GRID)  # all that ditkit ever publishes
-
-
 def collect_files(
     weights: Path, folder: Path, *, repo: str, dtype: str = "float32", data_licence: str | None = None
-) -> None:
-    """Write into an empty folder what is published of a weights file and its run.
+) -> dict[str, int]:
+    """Write into an empty folder what is published of a weights file and its run; returns the files' sizes.
 
     Nothing in it names a place on this machine. `dtype` is float32, float16 or bfloat16. Raises CheckpointError for
     weights that are damaged or do not fit into that.
     """
+    import torch
+
+    from ..checkpoint.loading import read_tensors
+    from ..io import safetensors
+    from .base import cast
+
     info, run = read_model_info(weights), run_of(weights)
     rows = [row for row in read_rows(run.metrics_file) if row["step"] <= info.step] if run else []
     public = readme.public_card(info)
@@ -225,9 +301,12 @@ def collect_files(
         pictures=pictures,
     )
     atomic.write_synced(folder / README, readme.write(model).encode())
+    return {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
 
 
 def _draw_losses(rows: Sequence[Mapping[str, Any]], folder: Path, repo: str) -> list[str]:
+    from ..visual.plots import plot_losses, save_figure
+
     try:
         save_figure(plot_losses({repo.rpartition("/")[2]: rows}), folder / readme.LOSSES)
     except DataError:  # no losses among the metrics
@@ -237,6 +316,10 @@ def _draw_losses(rows: Sequence[Mapping[str, Any]], folder: Path, repo: str) -> 
 
 def _copy_grid(run: RunFolder, folder: Path) -> list[str]:
     """The newest sample grid, its pixels alone."""
+    from PIL import Image
+
+    from ..visual.grid import save_png
+
     for _, path in reversed(run.sample_grids()):
         try:
             with Image.open(path) as picture:
@@ -268,4 +351,4 @@ def _origin(run: RunFolder | None) -> str | None:
     about = run.imported_from()
     source = about.get("source", "")
     named = (about.get("origin", ""), source if source.startswith(SCHEME) else "")
-    return ", ".join(one for one in named if one) or "elsewhere"
+    return ", ".join(part for part in named if part) or "elsewhere"

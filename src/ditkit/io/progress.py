@@ -11,9 +11,11 @@ from ..errors import UsageError
 Progress = Callable[[float, float | None], None]  # bytes done, of how many where that is known
 Watch = Callable[[str], AbstractContextManager[Progress]]
 Ask = Callable[[str], bool]
+LOADING_TORCH = "loading torch …"  # takes seconds
 
 
-def _no_progress(text: str) -> AbstractContextManager[Progress]:
+def no_progress(text: str) -> AbstractContextManager[Progress]:
+    """Shows nothing."""
     return nullcontext(lambda done, total: None)
 
 
@@ -21,14 +23,14 @@ def _always_yes(text: str) -> bool:
     return True
 
 
-_watch: ContextVar[Watch] = ContextVar("watch", default=_no_progress)
+_watch: ContextVar[Watch] = ContextVar("watch", default=no_progress)
 _ask: ContextVar[Ask] = ContextVar("ask", default=_always_yes)
 
 
 @contextmanager
 def reporting_to(watch: Watch | None, ask: Ask = _always_yes) -> Iterator[None]:
     """Within it, `watch` is told in words what is being done, and given the progress; `ask` says yes or no first."""
-    watch_token, ask_token = _watch.set(watch or _no_progress), _ask.set(ask)
+    watch_token, ask_token = _watch.set(watch or no_progress), _ask.set(ask)
     try:
         yield
     finally:
@@ -44,7 +46,7 @@ def progress(text: str) -> AbstractContextManager[Progress]:
 def notify(text: str) -> bool:
     """Something worth knowing; whether there was anybody to hear it."""
     with progress(text):
-        return _watch.get() is not _no_progress
+        return _watch.get() is not no_progress
 
 
 def confirm(text: str, by_hand: str) -> None:

@@ -1,194 +1,191 @@
-"""Denoising, interpolation and training GIFs."""
+"""Animate(): GIFs of training, of denoising, and of the way from one image to the next."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cli import console
+from ..config import SampleConfig
+from ..errors import DataError, UsageError, unknown
+from ..io import paths, text
+from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..runs.folder import RunFolder, run_of, runs_dir
+from ..runs.lookup import find_run, find_weights
+from ..runs.model_info import read_model_info
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..cli.sample_request import SampleRequest
+    from ..checkpoint.loading import Trained
 
-
-MOST_IMAGES = 100
-MOST_STOPS = 20
+KINDS = ("train", "denoise", "interpolate", "compare")
+MOST_IMAGES = 100  # of denoising
+MOST_STOPS = 20  # images to interpolate between
 FRAMES = 16  # from one image to the next
 _FRAME_SECONDS = 0.08
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """What the words ask for."""
+def animate(
+    source: str | Path | Sequence[str | Path] | None = None,
+    path: str | Path | None = None,
+    *,
+    kind: str = "train",
+    labels: Sequence[str] | None = None,
+    settings: SampleConfig | None = None,
+    seed: int = 0,
+    frames: int = FRAMES,
+    ema: bool = True,
+    device: str = "auto",
+    progress: Watch = no_progress,
+) -> Path:
+    """Write a GIF and return its path.
 
-    word: str | None
-    runs_dir: Path | None
-    out: Path | None
-    labels: list[str] | None
-    flags: dict[str, Any]
-    ema: bool
-    device: str
-    quiet: bool
+    Args:
+        source: what `kind` shows: the run for train (the newest if None), several runs for compare, by name or folder;
+            for the others a model as `load` takes it.
+        path: the GIF; in the run if None, or here where there is no one run.
+        kind: train (the sample grids over training), compare (the grids of several runs in a row), denoise (images on
+            their way from noise), or interpolate (from one image to the next, through noise and labels).
+        labels: of the images to draw: at most 100 to denoise (the model's first 10 if None), and at most 20 to
+            interpolate between (the first 4 if None).
+        settings: how they are drawn; the model's if None.
+        seed: image i is drawn from seed `seed + i`.
+        frames: of interpolate, from each image to the next.
+        ema: draw with the averaged weights instead of the raw ones.
+        progress: shown how far the drawing is.
 
-    def denoising(self) -> Path:
-        """Images on their way from noise. Raises DitkitError for every mistake in the words."""
-        from ..cli.sample_request import draw
-        from ..errors import UsageError
-        from ..visual.grid import columns
-
-        order = self._order()
-        if self.labels and len(order.labels) > MOST_IMAGES:
-            raise UsageError(f"--labels asks for more than {MOST_IMAGES} images, too many for a GIF", "ask for fewer")
-        wanted = order.labels[:MOST_IMAGES] if self.labels else order.labels[:10]
-        order = replace(order, labels=wanted, batch_size=len(wanted))
-        path = self._path(order, "denoise")
-        across, captions = columns(wanted), wanted if order.info.labels else None
-        frames: list[tuple[str, Image.Image]] = []
-        calls = 0
-
-        def keep(step: int, steps: int, x_BCHW: Any) -> None:
-            from ..data.pixels import to_uint8
-            from ..visual.gif import MOST_FRAMES, thinned
-            from ..visual.grid import grid
-
-            nonlocal calls
-            calls = steps
-            if step not in thinned(steps, MOST_FRAMES - 1):  # ten thousand pictures would not fit into memory
-                return
-            picture = grid(to_uint8(x_BCHW), across, captions=captions)
-            frames.append((f"step {step} of {steps}", picture))
-
-        final = list(draw(order, self.device, quiet=self.quiet, on_noisy=keep))
-        from ..visual.gif import denoising_gif
-        from ..visual.grid import grid
-
-        frames.append((f"step {calls} of {calls}", grid([one.image for one in final], across, captions=captions)))
-        denoising_gif(frames, path)
-        return path
-
-    def interpolating(self, frames: int) -> Path:
-        """The way from each image to the next, and back to the first. Raises DitkitError for mistakes in the words."""
-        from ..errors import UsageError
-
-        order = self._order()
-        stops = order.labels if self.labels else order.labels[:4]
-        stops = stops * 2 if len(stops) == 1 else stops  # two images of one label
-        if len(stops) > MOST_STOPS:
-            raise UsageError(f"{len(stops)} images are more than {MOST_STOPS}, too many for a GIF", "ask for fewer")
-        if order.settings.sampler == "ddpm":
-            raise UsageError("ddpm adds noise at every step, so neighbours do not look alike", "use --sampler ddim")
-        path = self._path(order, "interpolate")
-        with console.loading_torch(quiet=self.quiet):
-            from ..checkpoint.loading import load
-            from ..runtime.device import find_device
-            from ..visual.gif import MOST_FRAMES, write_gif
-            from ..visual.grid import grid
-            from .interpolate import interpolate
-        trained = load(order.weights, device=find_device(self.device))
-        each = min(frames, MOST_FRAMES // len(stops))
-        with console.bar("drawing", quiet=self.quiet) as show:
-            way = interpolate(
-                trained,
-                stops,
-                frames=each,
-                seed=order.seed,
-                settings=order.settings,
-                on_step=lambda step, steps, *_: show(step + 1, steps),
-            )
-        pictures = [
-            (one.start if one.start == one.end or not one.part else f"{one.start} to {one.end}", grid([one.image], 1))
-            for one in way
-        ]
-        write_gif([(name or "", one) for name, one in pictures], path, seconds=len(way) * _FRAME_SECONDS, hold=0)
-        return path
-
-    def _order(self) -> SampleRequest:
-        from ..cli.datasets import watching
-        from ..cli.sample_request import request_from_flags
-
-        with watching(quiet=self.quiet):
-            return request_from_flags(self.labels, self.flags, model=self.word, runs_dir=self.runs_dir, ema=self.ema)
-
-    def _path(self, order: SampleRequest, name: str) -> Path:
-        from ..io import paths, text
-        from ..runs.folder import run_of
-
-        inside = order.weights.parent.parent.parent / f"{name}.gif"  # as it was typed, not resolved
-        path = self.out or (inside if run_of(order.weights) else text.free_name(Path(name), ".gif"))
-        paths.check_writable(path.parent)
-        return path
+    Raises:
+        UsageError: for what is not there, too many images, and the sampler ddpm, which cannot interpolate.
+        DataError: for a run without sample grids.
+        CheckpointError: for a model that is damaged.
+    """
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    place = Path(path) if path else None
+    sources = [source] if source is None or isinstance(source, (str, Path)) else list(source)
+    words = [None if word is None else str(word) for word in sources]
+    if kind in ("train", "compare"):
+        return _training([find_run(word, runs_dir()) for word in words], place, progress)
+    if len(words) > 1:
+        raise UsageError(f"{kind} draws with one model", "name one, or compare runs")
+    weights = find_weights(words[0], runs_dir(), ema=ema)
+    info = read_model_info(weights)
+    settings = settings or info.config.sample
+    wanted = _labels_drawn(kind, labels, info.labels)
+    if kind == "interpolate" and settings.sampler == "ddpm":
+        raise UsageError("ddpm adds noise at every step, so neighbours do not look alike", "use --sampler ddim")
+    inside = weights.parent.parent.parent / f"{kind}.gif"  # as it was typed, not resolved
+    place = place or (inside if run_of(weights) else text.free_name(Path(kind), ".gif"))
+    paths.check_writable(place.parent)
+    with progress(LOADING_TORCH):
+        from ..checkpoint.loading import load
+        from ..runtime.device import find_device
+    trained = load(weights, device=find_device(device))
+    if kind == "denoise":
+        _denoise(trained, wanted, settings, seed, place, progress)
+    else:
+        _interpolate(trained, wanted, settings, seed, frames, place, progress)
+    return place
 
 
-def _training(word: str | None, runs_dir: Path | None, out: Path | None, *, quiet: bool) -> Path:
-    from ..errors import DataError, UsageError, unknown
-    from ..runs.folder import runs_dir as runs_place
-    from ..runs.lookup import find_run, run_names
+def _labels_drawn(kind: str, labels: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The label of each image. Raises UsageError for more than a GIF can show."""
+    count = 10 if kind == "denoise" else 4
+    wanted = list(labels or known[:count] or ["any"] * count)
+    if kind == "denoise" and len(wanted) > MOST_IMAGES:
+        raise UsageError(f"--labels asks for more than {MOST_IMAGES} images, too many for a GIF", "ask for fewer")
+    if kind == "interpolate" and len(wanted) > MOST_STOPS:
+        raise UsageError(f"{len(wanted)} images are more than {MOST_STOPS}, too many for a GIF", "ask for fewer")
+    return wanted * 2 if kind == "interpolate" and len(wanted) == 1 else wanted  # two images of one label
 
-    runs = runs_place(runs_dir)
-    try:
-        folder = find_run(word, runs)
-    except UsageError:
-        if word is None:
-            raise
-        from ..cli.make_gif import KINDS
 
-        raise unknown("run", str(word), (*KINDS, *run_names(runs))) from None
-    grids = folder.sample_grids()
-    if not grids:
-        raise DataError(f"{folder.path} has no sample grids yet", "train it longer, or lower --set train.sample_every")
-    path = out or folder.path / "progress.gif"
-    with console.spinner("drawing …", quiet=quiet):
+def _training(runs: Sequence[RunFolder], path: Path | None, progress: Watch) -> Path:
+    """The grids of one run, or of several in a row: at each step the newest that a run has."""
+    grids = [run.sample_grids() for run in runs]
+    for run, drawn in zip(runs, grids, strict=True):
+        if not drawn:
+            longer = " longer" if len(runs) == 1 else ""
+            hint = f"train it{longer}, or lower --set train.sample_every"
+            raise DataError(f"{run.path} has no sample grids yet", hint)
+    path = path or (runs[0].path / "progress.gif" if len(runs) == 1 else text.free_name(Path("compare"), ".gif"))
+    paths.check_writable(path.parent)
+    with progress("drawing …"):
         from ..visual.gif import MOST_FRAMES, thinned, training_gif
+        from ..visual.grid import in_a_row
 
+        first = max(drawn[0][0] for drawn in grids)  # every run has a grid from here on
+        steps = sorted({step for drawn in grids for step, _ in drawn if step >= first})
+        names = [run.path.resolve().name for run in runs]
         frames: list[tuple[str, Image.Image]] = []
-        for index in thinned(len(grids), MOST_FRAMES):
-            step, file = grids[index]
-            frames.append((f"step {step:,}", _opened(file)))
+        for index in thinned(len(steps), MOST_FRAMES):
+            step = steps[index]
+            newest = [[grid for grid in drawn if grid[0] <= step][-1] for drawn in grids]
+            pictures = [_opened(file) for _, file in newest]
+            titles = [
+                name if at == step else f"{name}, step {at:,}" for name, (at, _) in zip(names, newest, strict=True)
+            ]
+            frames.append((f"step {step:,}", in_a_row(pictures, titles) if len(runs) > 1 else pictures[0]))
         training_gif(frames, path)
     return path
 
 
-def _comparing(names: list[str], runs_dir: Path | None, out: Path | None) -> Path:
-    """The grids of several runs in a row, at each step the newest that a run has."""
-    from ..errors import DataError
-    from ..io import paths, text
-    from ..runs.folder import runs_dir as runs_place
-    from ..runs.lookup import find_run
+def _denoise(
+    trained: Trained, labels: list[str], settings: SampleConfig, seed: int, path: Path, progress: Watch
+) -> None:
+    """Images on their way from noise."""
+    from ..data.pixels import to_uint8
+    from ..visual.gif import MOST_FRAMES, denoising_gif, thinned
+    from ..visual.grid import columns, grid
+    from .generate import sample
 
-    folders = [find_run(name, runs_place(runs_dir)) for name in names]
-    grids = [folder.sample_grids() for folder in folders]
-    for folder, found in zip(folders, grids, strict=True):
-        if not found:
-            raise DataError(f"{folder.path} has no sample grids yet", "train it, or lower --set train.sample_every")
-    path = out or text.free_name(Path("compare"), ".gif")
-    paths.check_writable(path.parent)
-
-    from ..visual.gif import MOST_FRAMES, thinned, training_gif
-    from ..visual.grid import in_a_row
-
-    steps = sorted({step for found in grids for step, _ in found})
-    steps = [step for step in steps if step >= max(found[0][0] for found in grids)]  # every run has one from here on
-    names = [folder.path.resolve().name for folder in folders]
+    count, across, captions = len(labels), columns(labels), labels if trained.info.labels else None
     frames: list[tuple[str, Image.Image]] = []
-    for index in thinned(len(steps), MOST_FRAMES):
-        newest = [[one for one in found if one[0] <= steps[index]][-1] for found in grids]
-        titles = [
-            name if step == steps[index] else f"{name}, step {step:,}"
-            for name, (step, _) in zip(names, newest, strict=True)
-        ]
-        frames.append((f"step {steps[index]:,}", in_a_row([_opened(file) for _, file in newest], titles)))
-    training_gif(frames, path)
-    return path
+    calls = 0
+    with progress("drawing") as show:
+
+        def keep(step: int, steps: int, _clean_BCHW: Any, noisy_BCHW: Any) -> None:
+            nonlocal calls
+            calls = steps
+            show((step + 1) / steps * count, count)
+            if step in thinned(steps, MOST_FRAMES - 1):  # ten thousand pictures would not fit into memory
+                images = to_uint8(trained.codec.to_images(noisy_BCHW))
+                frames.append((f"step {step} of {steps}", grid(images, across, captions=captions)))
+
+        images = sample(trained, labels, settings=settings, seed=seed, batch_size=count, on_step=keep)
+    final = grid([image.image for image in images], across, captions=captions)
+    denoising_gif([*frames, (f"step {calls} of {calls}", final)], path)
+
+
+def _interpolate(
+    trained: Trained, labels: list[str], settings: SampleConfig, seed: int, frames: int, path: Path, progress: Watch
+) -> None:
+    """The way from each image to the next, and back to the first."""
+    from ..visual.gif import MOST_FRAMES, write_gif
+    from ..visual.grid import grid
+    from .interpolate import interpolate
+
+    each = min(frames, MOST_FRAMES // len(labels))
+    with progress("drawing") as show:
+        way = interpolate(
+            trained,
+            labels,
+            frames=each,
+            seed=seed,
+            settings=settings,
+            on_step=lambda step, steps, *_: show(step + 1, steps),
+        )
+    pictures = [
+        (frame.start if frame.start == frame.end or not frame.part else f"{frame.start} to {frame.end}", frame.image)
+        for frame in way
+    ]
+    seconds = len(way) * _FRAME_SECONDS
+    write_gif([(name or "", grid([image], 1)) for name, image in pictures], path, seconds=seconds, hold=0)
 
 
 def _opened(grid: Path) -> Image.Image:
     """A grid that a run has drawn. Raises DataError for one that is damaged."""
     from PIL import Image
-
-    from ..errors import DataError
 
     try:
         with Image.open(grid) as picture:

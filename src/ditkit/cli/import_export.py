@@ -1,0 +1,169 @@
+"""`ditkit import` and `ditkit export`: models of other projects become ditkit's, and the other way round."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from . import complete, console
+from .opt import examples, only, opt
+from .options import MODEL, Model, Output, Settings
+
+if TYPE_CHECKING:
+    from ..runs.model_info import ModelInfo
+
+DTYPE = opt(
+    "--dtype",
+    "|".join(complete.WEIGHT_DTYPES),
+    "Numbers of the weights; the 16-bit ones take half the room.",
+    default="float32",
+    complete=complete.weight_dtypes,
+    panel=MODEL,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Output: what comes in, and what it is called."""
+
+    what: str | None = opt(
+        "FILE|FOLDER|HUB-ID",
+        "A .pt or .safetensors file, the folder of a DiTPipeline of diffusers, or a repository of the hub (user/name, "
+        "hf://user/name/file, either with @revision behind).",
+        complete=complete.folders,
+        shown=False,
+    )
+    name: str | None = opt("--as", "NAME", "What it is called here.", shown="the file's")
+
+
+@examples(
+    "ditkit import vachanvy/Diffusion_Transformer --as celeba-original",
+    "ditkit import DiT-XL-2-256x256.pt --as imagenet",
+    "ditkit import ./my-pipeline",
+)
+def import_(
+    source: Source,
+    settings: Annotated[Settings, only("settings")],
+    output: Annotated[Output, only("runs_dir force yes json quiet")],
+) -> None:
+    """Bring in a model of another project: the original's ckpt.pt, Meta's DiT, SiT, a DiTPipeline of diffusers.
+
+    The format is recognised. What is written looks like a run, so that `sample`, `make-gif`, `plot-loss` and
+    `train … --init-from` take it by its name. Nothing in a pickle is executed.
+    """
+    from .. import recipes
+    from ..errors import UsageError
+    from ..interop.import_model import import_model
+    from .datasets import watching
+
+    if source.what is None:
+        raise UsageError("import what?", "e.g. `ditkit import DiT-XL-2-256x256.pt`, or a repository of the hub")
+    tree, quiet = recipes.merge_settings(settings.settings or []), output.quiet or output.json
+    with watching(quiet=quiet, yes=output.yes):
+        model = import_model(
+            source.what,
+            name=source.name,
+            runs_dir=output.runs_dir,
+            settings=tree,
+            force=output.force,
+            progress=console.watch(quiet=quiet),
+        )
+    info, run = model.info, model.run
+    if output.json:
+        about = {"run": str(run), "checkpoint": str(model.checkpoint), "origin": model.origin}
+        about |= {"parameters": model.parameters, "labels": len(info.labels)}
+        console.data(json.dumps({**about, "step": info.step, "losses": model.losses}))
+    elif not quiet:
+        count = f"{model.parameters / 1e6:.1f}M parameters, {len(info.labels)} labels"
+        step = f", step {info.step:,}" if info.step else ""
+        losses = f", {model.losses:,} losses" if model.losses else ""
+        console.say(f"this is {model.origin}: {count}{step}{losses}")
+        labels = f" --labels {shlex.join(info.labels[:2])}" if info.labels else ""
+        console.say(
+            f"draw with `ditkit sample --model {shlex.quote(str(run) if output.runs_dir else run.name)}{labels}`"
+        )
+        console.data(str(run))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Output: what is written."""
+
+    format: str = opt(
+        "--format",
+        "|".join(complete.FORMATS),
+        "safetensors: one file that `ditkit sample --model` takes. diffusers: a folder for its DiTPipeline. onnx: the "
+        "network alone.",
+        default="safetensors",
+        complete=complete.formats,
+    )
+    out: Path | None = opt(
+        "--out", "PATH", "The file, or the folder of a pipeline, to write.", shown="named after run and step, here"
+    )
+    dtype: str = DTYPE
+
+
+WHAT = opt(
+    "[RUN|CHECKPOINT|FILE]",
+    "What is exported: a run by name or folder, a checkpoint folder, or a .safetensors file.",
+    complete=complete.run_names,
+    shown="the newest run",
+)
+
+
+@examples(
+    "ditkit export mnist --dtype float16",
+    "ditkit export faces --format diffusers --out faces-pipeline",
+    "ditkit export runs/mnist --format onnx",
+)
+def export_(
+    target: Target,
+    model: Annotated[Model, only("model no_ema autoencoder", model=WHAT)],
+    output: Annotated[Output, only("force runs_dir json quiet")],
+) -> None:
+    """Write a trained model for others to use: EMA weights alone, a diffusers pipeline, or ONNX."""
+    from ..interop.export import check_words, export
+    from ..io.paths import expanded
+    from ..io.text import format_size
+    from ..runs.lookup import find_weights
+    from . import outputs
+    from .datasets import watching
+    from .sample_request import warn_of_damage
+
+    check_words(target.format, target.dtype)
+    weights = find_weights(model.model, output.runs, ema=not model.no_ema, on_damage=warn_of_damage)
+    with watching(quiet=output.quiet):
+        exported = export(
+            weights,
+            expanded(target.out) if target.out else None,
+            format=target.format,
+            dtype=target.dtype,
+            ema=not model.no_ema,
+            autoencoder=outputs.autoencoder_folder(model.autoencoder),
+            force=output.force,
+            progress=console.watch(quiet=output.quiet),
+        )
+    path, info = str(exported.path), exported.info
+    if target.format == "diffusers":
+        console.say(_how_to_draw(path, info), quiet=output.quiet)
+    if exported.difference is not None:
+        part = f"{exported.difference:.1g} of the largest prediction"
+        console.say(f"onnxruntime and torch differ by {part}", quiet=output.quiet)
+    if output.json:
+        about = {"path": path, "format": target.format, "dtype": target.dtype, "bytes": exported.size}
+        console.data(json.dumps(about))
+    else:
+        size = format_size(exported.size)
+        console.say(f"{size}, step {info.step}, {info.weights} weights", quiet=output.quiet)
+        console.data(path)
+
+
+def _how_to_draw(path: str, info: ModelInfo) -> str:
+    """The Python that draws an image with a pipeline."""
+    settings = info.config.sample
+    label = f"pipe.get_label_ids([{json.dumps(info.labels[0])}])" if info.labels else "[0]"
+    drawn = f"pipe({label}, guidance_scale={settings.guidance:g}, num_inference_steps={settings.steps})"
+    return f"pipe = diffusers.DiTPipeline.from_pretrained({json.dumps(path)}); {drawn}.images[0].show()"
