@@ -8,7 +8,7 @@ from typing import Annotated
 
 from . import console
 from .opt import changes, examples, only, opt
-from .options import Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
+from .options import AUTO, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
 from .train import Target
 
 PROBE_SECONDS = 10.0
@@ -42,11 +42,14 @@ def run(
 
     if what.target is None and settings.config is None:
         raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
+    flags = changes(optimiser, data, model, output)
+    if optimiser.batch_size == AUTO:  # how a batch is split is what the report says
+        flags["--batch-size"] = AUTO
     config, name = target.resolve(
         what.target or "",
         file=settings.config,
         settings=settings.settings or [],
-        flags=changes(optimiser, data, model, output),
+        flags=flags,
         runs_dir=output.runs_dir,
         choose=lambda found, run: for_device(found, machine.device, run),
     )
