@@ -56,11 +56,11 @@ class Examined(Data):
     """Data."""
 
     limit: int | None = opt(
-        "--limit", "N", "Images to examine, in even steps through the set.", shown="all", min=1, max=10**9
+        "--limit N", "Images to examine, in even steps through the set.", shown="all", min=1, max=10**9
     )
 
 
-SHEET = opt("--out", "FILE", "Where the picture goes.", shown="data-NAME.png")
+SHEET = opt("--out FILE", "Where the picture goes.", shown="data-NAME.png")
 
 
 @examples(
@@ -130,10 +130,10 @@ def _draw_sheet(survey: Survey, config: RunConfig, name: str, path: Path) -> boo
 class Reconstructed(Data):
     """Data."""
 
-    count: int = opt("--count", "N", "Images to encode and decode.", default=16, min=1, max=10_000)
+    count: int = opt("--count N", "Images to encode and decode.", default=16, min=1, max=10_000)
 
 
-PAIRS = opt("--out", "FILE", "Where the picture goes.", shown="reconstruct-NAME.png")
+PAIRS = opt("--out FILE", "Where the picture goes.", shown="reconstruct-NAME.png")
 
 
 @examples(

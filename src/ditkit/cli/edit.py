@@ -35,7 +35,7 @@ class Inpaint:
 
     image: Path | None = opt("IMAGE", IMAGE, shown=False)
     mask: Path | None = opt(
-        "--mask", "FILE", "An image of the same size: white is painted, black stays.", panel=DATA, shown=False
+        "--mask FILE", "An image of the same size: white is painted, black stays.", panel=DATA, shown=False
     )
 
 
@@ -45,8 +45,7 @@ class Img2Img:
 
     image: Path | None = opt("IMAGE", IMAGE, shown=False)
     strength: float = opt(
-        "--strength",
-        "0..1",
+        "--strength 0..1",
         "How much noise to begin with: little keeps the composition, 1 keeps nothing.",
         default=0.6,
         panel=DIFFUSION,

@@ -42,10 +42,7 @@ WHICH = opt(
     shown="the newest run",
 )
 FIGURES = opt(
-    "--out",
-    "FILE",
-    "The file of JSON that the figures are appended to.",
-    shown="evaluation.json in the run, else here",
+    "--out FILE", "The file of JSON that the figures are appended to.", shown="evaluation.json in the run, else here"
 )
 
 
@@ -53,7 +50,7 @@ FIGURES = opt(
 class ManySamples(SampleSettings):
     """Diffusion."""
 
-    samples: int = opt("--samples", "N", "Images to draw.", default=10_000, min=10, max=1_000_000)
+    samples: int = opt("--samples N", "Images to draw.", default=10_000, min=10, max=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +58,13 @@ class RealImages(Data):
     """Data: what the drawn images are compared with, and how."""
 
     features: str | None = opt(
-        "--features",
-        "NAME|FILE",
+        "--features NAME|FILE",
         "Who looks at the images: lenet (in the package), inception (`pip install 'ditkit\\[evaluate]'`), dinov2 "
         "(`pip install 'ditkit\\[dinov2]'`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].",
         shown="lenet for one channel, inception for three",
     )
     neighbours: int | None = opt(
-        "--neighbours",
-        "N",
+        "--neighbours N",
         "Look for the training images nearest to the first N, pixel by pixel: has it learnt, or copied?",
         shown="none",
         min=1,

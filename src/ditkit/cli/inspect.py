@@ -28,11 +28,11 @@ class Plot:
     )
     log: bool = opt("--log", "A logarithmic loss axis.", default=False)
     by_noise: bool = opt("--by-noise", "One line for each quarter of the noise range.", default=False)
-    smooth: float = opt("--smooth", "0..1", "How much of the past an average keeps; 0 is none.", default=0.98)
+    smooth: float = opt("--smooth 0..1", "How much of the past an average keeps; 0 is none.", default=0.98)
     terminal: bool = opt("--terminal", "Plot here, write no file.", default=False)
 
 
-PLOT_FILE = opt("--out", "FILE", "Where the PNG goes.", shown="loss.png in the run, ./loss.png for several")
+PLOT_FILE = opt("--out FILE", "Where the PNG goes.", shown="loss.png in the run, ./loss.png for several")
 
 
 @examples("ditkit plot-loss", "ditkit plot-loss mnist mnist-2 --log --out compared.png")
@@ -91,7 +91,7 @@ class Run:
     run: str | None = opt("[RUN]", "A run by name or folder.", complete=complete.run_names, shown=NEWEST)
 
 
-PAGE = opt("--out", "FILE", "Where the page goes.", shown="report.html in the run")
+PAGE = opt("--out FILE", "Where the page goes.", shown="report.html in the run")
 
 
 @examples("ditkit report", "ditkit report runs/faces --out faces.html")

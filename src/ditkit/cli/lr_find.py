@@ -35,13 +35,13 @@ class Sweep:
     """Optimiser: the rates to try."""
 
     batch_size: str | None = opt(
-        "--batch-size", "N", "Images in a step.", shown=RECIPES, panel=DATA, sets="train.batch_size"
+        "--batch-size N", "Images in a step.", shown=RECIPES, panel=DATA, sets="train.batch_size"
     )
-    seed: str | None = opt("--seed", "N", "For the draws.", shown=RECIPES, sets="seed")
-    steps: int = opt("--steps", "N", "Rates to try.", default=120, min=20, max=10_000)
+    seed: str | None = opt("--seed N", "For the draws.", shown=RECIPES, sets="seed")
+    steps: int = opt("--steps N", "Rates to try.", default=120, min=20, max=10_000)
 
 
-PLOT = opt("--out", "FILE", "Where the plot goes; the numbers go beside it as .json.", shown="lr-find-NAME.png")
+PLOT = opt("--out FILE", "Where the plot goes; the numbers go beside it as .json.", shown="lr-find-NAME.png")
 
 
 @examples("ditkit lr-find", "ditkit lr-find celeba --data-dir ~/celeba")

@@ -5,7 +5,7 @@
         '''Plot.'''                                    # the panel in --help: the docstring up to its first : or .
         runs: list[str] | None = opt("[RUN]...", "Runs by name or folder.")       # no flag: an argument
         log: bool = opt("--log", "A logarithmic loss axis.", default=False)       # a switch
-        steps: str | None = opt("--steps", "N", "Sampling steps.", sets="sample.steps")
+        steps: str | None = opt("--steps N", "Sampling steps.", sets="sample.steps")
 
     @examples("ditkit plot-loss", "ditkit plot-loss mnist mnist-2 --log")
     def run(plot: Plot, output: Annotated[Output, only("out force runs_dir quiet", out=opt(…))]) -> None:
@@ -58,22 +58,19 @@ class Only:
 
 
 def opt(*words: str, default: Any = None, **about: Any) -> Any:
-    """A field of a group: `opt("--steps", "N", "Sampling steps.")`; an argument where no word is a flag.
+    """A field of a group: `opt("--steps N", "Sampling steps.")`.
 
     Args:
-        words: the flag, the metavar and the help; a switch has no metavar.
+        words: the flag with its metavar (a switch has none, an argument is a metavar alone), and the help.
         default: its value where it is not given.
         about: the other fields of `Option`; what is none of them goes to Typer (min, max).
     """
-    *names, text = words
+    *form, text = words
+    flag, _, metavar = " ".join(form).partition(" ")
+    if not flag.startswith("--"):
+        flag, metavar = None, " ".join(form)
     own = {name: about.pop(name) for name in list(about) if name in Option.__dataclass_fields__}
-    option = Option(
-        flag=next((name for name in names if name.startswith("--")), None),
-        metavar=next((name for name in names if not name.startswith("--")), None),
-        help=text,
-        limits=about,
-        **own,
-    )
+    option = Option(flag=flag, metavar=metavar or None, help=text, limits=about, **own)
     return dataclasses.field(default=default, metadata={"option": option})
 
 
@@ -127,67 +124,58 @@ def takes_groups(run: Callable[..., None]) -> bool:
 
 def expanded(run: Callable[..., None]) -> Callable[..., None]:
     """A command as a function that takes every option of its groups, and --debug, as Typer understands it."""
-    groups = {name: hint for name, hint in get_type_hints(run, include_extras=True).items() if name != "return"}
-    chosen = {name: _Chosen(*_split(hint)) for name, hint in groups.items()}
+    hints = get_type_hints(run, include_extras=True)
+    groups = {name: _group(hint) for name, hint in hints.items() if name != "return"}
 
     def call(*, debug: bool, **values: Any) -> None:  # debug: main looks for the word itself
-        filled = {name: group.filled(values) for name, group in chosen.items()}
+        filled = {name: _filled(kind, fields, values) for name, (kind, fields) in groups.items()}
         try:
             run(**filled)
         except UsageError as error:
-            spoken = in_flags(error, *filled.values())
-            if spoken is error:
-                raise
-            raise spoken from None
+            raise in_flags(error, *filled.values()) from error.__cause__
 
-    parameters = [parameter for group in chosen.values() for parameter in group.parameters()]
+    parameters = [each for kind, fields in groups.values() for each in _parameters(kind, fields)]
     parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     call.__dict__["__signature__"] = inspect.Signature(parameters)
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
 
 
-def _split(hint: Any) -> tuple[type, Only | None]:
-    if get_origin(hint) is not Annotated:
-        return hint, None
-    kind, choice = get_args(hint)
-    return kind, choice
+def _group(hint: Any) -> tuple[type, dict[str, Any]]:
+    """The class of a group, and those of its fields that the command has."""
+    kind, choice = get_args(hint) if get_origin(hint) is Annotated else (hint, Only((), {}))
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    return kind, {name: choice.replaced.get(name, fields[name]) for name in choice.names or fields}
 
 
-class _Chosen:
-    """A group, and what a command has of it."""
+def _filled(kind: type, fields: dict[str, Any], values: dict[str, Any]) -> Any:
+    """A group with the values that were given, each read as its option says."""
+    own = {}
+    for name, field in fields.items():
+        read, value = field.metadata["option"].read, values[name]
+        own[name] = read(value) if read and value is not None else value
+    return kind(**own)
 
-    def __init__(self, kind: type, choice: Only | None):
-        self._kind, self._types = kind, get_type_hints(kind)
-        fields = {field.name: field for field in dataclasses.fields(kind)}
-        replaced = choice.replaced if choice else {}
-        self._fields = {name: replaced.get(name, fields[name]) for name in (choice.names if choice else fields)}
 
-    def parameters(self) -> Iterator[inspect.Parameter]:
-        """Its options, each as a parameter that Typer understands."""
-        for name, field in self._fields.items():
-            option: Option = field.metadata["option"]
-            about: dict[str, Any] = {"metavar": option.metavar, "help": option.help, "show_default": option.shown}
-            about |= {"autocompletion": option.complete, **option.limits}
-            if option.flag:
-                info = typer.Option(option.flag, rich_help_panel=option.panel or self._panel(name), **about)
-            else:
-                info = typer.Argument(**about)
-            annotation = Annotated[self._types[name], info]
-            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+def _parameters(kind: type, fields: dict[str, Any]) -> Iterator[inspect.Parameter]:
+    """The fields of a group, each as a parameter that Typer understands."""
+    types = get_type_hints(kind)
+    for name, field in fields.items():
+        option: Option = field.metadata["option"]
+        about: dict[str, Any] = {"metavar": option.metavar, "help": option.help, "show_default": option.shown}
+        about |= {"autocompletion": option.complete, **option.limits}
+        if option.flag:
+            info = typer.Option(option.flag, rich_help_panel=option.panel or _panel(kind, name), **about)
+        else:
+            info = typer.Argument(**about)
+        annotation = Annotated[types[name], info]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
-    def _panel(self, name: str) -> str:
-        """What the docstring of the class says that declares the option."""
-        owner = next(base for base in self._kind.__mro__ if name in inspect.get_annotations(base))
-        return (owner.__doc__ or "").partition(".")[0].partition(":")[0]
 
-    def filled(self, values: dict[str, Any]) -> Any:
-        """The group with the values that were given, each read as its option says."""
-        own = {}
-        for name, field in self._fields.items():
-            read, value = field.metadata["option"].read, values[name]
-            own[name] = read(value) if read and value is not None else value
-        return self._kind(**own)
+def _panel(kind: type, name: str) -> str:
+    """What the docstring of the class says that declares the option."""
+    owner = next(base for base in kind.__mro__ if name in inspect.get_annotations(base))
+    return (owner.__doc__ or "").partition(".")[0].partition(":")[0]
 
 
 Debug = Annotated[

@@ -17,10 +17,9 @@ AUTO = "auto"
 class Settings:
     """Model, diffusion and all other settings."""
 
-    config: Path | None = opt("--config", "FILE", "Settings from a TOML file, such as `ditkit show` prints.")
+    config: Path | None = opt("--config FILE", "Settings from a TOML file, such as `ditkit show` prints.")
     settings: list[str] | None = opt(
-        "--set",
-        "KEY=VALUE",
+        "--set KEY=VALUE",
         "Any setting, repeatable: --set model.preset=dit-s/4, --set model.conditioning=cross-attention, --set "
         "diffusion.objective=v. `ditkit show mnist` prints them all. Wins over flags and files.",
         shown=False,
@@ -32,27 +31,23 @@ class Data:
     """Data: which images, and what is learnt of them."""
 
     data_dir: str | None = opt(
-        "--data-dir",
-        "PLACE",
+        "--data-dir PLACE",
         "Where the images are: a folder, an archive of one, or the archive's web address.",
         sets="data.path",
     )
     label_by: str | None = opt(
-        "--label-by",
-        "NAME[,NAME]",
+        "--label-by NAME[,NAME]",
         "What gives the labels: attributes of CelebA (Male, or Male,Smiling), or the column of a table.",
         shown="the data's own",
         sets="data.label_by",
     )
     label_file: str | None = opt(
-        "--label-file",
-        "FILE",
+        "--label-file FILE",
         "A .csv or .jsonl with the images' file names and labels, instead of one subfolder per label.",
         sets="data.label_file",
     )
     image_size: str | None = opt(
-        "--image-size",
-        "N|HxW",
+        "--image-size N|HxW",
         "Pixels of the images to learn, 64 or height x width: 96x64.",
         shown=RECIPES,
         sets="data.image_size",
@@ -64,8 +59,7 @@ class Latents:
     """Model: whose latents are learnt."""
 
     autoencoder: str | None = opt(
-        "--autoencoder",
-        "NAME|FOLDER|HUB-ID",
+        "--autoencoder NAME|FOLDER|HUB-ID",
         "Learn the latents of this autoencoder instead of pixels: taesd3, sd-vae-ft-mse …, a folder in diffusers' "
         "layout, a hub repository (user/name), or pixel for none.",
         complete=complete.autoencoders,
@@ -79,8 +73,7 @@ class TrainModel(Latents):
     """Model: where its weights begin."""
 
     init_from: str | None = opt(
-        "--init-from",
-        "RUN|CHECKPOINT|FILE",
+        "--init-from RUN|CHECKPOINT|FILE",
         "Begin a new run with the averaged weights of this model, which brings its architecture and objective.",
         complete=complete.run_names,
     )
@@ -90,16 +83,12 @@ class TrainModel(Latents):
 class Optimiser:
     """Optimiser: how long a network learns, and how fast."""
 
-    steps: str | None = opt("--steps", "N", "Train until this step.", shown=RECIPES, sets="train.steps")
+    steps: str | None = opt("--steps N", "Train until this step.", shown=RECIPES, sets="train.steps")
     max_time: str | None = opt(
-        "--max-time",
-        "TIME",
-        "Stop and save after 90s, 10m or 1h30m; the same command continues.",
-        shown="no limit",
+        "--max-time TIME", "Stop and save after 90s, 10m or 1h30m; the same command continues.", shown="no limit"
     )
     batch_size: str | None = opt(
-        "--batch-size",
-        "N|auto",
+        "--batch-size N|auto",
         "Images in a step; auto keeps the recipe's, in as many parts as memory asks for.",
         shown=RECIPES,
         sets="train.batch_size",
@@ -107,18 +96,16 @@ class Optimiser:
         read=parsing.number_or_auto,
     )
     lr: str | None = opt(
-        "--lr",
-        "RATE|auto",
+        "--lr RATE|auto",
         "Peak learning rate of AdamW; auto measures one first, as `ditkit lr-find` does.",
         shown=RECIPES,
         sets="optim.lr",
         unless=AUTO,
         read=parsing.number_or_auto,
     )
-    seed: str | None = opt("--seed", "N", "All randomness comes from it.", shown=RECIPES, sets="seed")
+    seed: str | None = opt("--seed N", "All randomness comes from it.", shown=RECIPES, sets="seed")
     force_change: list[str] | None = opt(
-        "--force-change",
-        "KEY",
+        "--force-change KEY",
         "Continue a run although this setting is another now: optim.lr, train.batch_size …; images for the files.",
         shown=False,
     )
@@ -139,45 +126,40 @@ class SampleSettings:
         "What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'.",
         shown="one of each",
     )
-    steps: str | None = opt("--steps", "N", "Sampling steps.", shown=AS_TRAINED, sets="sample.steps")
+    steps: str | None = opt("--steps N", "Sampling steps.", shown=AS_TRAINED, sets="sample.steps")
     guidance: str | None = opt(
-        "--guidance",
-        "SCALE",
+        "--guidance SCALE",
         "Classifier-free guidance; 1 is none, more follows the label more closely.",
         shown=AS_TRAINED,
         sets="sample.guidance",
     )
     guidance_interval: tuple[str, str] | None = opt(
-        "--guidance-interval",
-        "FROM TO",
+        "--guidance-interval FROM TO",
         "Guide only where the noise level lies between these parts (0 to 1) of its range.",
         shown=AS_TRAINED,
         sets=("sample.guidance_from", "sample.guidance_to"),
     )
     sampler: str | None = opt(
-        "--sampler",
-        "NAME",
+        "--sampler NAME",
         "How noise becomes an image; `ditkit list samplers` names them.",
         complete=complete.samplers,
         shown=AS_TRAINED,
         sets="sample.sampler",
     )
     reuse: str | None = opt(
-        "--reuse",
-        "N",
+        "--reuse N",
         "Go through the network's blocks in every N-th call only: about N times as fast, not quite as good.",
         shown="as trained, 1 being none",
         sets="sample.reuse",
     )
     autoguide: str | None = opt(
-        "--autoguide",
-        "[RUN]@STEP|MODEL",
+        "--autoguide [RUN]@STEP|MODEL",
         "Guide away from what a worse model draws instead of from no label: an early checkpoint (@1000 for one of the "
         "same run, which `train --keep-every` keeps), or a smaller model.",
         complete=complete.run_names,
         shown="none",
     )
-    seed: str = opt("--seed", "N", "Image i is drawn from seed N + i.", default="0", sets="seed")
+    seed: str = opt("--seed N", "Image i is drawn from seed N + i.", default="0", sets="seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,22 +167,19 @@ class Model:
     """Model: the weights that draw."""
 
     model: str | None = opt(
-        "--model",
-        "RUN|CHECKPOINT|FILE|hf://USER/NAME",
+        "--model RUN|CHECKPOINT|FILE|hf://USER/NAME",
         "What draws: a run by name or folder, a checkpoint folder, a .safetensors file, or a model on the hub, "
         "perhaps with @revision.",
         complete=complete.run_names,
         shown="the newest run",
     )
     autoencoder: Path | None = opt(
-        "--autoencoder",
-        "FOLDER",
+        "--autoencoder FOLDER",
         "Where the autoencoder of a model of latents lies now, should it have moved.",
         shown="where it was in training",
     )
     ema: str | None = opt(
-        "--ema",
-        "LENGTH",
+        "--ema LENGTH",
         "Make a moving average of this length, in units of the training: 0.05 is about the last tenth. For runs "
         "trained with --snapshot-every.",
         shown="the one tracked in training",
@@ -212,11 +191,11 @@ class Model:
 class Output:
     """Output: where results go, and what is printed of them."""
 
-    out: Path | None = opt("--out", "DIR", "Where images go.", shown="a new folder in samples/")
+    out: Path | None = opt("--out DIR", "Where images go.", shown="a new folder in samples/")
     force: bool = opt("--force", "Overwrite what is there.", default=False)
     yes: bool = opt("--yes", "Do not ask.", default=False)
     json: bool = opt("--json", "Print one JSON object on stdout.", default=False)
-    runs_dir: Path | None = opt("--runs-dir", "DIR", "Where runs live.", shown="DITKIT_RUNS, else ./runs")
+    runs_dir: Path | None = opt("--runs-dir DIR", "Where runs live.", shown="DITKIT_RUNS, else ./runs")
     quiet: bool = opt("--quiet", "Say nothing but errors.", default=False)
 
     @property
@@ -231,35 +210,31 @@ class Output:
 class TrainOutput(Output):
     """Output: the run's name, and what is written while it trains."""
 
-    name: str | None = opt("--name", "NAME", "Name of the run.", shown="the target's")
+    name: str | None = opt("--name NAME", "Name of the run.", shown="the target's")
     sample_every: int | None = opt(
-        "--sample-every", "N", "Steps between sample grids.", shown=RECIPES, sets="train.sample_every"
+        "--sample-every N", "Steps between sample grids.", shown=RECIPES, sets="train.sample_every"
     )
     keep_every: str | None = opt(
-        "--keep-every",
-        "N",
+        "--keep-every N",
         "Save a checkpoint at every N-th step and keep it, beside the last two and the best.",
         shown="no others",
         sets="train.keep_every",
     )
     evaluate_every: str | None = opt(
-        "--evaluate-every",
-        "N",
+        "--evaluate-every N",
         "Steps between measurements of the KID of train.evaluate_samples (256) images against the real ones.",
         shown="never",
         sets="train.evaluate_every",
     )
     snapshot_every: str | None = opt(
-        "--snapshot-every",
-        "N",
+        "--snapshot-every N",
         "Steps between snapshots of two averages of the weights: `sample --ema 0.05` makes one of any length of "
         "them after training. 30 to 100 in a run are enough; each takes as much disk as the weights.",
         shown="never",
         sets="train.snapshot_every",
     )
     track: list[str] | None = opt(
-        "--track",
-        "NAME",
+        "--track NAME",
         "Where else metrics and samples go, repeatable: tensorboard or wandb (`pip install 'ditkit\\[wandb]'`).",
         complete=complete.trackers,
         shown=False,
@@ -273,8 +248,7 @@ class Device:
     """Machine: what computes."""
 
     device: str = opt(
-        "--device",
-        "NAME",
+        "--device NAME",
         "auto, cpu, cuda, cuda:1 or mps; auto takes the best there is.",
         default=AUTO,
         complete=complete.devices,
@@ -287,8 +261,7 @@ class TrainDevice(Device):
     """Machine: what computes, and how."""
 
     dtype: str = opt(
-        "--dtype",
-        "NAME",
+        "--dtype NAME",
         "auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it; products of float32 are TF32.",
         default=AUTO,
         read=parsing.dtype,
@@ -300,30 +273,25 @@ class TrainDevice(Device):
         default=False,
     )
     threads: str = opt(
-        "--threads",
-        "N|auto",
+        "--threads N|auto",
         "Threads that compute on a CPU; auto takes as many as there are idle cores when the run begins.",
         default=AUTO,
         read=parsing.threads,
     )
     compile: str = opt(
-        "--compile",
-        "auto|on|off",
+        "--compile auto|on|off",
         "Compile the network: a minute at the start for faster steps; auto does where a long run pays it back.",
         default=AUTO,
         read=lambda word: parsing.switch("--compile", word),
     )
     grad_checkpointing: str = opt(
-        "--grad-checkpointing",
-        "auto|on|off",
+        "--grad-checkpointing auto|on|off",
         "Compute activations twice instead of keeping them; auto does when memory runs out otherwise.",
         default=AUTO,
         read=lambda word: parsing.switch("--grad-checkpointing", word),
     )
     preempt_signal: str | None = opt(
-        "--preempt-signal",
-        "NAME",
-        "A signal beside TERM on which to save and end, such as USR1 from a job scheduler.",
+        "--preempt-signal NAME", "A signal beside TERM on which to save and end, such as USR1 from a job scheduler."
     )
 
     @property
@@ -339,15 +307,13 @@ class DrawingDevice(Device):
     """Machine: what computes, and how much at once."""
 
     backend: str = opt(
-        "--backend",
-        "NAME",
+        "--backend NAME",
         "What computes, torch or jax (`pip install 'ditkit\\[jax]'`): the same images, up to rounding.",
         default="torch",
         complete=complete.backends,
     )
     batch_size: str = opt(
-        "--batch-size",
-        "N",
+        "--batch-size N",
         "Images drawn at once, as many as memory suits if auto; changes no image.",
         default=AUTO,
         sets="train.batch_size",
