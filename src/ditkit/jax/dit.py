@@ -1,6 +1,6 @@
-"""The Diffusion Transformer (Peebles & Xie 2022) in JAX: `models/dit.py` and `models/conditioning.py` again.
+"""The Diffusion Transformer (Peebles & Xie 2022) in JAX: what `models/dit.py` and `models/blocks.py` are in torch.
 
-A network is a pure function: its shape is a `DiT`, its weights are a pytree that is handed in beside the images.
+A network is a pure function: its shape is a `DiT`, its weights are a pytree that is an argument like the images.
 Shapes: B batch, T tokens, D width, C channels, H W image, h w patches, P patch, F features.
 """
 
@@ -26,12 +26,12 @@ from .layers import (
     timestep_embedding,
 )
 
-_NO_WEIGHTS: Weights = {}  # of a norm that learns nothing
+_NO_WEIGHTS: Weights = {}  # of a norm without parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiT:
-    """A DiT for images of one size, without its weights; hashable, so that `jax.jit` takes it as a static argument.
+    """A DiT for images of one size, without its weights; hashable, a static argument for `jax.jit`.
 
     `size` is (height, width). `classes` labels have the ids 0 .. classes-1; the null label is `classes`.
     """
@@ -47,7 +47,7 @@ class DiT:
         return self.size[0] // self.config.patch, self.size[1] // self.config.patch
 
     def __call__(self, weights: Weights, x_BCHW: Array, timestep_B: Array, label_B: Array) -> Array:
-        """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps."""
+        """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps (B)."""
         config, (h, w) = self.config, self.grid
         x_BTD = linear(weights["patch_in"], self.patchify(x_BCHW))
         x_BTD = x_BTD + position_table(config.positions, h, w, config.width)
@@ -88,9 +88,9 @@ class DiT:
 def block(
     weights: Weights, config: ModelConfig, x_BTD: Array, condition: Array | None, rotary: np.ndarray | None
 ) -> Array:
-    """One block of the kind that the config names (section 3.2 and figure 3 of the paper).
+    """One block of the config's conditioning (section 3.2 and figure 3 of the paper).
 
-    The condition: none (in-context) · (B, 2, D) (cross-attention) · (B, D) (adaLN, adaLN-Zero).
+    The condition: None (in-context) · (B, 2, D) (cross-attention) · (B, D) (adaLN, adaLN-Zero).
     """
 
     def normed(name: str, x_BTD: Array) -> Array:
@@ -108,23 +108,23 @@ def block(
             x_BTD = x_BTD + cross_attention(weights["cross"], normed("cross", x_BTD), condition, config.heads)
         return x_BTD + process(normed("mlp", x_BTD))
     zero = config.conditioning == "adaln-zero"
-    parts = regressed(weights["modulation"], condition, 6 if zero else 4)
+    parts = modulation(weights["modulation"], condition, 6 if zero else 4)
     attention_gate, mlp_gate = parts[4:] if zero else (1, 1)
     x_BTD = x_BTD + attention_gate * attend(modulate(normed("attention", x_BTD), parts[0], parts[1]))
     return x_BTD + mlp_gate * process(modulate(normed("mlp", x_BTD), parts[2], parts[3]))
 
 
 def final(weights: Weights, config: ModelConfig, x_BTD: Array, condition: Array | None) -> Array:
-    """Norm and linear to patches of pixels; modulated by the condition in the adaLN variants only."""
+    """Norm and linear to patches of pixels; modulated by the condition (B, D) in the adaLN variants only."""
     x_BTD = norm(weights.get("norm", _NO_WEIGHTS), config.norm, x_BTD)
     if "modulation" in weights and condition is not None:
-        x_BTD = modulate(x_BTD, *regressed(weights["modulation"], condition, 2))
+        x_BTD = modulate(x_BTD, *modulation(weights["modulation"], condition, 2))
     return linear(weights["linear"], x_BTD)
 
 
-def regressed(modulation: Weights, condition_BD: Array, parts: int) -> list[Array]:
-    """Shifts, scales and gates of a condition, (B, 1, D) each."""
-    return jnp.split(linear(modulation, condition_BD)[:, None], parts, axis=-1)
+def modulation(weights: Weights, condition_BD: Array, parts: int) -> list[Array]:
+    """Shifts, scales and gates (B, 1, D) that a linear layer computes from a condition (B, D)."""
+    return jnp.split(linear(weights, condition_BD)[:, None], parts, axis=-1)
 
 
 def modulate(x_BTD: Array, shift_B1D: Array, scale_B1D: Array) -> Array:

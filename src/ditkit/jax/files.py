@@ -27,7 +27,7 @@ from .layers import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A network ready to draw, with its card."""
+    """A network ready to sample, and what its weights file says of it."""
 
     info: ModelInfo
     network: DiT
@@ -36,17 +36,23 @@ class Trained:
 
 
 def load(source: str | Path | None = None, *, ema: bool = True, device: str = "auto") -> Trained:
-    """The network of a run (by name or path, newest if None), a checkpoint folder or a weights file.
+    """The network of a run, a checkpoint folder or a weights file.
 
-    `device` is auto, which takes JAX's first, cpu, cuda, cuda:1 …. Raises CheckpointError when there are no weights or
-    they are damaged, UsageError for a device that JAX does not have.
+    Args:
+        source: run name, folder or file; the newest run if None.
+        ema: the averaged weights, else the raw ones.
+        device: `auto`, which is JAX's first, `cpu`, `cuda`, `cuda:1` ….
+
+    Raises:
+        CheckpointError: when there are no weights, or they are damaged.
+        UsageError: for a device that JAX does not have.
     """
-    place = _find_device(device)
+    jax_device = _find_device(device)
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
     info, tensors = read_model_info(path), read_tensors(path)
     with torch.device("meta"):  # names and shapes as torch's network has them, without its memory
         check_shapes(build_network(info.config, len(info.labels)), tensors, path)
-    weights = jax.device_put(to_tree(tensors), place)
+    weights = jax.device_put(to_tree(tensors), jax_device)
     return Trained(info=info, network=shape_of(info.config, len(info.labels)), weights=weights, source=path)
 
 
@@ -61,9 +67,10 @@ def _find_device(word: str) -> Any:  # a jax.Device, or None
 
 
 def initialize(config: RunConfig, labels: Sequence[str]) -> tuple[DiT, Weights]:
-    """A network to train: its shape, and the very weights that `ditkit train` begins with at these settings and seed.
+    """A network to train: its shape, and the weights that `ditkit train` starts from with these settings and seed.
 
-    Raises CheckpointError when it is to begin with those of another model, and they are gone or do not fit.
+    `labels` are the names of the classes. Raises CheckpointError when the weights of `train.init_from` are missing or
+    do not fit.
     """
     network = first_network(config, labels, torch.device("cpu"))
     return shape_of(config, len(labels)), to_tree(network.state_dict())
@@ -72,7 +79,7 @@ def initialize(config: RunConfig, labels: Sequence[str]) -> tuple[DiT, Weights]:
 def save(path: str | Path, weights: Weights, info: ModelInfo) -> Path:
     """Write an ordinary weights file, which torch's `ditkit sample --model FILE` reads too. Returns its path.
 
-    A file that is there is replaced. Raises MachineError when the disk does not take it.
+    An older file is replaced. Raises MachineError when it cannot be written.
     """
     path = Path(path)
     flat = jax.tree_util.tree_flatten_with_path(weights)[0]
@@ -94,9 +101,9 @@ def to_tree(tensors: Mapping[str, Tensor]) -> Weights:
     """torch's tensors, by their dotted names, as nested dicts of float32 arrays."""
     tree: dict[str, Any] = {}
     for name, tensor in tensors.items():
-        *places, last = name.split(".")
+        *parents, last = name.split(".")
         branch = tree
-        for place in places:
-            branch = branch.setdefault(place, {})
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
         branch[last] = jnp.asarray(tensor.float().numpy())
     return tree

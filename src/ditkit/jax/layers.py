@@ -27,7 +27,7 @@ def sine_cosine(position_T: np.ndarray, width: int) -> np.ndarray:
 def position_table(kind: str, h: int, w: int, width: int) -> np.ndarray:
     """Fixed positions (T, D): half the width for the column, half for the row ("2d"), or one running index ("1d").
 
-    "1d-interleaved": a running index, sines and cosines by turns, in single precision, as imported models have them.
+    "1d-interleaved": a running index, sines and cosines in turn, in single precision, as imported models have them.
     """
     index_T = np.arange(h * w)
     if kind == "1d":
@@ -83,7 +83,7 @@ def timestep_embedding(weights: Weights, timestep_B: Array, *, size: int, shift:
 
 
 def attention(q_BTNK: Array, k_BSNK: Array, v_BSNK: Array) -> Array:
-    """softmax(q k^T / sqrt(K)) v, the heads side by side again: (B, T, D)."""
+    """softmax(q k^T / sqrt(K)) v, with the heads joined: (B, T, D) (Vaswani et al. 2017, eq. 1)."""
     score_BNTS = jnp.einsum("btnk,bsnk->bnts", q_BTNK, k_BSNK) / q_BTNK.shape[-1] ** 0.5
     mixed_BTNK = jnp.einsum("bnts,bsnk->btnk", jax.nn.softmax(score_BNTS), v_BSNK)
     return mixed_BTNK.reshape(*q_BTNK.shape[:2], -1)
@@ -98,7 +98,7 @@ def self_attention(weights: Weights, x_BTD: Array, rotary_2TF: np.ndarray | None
         qk_2BNTK = rms(qk_2BNTK) * weights["qk_scale"]
     if rotary_2TF is not None:
         qk_2BNTK = rotate(qk_2BNTK, rotary_2TF)
-    q_BTNK, k_BTNK, v_BTNK = (one.transpose(0, 2, 1, 3) for one in (*qk_2BNTK, v_BNTK))
+    q_BTNK, k_BTNK, v_BTNK = (heads_BNTK.transpose(0, 2, 1, 3) for heads_BNTK in (*qk_2BNTK, v_BNTK))
     return linear(weights["out"], attention(q_BTNK, k_BTNK, v_BTNK))
 
 

@@ -1,4 +1,4 @@
-"""What the JAX backend cannot do, found before anything heavy loads."""
+"""What the JAX backend cannot do, checked before anything heavy loads."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def check_installed() -> None:
 
 
 def check_sampling(config: RunConfig) -> None:
-    """Raise UsageError for a model, sampler or setting that only torch draws with."""
+    """Raise UsageError for a model, sampler or setting that only torch samples with."""
     if config.autoencoder.name != "pixel":
         raise UsageError("the JAX backend draws pixels, this is a model of latents", "use --backend torch")
     if config.sample.reuse > 1:
         raise UsageError("the JAX backend goes through all blocks in every call", "use --reuse 1, or --backend torch")
-    known = FLOW_SAMPLERS if config.diffusion.process == "flow" else DIFFUSION_SAMPLERS
-    if config.sample.sampler not in known:
+    samplers = FLOW_SAMPLERS if config.diffusion.process == "flow" else DIFFUSION_SAMPLERS
+    if config.sample.sampler not in samplers:
         raise UsageError(
             f"the JAX backend has no sampler {config.sample.sampler!r} for this model",
-            f"use --sampler {known[0]} (or {', '.join(known[1:])}), or --backend torch",
+            f"use --sampler {samplers[0]} (or {', '.join(samplers[1:])}), or --backend torch",
         )
 
 

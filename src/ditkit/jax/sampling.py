@@ -1,4 +1,4 @@
-"""Drawing images in JAX: one compiled `lax.scan` from noise to images, by the samplers that torch has from diffusers.
+"""Sampling in JAX: one compiled `lax.scan` from noise to images, with the samplers that torch has from diffusers.
 
 B batch, C channels, H W image, N network calls. Everywhere x_t = signal * x_0 + noise * eps.
 """
@@ -28,9 +28,10 @@ from .files import Trained
 from .layers import Weights
 from .limits import check_sampling
 
-Call = Mapping[str, Any]  # of arrays: what tells one network call from the others; of all calls: (N,) each
-Step = Callable[[Call, Array, Array, Array, Any], tuple[Array, Any]]  # to the next x_t; what the one after it remembers
-_to_clean_and_noise: Any = to_clean_and_noise  # arithmetic, which arrays of both kinds know
+Call = Mapping[str, Any]  # the numbers of one network call by name; of all calls: arrays (N,)
+# (call, x_t, estimate of x_0, estimate of eps, memory) to (next x_t, next memory)
+Step = Callable[[Call, Array, Array, Array, Any], tuple[Array, Any]]
+_to_clean_and_noise: Any = to_clean_and_noise  # arithmetic that works for arrays of both libraries
 
 
 def sample(
@@ -41,14 +42,20 @@ def sample(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> list[Sample]:
-    """Draws one image per label (a number: that many), the i-th with seed `seed + i`, as the card says or `settings`.
+    """Draw one image per label: the images that torch draws, up to rounding.
 
-    The images are those that torch draws, up to rounding. Raises UsageError for an unknown label, and for a sampler,
-    setting or model that only torch draws with.
+    Args:
+        trained: the model, from `load`.
+        labels: names of classes, or a number of images, which go round the classes.
+        settings: of sampling; those of the model if None.
+        seed: image i is drawn with seed `seed + i`.
+        batch_size: images drawn at once; chosen if None.
+
+    Raises:
+        UsageError: for an unknown label, and for a sampler, setting or model that only torch samples with.
     """
-    return list(
-        chain.from_iterable(sample_batches(trained, labels, settings=settings, seed=seed, batch_size=batch_size))
-    )
+    batches = sample_batches(trained, labels, settings=settings, seed=seed, batch_size=batch_size)
+    return list(chain.from_iterable(batches))
 
 
 def sample_batches(
@@ -59,7 +66,7 @@ def sample_batches(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Iterator[list[Sample]]:
-    """What `sample` gives, a batch at a time, so that memory stays bounded."""
+    """What `sample` returns, a batch at a time, so that memory stays bounded."""
     info, network = trained.info, trained.network
     config = replace(info.config, sample=settings or info.config.sample)
     check_sampling(config)
@@ -68,19 +75,19 @@ def sample_batches(
     batches = batches_of(len(words), batch_size or images_in_cache(network.grid[0] * network.grid[1]))
     size = max(batch.stop - batch.start for batch in batches)
     for batch in batches:
-        places = [*range(batch.start, batch.stop)]
-        places += places[-1:] * (size - len(places))  # another size of batch would be compiled anew
+        indices = [*range(batch.start, batch.stop)]
+        indices += indices[-1:] * (size - len(indices))  # each other batch size would be compiled separately
         image_BCHW = draw(
             network,
             trained.weights,
             config.diffusion,
             settings=config.sample,
-            labels=[ids[place] for place in places],
-            seeds=[seed + place for place in places],
+            labels=[ids[index] for index in indices],
+            seeds=[seed + index for index in indices],
         )
         images = to_uint8(torch.tensor(np.asarray(image_BCHW)))
         drawn = zip(images, words[batch], range(seed + batch.start, seed + batch.stop), strict=False)
-        yield [Sample(*one) for one in drawn]
+        yield [Sample(*fields) for fields in drawn]
 
 
 def draw(
@@ -92,7 +99,10 @@ def draw(
     labels: Sequence[int],
     seeds: Sequence[int],
 ) -> Array:
-    """The last estimate of the clean images, (B, C, H, W) and not clipped to [-1, 1], from the noise of the seeds."""
+    """The last estimate of the clean images, (B, C, H, W), not clipped to [-1, 1], from the noise of the seeds.
+
+    `labels` are the ids of B labels, `seeds` are B seeds.
+    """
     return _draw(network, weights, config, settings, labels, seeds, keep_path=False)[0]
 
 
@@ -105,7 +115,7 @@ def draw_path(
     labels: Sequence[int],
     seeds: Sequence[int],
 ) -> tuple[Array, Array]:
-    """What `draw` gives, and the noisy images that each network call saw, (N, B, C, H, W)."""
+    """What `draw` returns, and the input of each network call, (N, B, C, H, W)."""
     return _draw(network, weights, config, settings, labels, seeds, keep_path=True)
 
 
@@ -141,14 +151,14 @@ def _draw(
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What the compiled program depends on."""
+    """What is static in the compiled program: another value compiles it again."""
 
     network: DiT
     step: Step
     prediction: str
     clamp: bool
     faint: float  # signal below which an estimate is damped; 0: nowhere
-    guided: frozenset[bool]  # what calls are: guided, not, or some of both
+    guided: frozenset[bool]  # whether calls are guided: {True}, {False}, or both
     keep_path: bool
 
 
@@ -156,14 +166,14 @@ class Rule:
 def _denoise(
     rule: Rule, weights: Weights, x_BCHW: Array, label_B: Array, calls: Call, scale: Array | float
 ) -> tuple[Array, Any]:
-    def one(carry: tuple[Array, Array, Any], call: Call) -> tuple[tuple[Array, Array, Any], Any]:
+    def network_call(carry: tuple[Array, Array, Any], call: Call) -> tuple[tuple[Array, Array, Any], Any]:
         x_BCHW, _, memory = carry
         clean_BCHW, eps_BCHW = _predict(rule, weights, x_BCHW, label_B, call, scale)
         next_BCHW, memory = rule.step(call, x_BCHW, clean_BCHW, eps_BCHW, memory)
         return (next_BCHW, clean_BCHW, memory), x_BCHW if rule.keep_path else None
 
-    nothing = (x_BCHW, x_BCHW) if rule.step is heun else x_BCHW
-    (_, clean_BCHW, _), path_NBCHW = jax.lax.scan(one, (x_BCHW, x_BCHW, nothing), calls)
+    memory = (x_BCHW, x_BCHW) if rule.step is heun else x_BCHW  # of the right shape; without effect on the first step
+    (_, clean_BCHW, _), path_NBCHW = jax.lax.scan(network_call, (x_BCHW, x_BCHW, memory), calls)
     return clean_BCHW, path_NBCHW
 
 
@@ -187,7 +197,7 @@ def _predict(
         output = jax.lax.cond(call["guided"], guided, plain, x_BCHW)
     else:
         output = guided(x_BCHW) if True in rule.guided else plain(x_BCHW)
-    predicted = output[:, : network.channels]  # what follows is a learned variance, of no use here
+    predicted = output[:, : network.channels]  # more channels are a learned variance, which is not used here
     clean_BCHW, eps_BCHW = _to_clean_and_noise(rule.prediction, predicted, x_BCHW, signal, noise)
     if rule.faint:
         clean_BCHW = clean_BCHW * jnp.minimum(signal / rule.faint, 1)
@@ -198,14 +208,14 @@ def _predict(
 
 
 def open_sampler(name: str, process: Process, steps: int) -> tuple[Call, Step]:
-    """The calls of a sampler, (N,) of each number, and its step; that of the last call goes nowhere."""
+    """The network calls of a sampler, (N,) of each number, and its step; the step of the last call is not used."""
     timestep_S, signal, noise = _levels(process, steps)
     call_N = np.arange(2 * steps - 1 if name == "flow-heun" else steps)
-    place_N = (call_N + 1) // 2 if name == "flow-heun" else call_N  # the level that a call looks at
-    calls = {"timestep": timestep_S[place_N], "signal": signal[place_N], "noise": noise[place_N]}
+    level_N = (call_N + 1) // 2 if name == "flow-heun" else call_N  # index of the noise level of a call
+    calls = {"timestep": timestep_S[level_N], "signal": signal[level_N], "noise": noise[level_N]}
     if name in ("flow-euler", "flow-heun"):
-        began_N = call_N // 2 if name == "flow-heun" else call_N  # the level where its step began
-        step, own = heun, {"length": np.diff(noise)[began_N], "corrects": place_N > began_N}
+        start_N = call_N // 2 if name == "flow-heun" else call_N  # index of the level where its step starts
+        step, own = heun, {"length": np.diff(noise)[start_N], "corrects": level_N > start_N}
     else:
         ratio, second = noise[1:] / noise[:-1], np.zeros(steps)
         if name != "ddim":
@@ -226,23 +236,23 @@ def _levels(process: Process, steps: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return timestep, np.append(signal, 1), np.append(noise, 0)
 
 
-def dpm_solver(call: Call, x: Array, clean: Array, eps: Array, before: Array) -> tuple[Array, Array]:
+def dpm_solver(call: Call, x: Array, clean: Array, eps: Array, previous: Array) -> tuple[Array, Array]:
     """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2); of order one, which is DDIM, where `second` is 0.
 
-    It remembers the estimate before, and steps towards where the two point.
+    Its memory is the previous estimate of x_0, from which it extrapolates.
     """
-    ahead = clean + call["second"] * (clean - before)
-    return call["keep"] * x + call["gain"] * ahead, clean
+    extrapolated = clean + call["second"] * (clean - previous)
+    return call["keep"] * x + call["gain"] * extrapolated, clean
 
 
 def heun(
-    call: Call, x: Array, clean: Array, eps: Array, before: tuple[Array, Array]
+    call: Call, x: Array, clean: Array, eps: Array, memory: tuple[Array, Array]
 ) -> tuple[Array, tuple[Array, Array]]:
     """Heun's method along the flow's velocity (Karras et al. 2022, algorithm 1); Euler's where nothing `corrects`.
 
-    It remembers where the step began and the velocity there, to take it again with the mean of both ends.
+    Its memory is the start of the step and the velocity there: the correction repeats it with the mean of both ends.
     """
     velocity = eps - clean
-    began, first = before
-    corrected = began + call["length"] * (first + velocity) / 2
+    start, first = memory
+    corrected = start + call["length"] * (first + velocity) / 2
     return jnp.where(call["corrects"], corrected, x + call["length"] * velocity), (x, velocity)

@@ -29,11 +29,11 @@ from .files import initialize, save
 from .layers import Weights
 from .limits import check_training
 
-_from_clean_and_noise: Any = from_clean_and_noise  # arithmetic, which arrays of both kinds know
+_from_clean_and_noise: Any = from_clean_and_noise  # arithmetic that works for arrays of both libraries
 
 
 class Case(NamedTuple):
-    """A batch of images with all that is drawn for it; B batch, C channels, H W image."""
+    """A batch of images with its timesteps, noise and dropped labels; B batch, C channels, H W image."""
 
     x_BCHW: Array  # clean, in [-1, 1]
     label_B: Array  # some replaced by the null label
@@ -45,12 +45,18 @@ class Case(NamedTuple):
 
 
 def train(config: RunConfig, path: str | Path, *, on_step: Callable[[int, float], None] | None = None) -> Path:
-    """Train a network and write its EMA weights to `path`, which torch's ditkit reads; returns the path.
+    """Train a network and write its EMA weights to `path`, which torch's ditkit reads too; returns the path.
 
-    An example, not a second `ditkit train`: one device, no checkpoints, no validation, nothing done about a step gone
-    wrong. `on_step` gets the number of each step, from 1, and its loss. The losses are those of `ditkit train` with
-    these settings and this seed, until rounding has made the two drift apart. Raises UsageError for settings of
-    latents and of learned-sigma, and where the folder of `path` is not there.
+    An example, not a second `ditkit train`: one device, no checkpoints, no validation, no handling of spikes. The
+    losses are those of `ditkit train` with these settings and this seed, until rounding makes the two diverge.
+
+    Args:
+        config: the settings, of pixels.
+        path: the weights file to write.
+        on_step: called with the number of each step, from 1, and its loss.
+
+    Raises:
+        UsageError: for settings of latents or learned-sigma, and when the folder of `path` does not exist.
     """
     check_training(config)
     if not Path(path).parent.is_dir():
@@ -74,7 +80,7 @@ def train(config: RunConfig, path: str | Path, *, on_step: Callable[[int, float]
 
 
 def case_of(config: RunConfig, objective: Objective, batch: Batch, step: int, *, null_label: int) -> Case:
-    """Noise, timesteps and dropped labels of a step: what `ditkit train` draws, by the same functions."""
+    """Noise, timesteps and dropped labels of a step, drawn by the functions of `ditkit train`."""
     timestep_B, eps_BCHW = draw_noise_and_timesteps(
         objective, batch.x_BCHW, config.seed, LossHealth().stream("noise"), step
     )
@@ -86,7 +92,7 @@ def case_of(config: RunConfig, objective: Objective, batch: Batch, step: int, *,
 
 
 def loss(network: DiT, prediction: str, weights: Weights, case: Case) -> Array:
-    """The mean weighted squared error of what the network predicts of noisy images."""
+    """The mean weighted squared error of the prediction for noisy images (see `objectives.regression`)."""
     signal, noise = case.signal_B[:, None, None, None], case.noise_B[:, None, None, None]
     x_t_BCHW = signal * case.x_BCHW + noise * case.eps_BCHW
     target_BCHW = _from_clean_and_noise(prediction, case.x_BCHW, case.eps_BCHW, signal, noise)
@@ -105,16 +111,16 @@ def update(
     case: Case,
     decay: Array | float,
 ) -> tuple[Weights, Weights, optax.OptState, Array]:
-    """One step: weights, their moving average and the optimiser's state after it, and the loss before it."""
+    """One step: weights, their moving average and the optimiser's state after it, and its loss."""
     value, gradient = jax.value_and_grad(loss, argnums=2)(network, prediction, weights, case)
     changes, state = optimizer.update(gradient, state, weights)
-    learnt: Any = optax.apply_updates(weights, changes)
-    average: Any = optax.incremental_update(learnt, ema, 1 - decay)
-    return learnt, average, state, value
+    updated: Any = optax.apply_updates(weights, changes)
+    average: Any = optax.incremental_update(updated, ema, 1 - decay)
+    return updated, average, state, value
 
 
 def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, then AdamW with the rate of each step; weight decay on matrices only, not on the table of labels."""
+    """Clipping, then AdamW with the rate of each step; weight decay on matrices only, without the label table."""
     rate_S = jnp.array([learning_rate(config, step, steps) for step in range(steps)])
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip is not None else optax.identity(),

@@ -1,4 +1,4 @@
-"""Changing an image with a trained model: painting a part of it anew, or drawing all of it again from a noisy copy."""
+"""Editing an image with a trained model: inpainting a part of it, or drawing it again from a noisy copy (img2img)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,24 @@ def edit(
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[Sample]:
-    """One changed image for each label, the i-th with seed `seed + i`; `image` is uint8 (H, W, C) of the model's size.
+    """One edited image for each label: inpainted where `paint` is true, or drawn again from a noisy copy.
 
-    Where `paint`, booleans (H, W), is true the image is drawn anew to fit the rest, which stays as it is to the last
-    bit (Lugmayr et al. 2022, arXiv 2201.09865, without its resampling). `strength` in (0, 1] is how much noise the
-    image begins with: little keeps the composition, 1 keeps nothing (SDEdit, Meng et al. 2022, arXiv 2108.01073).
-    Raises UsageError for an image of another size, a strength beyond the range and a `paint` without a true value.
+    Inpainting is that of Lugmayr et al. 2022 (RePaint, arXiv 2201.09865) without its resampling; the rest of the
+    image stays as it is to the last bit. Noisy copies are SDEdit's (Meng et al. 2022, arXiv 2108.01073).
+
+    Args:
+        trained: the model.
+        image: uint8 (H, W, C) of the model's size.
+        labels: names of classes, or a number of images.
+        paint: booleans (H, W), true where the image is drawn again; everywhere if None.
+        strength: in (0, 1], how much noise the image starts with: little keeps the composition, 1 keeps nothing.
+        seed: image i is drawn with seed `seed + i`.
+        settings: of sampling; those of the model if None.
+        batch_size: images drawn at once; chosen if None.
+        on_step: called after each network call (see `sampling.generate.OnStep`).
+
+    Raises:
+        UsageError: for an image of another size, a strength outside its range and a `paint` without a true value.
     """
     height, width = trained.info.config.data.image_size
     if image.shape != (height, width, trained.info.config.data.channels):
@@ -56,13 +68,13 @@ def edit(
         batch_size=batch_size,
         on_step=on_step,
     )
-    drawn = [one for batch in batches for one in batch]
+    samples = [sample for batch in batches for sample in batch]
     if paint is None:
-        return drawn
-    return [replace(one, image=np.where(paint[:, :, None], one.image, image)) for one in drawn]
+        return samples
+    return [replace(sample, image=np.where(paint[:, :, None], sample.image, image)) for sample in samples]
 
 
 def _shrunk(paint_HW: Tensor, latent_CHW: Tensor) -> Tensor:
-    """The mask as 0 and 1 at the size of the latent: any pixel to be painted makes its place one to be painted."""
-    one_1HW = F.adaptive_max_pool2d(paint_HW.float()[None], latent_CHW.shape[-2:])
-    return one_1HW[0].to(latent_CHW.device)
+    """The mask as 0 and 1 at the size of the latent: 1 wherever any of its pixels is to be painted."""
+    mask_1HW = F.adaptive_max_pool2d(paint_HW.float()[None], latent_CHW.shape[-2:])
+    return mask_1HW[0].to(latent_CHW.device)

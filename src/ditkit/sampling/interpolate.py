@@ -24,7 +24,7 @@ from .generate import OnStep, draw
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of the way: uint8 (H, W, C), and the labels that it lies between with the part of the second."""
+    """One image, uint8 (H, W, C), and the labels that it is between, with the share `part` of the second."""
 
     image: np.ndarray
     start: str | None
@@ -41,25 +41,37 @@ def interpolate(
     settings: SampleConfig | None = None,
     on_step: OnStep | None = None,
 ) -> list[Frame]:
-    """The way through one image for each label, the i-th of seed `seed + i`, and back to the first: `frames` a stretch.
+    """Images on the way through one image for each label, and back to the first.
 
-    With a sampler that adds noise of its own (ddpm), neighbours do not look alike. Raises UsageError for fewer than
-    two images.
+    With a sampler that adds noise (ddpm), neighbouring frames do not look alike.
+
+    Args:
+        trained: the model.
+        labels: names of classes, or a number of images: two or more, the ends of the stretches.
+        frames: images from one end to the next.
+        seed: end i has the noise of seed `seed + i`.
+        settings: of sampling; those of the model if None.
+        on_step: called after each network call (see `sampling.generate.OnStep`).
+
+    Raises:
+        UsageError: for fewer than two labels.
     """
     info = trained.info
-    words = resolve_labels(info.labels, labels)
+    ends = resolve_labels(info.labels, labels)
     settings = settings or info.config.sample
-    if len(words) < 2:
+    if len(ends) < 2:
         raise UsageError("a way needs two images at least", "name two labels, or one twice")
-    shape, total = info.config.shape, len(words) * frames
-    ends = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + index)) for index in range(len(words))]
-    places = [(index // frames, index % frames / frames) for index in range(total)]
-    noise_NCHW = torch.stack([slerp(ends[stop], ends[(stop + 1) % len(ends)], part) for stop, part in places])
+    shape, total = info.config.shape, len(ends) * frames
+    noises = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + index)) for index in range(len(ends))]
+    # (start, end, share of the end) of each frame, as indices of `ends`
+    points = [(index // frames, (index // frames + 1) % len(ends), index % frames / frames) for index in range(total)]
+    noise_NCHW = torch.stack([slerp(noises[start], noises[end], part) for start, end, part in points])
     network, ids, null_label = trained.network, [0] * total, 0
     if info.labels:
-        rows = [info.labels.index(str(word)) for word in words]
-        mixed = [(rows[stop], rows[(stop + 1) % len(rows)], part) for stop, part in places]
-        network, ids, null_label = _with_labels_between(network, mixed), list(range(total)), total
+        rows = [info.labels.index(str(label)) for label in ends]
+        mixtures = [(rows[start], rows[end], part) for start, end, part in points]
+        network, ids, null_label = _with_mixed_labels(network, mixtures), list(range(total)), total
+    device = next(trained.network.parameters()).device
     x_NCHW = draw(
         network,
         info.config.diffusion,
@@ -69,19 +81,17 @@ def interpolate(
         seeds=[seed] * total,
         noise_NCHW=noise_NCHW,
         settings=settings,
-        device=next(trained.network.parameters()).device,
+        device=device,
         on_step=on_step,
     )
-    device = next(trained.network.parameters()).device
-    images = [to_uint8(trained.codec.to_images(one.to(device)))[0] for one in x_NCHW.split(1)]
+    images = [to_uint8(trained.codec.to_images(x_1CHW.to(device)))[0] for x_1CHW in x_NCHW.split(1)]
     return [
-        Frame(image, words[stop], words[(stop + 1) % len(words)], part)
-        for image, (stop, part) in zip(images, places, strict=True)
+        Frame(image, ends[start], ends[end], part) for image, (start, end, part) in zip(images, points, strict=True)
     ]
 
 
 def slerp(a: Tensor, b: Tensor, part: float) -> Tensor:
-    """The point at `part` in [0, 1] of the great circle from a to b, whose lengths are alike (Shoemake 1985).
+    """The point at `part` in [0, 1] of the great circle from a to b, of about equal norms (Shoemake 1985).
 
     A straight line would pass through noise that is too weak: at its middle by a factor of 0.71.
     """
@@ -92,11 +102,11 @@ def slerp(a: Tensor, b: Tensor, part: float) -> Tensor:
     return (torch.sin((1 - part) * angle) * a + torch.sin(part * angle) * b) / torch.sin(angle)
 
 
-def _with_labels_between(network: DiT, mixed: Sequence[tuple[int, int, float]]) -> DiT:
-    """A copy whose label number i is the mixture i of two of the network's; the null label is behind them."""
-    found = copy.deepcopy(network)
+def _with_mixed_labels(network: DiT, mixtures: Sequence[tuple[int, int, float]]) -> DiT:
+    """A copy whose label i is mixture i, (first, second, share of the second); the null label comes last."""
+    mixed = copy.deepcopy(network)
     weight_LD = network.label.weight.detach()
-    rows = [torch.lerp(weight_LD[first], weight_LD[second], part) for first, second, part in mixed]
-    found.label = nn.Embedding.from_pretrained(torch.stack([*rows, weight_LD[-1]]))
-    found.classes = len(rows)
-    return found
+    rows = [torch.lerp(weight_LD[first], weight_LD[second], part) for first, second, part in mixtures]
+    mixed.label = nn.Embedding.from_pretrained(torch.stack([*rows, weight_LD[-1]]))
+    mixed.classes = len(rows)
+    return mixed
