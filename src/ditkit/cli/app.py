@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         console.open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    console.spell_everything()
+    console.accept_all_letters()
     stdout = sys.stdout
     try:
         code = root().main(given, prog_name="ditkit", standalone_mode=False)
@@ -231,9 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):  # Click ends so when nobody reads its help
             raise
-        return console.unheard(stdout)
-    except (BrokenPipeError, console.Unheard):
-        return console.unheard(stdout)
+        return console.reader_gone(stdout)
+    except (BrokenPipeError, console.ReaderGone):
+        return console.reader_gone(stdout)
     except Exception as error:
         console.flush(stdout)
         return console.report(error, command=_spoken(given), debug=console.is_debug(given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ def recipes() -> Names:
     return [(file.stem, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")) for file in files]
 
 
+def matching(names: Iterable[tuple[str, str]], incomplete: str) -> Names:
+    """Those names that begin with what is typed so far."""
+    return [pair for pair in names if pair[0].startswith(incomplete)]
+
+
 def runs(ctx: Any = None) -> Names:
     """Names of the runs in --runs-dir, DITKIT_RUNS or ./runs."""
-    given = ctx.params.get("runs_dir") if ctx is not None else None
-    folder = Path(given or os.environ.get("DITKIT_RUNS") or "runs")
-    found = sorted(folder.glob("*/config.toml")) if folder.is_dir() else []
-    return [(file.parent.name, f"the run in {file.parent}") for file in found]
+    runs_dir = ctx.params.get("runs_dir") if ctx is not None else None
+    folder = Path(runs_dir or os.environ.get("DITKIT_RUNS") or "runs")
+    files = sorted(folder.glob("*/config.toml")) if folder.is_dir() else []
+    return [(file.parent.name, f"the run in {file.parent}") for file in files]
 
 
 def training_targets(ctx: Any, incomplete: str) -> Names:
@@ -32,47 +38,47 @@ def training_targets(ctx: Any, incomplete: str) -> Names:
     from ..registry import DATASETS
 
     names = dict(runs(ctx)) | DATASETS.descriptions() | dict(recipes())
-    return [pair for pair in names.items() if pair[0].startswith(incomplete)] + folders(incomplete)
+    return matching(names.items(), incomplete) + folders(incomplete)
 
 
 def trackers(incomplete: str) -> Names:
     """Where metrics can go."""
     from ..registry import TRACKERS
 
-    return [pair for pair in TRACKERS.descriptions().items() if pair[0].startswith(incomplete)]
+    return matching(TRACKERS.descriptions().items(), incomplete)
 
 
 def run_names(ctx: Any, incomplete: str) -> Names:
-    return [pair for pair in runs(ctx) if pair[0].startswith(incomplete)] + folders(incomplete)
+    return matching(runs(ctx), incomplete) + folders(incomplete)
 
 
 def recipes_and_runs(ctx: Any, incomplete: str) -> Names:
     names = dict(runs(ctx)) | dict(recipes())
-    return [pair for pair in names.items() if pair[0].startswith(incomplete)]
+    return matching(names.items(), incomplete)
 
 
 def gif_words(ctx: Any, incomplete: str) -> Names:
     """Kinds of GIFs, and runs."""
     kinds = [("train", "the sample grids over training"), ("denoise", "one drawing, step by step")]
     kinds += [("interpolate", "from one image to the next"), ("compare", "the grids of several runs")]
-    return [pair for pair in kinds if pair[0].startswith(incomplete)] + run_names(ctx, incomplete)
+    return matching(kinds, incomplete) + run_names(ctx, incomplete)
 
 
 def samplers(incomplete: str) -> Names:
     from ..registry import SAMPLERS
 
-    return [pair for pair in SAMPLERS.descriptions().items() if pair[0].startswith(incomplete)]
+    return matching(SAMPLERS.descriptions().items(), incomplete)
 
 
 def backends(incomplete: str) -> Names:
     names = [("torch", "what trains, and draws everything"), ("jax", "compiled by XLA")]
-    return [pair for pair in names if pair[0].startswith(incomplete)]
+    return matching(names, incomplete)
 
 
 def autoencoders(incomplete: str) -> Names:
     from ..autoencoders.files import descriptions
 
-    return [pair for pair in descriptions().items() if pair[0].startswith(incomplete)] + folders(incomplete)
+    return matching(descriptions().items(), incomplete) + folders(incomplete)
 
 
 def cached(incomplete: str) -> Names:

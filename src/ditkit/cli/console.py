@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-class Unheard(Exception):
-    """Whoever was reading stdout has left, as `head` does."""
+class ReaderGone(Exception):
+    """The program that was reading stdout has ended, as `head` does."""
 
 
-class Lasting:
+class LastingStderr:
     """stderr that may go away, with the terminal or the program it is piped into: the work goes on in silence."""
 
     def __init__(self, file: Any):
@@ -67,8 +67,8 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
-def spell_everything() -> None:
-    """Names and labels that the terminal cannot spell must not end a command; paths stay the bytes that they are."""
+def accept_all_letters() -> None:
+    """Names and labels that the terminal cannot print must not end a command; paths stay the bytes that they are."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         if codecs.lookup(sys.stdout.encoding).name in ("utf-8", "ascii"):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -84,7 +84,7 @@ def flush(stdout: Any) -> None:
         _silence(stdout)
 
 
-def unheard(stdout: Any) -> int:
+def reader_gone(stdout: Any) -> int:
     """The exit code of any program whose reader has seen enough; nothing more is sent."""
     sys.stdout = stdout
     _silence(stdout)
@@ -100,7 +100,7 @@ def stderr() -> Console:
     """A rich console on stderr that neither wraps plain lines nor colours numbers."""
     from rich.console import Console
 
-    file: Any = Lasting(sys.stderr)
+    file: Any = LastingStderr(sys.stderr)
     sized = {
         name: value
         for name, value in os.environ.items()
@@ -120,7 +120,7 @@ def data(text: str) -> None:
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError as error:
-        raise Unheard from error
+        raise ReaderGone from error
 
 
 def agreed(question: str, *, yes: bool, about: Sequence[str] = ()) -> bool:
@@ -141,7 +141,7 @@ def agreed(question: str, *, yes: bool, about: Sequence[str] = ()) -> bool:
 
 @contextmanager
 def spinner(text: str, *, quiet: bool = False) -> Iterator[None]:
-    """A moving sign of life around a slow import, where stderr is a terminal."""
+    """A spinner around slow work, where stderr is a terminal."""
     console = stderr()
     if quiet or not console.is_terminal:
         yield
@@ -194,7 +194,7 @@ def watch(*, quiet: bool = False) -> Watch:
 
 @contextmanager
 def loading_torch(*, quiet: bool = False) -> Iterator[None]:
-    """Around the first import of torch and what needs it: seconds, so a sign of life."""
+    """Around the first import of torch and what needs it, which takes seconds: shows a spinner."""
     from ..runtime.threads import calm_threads, choose_threads, keep_memory
 
     if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:  # else it is decided
@@ -205,7 +205,7 @@ def loading_torch(*, quiet: bool = False) -> Iterator[None]:
 
 
 def hush_matplotlib() -> None:
-    """Before its import: that it found no home to keep its caches in changes no plot."""
+    """Silence matplotlib before its import: it warns where it finds no home for its caches, which changes no plot."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
@@ -215,7 +215,7 @@ def report(error: BaseException, *, command: str = "ditkit", debug: bool = False
     Nothing is printed of what another of the processes that were launched together says.
     """
     if debug:
-        Lasting(sys.stderr).write(visible("".join(traceback.format_exception(error))))
+        LastingStderr(sys.stderr).write(visible("".join(traceback.format_exception(error))))
     message, hint, code = _explain(error, command)
     if isinstance(error, PeerError) or (code != INTERNAL and launch.echoes()):
         return code
@@ -240,7 +240,7 @@ def _where_to_look(error: BaseException) -> str:
 
 
 def is_debug(words: list[str]) -> bool:
-    """Whether tracebacks are wanted: --debug among the words, or DITKIT_DEBUG in the environment."""
+    """Whether tracebacks are printed: --debug among the words, or DITKIT_DEBUG in the environment."""
     return "--debug" in words or os.environ.get("DITKIT_DEBUG", "") not in ("", "0")
 
 

@@ -15,7 +15,6 @@ from .outputs import output_folder
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..config import DataConfig
     from ..sampling.generate import Sample
     from .sample_request import SampleRequest
 
@@ -92,6 +91,7 @@ def _edit(
     strength: float = 1.0,
 ) -> None:
     """Check everything, draw one image for each label, and write them beside a grid that begins with the original."""
+    from ..data.decode import read_for_edit
     from ..errors import UsageError
     from ..io import text
     from ..io.paths import expanded
@@ -107,38 +107,13 @@ def _edit(
         raise UsageError(f"{len(request.labels)} images are more than {MAX_IMAGES}", "ask for fewer with --labels")
     default = Path("edits") / f"{text.slug(image.stem)}-{request.name}"
     folder = output_folder(output, default, [*request.file_names, GRID])
-    original, paint = _read(expanded(image), expanded(mask) if mask else None, request.info.config.data)
+    original, paint = read_for_edit(expanded(image), expanded(mask) if mask else None, request.info.config.data)
     results = _draw(request, original, paint, strength, device.device, quiet=output.quiet)
     metadata = {**request.png_metadata, "edited": image.name, "strength": f"{strength:g}"}
     files = [folder / name for name in request.file_names]
     records = [save_image(result, file, metadata) for result, file in zip(results, files, strict=True)]
     _save_grid(results, original, paint, folder / GRID, metadata)
     show_images(records, folder, output)
-
-
-def _read(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
-    """The image as the model's training images were prepared, and where it is to be painted."""
-    from PIL import Image
-
-    from ..data.decode import examine, fit, open_file
-    from ..errors import UsageError
-
-    height, width = data.image_size
-    for file in (path, mask):
-        if file is not None and not file.is_file():
-            raise UsageError(f"there is no file {file}", "check the path")
-    image, header = examine(lambda: open_file(path), path.name, data.channels)
-    original = fit(image, height, width, crop=data.crop)
-    if mask is None:
-        return original, None
-    cover, mask_header = examine(lambda: open_file(mask), mask.name, 1)
-    if mask_header.size != header.size:
-        sizes = [" x ".join(map(str, size)) for size in (mask_header.size, header.size)]
-        raise UsageError(f"the mask is {sizes[0]} pixels, the image {sizes[1]}", "they must be of one size")
-    paint = fit(cover, height, width, resample=Image.Resampling.BOX, crop=data.crop)[:, :, 0] > 127
-    if not paint.any():
-        raise UsageError(f"{mask} is black where the model looks: nothing is to be painted", "make that part white")
-    return original, paint
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""A training run told to people: a bar where stderr is a terminal, plain lines elsewhere, nothing when quiet."""
+"""The progress of a training run: a bar where stderr is a terminal, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
-from ..io import text as io_text
-from ..io.text import format_duration
+from ..io.text import format_duration, visible
 from . import console
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 LINES = 20  # plain lines in a run
-BETWEEN_LINES = 10.0  # seconds, at least
+BETWEEN_LINES = 10.0  # least seconds between two of them
 _SMOOTHING = 0.98
 
 
@@ -65,7 +64,7 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """A line between the others."""
         if not self.quiet:
-            self.console.print(io_text.visible(text), markup=False)
+            self.console.print(visible(text), markup=False)
 
     def _start(self, event: Started) -> None:
         self._first, self._steps, self.labels = event.step, event.steps, event.labels
@@ -119,12 +118,12 @@ class TrainingProgress:
 
             from ..visual.grid import half_blocks
 
-            with Image.open(event.path) as picture:
+            with Image.open(event.path) as grid:
                 rows = max(10, self.console.height - 6)
-                columns = min(self.console.width, 100, 2 * rows * picture.width // picture.height)
-                drawn = half_blocks(picture, max(columns, 10))
+                columns = min(self.console.width, 100, 2 * rows * grid.width // grid.height)
+                blocks = half_blocks(grid, max(columns, 10))
             self.note(f"step {event.step}: {event.path}")
-            self.console.print(drawn)
+            self.console.print(blocks)
         else:
             self.note(f"step {event.step}: samples in {event.path}")
 
@@ -138,7 +137,7 @@ def _bar(terminal: Any) -> Progress:
 
 
 def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) -> list[str]:
-    """What to tell, and what to type next, after a run has ended; `elsewhere` when its place was given by hand."""
+    """Lines to print after a run has ended, with the next command; `elsewhere` if --runs-dir was given."""
     if finished.reason != "done":
         why = "out of time" if finished.reason == "time" else "stopped"
         again = f"ditkit train {shlex.quote(str(finished.folder))}"

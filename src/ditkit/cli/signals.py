@@ -62,7 +62,7 @@ def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[Stop
 def preempt_signal(name: str) -> int:
     """The number of a signal that may announce a pre-emption: USR1, SIGUSR2, HUP …"""
     bare = name.strip().upper().removeprefix("SIG")
-    known = [one for one in ("USR1", "USR2", "HUP", "CONT", "ALRM") if hasattr(signal, f"SIG{one}")]
-    if bare not in known:
-        raise UsageError(f"--preempt-signal: {name!r} is not one of {', '.join(known)}", "e.g. --preempt-signal USR1")
+    names = [each for each in ("USR1", "USR2", "HUP", "CONT", "ALRM") if hasattr(signal, f"SIG{each}")]
+    if bare not in names:
+        raise UsageError(f"--preempt-signal: {name!r} is not one of {', '.join(names)}", "e.g. --preempt-signal USR1")
     return int(getattr(signal, f"SIG{bare}"))

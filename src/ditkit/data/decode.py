@@ -10,12 +10,15 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from ..config import DataConfig
 
 # Named, because Pillow would otherwise try every format, and run Ghostscript for an EPS file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -112,6 +115,30 @@ def as_array(image: Image.Image | np.ndarray) -> np.ndarray:
     """The pixels as an array of its own, (height, width, channels) also for one channel."""
     pixels = np.array(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def read_for_edit(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image as a model's training images were prepared, uint8 (H, W, C), and where `mask` is white, bool (H, W).
+
+    Raises UsageError for a file that is missing, and for a mask of another size or without a white pixel; DataError
+    for one that cannot be decoded.
+    """
+    height, width = data.image_size
+    for file in (path, mask):
+        if file is not None and not file.is_file():
+            raise UsageError(f"there is no file {file}", "check the path")
+    image, header = examine(lambda: open_file(path), path.name, data.channels)
+    pixels = fit(image, height, width, crop=data.crop)
+    if mask is None:
+        return pixels, None
+    cover, mask_header = examine(lambda: open_file(mask), mask.name, 1)
+    if mask_header.size != header.size:
+        sizes = [" x ".join(map(str, size)) for size in (mask_header.size, header.size)]
+        raise UsageError(f"the mask is {sizes[0]} pixels, the image {sizes[1]}", "they must be of one size")
+    paint = fit(cover, height, width, resample=Image.Resampling.BOX, crop=data.crop)[:, :, 0] > 127
+    if not paint.any():
+        raise UsageError(f"{mask} is black where the model looks: nothing is to be painted", "make that part white")
+    return pixels, paint
 
 
 def crop_box(size: tuple[int, int], height: int, width: int, crop: str) -> tuple[int, int, int, int]:
