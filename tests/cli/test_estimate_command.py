@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from command_line import said
 
+import ditkit
 from ditkit.cli.progress import TrainingProgress
 from ditkit.estimation import memory as estimation_memory
 from ditkit.estimation import report as estimation_report
 from ditkit.events import Stepped
 from ditkit.io import paths
+from ditkit.io.progress import no_progress
 from ditkit.runs.folder import RunFolder
 
 TINY = (
@@ -118,3 +120,14 @@ def test_a_step_that_takes_too_long_to_try_is_computed(monkeypatch):
     setting = RunSetup(config=recipes.load("mnist"), labels=10, images=0, device=torch.device("cpu"))
     timing = measure(setting, 1, Utilization(image_flops=6e12, peak=1e11), seconds=5)
     assert not timing.tried and timing.step == pytest.approx(6e12 / (0.6 * 1e11) * 32)
+
+
+def test_called_from_python_it_counts_the_data_itself_and_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    config = ditkit.load_recipe("mnist", {"model": {"width": 32, "depth": 2, "heads": 2, "patch": 7}})
+    stages: list[str] = []
+    report = ditkit.estimate(
+        config, device="cpu", seconds=None, progress=lambda text: stages.append(text) or no_progress(text)
+    )
+    assert (report["labels"], report["images"], report["time"]) == (10, 60_000, None)
+    assert report["memory"]["weights"] == 4 * report["parameters"] and "counting …" in stages
+    assert capsys.readouterr() == ("", "") and estimation_report.report_lines(report)[-1] == "fits"

@@ -17,8 +17,9 @@ from foreign import Meta, Original
 from hub_server import Hub, hub
 from PIL import Image
 
-from ditkit import load, recipes
+from ditkit import import_model, load, recipes
 from ditkit.cli import app, original_faces
+from ditkit.errors import UsageError
 from ditkit.runs.folder import RunFolder
 
 TINY = (
@@ -133,6 +134,16 @@ def test_imagenet_labels_are_words_and_one_of_each_is_not_a_thousand(place: Path
     assert len(images) == 16
     code, _, err = said(capsys, "sample --no-ema --labels tench --autoencoder vae")
     assert code == 4 and "no model.safetensors: its model was imported without" in err and "leave out --no-ema" in err
+
+
+def test_called_from_python_it_says_what_came_in_and_prints_nothing(place: Path, capsys) -> None:
+    model = import_model("ckpt.pt", name="faces", settings={"sample": {"steps": 7}})
+    assert (model.run, model.info.labels, model.losses) == (Path("runs/faces"), ("female", "male"), 500)
+    assert model.checkpoint == RunFolder(model.run).checkpoint(700) and model.info.config.sample.steps == 7
+    assert model.parameters == sum(tensor.numel() for tensor in load("faces").network.parameters())
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(UsageError, match="is there already"):
+        import_model("ckpt.pt", name="faces")
 
 
 # --- train --init-from

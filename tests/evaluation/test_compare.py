@@ -11,6 +11,7 @@ from PIL import Image
 
 import ditkit
 from ditkit.cli.app import main
+from ditkit.errors import UsageError
 from ditkit.recipes import build, tree
 
 
@@ -110,3 +111,12 @@ def test_each_run_has_its_own_row_also_when_no_label_is_common(runs, tmp_path, m
     ((across, words),) = seen
     captions = words["captions"]
     assert captions[:across] == list("0123456789") and captions[across:] == ["cats", "dogs"] * 5
+
+
+def test_called_from_python_it_gives_what_it_writes_and_prints_nothing(runs, tmp_path, capsys):
+    comparison = ditkit.compare([runs / "wide", runs / "narrow"], tmp_path / "c", labels=["3"], device="cpu")
+    assert comparison == json.loads((tmp_path / "c/compare.json").read_text(encoding="utf-8"))
+    assert comparison["differing"]["model.width"] == [32, 16] and comparison["runs"][1]["step"] == 3
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(UsageError, match="two runs or more"):
+        ditkit.compare([runs / "wide"], tmp_path / "d")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ditkit
 from ditkit.cli.app import main
+from ditkit.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +85,17 @@ def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, capsys, monkeypatch):
 def test_mistakes_are_said_in_one_line(capsys, line, said):
     code, out, err = sweep(capsys, *line)
     assert code == 2 and not out and said in err and len(err.splitlines()) <= 2
+
+
+def test_called_from_python_it_gives_rows_and_images_and_prints_nothing(capsys):
+    seen = []
+    rows = ditkit.sweep(
+        "mnist", {"steps": [2, 3], "guidance": [1.5]}, labels=["7"], seed=5, device="cpu", on_row=seen.append
+    )
+    assert [row.combination.settings.steps for row in rows] == [row.calls for row in seen] == [2, 3]
+    (image,) = ditkit.sample(ditkit.load("mnist"), ["7"], steps=3, guidance=1.5, seed=5)
+    assert (rows[1].images[0].image == image.image).all() and rows[1].metrics is None
+    assert capsys.readouterr() == ("", "")
+    for varied, message in (({"lr": [1]}, "cannot vary lr"), ({"steps": [0]}, "sample.steps")):
+        with pytest.raises(UsageError, match=message):
+            ditkit.sweep("mnist", varied, device="cpu")

@@ -12,11 +12,13 @@ import torch
 from command_line import said
 from fresh_process import run_lines
 
-from ditkit import recipes
+from ditkit import export, recipes
 from ditkit.checkpoint.loading import build_network, load, load_network
+from ditkit.cli import complete
 from ditkit.errors import UsageError
 from ditkit.interop import diffusers, onnx
 from ditkit.interop.base import cast
+from ditkit.interop.export import DTYPES, FORMATS
 from ditkit.io import atomic, safetensors
 from ditkit.models.dit import DiT
 from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
@@ -229,3 +231,14 @@ def test_a_full_disk_is_said_and_the_old_file_stays(
     assert code == 6 and "No space left on device" in err and "--out" in err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["out.safetensors", "small.safetensors"]
     assert (tmp_path / "out.safetensors").read_bytes() == b"old"
+
+
+def test_called_from_python_it_says_what_it_wrote_and_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    info, _ = write_model(Path("small.safetensors"))
+    exported = export("small.safetensors", "half.safetensors", dtype="float16")
+    assert (exported.path, exported.info) == (Path("half.safetensors"), info)
+    assert exported.size == Path("half.safetensors").stat().st_size and exported.difference is None
+    with pytest.raises(UsageError, match="is there already"):
+        export("small.safetensors", "half.safetensors")
+    assert capsys.readouterr() == ("", "")
+    assert (complete.FORMATS, complete.WEIGHT_DTYPES) == (FORMATS, DTYPES)

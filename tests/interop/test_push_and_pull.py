@@ -19,12 +19,13 @@ from hub_server import Faults, Hub, commit_of, hub
 from huggingface_hub import ModelCard
 from PIL import Image
 
+import ditkit
 from ditkit import recipes
 from ditkit.checkpoint.loading import build_network, load, read_tensors
 from ditkit.config import RunConfig, from_dict, to_dict
 from ditkit.errors import CheckpointError, MachineError, UsageError
 from ditkit.interop import push, readme
-from ditkit.interop.import_model import write_as_run
+from ditkit.interop.import_model import pull, write_as_run
 from ditkit.io import atomic
 from ditkit.io import hub as io_hub
 from ditkit.runs.folder import RunFolder
@@ -230,6 +231,16 @@ def test_a_dry_run_shows_the_card_and_asks_the_hub_nothing(
     assert code == 0 and out.startswith("---\nlibrary_name: ditkit\n")
     assert "would upload 6 files, " in err and all(f"  {name}  " in err for name in FILES)
     assert not server.asked and not server.commits
+
+
+def test_called_from_python_it_asks_first_and_prints_nothing(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = ditkit.push("mnist", REPO, confirm=lambda upload: upload.to.is_there)
+    assert refused.changed is None and set(refused.files) == FILES and not server.commits
+    assert ditkit.push("mnist", REPO, message="First").changed is True and len(server.commits) == 1
+    assert ditkit.push("mnist", REPO).changed is False
+    folder, info = pull(REPO, name="again")
+    assert (folder, info.step) == (Path("runs/again"), 6)
+    assert capsys.readouterr() == ("", "")
 
 
 # --- push: nothing of this machine

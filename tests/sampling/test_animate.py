@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ditkit import animate
+from ditkit.config import SampleConfig
 from ditkit.errors import DitkitError
 from ditkit.visual.gif import denoising_gif, durations, thinned, training_gif, write_gif
 
@@ -121,3 +123,16 @@ def test_no_frames_and_no_room_are_errors_with_words(tmp_path: Path):
     with pytest.raises(DitkitError, match=r"cannot write .*a\.gif"):
         write_gif([("", noise(0))], tmp_path / "file" / "a.gif")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_called_from_python_it_draws_and_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    settings = SampleConfig(steps=2)
+    path = animate("mnist", tmp_path / "a.gif", kind="denoise", labels=["3", "1"], settings=settings, device="cpu")
+    assert path == tmp_path / "a.gif" and len(read(path)[0]) == 3 + 1  # calls of flow-heun in 2 steps, and the end
+    path = animate(
+        "mnist", tmp_path / "b.gif", kind="interpolate", labels=["3"], settings=settings, frames=2, device="cpu"
+    )
+    assert len(read(path)[0]) == 4
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(DitkitError, match="unknown kind 'denoised'"):
+        animate("mnist", kind="denoised")
