@@ -92,7 +92,7 @@ def test_called_from_python_it_gives_rows_and_images_and_prints_nothing(capsys):
     rows = ditkit.sweep(
         "mnist", {"steps": [2, 3], "guidance": [1.5]}, labels=["7"], seed=5, device="cpu", on_row=seen.append
     )
-    assert [row.combination.settings.steps for row in rows] == [row.calls for row in seen] == [2, 3]
+    assert [row.settings.steps for row in rows] == [row.calls for row in seen] == [2, 3]
     (image,) = ditkit.sample(ditkit.load("mnist"), ["7"], steps=3, guidance=1.5, seed=5)
     assert (rows[1].images[0].image == image.image).all() and rows[1].metrics is None
     assert capsys.readouterr() == ("", "")

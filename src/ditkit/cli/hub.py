@@ -64,7 +64,7 @@ def push_(what: Upward, output: Annotated[PushOutput, only("yes dry_run runs_dir
     commit: all arrives, or nothing.
     """
     from ..errors import UsageError
-    from ..interop.push import check, push, without_bars
+    from ..interop.push import check, push
     from ..runs.lookup import find_weights
     from .sample_request import warn_of_damage
 
@@ -76,17 +76,17 @@ def push_(what: Upward, output: Annotated[PushOutput, only("yes dry_run runs_dir
     if output.dry_run:
         _show(weights, name, what, quiet=output.quiet)
         return
-    with without_bars(output.quiet or not console.stderr().is_terminal):
-        upload = push(
-            weights,
-            name,
-            private=what.private,
-            message=what.message,
-            dtype=what.dtype,
-            data_licence=what.data_licence,
-            confirm=lambda upload: _agreed(upload, output),
-            progress=console.watch(quiet=output.quiet),
-        )
+    upload = push(
+        weights,
+        name,
+        private=what.private,
+        message=what.message,
+        dtype=what.dtype,
+        data_licence=what.data_licence,
+        confirm=lambda upload: _agreed(upload, output),
+        bars=console.stderr().is_terminal and not output.quiet,
+        progress=console.watch(quiet=output.quiet),
+    )
     if upload.changed is None:
         return
     if not upload.changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,31 +42,27 @@ _METRICS = {  # metric: (heading, format)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combination:
-    """Settings to draw with; `ema` is the length of the moving average, None for the one tracked in training."""
+class SweepRow:
+    """What one combination of settings drew, what an image took, and its metrics if it was judged.
+
+    `ema` is the length of the moving average, None for the one tracked in training; `calls` are those of the network.
+    """
 
     settings: SampleConfig
-    ema: float | None = None
-
-    def values(self) -> dict[str, Any]:
-        """The settings that are columns of the table."""
-        return {name: self.ema if name == _EMA else getattr(self.settings, name) for name in NAMES}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRow:
-    """What one combination drew, the network calls and seconds that an image took, and its metrics if judged."""
-
-    combination: Combination
+    ema: float | None
     images: list[Sample]
     calls: int
     seconds_an_image: float
     metrics: dict[str, float] | None = None
 
+    def values(self) -> dict[str, Any]:
+        """The settings that are columns of the table."""
+        return {name: self.ema if name == _EMA else getattr(self.settings, name) for name in NAMES}
+
     def record(self) -> dict[str, Any]:
         """All but the images, as plain data."""
         judged = {} if self.metrics is None else {"metrics": self.metrics}
-        return {**self.combination.values(), "calls": self.calls, "seconds_an_image": self.seconds_an_image, **judged}
+        return {**self.values(), "calls": self.calls, "seconds_an_image": self.seconds_an_image, **judged}
 
 
 def sweep(
@@ -109,16 +105,20 @@ def sweep(
     info = read_model_info(weights)
     todo = combinations(info.config, varied)
     judge = _open_judge(info.config, data_dir, features, device, progress) if samples else None
-    models = _loaded(weights, todo, device, progress)
+    models = _loaded(weights, [length for _, length in todo], device, progress)
+    from .evaluate import evaluate
+
     labels = labels or list(info.labels[:SHOWN]) or ["any"] * SHOWN
-    _warm_up(models[todo[0].ema], labels[0])
     rows = []
     with progress("drawing") as show:
-        for combination in todo:
-            row = _drawn(models[combination.ema], combination, labels, seed)
+        for settings, length in todo:
+            images, calls, seconds = _timed(models[length], settings, labels, seed)
+            row = SweepRow(settings=settings, ema=length, images=images, calls=calls, seconds_an_image=seconds)
             if judge is not None and samples:
-                scores = _judged(models[combination.ema], judge, combination, samples, seed, batch_size)
-                row = replace(row, metrics=scores)
+                judged = evaluate(
+                    models[length], judge, samples=samples, seed=seed, settings=settings, batch_size=batch_size
+                )
+                row = replace(row, metrics=judged.metrics)
             rows.append(row)
             on_row(row)
             show(len(rows), len(todo))
@@ -139,28 +139,23 @@ def _open_judge(config: RunConfig, data_dir: str | None, features: str | None, d
         return open_judge(config, features=features, device=place, dataset=images, on_image=show)
 
 
-def _loaded(weights: Path, todo: Sequence[Combination], device: str, progress: Watch) -> dict[float | None, Trained]:
-    """The model of each length of the moving average."""
+def _loaded(
+    weights: Path, lengths: Iterable[float | None], device: str, progress: Watch
+) -> dict[float | None, Trained]:
+    """The model of each length of the moving average; what happens only at the first drawing has happened."""
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load
         from ..checkpoint.posthoc_ema import average
         from ..runtime.device import find_device
-    lengths = dict.fromkeys(combination.ema for combination in todo)
+        from ..sampling.generate import sample
     paths = {length: weights if length is None else average(weights, length) for length in lengths}
-    return {length: load(path, device=find_device(device)) for length, path in paths.items()}
+    models = {length: load(path, device=find_device(device)) for length, path in paths.items()}
+    sample(next(iter(models.values())), 1, steps=2)
+    return models
 
 
-def _judged(
-    trained: Trained, judge: Judge, combination: Combination, samples: int, seed: int, batch_size: int | None
-) -> dict[str, float]:
-    from .evaluate import evaluate
-
-    settings = combination.settings
-    return evaluate(trained, judge, samples=samples, seed=seed, settings=settings, batch_size=batch_size).metrics
-
-
-def combinations(config: RunConfig, varied: Mapping[str, Sequence[Any]]) -> list[Combination]:
-    """Every combination of the values in `varied` (see `sweep`), checked against the settings of a model.
+def combinations(config: RunConfig, varied: Mapping[str, Sequence[Any]]) -> list[tuple[SampleConfig, float | None]]:
+    """Every combination of the values in `varied` (see `sweep`), checked: settings, and length of the moving average.
 
     Raises UsageError, which names the setting: `sample.steps: …`.
     """
@@ -177,21 +172,17 @@ def combinations(config: RunConfig, varied: Mapping[str, Sequence[Any]]) -> list
     ]
 
 
-def _combination(config: RunConfig, values: dict[str, Any]) -> Combination:
+def _combination(config: RunConfig, values: dict[str, Any]) -> tuple[SampleConfig, float | None]:
     length = values.pop(_EMA, None)
     config = recipes.build(to_dict(config), {"train": {"accumulate": 1}, "sample": values})
     check_sampler(config)
-    return Combination(settings=config.sample, ema=None if length is None else float(length))
+    return config.sample, None if length is None else float(length)
 
 
-def _warm_up(trained: Trained, label: str) -> None:
-    """Draw once what happens only once, so that it counts in no combination's time."""
-    from ..sampling.generate import sample
-
-    sample(trained, [label], steps=2)
-
-
-def _drawn(trained: Trained, combination: Combination, labels: Sequence[str], seed: int) -> SweepRow:
+def _timed(
+    trained: Trained, settings: SampleConfig, labels: Sequence[str], seed: int
+) -> tuple[list[Sample], int, float]:
+    """The images, the network calls that each took, and the seconds."""
     from ..sampling.generate import sample
 
     calls = 0
@@ -200,10 +191,9 @@ def _drawn(trained: Trained, combination: Combination, labels: Sequence[str], se
         nonlocal calls
         calls = of
 
-    started, settings = time.perf_counter(), combination.settings
+    started = time.perf_counter()
     images = sample(trained, labels, settings=settings, seed=seed, batch_size=len(labels), on_step=count)
-    seconds = (time.perf_counter() - started) / len(images)
-    return SweepRow(combination=combination, images=images, calls=calls, seconds_an_image=seconds)
+    return images, calls, (time.perf_counter() - started) / len(images)
 
 
 def write(folder: Path, rows: Sequence[SweepRow], about: Mapping[str, Any], *, title: str) -> None:
@@ -214,7 +204,7 @@ def write(folder: Path, rows: Sequence[SweepRow], about: Mapping[str, Any], *, t
     make_folder(folder)
     images = [image for row in rows for image in row.images]
     captions = [image.label for image in images if image.label is not None]
-    values = [row.combination.values() for row in rows]
+    values = [row.values() for row in rows]
     differing = [name for name in NAMES if len({value[name] for value in values}) > 1] or ["steps"]
     picture = grid(
         [image.image for image in images],
@@ -223,9 +213,9 @@ def write(folder: Path, rows: Sequence[SweepRow], about: Mapping[str, Any], *, t
         row_names=[", ".join(_CAPTIONS.get(name, "{}").format(value[name]) for name in differing) for value in values],
         title=title,
     )
-    save_png(picture, folder / "sweep.png", {"seed": str(about["seed"]), "software": "ditkit"})
-    write_atomically(folder / "sweep.md", "\n".join(table(rows)) + "\n")
-    write_atomically(folder / "sweep.json", json.dumps(record(rows, about), indent=1) + "\n")
+    save_png(picture, folder / FILES[0], {"seed": str(about["seed"]), "software": "ditkit"})
+    write_atomically(folder / FILES[1], "\n".join(table(rows)) + "\n")
+    write_atomically(folder / FILES[2], json.dumps(record(rows, about), indent=1) + "\n")
 
 
 def record(rows: Sequence[SweepRow], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +225,7 @@ def record(rows: Sequence[SweepRow], about: Mapping[str, Any]) -> dict[str, Any]
 
 def table(rows: Sequence[SweepRow]) -> list[str]:
     """Lines of Markdown; the best of each metric is bold."""
-    values = [row.combination.values() for row in rows]
+    values = [row.values() for row in rows]
     names = [name for name in NAMES if any(value[name] is not None for value in values)]
     metrics = [(row.metrics or {}) for row in rows]
     keys = [key for key in _METRICS if any(key in scores for scores in metrics)]

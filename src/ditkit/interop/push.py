@@ -62,6 +62,7 @@ def push(
     dtype: str = "float32",
     data_licence: str | None = None,
     confirm: Callable[[Upload], bool] = lambda _upload: True,
+    bars: bool = False,
     progress: Watch = no_progress,
 ) -> Upload:
     """Publish a model on the Hugging Face hub: EMA weights, settings, losses, the newest sample grid, a model card.
@@ -77,6 +78,7 @@ def push(
         dtype: of the weights: float32, float16 or bfloat16.
         data_licence: of the images that it was trained on.
         confirm: asked before anything is sent; where it says no, nothing is.
+        bars: let huggingface_hub draw its bars on stderr.
         progress: shown what is being done.
 
     Returns:
@@ -105,7 +107,8 @@ def push(
             return upload
         gone = (to.files & set(FILES)) - set(files)  # of an earlier push
         message = message or f"Step {read_model_info(weights).step:,}"
-        changed = commit(to, folder, files, gone=gone, private=private, message=message)
+        with _bars(shown=bars):
+            changed = commit(to, folder, files, gone=gone, private=private, message=message)
     return replace(upload, changed=changed)
 
 
@@ -200,11 +203,11 @@ def _as_the_hub_stores() -> Iterator[None]:
 
 
 @contextmanager
-def without_bars(hidden: bool) -> Iterator[None]:
-    """Within it, huggingface_hub draws no progress bars if they are to be hidden."""
+def _bars(*, shown: bool) -> Iterator[None]:
+    """Within it, huggingface_hub draws its progress bars, or does not."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    change = hidden and not are_progress_bars_disabled()
+    change = not shown and not are_progress_bars_disabled()
     if change:
         disable_progress_bars()
     try:
