@@ -58,6 +58,8 @@ class LatentReader:
 
     def at(self, place: BatchTarget) -> LatentReader:
         fits = sum(shard["bytes"] for shard in self._latents.shards) <= place.most_bytes
+        if not fits and self._device is None:
+            return self  # with the shards that are open already
         return LatentReader(self._latents, self._stats, self._seed, place.device if fits else None)
 
     def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:

@@ -1,7 +1,7 @@
 """Tables of file names and labels: .csv, .tsv and .jsonl, with a header or, where there are two columns, without.
 
-Every image must have a row and every row an image: a table that fits half a folder is more often the wrong one than
-meant so, and images that silently stay away are noticed only when the training is over.
+Every image must have a row and every row an image: a table that fits half a folder is more often a mistake than
+intended, and images that are silently left out are noticed only when the training is over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...errors import DataError, unknown
 from ..decode import EXTENSIONS
 from ..sources.compact_names import NameTable
 
-# Columns that are found by themselves, the surest first.
+# Names of columns that need not be configured, the surest first.
 FILES = (
     *("file_name", "filename", "file", "image", "image_path", "path", "file_path", "filepath", "image_file"),
     *("image_name", "img", "img_path", "img_name", "image_id", "img_id", "id", "name"),

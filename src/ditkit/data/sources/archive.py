@@ -34,7 +34,7 @@ _SPOT = np.dtype(
     }
 )
 _SPOT_ROW = struct.Struct("<Bq5I")  # the same, for writing
-_LARGEST = 2**32 - 1  # stands for all that is larger, and is not read
+_LARGEST = 2**32 - 1  # a size that stands for all larger ones, which are not read
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class MemberSource:
 
 
 class _Descriptors:
-    """Files opened where they are first read: each process has its own. No lock, which a fork would copy held."""
+    """Archives opened when first read, by each process for itself. No lock: a fork would copy it locked."""
 
     def __init__(self) -> None:
         self._open: dict[int, int] = {}
@@ -120,18 +120,18 @@ class _Descriptors:
     @contextlib.contextmanager
     def reading(self, shard: int, archive: Archive) -> Iterator[int]:
         """A descriptor of the archive. Raises OSError, or ValueError if it is not the archive any more."""
-        kept = self._open.get(shard)
-        if kept is not None:
-            yield kept
+        descriptor = self._open.get(shard)
+        if descriptor is not None:
+            yield descriptor
             return
-        fresh = _open(archive)
-        if len(self._open) < _MOST_DESCRIPTORS and self._open.setdefault(shard, fresh) == fresh:
-            yield fresh
+        descriptor = _open(archive)
+        if len(self._open) < _MOST_DESCRIPTORS and self._open.setdefault(shard, descriptor) == descriptor:
+            yield descriptor
             return
         try:
-            yield fresh
+            yield descriptor
         finally:
-            os.close(fresh)
+            os.close(descriptor)
 
 
 def _open(archive: Archive) -> int:
@@ -142,12 +142,12 @@ def _open(archive: Archive) -> int:
     return descriptor
 
 
-_one_at_a_time = threading.Lock()
+_seeking = threading.Lock()
 
 
 def _seek_and_read(descriptor: int, length: int, at: int) -> bytes:
     """What `os.pread` does, which Windows lacks."""
-    with _one_at_a_time:
+    with _seeking:
         os.lseek(descriptor, at, os.SEEK_SET)
         return os.read(descriptor, length)
 
@@ -156,7 +156,7 @@ _pread = getattr(os, "pread", _seek_and_read)
 
 
 def _read(descriptor: int, at: int, length: int) -> bytes:
-    """So many bytes. Raises ValueError where there are fewer."""
+    """Exactly `length` bytes. Raises ValueError if there are fewer."""
     block = _pread(descriptor, length, at)
     while len(block) < length:
         more = _pread(descriptor, length - len(block), at + len(block))
@@ -175,7 +175,7 @@ def _packed(descriptor: int, at: int, length: int, name_crc: int) -> bytes:
 
 
 def _unpacked(content: bytes, size: int, method: int) -> bytes:
-    """No more than `size` bytes are made of it, whatever it holds. Raises ValueError, zlib.error."""
+    """The content unpacked, never more than `size` bytes of it. Raises ValueError, zlib.error."""
     whole = True
     if method == DEFLATED:
         unpack = zlib.decompressobj(-zlib.MAX_WBITS)

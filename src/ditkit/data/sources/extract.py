@@ -219,14 +219,14 @@ def _remove_leftovers(target: Path) -> None:
 def _measure(folder: Path) -> tuple[int, int]:
     """Numbers of files and bytes, without those that the system adds."""
     files = size = 0
-    waiting = [folder]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if hidden(entry.name) or entry.path == str(folder / COMPLETE):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
+                    pending.append(Path(entry.path))
                 else:
                     files, size = files + 1, size + entry.stat(follow_symlinks=False).st_size
     return files, size

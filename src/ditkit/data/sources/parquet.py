@@ -30,7 +30,7 @@ _POINTER = b"version https://git-lfs"
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever pyarrow says of a file becomes one line that names it."""
+    """Turns what pyarrow raises for a file into a DataError of one line that names it."""
     import pyarrow
 
     try:
