@@ -163,8 +163,8 @@ def test_lr_find_works_on_latents(place: Path, capsys: pytest.CaptureFixture[str
 def test_an_autoencoder_keeps_the_pixels_of_a_patch_unless_a_patch_is_asked_for(place: Path):
     def patch(*words: str, autoencoder: str | None = "./tiny", size: str = "64") -> int:
         found = target.find_target("./photos", runs_dir())
-        flags = {"--image-size": size, "--autoencoder": autoencoder}
-        return target.build(found, file=None, settings=words, flags=flags).model.patch
+        changes = {"data.image_size": size} | ({"autoencoder": autoencoder} if autoencoder else {})
+        return target.build(found, file=None, settings=words, changes=changes).model.patch
 
     assert patch(autoencoder=None) == 8 and patch() == 2
     assert patch("model.patch=4") == 4 and patch("model.preset=dit-tiny/4") == 4

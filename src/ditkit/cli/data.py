@@ -46,9 +46,13 @@ def _resolve(target: Target, settings: Settings, output: Output, *groups: Any) -
     """The settings of what is named, and its name."""
     from ..runs.target import resolve
 
-    word, overrides = target.target or "", settings.settings or []
-    flags = changes(*groups)
-    return resolve(word, file=settings.config, settings=overrides, flags=flags, runs_dir=output.runs_dir)
+    return resolve(
+        target.target or "",
+        file=settings.config,
+        settings=settings.settings or [],
+        changes=changes(*groups),
+        runs=output.runs,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

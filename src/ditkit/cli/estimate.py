@@ -8,7 +8,7 @@ from typing import Annotated
 
 from . import console
 from .opt import changes, examples, only, opt
-from .options import AUTO, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
+from .options import RECIPES, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
 from .train import Target
 
 PROBE_SECONDS = 10.0
@@ -21,13 +21,26 @@ class ProbeDevice(TrainDevice):
     no_probe: bool = opt("--no-probe", "Count only: take no steps on trial.", default=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunLength(Optimiser):
+    """Optimiser: how many steps of how many images."""
+
+    batch_size: str | None = opt(  # a number: how a batch is split is what the report says
+        "--batch-size",
+        "N|auto",
+        "Images in a step; auto keeps the recipe's, in as many parts as memory asks for.",
+        shown=RECIPES,
+        sets="train.batch_size",
+    )
+
+
 @examples("ditkit estimate mnist", "ditkit estimate paper --set model.preset=dit-xl/2 --no-probe")
 def run(
     what: Target,
     settings: Settings,
     data: Data,
     model: Annotated[TrainModel, only("autoencoder")],
-    optimiser: Annotated[Optimiser, only("steps batch_size")],
+    optimiser: Annotated[RunLength, only("steps batch_size")],
     output: Annotated[TrainOutput, only("sample_every keep_every runs_dir json quiet")],
     machine: Annotated[ProbeDevice, only("device dtype no_probe")],
 ) -> None:
@@ -37,21 +50,18 @@ def run(
     """
     from ..errors import UsageError
     from ..estimation.report import count, estimate, report_lines
-    from ..runs import target
+    from ..runs.target import resolve
     from .datasets import for_device, watching
 
     if what.target is None and settings.config is None:
         raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
-    flags = changes(optimiser, data, model, output)
-    if optimiser.batch_size == AUTO:  # how a batch is split is what the report says
-        flags["--batch-size"] = AUTO
-    config, name = target.resolve(
+    config, name = resolve(
         what.target or "",
         file=settings.config,
         settings=settings.settings or [],
-        flags=flags,
-        runs_dir=output.runs_dir,
-        choose=lambda found, run: for_device(found, machine.device, run),
+        changes=changes(optimiser, data, model, output),
+        runs=output.runs,
+        choose=lambda target, run: for_device(target, machine.device, run),
     )
     with watching(quiet=output.quiet):
         labels, images = count(config)

@@ -71,8 +71,8 @@ def run(
         target,
         file=settings.config,
         settings=settings.settings or [],
-        flags=changes(data, latents, sweep),
-        runs_dir=output.runs,
+        changes=changes(data, latents, sweep),
+        runs=output.runs,
     )
     path = png_path(output.out, f"lr-find-{text.slug(name)}", force=output.force, beside=".json")
     datasets = open_training_images(config, quiet=output.quiet, yes=output.yes)

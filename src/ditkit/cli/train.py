@@ -91,7 +91,7 @@ def _resolve(
         target,
         file=settings.config,
         settings=settings.settings or [],
-        flags=changes(optimiser, data, model, output),
+        changes=changes(optimiser, data, model, output),
         runs=output.runs,
         name=output.name,
         fresh=output.fresh,
@@ -147,12 +147,10 @@ def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, mac
     if output.quiet:
         return
     config = _fitted(run, datasets, machine, quiet=False) if optimiser.batch_size == AUTO else run.config
-    images, labels = len(datasets.train), len(datasets.train.labels)
     load_torch(quiet=False)
     report = estimation_report.estimate(
         config,
-        labels=labels,
-        images=images,
+        datasets=datasets,
         folder=run.folder.path,
         device=machine.device,
         dtype=machine.dtype,
@@ -161,7 +159,8 @@ def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, mac
     )
     measured = _measures_lr(optimiser, run.existing)
     rate = "learning rate to be measured first" if measured else f"learning rate {config.optim.lr:g}"
-    console.say(f"would train {run.folder.path}: {images:,} images, {labels} labels, {rate}")
+    counts = f"{report['images']:,} images, {report['labels']} labels"
+    console.say(f"would train {run.folder.path}: {counts}, {rate}")
     for line in estimation_report.report_lines(report):
         console.say(line)
 
@@ -257,13 +256,12 @@ def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet
     """The settings with a batch in as many parts as memory asks for; a run that goes on keeps those that it has."""
     from ..estimation.report import fitted
 
-    train, images = run.config.train, datasets.train
+    train = run.config.train
     parts = run.existing.read_config().train.accumulate if run.existing else 1
     least = train.accumulate if train.batch_size % parts else max(train.accumulate, parts)
     config, text = fitted(
         run.config,
-        len(images.labels),
-        len(images),
+        datasets,
         device=machine.device,
         dtype=machine.dtype,
         at_least=least,

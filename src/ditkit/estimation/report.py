@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..autoencoders.files import PIXEL, find_files
 from ..config import RunConfig
+from ..data.contract import Datasets
 from ..errors import DataError, MachineError, UsageError
 from ..io import paths
 from ..io.download import offline_within
@@ -43,6 +44,7 @@ _DISK = {
 def estimate(
     config: RunConfig,
     *,
+    datasets: Datasets | None = None,
     labels: int | None = None,
     images: int | None = None,
     folder: str | Path = "runs",
@@ -55,6 +57,7 @@ def estimate(
 
     Args:
         config: the settings of the run.
+        datasets: those of the config, where they are open already.
         labels: of the data set; counted in it if None, as is the number of `images`.
         images: in the data set; None if unknown.
         folder: where the run would be written, for the free space there.
@@ -70,9 +73,11 @@ def estimate(
         DataError: where `config.data.path` names images that are missing or malformed.
         MachineError: for a device that is not there.
     """
-    if labels is None:
+    if datasets:
+        labels, images = len(datasets.train.labels), len(datasets.train)
+    elif labels is None:
         labels, images = count(config)
-    setup, available = _setup(config, labels, images, device, dtype, progress)
+    setup, available = _setup(config, labels, images, device, dtype, progress, is_open=datasets is not None)
     from ..training.setup import forward_flops
     from .memory import disk, fitting_parts, memory_needed, usual_parts
 
@@ -123,8 +128,7 @@ def count(config: RunConfig) -> tuple[int, int | None]:
 
 def fitted(
     config: RunConfig,
-    labels: int,
-    images: int,
+    datasets: Datasets,
     *,
     device: str,
     dtype: str,
@@ -135,7 +139,8 @@ def fitted(
 
     Raises UsageError if not even one image at a time fits.
     """
-    setup, available = _setup(config, labels, images, device, dtype, progress)
+    labels, images = len(datasets.train.labels), len(datasets.train)
+    setup, available = _setup(config, labels, images, device, dtype, progress, is_open=True)
     from .memory import fitting_parts, memory_needed, usual_parts
 
     usual = max(usual_parts(setup), at_least)
@@ -152,7 +157,7 @@ def fitted(
 
 
 def _setup(
-    config: RunConfig, labels: int, images: int | None, device: str, dtype: str, progress: Watch
+    config: RunConfig, labels: int, images: int | None, device: str, dtype: str, progress: Watch, *, is_open: bool
 ) -> tuple[RunSetup, int | None]:
     """All that memory depends on, and how many bytes are available."""
     with progress(LOADING_TORCH):
@@ -162,7 +167,7 @@ def _setup(
         from .speed import process_bytes
 
         place = find_device(device)
-        taken = process_bytes(config if images else None)
+        taken = process_bytes(config if images else None, is_open=is_open)
     setup = RunSetup(
         config=config,
         labels=labels,

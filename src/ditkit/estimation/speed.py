@@ -46,13 +46,16 @@ class Timing:
     tried: bool = True  # False: computed, because even a step of one image takes too long to measure
 
 
-def process_bytes(config: RunConfig | None = None) -> int:
-    """The memory of this process with all that a run will load; 0 where the system does not say."""
+def process_bytes(config: RunConfig | None = None, *, is_open: bool = False) -> int:
+    """The memory of this process with all that a run will load; 0 where the system does not say.
+
+    The data sets of `config` are opened while it is measured, unless the caller holds them open.
+    """
     from ..training.loop import train  # noqa: F401
 
     if config:
         SAMPLERS.load(config.sample.sampler)
-    datasets = open_datasets(config.data) if config else None  # in memory while it is measured
+    datasets = open_datasets(config.data) if config and not is_open else None
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

@@ -14,37 +14,19 @@ from ..errors import UsageError, unknown
 from ..io import text
 from ..io.hub import is_hub, parse
 from ..io.paths import as_stored, expanded
-from ..io.text import as_text
 from ..registry import DATASETS
 from .folder import RunFolder
-from .folder import runs_dir as runs_place
 from .init_from import InitFrom, find_init_from
 from .lookup import run_names
-
-FLAGS = {  # flag -> setting
-    "--steps": "train.steps",
-    "--batch-size": "train.batch_size",
-    "--lr": "optim.lr",
-    "--seed": "seed",
-    "--data-dir": "data.path",
-    "--label-by": "data.label_by",
-    "--label-file": "data.label_file",
-    "--image-size": "data.image_size",
-    "--autoencoder": "autoencoder",
-    "--sample-every": "train.sample_every",
-    "--evaluate-every": "train.evaluate_every",
-    "--keep-every": "train.keep_every",
-    "--snapshot-every": "train.snapshot_every",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Settings to begin with, the name a run of them gets, and the run folder if one is continued."""
+    """What a word to train on stands for."""
 
-    tree: Mapping[str, Any]
-    name: str
-    folder: Path | None = None
+    tree: Mapping[str, Any]  # settings to begin with
+    name: str  # of a run
+    folder: Path | None = None  # of the run that is continued
     on_gpu: str | None = None  # recipe that stands in for this one on a GPU
 
 
@@ -55,7 +37,7 @@ def find_target(word: str, runs: Path) -> Target:
     if word in recipes.descriptions():
         return Target(tree=recipes.tree(word), name=word, on_gpu=recipes.on_gpu(word))
     if word in DATASETS.names():
-        return Target(tree=_on_folder_recipe({"data": {"name": word}}), name=word)
+        return Target(tree=_with_data(name=word), name=word)
     path = expanded(word)
     is_path = word.startswith((".", "~", "/")) or "/" in word or "\\" in word
     for run in (RunFolder(path),) if is_path else (RunFolder(runs / word), RunFolder(path)):
@@ -66,7 +48,7 @@ def find_target(word: str, runs: Path) -> Target:
     if (place := _place(word)) is not None:
         from ..data.sources.location import stem
 
-        tree = _on_folder_recipe({"data": {"name": "hub" if is_hub(place) else "folder", "path": place}})
+        tree = _with_data(name="hub" if is_hub(place) else "folder", path=place)
         name = parse(place).repo.rpartition("/")[2] if is_hub(place) else stem(place)
         return Target(tree=tree, name=text.slug(Path(place).name if path.is_dir() else name, "folder"))
     if path.is_file():
@@ -106,14 +88,28 @@ def resolve_run(
     *,
     file: Path | None,
     settings: Sequence[str],
-    flags: Mapping[str, Any],
+    changes: Mapping[str, Any],
     runs: Path,
     name: str | None = None,
     fresh: bool = False,
     init_from: str | None = None,
     choose: Choose,
 ) -> ResolvedRun:
-    """The run that a word and all beside it stand for. Raises UsageError for what is wrong with them."""
+    """The run that a word and all beside it stand for.
+
+    Args:
+        word: what to train on (see `find_target`); None with a `file`.
+        file: settings from --config.
+        settings: `key=value` words of --set.
+        changes: {setting: value} of the flags; values are words as typed.
+        runs: the folder of runs.
+        name: of the run; the target's if None.
+        fresh: leave a run of that name alone.
+        init_from: the word for a model to begin with.
+        choose: called with the target and the run that is continued; returns the target for the device.
+
+    Raises UsageError for what is wrong with them.
+    """
     target = find_target(word, runs) if word is not None else None
     if target and target.folder and name is None:
         folder = RunFolder(target.folder)
@@ -128,7 +124,7 @@ def resolve_run(
     if model:
         tree = model.applied_to(target.tree if target else {})
         target = replace(target, tree=tree) if target else Target(tree=tree, name=name_of(None, file))
-    config = build(target, file=file, settings=settings, flags=flags)
+    config = build(target, file=file, settings=settings, changes=changes)
     if model:
         model.check(config)
     return ResolvedRun(config=config, folder=folder, fresh=fresh, init_from=model)
@@ -139,30 +135,34 @@ def resolve(
     *,
     file: Path | None,
     settings: Sequence[str],
-    flags: Mapping[str, Any],
-    runs_dir: Path | None,
+    changes: Mapping[str, Any],
+    runs: Path,
     choose: Choose = lambda target, _: target,
 ) -> tuple[RunConfig, str]:
     """The settings of what a word and all beside it stand for, and its name; the word may be empty with a file."""
-    target = find_target(word, runs_place(runs_dir)) if word else None
+    target = find_target(word, runs) if word else None
     if target:
         target = choose(target, None)
-    return build(target, file=file, settings=settings, flags=flags), name_of(target, file)
+    return build(target, file=file, settings=settings, changes=changes), name_of(target, file)
 
 
-def build(target: Target | None, *, file: Path | None, settings: Sequence[str], flags: Mapping[str, Any]) -> RunConfig:
-    """Target, then --config, then flags ({"train.steps": 10}), then --set on top. Raises UsageError."""
+def build(
+    target: Target | None, *, file: Path | None, settings: Sequence[str], changes: Mapping[str, Any]
+) -> RunConfig:
+    """The settings of a target, under those of a file, under `changes` ({"train.steps": 10}), under --set words.
+
+    Raises UsageError for what is unknown, wrong, or does not go together.
+    """
     trees = [target.tree if target else {}, recipes.parse(expanded(file)) if file else {}]
-    changed = {FLAGS.get(key, key): value for key, value in flags.items() if value is not None}
-    for key, value in changed.items():
+    for key, value in changes.items():
         trees.append(nested(key, _READ[key](value) if key in _READ else value))
     try:
         overrides = recipes.merge_settings(settings)
-        if "autoencoder" in changed:
+        if "autoencoder" in changes:
             trees.append(_as_many_tokens(trees, overrides))
         config = recipes.build(*trees, overrides)
     except UsageError as error:
-        raise in_flags(_in_file(error, file, trees[:2]), flags) from None
+        raise _in_file(error, file, trees[:2]) from None
     check_sampler(config, "--set sample.sampler=")
     return config
 
@@ -195,15 +195,6 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def in_flags(error: UsageError, flags: Mapping[str, Any], settings: Mapping[str, str] = FLAGS) -> UsageError:
-    """The same error in the words that were typed: `--steps: …` for `train.steps: …`."""
-    for flag, value in flags.items():
-        key = settings.get(flag)
-        if key and value is not None and error.message.startswith((f"{key}: ", f"{key}.")):
-            return UsageError(f"{flag}: {error.message.partition(': ')[2]}", f"give {flag} another value")
-    return error
-
-
 def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
     """Samplers of flows are called flow-…; the others are for diffusion. Raises UsageError when they do not fit."""
     sample, process = config.sample, config.diffusion.process
@@ -220,9 +211,10 @@ def check_sampler(config: RunConfig, option: str = "--sampler ") -> None:
         )
 
 
-def _on_folder_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    base = recipes.tree("folder")
-    return {**base, "data": {**base["data"], **tree["data"]}}
+def _with_data(**data: str) -> Mapping[str, Any]:
+    """The recipe for folders, with other data."""
+    tree = recipes.tree("folder")
+    return {**tree, "data": {**tree["data"], **data}}
 
 
 def data_place(word: str) -> str:
@@ -241,7 +233,7 @@ def _file(word: str) -> str:
 
 
 def _name(word: str) -> str:
-    name = as_text(word)
+    name = text.as_text(word)
     if not name.isprintable():  # half a letter, as another encoding writes it, is not
         raise UsageError(f"--label-by: {name!r} is the name of nothing", "check how it is spelled")
     return name
