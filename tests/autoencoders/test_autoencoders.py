@@ -108,7 +108,7 @@ def test_a_word_stands_for_settings(tmp_path: Path):
     ("word", "message", "hint"),
     [("taesd33", "unknown autoencoder 'taesd33'", "taesd3"), ("./nowhere", "there is no folder ./nowhere", "path")],
 )
-def test_a_wrong_word_is_told_with_what_is_near(word: str, message: str, hint: str):
+def test_a_wrong_word_is_reported_with_what_is_near(word: str, message: str, hint: str):
     with pytest.raises(DitkitError) as caught:
         settings(word)
     assert caught.value.message == message and hint in str(caught.value.hint)
@@ -123,20 +123,20 @@ def test_a_wrong_word_is_told_with_what_is_near(word: str, message: str, hint: s
         ('{"_class_name": "AutoencoderKL", "block_out_channels": 3}', "the config of the autoencoder is damaged"),
     ],
 )
-def test_a_config_that_is_none_is_told(content: str, message: str, tmp_path: Path):
+def test_a_config_that_is_none_is_reported(content: str, message: str, tmp_path: Path):
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(DitkitError) as caught:
         settings(str(tmp_path))
     assert message in caught.value.message
 
 
-def test_a_folder_without_an_autoencoder_is_told(tmp_path: Path):
+def test_a_folder_without_an_autoencoder_is_reported(tmp_path: Path):
     with pytest.raises(DitkitError) as caught:
         autoencoder_folder(tmp_path)
     assert "holds no autoencoder" in caught.value.message
 
 
-def test_damaged_missing_and_foreign_files_are_told_in_one_line(tmp_path: Path):
+def test_damaged_missing_and_foreign_files_are_reported_in_one_line(tmp_path: Path):
     config = config_of(write_tiny(tmp_path / "a"))
     weights = tmp_path / "a" / "diffusion_pytorch_model.safetensors"
     content = weights.read_bytes()

@@ -168,7 +168,7 @@ def test_snapshots_change_nothing_of_a_run(kept, tmp_path):
     assert not (plain / "snapshots").exists()
 
 
-def test_damaged_missing_and_too_few_snapshots_are_told(kept, tmp_path):
+def test_damaged_missing_and_too_few_snapshots_are_reported(kept, tmp_path):
     run = tmp_path / "copy"
     shutil.copytree(kept[0], run, ignore=shutil.ignore_patterns("averages"))
     weights = RunFolder(run).checkpoint(120) / "ema.safetensors"
@@ -206,7 +206,7 @@ def test_the_command_draws_sweeps_and_says_which_average(kept, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "0.3", "nan", "inf", "a", "1e9"])
-def test_a_length_that_is_none_is_told_in_one_line(kept, capsys, word):
+def test_a_length_that_is_none_is_reported_in_one_line(kept, capsys, word):
     assert main(["sample", "--model", str(kept[0]), "--ema", word]) == 2
     assert "is not a length between" in capsys.readouterr().err
 
@@ -214,7 +214,7 @@ def test_a_length_that_is_none_is_told_in_one_line(kept, capsys, word):
 @pytest.mark.parametrize(
     ("words", "said"), [(["--model", "mnist"], "not a checkpoint of a run"), (["--no-ema"], "different weights")]
 )
-def test_what_has_no_snapshots_is_told(kept, capsys, words, said):
+def test_what_has_no_snapshots_is_reported(kept, capsys, words, said):
     words = words if "--model" in words else [*words, "--model", str(kept[0])]
     assert main(["sample", *words, "--ema", "0.05"]) == 2
     assert said in capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_json_is_one_object_with_everything(photos: Path, capsys) -> None:
     assert found["picture"] == "data-photos.png" and Path(found["picture"]).is_file()
 
 
-def test_a_limit_is_told(photos: Path, capsys) -> None:
+def test_a_limit_is_reported(photos: Path, capsys) -> None:
     out = said(capsys, "data show ./photos --limit 6")[1]
     assert "6 of them are examined: what follows is about these, but for the counts" in out
     assert "in all          27           3" in out
@@ -225,7 +225,7 @@ def test_a_data_set_without_any_readable_image_is_reported_without_a_picture(pho
     assert "picture" not in out and not Path("data-photos.png").exists()
 
 
-def test_a_disk_that_is_full_is_told_after_the_survey(photos: Path, capsys, monkeypatch) -> None:
+def test_a_disk_that_is_full_is_reported_after_the_survey(photos: Path, capsys, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -272,7 +272,7 @@ def test_list_as_json(full: Path, capsys) -> None:
     assert found["bytes"] == sum(entry["bytes"] for entry in found["entries"])
 
 
-def test_an_old_entry_is_told_from_a_new_one(full: Path, capsys) -> None:
+def test_an_old_entry_differs_from_a_new_one(full: Path, capsys) -> None:
     for name, age in (("packs/odd", 90_000 * 10), (ALL[1], 7200)):
         os.utime(full / name, (time.time() - age,) * 2)
     out = said(capsys, "data list")[1]

@@ -97,7 +97,7 @@ def test_the_command_writes_a_picture_and_says_what_is_lost(place: Path, capsys:
         ("train ./photos --autoencoder ./tiny --image-size 32 --set sample.clamp=true", 2, "for pixels", "clamp"),
     ],
 )
-def test_mistakes_are_told_in_one_line(line: str, code: int, message: str, hint: str, capsys) -> None:
+def test_mistakes_are_reported_in_one_line(line: str, code: int, message: str, hint: str, capsys) -> None:
     found, out, err = said(capsys, line)
     assert found == code and out == ""
     first, second = err.strip().splitlines()

@@ -160,7 +160,7 @@ def test_a_mistake_is_two_plain_lines_and_exit_code_2(
         ("make-gif train bare-grid", 3, "step-0000001.png is damaged", "delete it"),
     ],
 )
-def test_what_is_missing_is_told_with_the_exit_code_of_its_kind(
+def test_what_is_missing_is_reported_with_the_exit_code_of_its_kind(
     line: str, code: int, message: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"\x00" * 20)
@@ -235,7 +235,7 @@ def test_ctrl_c_exits_with_130_and_no_traceback(
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: out of memory\nhint: lower"),
     ],
 )
-def test_the_systems_own_errors_are_told_plainly(
+def test_the_systems_own_errors_are_reported_plainly(
     error: Exception, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert console.report(error) == 6

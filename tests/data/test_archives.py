@@ -195,7 +195,7 @@ def test_tables_label_the_members():
         ({"metadata.jsonl": '{"file_name": "x.png", "label": 1}', **FLAT}, {}, "line 1: there is no image 'x.png'"),
     ],
 )
-def test_labels_in_an_archive_that_are_wrong_are_told(files: dict[str, bytes | str], settings: dict, message: str):
+def test_labels_in_an_archive_that_are_wrong_are_reported(files: dict[str, bytes | str], settings: dict, message: str):
     with pytest.raises(DitkitError, match=message) as caught:
         _open(_packed("a.tar", files), **settings)
     assert isinstance(caught.value, (DataError, UsageError)) and caught.value.hint

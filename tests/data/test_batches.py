@@ -87,7 +87,7 @@ def test_another_seed_gives_another_order_and_the_same_seed_the_same():
     assert indices(1) == indices(1) != indices(2)
 
 
-def test_the_order_of_an_epoch_is_frozen_for_good():
+def test_the_order_of_an_epoch_is_frozen_permanently():
     assert order(0, 0, 8).tolist() == [4, 5, 6, 7, 1, 0, 3, 2]
     assert flips(0, np.arange(16)).astype(int).tolist() == [1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 1]
 

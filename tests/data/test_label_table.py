@@ -77,7 +77,7 @@ ROWS = [{"file_name": name, "label": label, "size": 3} for name, label in SAID.i
 
 
 @pytest.mark.parametrize("name", ["labels.jsonl", "labels.json", "labels"])
-def test_json_lines_are_told_by_their_content(name: str, photos: Path):
+def test_json_lines_are_recognised_by_their_content(name: str, photos: Path):
     assert _labels(photos, _json_lines(ROWS), name) == SAID
 
 
@@ -189,7 +189,7 @@ def test_a_table_that_is_wrong_says_where(kind: str, photos: Path):
     assert "labels.csv" in caught.value.message and caught.value.hint and len(caught.value.message) < 500
 
 
-def test_a_missing_table_and_a_folder_of_its_name_are_told(photos: Path):
+def test_a_missing_table_and_a_folder_of_its_name_are_reported(photos: Path):
     for name, message in (("nowhere.csv", "No such file"), ("photos", "it is not a file")):
         with pytest.raises(DataError, match=message):
             _labels(photos, label_file=str(photos.parent / name))

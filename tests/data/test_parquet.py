@@ -85,7 +85,7 @@ def test_the_images_are_laid_out_once_and_decoded_by_nobody(root: Path, cache: P
         again[39]
 
 
-def test_a_pack_that_is_damaged_or_of_another_table_is_made_anew(root: Path, cache: Path) -> None:
+def test_a_pack_that_is_damaged_or_of_another_table_is_made_again(root: Path, cache: Path) -> None:
     (root / "all.parquet").write_bytes(table(IMAGES))
     first = opened(root)
     (pack,) = cache.rglob("*.images")
@@ -258,7 +258,7 @@ def test_celeba_in_tables_follows_the_official_split(root: Path) -> None:
         opened(root, name="celeba", label_by="Male,5_o_clock_shadow")
 
 
-def test_the_licence_of_celeba_is_told_once_where_somebody_listens(root: Path) -> None:
+def test_the_licence_of_celeba_is_printed_once_where_someone_reads(root: Path) -> None:
     from contextlib import nullcontext
 
     (root / "train.parquet").write_bytes(faces(30))

@@ -96,7 +96,7 @@ def test_duplicates_are_grouped_by_their_bytes(pets: Path):
     assert (found.across_labels, found.across_splits) == (1, 0)
 
 
-def test_duplicates_across_the_splits_are_told(pets: Path):
+def test_duplicates_across_the_splits_are_reported(pets: Path):
     held = open_dataset(replace(CONFIG, path=str(pets), validation=2), "validation")
     name = held.names[0]  # pyright: ignore[reportAttributeAccessIssue]
     other = next(file for file in sorted((pets / name).parent.iterdir()) if file.name != Path(name).name)

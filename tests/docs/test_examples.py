@@ -32,7 +32,7 @@ def test_a_dataset_of_ones_own(tmp_path):
 
 
 @pytest.mark.docs
-def test_the_four_conditionings_are_compared_and_a_second_time_only_told(capsys, monkeypatch):
+def test_the_four_conditionings_are_compared_and_a_second_time_only_printed(capsys, monkeypatch):
     monkeypatch.setattr("ditkit.evaluation.reference.MOST_IMAGES", 200)
     tree = recipes.tree("mnist")
     tree["model"] |= {"patch": 14, "width": 32, "heads": 2, "depth": 1}

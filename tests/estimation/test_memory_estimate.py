@@ -182,7 +182,7 @@ def test_a_checkpoint_is_as_large_as_was_said(tmp_path: Path, tiny) -> None:
     assert said.metrics == pytest.approx(rows, rel=0.35)
 
 
-def test_checkpoints_that_are_kept_for_good_need_room() -> None:
+def test_checkpoints_that_are_kept_permanently_need_room() -> None:
     def checkpoints(**train) -> int:
         config = _config(train={"steps": 10_000, "save_every": 1000, **train})
         said = estimation_memory.disk(config, 10, 0)

@@ -169,7 +169,7 @@ def test_a_damaged_partition_is_two_lines(faces: Path, kind: str, capsys: pytest
 
 @pytest.mark.parametrize("file", ["list_attr_celeba.txt", "list_eval_partition.txt"])
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), os.mkfifo], ids=["folder", "pipe"])
-def test_a_table_that_is_no_file_is_told_at_once(
+def test_a_table_that_is_no_file_is_reported_at_once(
     faces: Path, file: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ):
     (faces / file).unlink()
@@ -280,7 +280,7 @@ def test_damaged_idx_files_are_two_lines(digits: Path, kind: str, capsys: pytest
     assert "digits" in _refused(capsys, "train mnist --data-dir digits", 3, message, "leave out --data-dir")
 
 
-def test_a_missing_idx_file_and_a_pipe_of_its_name_are_told(digits: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_idx_file_and_a_pipe_of_its_name_are_reported(digits: Path, capsys: pytest.CaptureFixture[str]):
     (digits / LABELS).unlink()
     _refused(capsys, "train mnist --data-dir digits", 3, f"{LABELS} is missing from")
     os.mkfifo(digits / LABELS)

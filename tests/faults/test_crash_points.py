@@ -23,7 +23,7 @@ def test_a_kill_or_a_failing_disk_at_every_change_of_a_save_loses_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("how", ["a small file system", "a limit on file sizes"])
-def test_a_disk_that_is_really_full_stops_a_run_with_exit_code_6_and_no_litter(
+def test_a_disk_that_is_really_full_stops_a_run_with_exit_code_6_and_no_leftover_files(
     how: str, tmp_path: Path, long_mode: bool
 ) -> None:
     if how == "a small file system" and (sys.platform != "linux" or os.geteuid() != 0):

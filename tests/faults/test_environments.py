@@ -233,7 +233,7 @@ def _read_only(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_read_only_folder_is_told_before_any_work(
+def test_a_read_only_folder_is_reported_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "fixed"
@@ -259,7 +259,7 @@ def test_a_read_only_folder_is_told_before_any_work(
     assert not _litter(tmp_path)
 
 
-def test_a_read_only_cache_is_told_with_the_way_out(
+def test_a_read_only_cache_is_reported_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil

@@ -96,7 +96,7 @@ def test_a_name_that_nobody_gave_is_one_that_is_free(
 @pytest.mark.parametrize(
     ("line", "made"), [("plot-loss", "loss.png"), ("make-gif", "progress.gif"), ("make-gif denoise", "denoise.gif")]
 )
-def test_what_ditkit_drew_into_a_run_is_drawn_anew(
+def test_what_ditkit_drew_into_a_run_is_drawn_again(
     line: str, made: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said(capsys, line)[0] == 0

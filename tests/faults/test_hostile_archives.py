@@ -301,7 +301,7 @@ def _until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-def test_a_killed_extraction_is_never_used_and_its_litter_goes(tmp_path: Path) -> None:
+def test_a_killed_extraction_is_never_used_and_its_leftover_files_go(tmp_path: Path) -> None:
     files = {f"{index % 10}/{index}.png": os.urandom(2000) for index in range(1500)}
     archive, out = tmp_path / "photos.zip", tmp_path / "out"
     archive.write_bytes(zip_of(files, compression=zipfile.ZIP_STORED))
@@ -316,7 +316,7 @@ def test_a_killed_extraction_is_never_used_and_its_litter_goes(tmp_path: Path) -
     assert _files(out / "photos") == files and list(out.iterdir()) == [out / "photos"]
 
 
-def test_litter_of_other_archives_goes_too_unless_somebody_is_at_it(tmp_path: Path) -> None:
+def test_leftover_files_of_other_archives_go_too_unless_they_are_in_use(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("dead", "alive"):
         (out / f".tmp-unpack-{name}-0123abcd").mkdir(parents=True)
@@ -384,7 +384,7 @@ def test_a_lock_that_was_removed_while_it_was_taken_counts_for_nothing(
 # --- the disk
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(
     tmp_path: Path, written: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -549,7 +549,7 @@ def test_celeba_may_be_packed_whole_or_its_images_only(tmp_path: Path) -> None:
     assert len(prints) == 1
 
 
-def test_an_address_or_word_that_is_none_is_told_as_such() -> None:
+def test_an_address_or_word_that_is_none_is_reported_as_such() -> None:
     for word in ("ftp://host/a.zip", "file:///etc/passwd", "http://", "https://host:99999/a.zip", "http://[::1/a.zip"):
         with pytest.raises(UsageError, match="is not an http or https address"):
             location.local_folder(word)

@@ -290,7 +290,7 @@ def test_named_outright_it_is_refused_with_exit_code_4(
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *HOSTILE_TO_CONTINUE])
-def test_a_run_that_continues_sets_it_aside_with_one_warning_and_ends_as_ever(
+def test_a_run_that_continues_sets_it_aside_with_one_warning_and_ends_as_usual(
     name: str, ground: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harm({**HOSTILE, **HOSTILE_TO_CONTINUE}[name], run / "checkpoints" / NEWEST)

@@ -435,7 +435,9 @@ def test_a_server_that_always_drops_is_asked_as_long_as_it_gets_somewhere(server
     assert target.read_bytes() == FILE * 4 and len(server.requests["crumbs"]) == 14
 
 
-def test_the_wrong_file_is_deleted_asked_for_once_more_and_both_hashes_are_told(server: Server, tmp_path: Path) -> None:
+def test_the_wrong_file_is_deleted_asked_for_once_more_and_both_hashes_are_reported(
+    server: Server, tmp_path: Path
+) -> None:
     url, target = server.address("wrong"), tmp_path / "photos.zip"
     with pytest.raises(MachineError) as caught:
         fetch(url, target, sha256=SHA256, patience=HASTY)
@@ -462,7 +464,7 @@ def test_another_day_goes_on_where_this_one_stopped(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["another address", "part shorter", "note nonsense", "note gone"])
-def test_a_part_that_cannot_be_trusted_is_begun_again(damage: str, server: Server, tmp_path: Path) -> None:
+def test_a_part_that_cannot_be_trusted_is_started_again(damage: str, server: Server, tmp_path: Path) -> None:
     target, url, note = tmp_path / "photos.zip", server.address("drops"), tmp_path / "photos.zip.part.json"
     with pytest.raises(MachineError):
         fetch(url, target, patience=Patience(delays=()))
@@ -492,7 +494,7 @@ def test_nothing_of_a_longer_older_version_is_left(server: Server, tmp_path: Pat
     assert fetch(server.address("drops_and_shrinks"), tmp_path / "a", patience=HASTY).read_bytes() == FILE[-1000:]
 
 
-def test_a_crash_after_another_version_has_begun_leaves_nothing_to_continue(tmp_path: Path) -> None:
+def test_a_crash_after_another_version_has_started_leaves_nothing_to_continue(tmp_path: Path) -> None:
     first = PartialFile(tmp_path / "a", "http://host/a")
     first.begin('"0"')
     first.append(b"older")
@@ -564,7 +566,7 @@ def test_a_killed_download_is_no_file_and_the_next_one_is_right(server: Server, 
 
 
 @pytest.mark.parametrize("kind", ["huge", "endless"])
-def test_a_file_larger_than_the_disk_is_not_begun_or_given_up(
+def test_a_file_larger_than_the_disk_is_not_started_or_given_up(
     kind: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -576,7 +578,9 @@ def test_a_file_larger_than_the_disk_is_not_begun_or_given_up(
     assert "DITKIT_CACHE" in str(caught.value.hint) and list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_is_told_as_such(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_reported_as_such(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = os.write
 
     def full(to: int, data: bytes) -> int:
@@ -604,7 +608,7 @@ def test_an_interrupted_download_keeps_what_it_has(server: Server, tmp_path: Pat
 # --- no network
 
 
-def test_a_server_that_is_not_there_is_told_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_reported_at_once(server: Server, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url, target = f"http://127.0.0.1:{free.getsockname()[1]}/photos.zip", tmp_path / "photos.zip"

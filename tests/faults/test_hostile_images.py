@@ -332,7 +332,7 @@ def test_a_folder_and_a_device_are_no_images(tmp_path: Path):
             load_image(tmp_path / name, 3)
 
 
-def test_broken_links_and_pipes_are_told_when_they_are_read_and_not_left_out_silently(tmp_path: Path):
+def test_broken_links_and_pipes_are_reported_when_they_are_read_and_not_left_out_silently(tmp_path: Path):
     (tmp_path / "good.png").write_bytes(_saved(RAMP, "PNG"))
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "circle.png").symlink_to("circle.png")

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.skipif(sys.platform == "win32", re
 
 
 @pytest.mark.timeout(3600)
-def test_no_state_of_the_disk_after_a_power_cut_loses_a_checkpoint_that_was_told_to_be_saved(
+def test_no_state_of_the_disk_after_a_power_cut_loses_a_checkpoint_that_was_reported_as_saved(
     tmp_path: Path, long_mode: bool
 ) -> None:
     steps = 40 if long_mode else 8

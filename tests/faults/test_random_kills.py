@@ -16,7 +16,7 @@ pytestmark = [
 
 @pytest.mark.parametrize(("workers", "share"), [(0, 0.7), (2, 0.3)], ids=["alone", "with two workers"])
 @pytest.mark.timeout(3600)
-def test_killed_at_random_moments_and_begun_again_at_once_a_run_loses_nothing(
+def test_killed_at_random_moments_and_started_again_at_once_a_run_loses_nothing(
     workers: int, share: float, tmp_path: Path, long_mode: bool
 ) -> None:
     kills = round((500 if long_mode else 20) * share)

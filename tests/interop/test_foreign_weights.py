@@ -280,7 +280,7 @@ def test_a_pipeline_of_diffusers_goes_to_its_own_reader(tmp_path: Path) -> None:
         ("something.else", "no model that ditkit knows"),
     ],
 )
-def test_what_ditkit_does_not_read_is_told_by_name(tmp_path: Path, name: str, what: str) -> None:
+def test_what_ditkit_does_not_read_is_reported_by_name(tmp_path: Path, name: str, what: str) -> None:
     for tree in ({name: torch.ones(2)}, {"step": 3, "model": {f"model.{name}": torch.ones(2)}}):
         torch.save(tree, tmp_path / "model.pt")
         with pytest.raises(CheckpointError, match=what) as caught:
@@ -336,7 +336,7 @@ def test_a_hostile_pickle_is_refused_by_name_and_not_executed() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing" * 99, b"<!DOCTYPE html>", b"PK\x03\x04" + bytes(99), b"\x80\x04."])
-def test_a_damaged_file_is_told_so(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"is no file of torch.save, or it is damaged"):
         read_foreign(tmp_path / "model.pt")

@@ -408,7 +408,7 @@ def test_a_token_that_the_hub_does_not_know(
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_token_of_somebody_else_may_not_write(
+def test_a_token_of_another_user_may_not_write(
     server: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     if there:

@@ -124,7 +124,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_believed(tiny, tm
         manifest.read_file(ours, "ema.safetensors", files)
 
 
-def test_too_little_room_for_the_checkpoints_is_told_before_the_first_step(tiny, tmp_path, monkeypatch):
+def test_too_little_room_for_the_checkpoints_is_reported_before_the_first_step(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**9, 10**9 - 10**5, 10**5))
     with pytest.raises(MachineError, match=r"0 MB free, but 3 checkpoints need \d+ MB") as caught:
         run(tiny(), tmp_path / "r")

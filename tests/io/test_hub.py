@@ -229,7 +229,7 @@ def test_a_full_disk_is_found_before_anything_comes(server: Hub, monkeypatch: py
     assert not server.sent
 
 
-def test_much_is_asked_about_first_and_progress_is_told(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_is_asked_about_first_and_progress_is_reported(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io_hub, "ASK_FROM", 500_000)
     told, shown, questions = [], [], []
 
@@ -256,7 +256,7 @@ def test_much_is_asked_about_first_and_progress_is_told(server: Hub, monkeypatch
     assert (600_000, 600_000) in shown
 
 
-def test_a_damaged_note_is_written_anew(server: Hub) -> None:
+def test_a_damaged_note_is_written_again(server: Hub) -> None:
     folder = snapshot(REPO, wanted=train)
     for content in (b"", b"[]", b"{}", json.dumps({"format": 1}).encode()):
         (folder / NOTE).write_bytes(content)

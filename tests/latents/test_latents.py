@@ -256,7 +256,7 @@ def _die_at(moment: int) -> None:
         setattr(atomic, name, dying(getattr(atomic, name)))
 
 
-def test_a_full_disk_is_told_and_what_was_made_is_kept(latent_run, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_reported_and_what_was_made_is_kept(latent_run, monkeypatch: pytest.MonkeyPatch):
     config, real, written = latent_run(), atomic.write_synced, []
 
     def write(path: Path, content):

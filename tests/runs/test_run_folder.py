@@ -78,7 +78,7 @@ def test_a_folder_that_is_no_run_is_never_written_to(tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
-def test_a_folder_in_which_a_start_was_killed_is_begun_again(tmp_path):
+def test_a_folder_in_which_a_start_was_killed_is_started_again(tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / ".config.toml.0123abcd.tmp").write_text("[da")
     assert claimed(recipes.load("mnist"), tmp_path / "m").step == 0
@@ -146,7 +146,7 @@ def test_nonsense_in_config_toml_names_the_file_and_the_key(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX locks")
-def test_a_second_process_is_told_who_holds_the_run(tmp_path):
+def test_a_second_process_learns_who_holds_the_run(tmp_path):
     folder = a_run(tmp_path / "m")
     program = (
         "import sys, pathlib\nfrom ditkit.runs.folder import RunFolder, lock\nfrom ditkit.errors import DitkitError\n"

@@ -47,7 +47,7 @@ def test_one_device_is_refused_for_several_processes(two_gpus: None, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "LOCAL_WORLD_SIZE"])
-def test_an_environment_that_makes_no_sense_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_makes_no_sense_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "two")
     with pytest.raises(UsageError, match=f"^{name} in the environment is not a number"):
         find_device("cpu")

@@ -52,7 +52,7 @@ def test_the_first_that_fails_speaks_and_the_others_end_silently_with_its_code(t
         assert isinstance(ends, PeerError) and ends.exit_code == DataError.exit_code
 
 
-def test_a_connection_that_breaks_without_a_word_is_told_as_such(two) -> None:
+def test_a_connection_that_breaks_without_a_word_is_reported_as_such(two) -> None:
     torn = RuntimeError("[/x/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused")
     ends = two[1].report_failure(torn)
     assert isinstance(ends, MachineError)

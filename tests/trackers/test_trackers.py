@@ -73,7 +73,7 @@ def test_a_tracker_hears_a_run_and_its_continuation(tmp_path, fake):
     assert not told
 
 
-def test_one_that_fails_is_told_once_and_the_run_ends_as_without_it(tmp_path, fake, monkeypatch):
+def test_one_that_fails_is_reported_once_and_the_run_ends_as_without_it(tmp_path, fake, monkeypatch):
     monkeypatch.setenv("FAKE_FAILS", "2")
     told: list[str] = []
     ditkit.train(config(4), tmp_path / "run", Tracking([fake], config(4), told.append), device="cpu")

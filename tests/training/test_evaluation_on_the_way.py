@@ -65,7 +65,7 @@ def test_judging_changes_nothing_of_a_run_and_is_continued_with_it(few_real, tmp
     assert [row for row in rows(whole) if '"kid"' not in row] == rows(plain)
 
 
-def test_a_missing_package_is_told_before_the_first_step(monkeypatch, tmp_path, capsys):
+def test_a_missing_package_is_reported_before_the_first_step(monkeypatch, tmp_path, capsys):
     import importlib.util
 
     found = importlib.util.find_spec

@@ -130,7 +130,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tiny, tmp_p
     assert digest(tmp_path / "r") == digest(tmp_path / "straight")
 
 
-def test_a_run_whose_every_checkpoint_is_damaged_is_not_begun_anew(tiny, tmp_path):
+def test_a_run_whose_every_checkpoint_is_damaged_is_not_restarted(tiny, tmp_path):
     run(tiny(), tmp_path / "r", stop_after=3)
     folder = RunFolder(tmp_path / "r")
     before = folder.metrics_file.read_bytes()
@@ -234,7 +234,7 @@ def test_checkpoints_that_are_truncated_or_foreign_are_one_clear_error(tiny, tmp
             loading.load(file)
 
 
-def test_a_failing_disk_leaves_the_older_checkpoint_and_no_litter(tiny, tmp_path, monkeypatch):
+def test_a_failing_disk_leaves_the_older_checkpoint_and_no_leftover_files(tiny, tmp_path, monkeypatch):
     def full(path, content):
         if path.name == "optimizer.safetensors" and "step-0000010" in str(path):
             raise OSError(28, "No space left on device")

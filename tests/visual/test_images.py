@@ -119,7 +119,7 @@ def test_a_colour_array_is_saved_pixel_by_pixel(tmp_path: Path):
         assert np.array_equal(np.asarray(read), image)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_write_leaves_the_old_file_and_no_leftover_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     target = tmp_path / "a.png"
     save_png(flat(1), target, {})
     before = target.read_bytes()

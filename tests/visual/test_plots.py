@@ -57,7 +57,7 @@ def test_validation_of_both_weights_is_drawn_where_it_was_measured():
     assert set(lines(plot_losses({"a": [measured]}))) == {"validation (EMA weights)", "validation (raw)"}
 
 
-def test_runs_are_told_apart_by_colour_and_by_names_taken_as_they_are(tmp_path: Path):
+def test_runs_are_distinguished_by_colour_and_by_names_taken_as_they_are(tmp_path: Path):
     names = ["mnist", r"_$\frac", "数"]
     figure = plot_losses({name: rows([2.0, 1.0]) for name in names})
     assert set(lines(figure)) == {f"{name} · training" for name in names}

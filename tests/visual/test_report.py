@@ -103,7 +103,7 @@ def test_it_overwrites_its_own_page_and_no_other(folder, tmp_path, capsys):
     assert report(folder, "--out", str(tmp_path / "mine.pdf")) == 2
 
 
-def test_a_run_that_has_not_begun_is_said_to_be_so(folder, capsys):
+def test_a_run_that_has_not_started_is_said_to_be_so(folder, capsys):
     folder.metrics_file.unlink()
     assert report(folder) == 3
     assert "no losses yet" in capsys.readouterr().err
