@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import said
+from command_line import refused, said
 from PIL import Image
 
 from ditkit.cli import console
@@ -211,9 +211,7 @@ def test_a_data_set_that_cannot_be_opened_is_two_lines_as_in_training(line: str,
     Path("empty").mkdir()
     Path("notes.txt").touch()
     before = sorted(Path().rglob("*"))
-    found, out, err = said(capsys, line)
-    assert (found, out) == (code, "")
-    assert [one.partition(":")[0] for one in err.splitlines()] == ["error", "hint"] and message in err
+    refused(capsys, line, code, message)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -496,10 +494,8 @@ def test_what_the_system_does_not_let_go_is_two_lines(broken: str, full: Path, c
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(atomic if broken == "rename" else io_cache, broken, refuse)
-    code, out, err = said(capsys, "data remove packs/odd --yes")
-    assert (code, out) == (6, "")
-    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
-    assert "cannot remove packs/odd: " in err and "Permission denied" in err and str(full / "packs/odd") in err
+    words = ("cannot remove packs/odd: ", "Permission denied", str(full / "packs/odd"))
+    refused(capsys, "data remove packs/odd --yes", 6, *words)
 
 
 def test_a_cache_where_no_lock_can_be_made_is_two_lines(full: Path, capsys, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from command_line import said, write_run
+from command_line import refused, said, write_run
 
 from ditkit.cli import console
 from ditkit.errors import UsageError
@@ -171,10 +171,7 @@ def test_what_is_missing_is_reported_with_the_exit_code_of_its_kind(
         (tmp_path / "runs/bare").rename(tmp_path / "runs/bare-grid")
         (tmp_path / "runs/bare-grid/samples").mkdir()
         (tmp_path / "runs/bare-grid/samples/step-0000001.png").write_bytes(b"x")
-    found, out, err = said(capsys, line)
-    assert (found, out) == (code, "")
-    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
-    assert message in err and hint in err
+    refused(capsys, line, code, message, hint)
 
 
 def test_images_that_are_there_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

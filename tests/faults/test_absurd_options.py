@@ -265,11 +265,6 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
     kept: list[object] = []
     grid = visual_grid.grid
     monkeypatch.setattr("ditkit.sampling.generate.sample", draw)
-    monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
-    monkeypatch.setattr("ditkit.evaluation.compare.compare", lambda *_, **__: {"runs": [], "differing": {}})
-    monkeypatch.setattr("ditkit.evaluation.sweep.sweep", lambda *_, **__: [])
-    monkeypatch.setattr("ditkit.estimation.report.estimate", lambda *_, **__: {})
-    monkeypatch.setattr("ditkit.estimation.report.report_lines", lambda _: [])
     monkeypatch.setattr(visual_grid, "grid", lambda *words, **options: kept.append(0) or grid(*words, **options))
     assert app.main(["make-gif", "denoise", "--steps", "10000", "--labels", "cat", "--out", "a.gif"]) == 0
     with Image.open("a.gif") as picture:

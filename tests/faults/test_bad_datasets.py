@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import said
+from command_line import refused, said
 from PIL import Image
 
 from ditkit.config import DataConfig
@@ -36,13 +36,9 @@ def _image(path: Path, shade: int = 0) -> None:
 def _refused(capsys: pytest.CaptureFixture[str], line: str, code: int, *words: str) -> str:
     """The error line of a command line that must leave everything as it was."""
     before = sorted(Path().rglob("*"))
-    exit_code, out, err = said(capsys, line)
-    lines = err.splitlines()
-    assert (exit_code, out) == (code, ""), err
-    assert [one.partition(":")[0] for one in lines] == ["error", "hint"], err
-    assert all(word in err for word in words), err
+    err = refused(capsys, line, code, *words)
     assert sorted(Path().rglob("*")) == before
-    return lines[0]
+    return err.splitlines()[0]
 
 
 # --- folders
@@ -139,15 +135,6 @@ TABLES: dict[str, tuple[str | bytes, list[str]]] = {
     "a row too short": (TABLE.replace("000004.jpg -1  1", "000004.jpg -1"), ["line 6: not a file name and 2 times"]),
 }
 
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_a_damaged_table_of_attributes_is_two_lines(faces: Path, kind: str, capsys: pytest.CaptureFixture[str]):
-    content, words = TABLES[kind]
-    file = faces / "list_attr_celeba.txt"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert str(file) in _refused(capsys, "train celeba --data-dir celeba", 3, *words)
-
-
 PARTITIONS: dict[str, tuple[str | bytes, list[str]]] = {
     "a quota page": (QUOTA, ["is a web page, probably a quota"]),
     "UTF-16": (PARTITION.encode("utf-16"), ["is not a text file"]),
@@ -159,10 +146,13 @@ PARTITIONS: dict[str, tuple[str | bytes, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", PARTITIONS)
-def test_a_damaged_partition_is_two_lines(faces: Path, kind: str, capsys: pytest.CaptureFixture[str]):
-    content, words = PARTITIONS[kind]
-    file = faces / "list_eval_partition.txt"
+DAMAGED = [("list_attr_celeba.txt", *case) for case in TABLES.items()]
+DAMAGED += [("list_eval_partition.txt", *case) for case in PARTITIONS.items()]
+
+
+@pytest.mark.parametrize(("name", "kind", "case"), DAMAGED, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_damaged_table_or_partition_is_two_lines(name: str, kind: str, case: tuple, faces: Path, capsys):
+    file, (content, words) = faces / name, case
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert str(file) in _refused(capsys, "train celeba --data-dir celeba", 3, *words)
 

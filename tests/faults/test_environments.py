@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import said, write_run
+from command_line import refused, said, write_run
 from PIL import Image
 
 TINY = (
@@ -251,10 +251,7 @@ def test_a_read_only_folder_is_reported_before_any_work(
             "make-gif denoise fixed/runs/pets",
             "make-gif denoise fixed/runs/pets --out fixed/a.gif",
         ):
-            code, out, err = said(capsys, line)
-            assert (code, out) == (6, ""), (line, err)
-            assert [one.partition(":")[0] for one in err.splitlines()] == ["error", "hint"], err
-            assert "fixed" in err
+            refused(capsys, line, 6, "fixed")
         assert said(capsys, "show fixed/runs/pets")[0] == 0
     assert not _litter(tmp_path)
 

@@ -91,6 +91,15 @@ def said(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
+def refused(capsys: pytest.CaptureFixture[str], line: str, code: int, *words: str) -> str:
+    """What a command line says on stderr that must end with this code, one error with such words, and one hint."""
+    exit_code, out, err = said(capsys, line)
+    assert (exit_code, out) == (code, ""), err
+    assert [text.partition(":")[0] for text in err.splitlines()] == ["error", "hint"], err
+    assert all(word in err for word in words), err
+    return err
+
+
 def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every command by its words, and those of groups after their group."""
     for name, command in group.commands.items():
