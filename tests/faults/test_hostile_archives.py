@@ -42,8 +42,9 @@ from command_line import refused, said
 from ditkit.config import DataConfig
 from ditkit.data import celeba
 from ditkit.data.contract import open_dataset
-from ditkit.data.sources import archive_names, location, zip
+from ditkit.data.sources import archive_names, location
 from ditkit.data.sources import extract as extraction
+from ditkit.data.sources import zip as zip_reader
 from ditkit.data.sources.archive_names import COMPLETE, Limits
 from ditkit.data.sources.extract import extract, is_whole
 from ditkit.errors import DataError, MachineError, UsageError
@@ -113,7 +114,7 @@ def test_a_directory_of_too_many_members_or_bytes_is_refused(tmp_path: Path, mon
     with pytest.raises(DataError, match="has more than 11 members"):
         extract(tmp_path / "a.zip", tmp_path / "out", limits=Limits(members=11))
     assert _files(extract(tmp_path / "a.zip", tmp_path / "out", limits=Limits(members=12))) == FEW
-    monkeypatch.setattr(zip, "LONGEST_DIRECTORY", 500)
+    monkeypatch.setattr(zip_reader, "LONGEST_DIRECTORY", 500)
     with pytest.raises(DataError, match="has a directory that is too long"):
         extract(tmp_path / "a.zip", tmp_path / "other")
 

@@ -8,8 +8,8 @@ file's name is the dataset's name (`my_squares.py` is `my-squares`), the first l
 - `validation`: at most so many images are in the split "validation", and none of them in "train" (`holdout`);
 - `path`, `label_by` and the others, where they mean something for it, else UsageError where they are set.
 
-Both splits have the same labels. Everything else (order, mirroring, batches, replacing what is unreadable) is done by
-whoever reads the dataset.
+Both splits have the same labels. The order, mirroring, batches and replacements of unreadable images are the work of
+`data.batches`.
 """
 
 from __future__ import annotations

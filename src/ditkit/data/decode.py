@@ -95,8 +95,8 @@ def fit(
 ) -> np.ndarray:
     """An image at the target's size, resized with antialiasing: uint8 (height, width, C).
 
-    The target's aspect ratio comes from cutting off what is too much, on both sides ("center") or at the bottom and
-    on both sides ("top"), from white margins ("pad"), or from distortion ("stretch").
+    The target's aspect ratio comes from cropping, at opposite sides ("center") or at the bottom and both sides
+    ("top"), from white margins ("pad"), or from distortion ("stretch").
     """
     if crop == "pad":
         scale = max(image.width / width, image.height / height)
@@ -142,9 +142,9 @@ def read_for_edit(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.n
 
 
 def crop_box(size: tuple[int, int], height: int, width: int, crop: str) -> tuple[int, int, int, int]:
-    """What `fit` keeps of an image of that size (width, height): left, top, right, bottom.
+    """The part of an image of a size (width, height) that `fit` keeps: left, top, right, bottom.
 
-    All of it, or the largest part of the target's aspect ratio.
+    It is all of the image, or the largest part that has the target's aspect ratio.
     """
     if crop in ("pad", "stretch"):
         return 0, 0, *size

@@ -1,4 +1,4 @@
-"""Images of any source as a dataset: where their bytes are, which label each has, and what becomes of them."""
+"""Images of any source as a dataset: where their bytes are, which label each has, how they are decoded."""
 
 from __future__ import annotations
 

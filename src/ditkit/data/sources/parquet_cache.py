@@ -1,7 +1,7 @@
-"""The encoded images of tables, laid out for reading any of them: written once, kept in the cache.
+"""Random access to the encoded images of parquet tables, which are copied once into files in the cache.
 
-A table packs hundreds of images together, and one of them costs as much to read as all. Training reads them in random
-order.
+A table packs hundreds of images together, and reading one of them costs as much as reading all; training reads in
+random order.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _read(table: Path, target: Path) -> PackedTable | None:
 
 
 def _write(target: Path, blocks: Iterator[tuple[memoryview, np.ndarray]]) -> None:
-    """A pack, and then its index: without it, it is none."""
+    """The images, then their offsets: without these, the pack is not whole."""
     for leftover in target.parent.glob(f".{target.stem}.*.tmp"):
         leftover.unlink()
     sizes: list[np.ndarray] = []
