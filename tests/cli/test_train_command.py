@@ -138,7 +138,7 @@ def test_data_sets_and_settings_are_read_once_and_the_run_is_claimed_once(
     assert sorted(set(calls)) == ["mnist.toml", "start_or_resume", "train", "validation"], "nothing to read yet"
     assert [calls.count(call) for call in ("start_or_resume", "train", "validation")] == [1, 1, 1]
     calls.clear()
-    assert said(capsys, "train once --steps 4 --quiet --device cpu")[0] == 0
+    assert said(capsys, "train once --steps 4 --batch-size auto --quiet --device cpu")[0] == 0
     assert sorted(calls) == ["config.toml", "start_or_resume", "train", "validation"]
 
 

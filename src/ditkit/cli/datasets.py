@@ -38,7 +38,7 @@ def for_device(target: Target, device: str, run: RunFolder | None) -> Target:
 
 
 def gpu_is_there(device: str) -> bool:
-    """Whether training would run on a GPU; asks torch, which takes seconds to load, only where there may be one."""
+    """Whether training would run on a GPU; loads torch, which takes seconds, only where there may be one."""
     if device != "auto":
         return device != "cpu"
     from ..runtime.memory import GPU_DEVICES
@@ -101,7 +101,7 @@ def _shown(text: str) -> Iterator[Callable[[float, float | None], None]]:
 
 
 def _agreed(text: str, *, yes: bool) -> bool:
-    """The user's answer; yes where nobody can be asked, or several processes would ask at once."""
+    """The user's answer; yes where there is nobody to ask, or several processes would ask at once."""
     asks = sys.stdin is not None and sys.stdin.isatty() and console.stderr().is_terminal and not launch.has_launcher()
     return console.agreed(f"{text}?", yes=yes or not asks)
 
