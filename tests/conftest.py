@@ -87,8 +87,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    if hub := sys.modules.get("ditkit.io.hub"):
-        hub._resolved.clear()
+    if snapshot := sys.modules.get("ditkit.io.snapshot"):
+        snapshot._resolved.clear()
     return tmp_path
 
 

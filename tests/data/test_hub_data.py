@@ -8,17 +8,19 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import refused, said
 from hub_server import Faults, Hub, commit_of, forget, hub
+from huggingface_hub import snapshot_download
 from made_tables import faces, picture, table
 
 from ditkit.config import DataConfig
 from ditkit.data import celeba
 from ditkit.data.contract import open_dataset
 from ditkit.errors import UsageError
-from ditkit.io import hub as io_hub
+from ditkit.io import snapshot as snapshots
 from ditkit.io.hub import HubAddress, parse
 from ditkit.runs.folder import RunFolder
 
@@ -83,8 +85,8 @@ def test_celeba_arrives_and_is_trained_on_with_one_command(
 ) -> None:
     code, _, err = said(capsys, f"train celeba --yes {TINY}")
     assert code == 0, err
-    place = f"hf://flwrlabs/celeba@2d738f56e0e7 to {cache}/hub/flwrlabs--celeba-2d738f56e0e7"
-    assert f"downloading 3 files, 0.1 MB, from {place}\n" in err
+    place = f"hf://flwrlabs/celeba@2d738f56e0e7 to {cache.parent}/hf/hub/datasets--flwrlabs--celeba"
+    assert f"downloading 3 files, 104 kB, from {place}\n" in err
     assert err.count(celeba.LICENCE) == 1
     assert RunFolder(Path("runs/celeba")).last_step() == 2
     assert "test-00000" not in paths_asked(server)
@@ -137,10 +139,10 @@ def test_a_local_folder_of_the_same_tables_is_the_same_data(server: Hub, tmp_pat
 def test_a_download_that_breaks_off_is_one_error_and_the_next_command_goes_on(
     server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ditkit.io.download.time.sleep", lambda seconds: None)
-    server.faults = Faults(cut_after=500)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.faults = Faults(broken=frozenset({"img_align+identity+attr/train-00001-of-00002.parquet"}))
     code, _, err = said(capsys, f"train celeba {TINY}")
-    assert code == 6 and "error: cannot download http" in err and "list_attr_celeba.txt" in err
+    assert code == 6 and "error: cannot download hf://flwrlabs/celeba/img" in err and "list_attr_celeba.txt" in err
     server.faults = Faults()
     assert said(capsys, f"train celeba --quiet {TINY}")[0] == 0
     assert set(server.sent.values()) == {len(content) for path, content in CELEBA.items() if "test" not in path} - {23}
@@ -158,11 +160,11 @@ class Typed(io.StringIO):
 def test_a_person_is_asked_before_much_is_downloaded(
     server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
 ) -> None:
-    monkeypatch.setattr(io_hub, "ASK_FROM", 1000)
+    monkeypatch.setattr(snapshots, "ASK_FROM", 1000)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdin", Typed(answer))
     code, _, err = said(capsys, f"train celeba --dry-run {TINY}")
-    assert "download 3 files, 0.1 MB, from hf://flwrlabs/celeba@2d738f56e0e7 to " in err and "? [y/N] " in err
+    assert "download 3 files, 104 kB, from hf://flwrlabs/celeba@2d738f56e0e7 to " in err and "? [y/N] " in err
     if answer[:1].lower() == "y":
         assert code == 0
     else:
@@ -174,13 +176,13 @@ def test_a_person_is_asked_before_much_is_downloaded(
 def test_nobody_is_asked_who_has_said_yes_or_cannot_answer(
     server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    monkeypatch.setattr(io_hub, "ASK_FROM", 1000)
+    monkeypatch.setattr(snapshots, "ASK_FROM", 1000)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdin", io.StringIO() if how == "no terminal" else Typed())
     if how == "launched":
         monkeypatch.setenv("RANK", "0")
     code, _, err = said(capsys, f"train celeba --dry-run {TINY} {how if how == '--yes' else ''}")
-    assert code == 0 and "[y/N]" not in err and "3 files, 0.1 MB" in err
+    assert code == 0 and "[y/N]" not in err and "3 files, 104 kB" in err
 
 
 # --- hf://
@@ -220,6 +222,22 @@ def test_images_and_archives_on_the_hub_are_as_good_as_a_folder(server: Hub) -> 
     assert some.labels == () and len(some) == 9
     packed = open_dataset(replace(config, path="hf://someone/packed", validation=0), "train")
     assert packed.labels == ("test", "train") and len(packed) == 40
+
+
+def test_only_files_for_training_are_taken_whatever_else_lies_beside_them(server: Hub, tmp_path: Path) -> None:
+    files = {f"data/{label}/{number}.png": picture(number) for label in ("cat", "dog") for number in range(5)}
+    other = {"data/test/cat/9.png": picture(9), "data2/metadata.csv": b"file_name,label\n"}
+    server.repositories["dataset", "someone/twins"] = {**files, **other}
+    config = DataConfig(name="hub", image_size=(8, 8), channels=3, validation=0, path="hf://someone/twins")
+    images = open_dataset(config, "train")
+    assert images.labels == ("cat", "dog") and len(images) == 10
+    assert "data2" not in paths_asked(server) and "data/test" not in paths_asked(server)
+    whole = snapshot_download(
+        "someone/twins", repo_type="dataset", cache_dir=tmp_path / "hf/hub", endpoint=server.endpoint
+    )
+    assert (Path(whole) / "data/test/cat/9.png").is_file()
+    again = open_dataset(config, "train")
+    assert again.labels == ("cat", "dog") and again.fingerprint == images.fingerprint
 
 
 def test_the_folder_dataset_reads_addresses_of_the_hub_too(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,3 +282,24 @@ def test_addresses_are_read() -> None:
 
 def test_the_commits_of_the_server_are_those_that_git_would_like() -> None:
     assert len(commit_of(CELEBA)) == 40
+
+
+def entries_of_the_hub(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    entries = json.loads(said(capsys, "data list --json")[1])["entries"]
+    return [entry for entry in entries if entry["name"].startswith("hub/")]
+
+
+def test_what_other_tools_share_is_listed_and_removed_only_by_its_name(
+    server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(capsys, f"train hf://someone/pets --dry-run {TINY}")[0] == 0
+    (entry,) = entries_of_the_hub(capsys)
+    shared = tmp_path / "hf/hub/datasets--someone--pets"
+    assert entry["name"].startswith("hub/someone--pets-") and Path(entry["shared"]).parents[1] == shared
+    assert entry["bytes"] > len(LABELLED) and f"in {shared}" in said(capsys, "data list")[1]
+    code, _, err = said(capsys, "data remove --all --yes")
+    assert code == 0 and f"what other tools share stays, unless it is named: {entry['name']}" in err
+    assert any(shared.rglob("train-0.parquet"))
+    code, _, err = said(capsys, f"data remove {entry['name']} --yes")
+    assert code == 0 and "are free again" in err and not shared.exists()
+    assert entries_of_the_hub(capsys) == []

@@ -27,7 +27,7 @@ from ditkit.errors import CheckpointError, MachineError, UsageError
 from ditkit.interop import push, readme
 from ditkit.interop.import_model import pull, write_as_run
 from ditkit.io import atomic
-from ditkit.io import hub as io_hub
+from ditkit.io import snapshot as snapshots
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.lookup import find_weights
 from ditkit.runs.model_info import LatentStats, ModelInfo, read_model_info
@@ -78,7 +78,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def forget() -> None:
     """As in another process."""
-    io_hub._resolved.clear()
+    snapshots._resolved.clear()
 
 
 def files(server: Hub, repo: str = REPO) -> dict[str, bytes]:
@@ -595,7 +595,7 @@ def test_much_is_asked_about_first(
     server: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed(capsys)
-    monkeypatch.setattr(io_hub, "ASK_FROM", 1000)
+    monkeypatch.setattr(snapshots, "ASK_FROM", 1000)
     monkeypatch.setenv("FORCE_COLOR", "1")
     for line in (f"hub pull {REPO}", f"sample --model hf://{REPO} --device cpu"):
         forget()
@@ -604,6 +604,7 @@ def test_much_is_asked_about_first(
         assert code == UsageError.exit_code and "not done: download" in err and not server.sent
         assert said(capsys, f"{line} --yes")[0] == 0
         shutil.rmtree("cache")
+        shutil.rmtree("hf")
         server.sent.clear()
 
 

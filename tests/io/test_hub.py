@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 from hub_server import Faults, Hub, commit_of, forget, hub
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from ditkit.errors import MachineError, UsageError
-from ditkit.io import hub as io_hub
 from ditkit.io import paths
+from ditkit.io import snapshot as snapshots
 from ditkit.io.download import Patience
-from ditkit.io.hub import NOTE, files_of, snapshot
 from ditkit.io.progress import reporting_to
+from ditkit.io.snapshot import NOTE, files_of, snapshot, source_of
 
 REPO = "someone/faces"
 BIG = random.Random(0).randbytes(300_000)
@@ -35,11 +35,21 @@ FILES = {
 HASTY = Patience(timeout=10, delays=(0.01, 0.01, 0.01))
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub, too, waits before it tries again."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub({("dataset", REPO): FILES, ("model", "someone/weights"): {"config.json": b"{}", "w.bin": BIG}}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
+
+
+def note_folder(cache: Path) -> Path:
+    return cache / "hub" / f"someone--faces-{commit_of(FILES)[:12]}"
 
 
 def train(path: str) -> bool:
@@ -53,8 +63,8 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 def test_only_wanted_files_come_and_a_second_time_nothing_is_asked_of_a_known_commit(server: Hub, cache: Path) -> None:
     folder = snapshot(REPO, wanted=train)
-    assert folder == cache / "hub" / f"someone--faces-{commit_of(FILES)[:12]}"
-    assert json.loads((folder / NOTE).read_bytes())["commit"] == commit_of(FILES)
+    assert folder == cache.parent / f"hf/hub/datasets--someone--faces/snapshots/{commit_of(FILES)}"
+    assert json.loads((note_folder(cache) / NOTE).read_bytes())["commit"] == commit_of(FILES)
     assert files_in(folder) == {path: content for path, content in FILES.items() if train(path)}
     before = server.asked.total()
     assert snapshot(REPO, wanted=train) == folder and snapshot(REPO, revision=commit_of(FILES), wanted=train) == folder
@@ -67,10 +77,49 @@ def test_small_empty_and_odd_files_come_too(server: Hub) -> None:
     assert set(files_of(REPO)) == set(FILES)
 
 
-def test_the_server_of_these_tests_is_one_that_huggingface_hub_understands(server: Hub, tmp_path: Path) -> None:
-    snapshot_download(REPO, repo_type="dataset", local_dir=tmp_path / "whole", endpoint=server.endpoint)
-    got = files_in(tmp_path / "whole")
-    assert {path: content for path, content in got.items() if not path.startswith(".")} == FILES
+def test_what_another_tool_has_fetched_is_checked_and_not_fetched_again(server: Hub, tmp_path: Path) -> None:
+    shared = tmp_path / "hf/hub"
+    whole = snapshot_download(REPO, repo_type="dataset", cache_dir=shared, endpoint=server.endpoint)
+    assert files_in(Path(whole)) == FILES
+    sent = server.sent.total()
+    folder = snapshot(REPO, wanted=lambda path: True)
+    assert folder == Path(whole) and server.sent.total() == sent
+    damaged = folder / "data/train-1.parquet"
+    damaged.write_bytes(bytes(len(BIG)))
+    shutil.rmtree(tmp_path / "cache")
+    forget()
+    assert files_in(snapshot(REPO, wanted=train))["data/train-1.parquet"] == BIG[::-1]
+    assert server.sent.total() == sent + len(BIG)
+
+
+def test_what_ditkit_has_fetched_other_tools_find_without_a_network(server: Hub, tmp_path: Path) -> None:
+    folder = snapshot(REPO, wanted=train)
+    server.faults.down = True
+    found = hf_hub_download(
+        REPO, "data/train-0.parquet", repo_type="dataset", cache_dir=tmp_path / "hf/hub", local_files_only=True
+    )
+    assert Path(found) == folder / "data/train-0.parquet"
+
+
+def test_a_model_that_only_another_tool_has_fetched_serves_offline_and_a_data_set_does_not(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "hf/hub"
+    hf_hub_download("someone/weights", "w.bin", cache_dir=shared, endpoint=server.endpoint)
+    hf_hub_download(REPO, "data/train-0.parquet", repo_type="dataset", cache_dir=shared, endpoint=server.endpoint)
+    monkeypatch.setenv("DITKIT_OFFLINE", "1")
+    assert files_in(snapshot("someone/weights", kind="model", wanted=lambda path: True)) == {"w.bin": BIG}
+    with pytest.raises(MachineError, match="is not looked up, because DITKIT_OFFLINE is set"):
+        snapshot(REPO, wanted=train)
+
+
+def test_files_that_an_earlier_ditkit_has_fetched_are_used_where_they_are(server: Hub, cache: Path) -> None:
+    files_of(REPO)
+    for path in filter(train, FILES):
+        (note_folder(cache) / path).parent.mkdir(exist_ok=True)
+        (note_folder(cache) / path).write_bytes(FILES[path])
+    assert snapshot(REPO, wanted=train) == note_folder(cache) and not server.sent
+    assert source_of(note_folder(cache)) == f"hf://{REPO}@{commit_of(FILES)[:12]}"
 
 
 def test_a_model_repository_is_the_same(server: Hub) -> None:
@@ -81,25 +130,42 @@ def test_a_model_repository_is_the_same(server: Hub) -> None:
 def test_paths_that_lead_out_of_the_folder_are_never_written(server: Hub, cache: Path) -> None:
     evil = {"../../evil": b"1" * 2000, "a/../../../evil": b"2", "c:/evil": b"3", "a\\..\\evil": b"4", "good": b"5"}
     server.repositories[("dataset", REPO)] = evil
-    assert files_in(snapshot(REPO, wanted=lambda path: True)) == {"good": b"5"}
+    folder = snapshot(REPO, wanted=lambda path: True)
+    assert files_in(folder) == {"good": b"5"} and source_of(folder) == f"hf://{REPO}@{commit_of(evil)[:12]}"
     assert not list(cache.parent.rglob("*evil*"))
 
 
-def test_a_broken_connection_goes_on_where_it_stopped(server: Hub) -> None:
+def test_a_broken_connection_goes_on_where_it_stopped(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)  # what it writes at a time
     server.faults = Faults(cut_after=100_000)
     folder = snapshot(REPO, wanted=train, patience=HASTY)
     assert files_in(folder)["data/train-0.parquet"] == BIG
     assert server.sent[hashlib.sha256(BIG).hexdigest()] == len(BIG)
 
 
-def test_another_process_goes_on_where_one_was_stopped(server: Hub) -> None:
-    server.faults = Faults(cut_after=100_000)
-    with pytest.raises(MachineError, match="breaks off after 100,000 of 300,000 bytes"):
+def test_another_process_goes_on_with_the_file_that_one_was_stopped_in(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "_AT_ONCE", 1)
+    server.faults = Faults(broken=frozenset({"data/train-1.parquet"}))
+    with pytest.raises(MachineError, match=r"cannot download hf://someone/faces/data/train-1.parquet: .* answers 503"):
         snapshot(REPO, wanted=train, patience=Patience(delays=()))
     forget()
     server.faults = Faults()
     assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG
-    assert server.sent[hashlib.sha256(BIG).hexdigest()] == len(BIG)
+    assert set(server.sent.values()) == {len(BIG)}
+
+
+def test_a_connection_that_breaks_again_and_again_is_one_error(server: Hub) -> None:
+    server.faults = Faults(cut_after=0)
+    with pytest.raises(MachineError, match=r"cannot reach http://.* for hf://someone/faces: the connection breaks off"):
+        snapshot(REPO, wanted=train, patience=HASTY)
+
+
+def test_a_file_of_another_commit_is_refused(server: Hub) -> None:
+    server.faults = Faults(other_commit=True)
+    with pytest.raises(MachineError, match="does not answer as the hub does"):
+        snapshot(REPO, wanted=train, patience=HASTY)
 
 
 def test_who_comes_at_the_same_time_shares_one_download(server: Hub) -> None:
@@ -115,11 +181,12 @@ def test_wrong_content_is_refused_and_not_kept(server: Hub, cache: Path, path: s
     with pytest.raises(MachineError, match=r"has the (sha256|git name) .*, not "):
         snapshot(REPO, wanted=lambda one: one == path, patience=HASTY)
     assert [one.name for one in (cache / "hub").rglob("*") if one.is_file()] == [NOTE]
+    assert not [one for one in (cache.parent / "hf").rglob("*") if one.name == path or one.parent.name == "blobs"]
 
 
 def test_a_web_page_instead_of_a_file_is_refused(server: Hub) -> None:
     server.faults = Faults(page=True)
-    with pytest.raises(MachineError, match="the server sent a web page"):
+    with pytest.raises(MachineError, match="does not answer as the hub does"):
         snapshot(REPO, wanted=train, patience=HASTY)
 
 
@@ -230,7 +297,7 @@ def test_a_full_disk_is_found_before_anything_comes(server: Hub, monkeypatch: py
 
 
 def test_much_is_asked_about_first_and_progress_is_reported(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io_hub, "ASK_FROM", 500_000)
+    monkeypatch.setattr(snapshots, "ASK_FROM", 500_000)
     told, shown, questions = [], [], []
 
     @contextmanager
@@ -243,23 +310,23 @@ def test_much_is_asked_about_first_and_progress_is_reported(server: Hub, monkeyp
 
     with (
         reporting_to(watch, ask(False)),
-        pytest.raises(UsageError, match=r"not done: download 2 files, 0\.6 MB") as raised,
+        pytest.raises(UsageError, match=r"not done: download 2 files, 600 kB") as raised,
     ):
         snapshot(REPO, wanted=train)
     assert "--yes" in str(raised.value.hint) and not server.sent and not told
     with reporting_to(watch, ask(True)):
         folder = snapshot(REPO, wanted=train)
         snapshot(REPO, wanted=lambda path: "test" in path)
-    what = f"2 files, 0.6 MB, from hf://someone/faces@{commit_of(FILES)[:12]} to {folder}"
+    what = f"2 files, 600 kB, from hf://someone/faces@{commit_of(FILES)[:12]} to {folder.parents[1]}"
     assert questions == [f"download {what}"] * 2 and told[0] == f"downloading {what}" and len(told) == 2
     assert [done for done, _ in shown] == sorted(done for done, _ in shown[:-2]) + [done for done, _ in shown[-2:]]
     assert (600_000, 600_000) in shown
 
 
-def test_a_damaged_note_is_written_again(server: Hub) -> None:
+def test_a_damaged_note_is_written_again(server: Hub, cache: Path) -> None:
     folder = snapshot(REPO, wanted=train)
     for content in (b"", b"[]", b"{}", json.dumps({"format": 1}).encode()):
-        (folder / NOTE).write_bytes(content)
+        (note_folder(cache) / NOTE).write_bytes(content)
         assert snapshot(REPO, wanted=train) == folder
     (folder / "data/train-0.parquet").write_bytes(b"cut")
     assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG

@@ -45,6 +45,8 @@ class Faults:
     statuses: list[int] = field(default_factory=list)  # answered first, one a request
     retry_after: str | None = None
     wrong_content: bool = False
+    broken: frozenset[str] = frozenset()  # paths of files that cannot be had at the moment
+    other_commit: bool = False  # than the one that was asked for, says the hub of every file
     page: bool = False  # instead of a file's bytes
     gated: bool = False
     down: bool = False  # every answer is 503
@@ -260,8 +262,11 @@ class _Answers(_Uploads):
             return self.answer(b"", 403, {"X-Error-Code": "GatedRepo"})
         if path not in files:
             return self.answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
+        if path in self.server.faults.broken:
+            return self.answer(b"", 503)
         content = files[path]
-        headers = {"X-Repo-Commit": commit_of(files)}
+        commit = revision if revision in self.server.older else commit_of(files)
+        headers = {"X-Repo-Commit": "e" * 40 if self.server.faults.other_commit else commit}
         if len(content) < LARGE:
             return self.send(path, content, {**headers, "ETag": f'"{git_name(content)}"'})
         sha256 = hashlib.sha256(content).hexdigest()
@@ -282,7 +287,7 @@ class _Answers(_Uploads):
         if faults.wrong_content:
             content = bytes(len(content))
         status, first = 200, 0
-        if (wanted := self.headers.get("Range")) and self.headers.get("If-Range") == headers["ETag"]:
+        if (wanted := self.headers.get("Range")) and self.headers.get("If-Range", headers["ETag"]) == headers["ETag"]:
             status, first = 206, int(wanted.removeprefix("bytes=").rstrip("-"))
             headers = {**headers, "Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
         body = content[first:]
@@ -291,7 +296,8 @@ class _Answers(_Uploads):
             self.close_connection = True
             headers = {**headers, "Content-Length": str(len(body))}
             body = body[: faults.cut_after]
-        self.server.sent[name] += len(body)
+        if self.command != "HEAD":
+            self.server.sent[name] += len(body)
         return self.answer(body, status, headers)
 
 
@@ -319,6 +325,6 @@ def _tree(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
 
 def forget() -> None:
     """As in another process."""
-    from ditkit.io import hub as io_hub
+    from ditkit.io import snapshot as snapshots
 
-    io_hub._resolved.clear()
+    snapshots._resolved.clear()

@@ -50,7 +50,7 @@ def settings(word: str) -> dict[str, Any]:
         folder = autoencoder_folder(path)
         return {**nothing, **described(read_config(folder)), "source": as_stored(folder.resolve())}
     if is_repository(word):
-        from ..io.hub import snapshot
+        from ..io.snapshot import snapshot
 
         folder = snapshot(word, kind="model", wanted=lambda name: name == CONFIG, by_hand=BY_HAND)
         return {**nothing, **described(read_config(folder)), "source": word}
@@ -110,7 +110,7 @@ def find_files(config: RunConfig) -> Path:
     if path.is_dir():
         folder = autoencoder_folder(path)
     elif is_repository(source):
-        from ..io.hub import snapshot
+        from ..io.snapshot import snapshot
 
         revision, files = config.autoencoder.revision, (CONFIG, WEIGHTS)
         folder = snapshot(source, kind="model", revision=revision, wanted=files.__contains__, by_hand=BY_HAND)

@@ -245,6 +245,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "modified": entry.modified,
         "source": entry.source,
         "unfinished": entry.unfinished,
+        **({"shared": str(entry.shared)} if entry.shared else {}),
     }
 
 
@@ -267,7 +268,8 @@ def _cache_lines(entries: list[dict[str, Any]], total: int, folder: Path) -> Ite
         note = "  unfinished" if entry["unfinished"] else ""
         yield f"  {name:<{width}}  {text.format_size(entry['bytes']):>9}  {age:>8}{note}"
         if entry["source"]:
-            yield f"    from {text.flat(entry['source'])}"
+            shared = f", in {text.flat(entry['shared'])}, which other tools share" if "shared" in entry else ""
+            yield f"    from {text.flat(entry['source'])}{shared}"
     unfinished = [entry["bytes"] for entry in entries if entry["unfinished"]]
     part = f", {text.format_size(sum(unfinished))} of it unfinished" if unfinished else ""
     yield f"  {text.format_size(total)} in all{part}"
@@ -292,7 +294,10 @@ def remove(entries: Entries, output: Annotated[Output, only("yes json quiet")]) 
     """
     from ..io import cache
 
-    chosen = _choose(entries, cache.entries())
+    cached = cache.entries()
+    chosen = _choose(entries, cached)
+    if entries.everything and (shared := [text.flat(entry.name) for entry in cached if entry.shared]):
+        console.say(f"what other tools share stays, unless it is named: {', '.join(shared)}", quiet=output.quiet)
     if chosen:
         with console.spinner("measuring …", quiet=output.quiet):
             size = text.format_size(sum(entry.size for entry in chosen))
@@ -340,7 +345,7 @@ def _choose(chosen: Entries, entries: Sequence[Entry]) -> list[Entry]:
     if chosen.names:
         named = [find(name, entries) for name in chosen.names]
         return [entry for entry in entries if entry in named]
-    return [entry for entry in entries if chosen.everything or entry.unfinished]
+    return [entry for entry in entries if (chosen.everything and not entry.shared) or entry.unfinished]
 
 
 COMMANDS = {"show": show, "reconstruct": reconstruct, "list": list_, "remove": remove}

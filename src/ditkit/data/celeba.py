@@ -13,9 +13,10 @@ import numpy as np
 from ..config import DataConfig
 from ..errors import DataError
 from ..io import atomic
-from ..io.hub import address, files_of, snapshot
+from ..io.hub import address
 from ..io.paths import cache_dir, expanded
 from ..io.progress import notify
+from ..io.snapshot import files_of, snapshot
 from .contract import Split, holdout
 from .image_dataset import ImageDataset, image_subset
 from .labels import attributes

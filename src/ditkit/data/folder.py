@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from ..config import DataConfig
 from ..errors import DataError
@@ -32,9 +35,14 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
         raise DataError("the dataset 'folder' needs a folder of images", "give it with --data-dir FOLDER")
     if is_hub(config.path):
         return of_repository(config, split)
-    place = local_images(config.path)
-    listing = None if place.is_file() else _on_disk(place)
-    archives = [place] if listing is None else _archives(listing, place)
+    return images_at(config.path, config, split)
+
+
+def images_at(path: str, config: DataConfig, split: Split, names: Collection[str] | None = None) -> ImageDataset:
+    """The images at a path; of a folder only the files with these names, if any are given. Raises as `dataset` does."""
+    place = local_images(path)
+    listing = None if place.is_file() else _on_disk(place, names)
+    archives = [place] if listing is None else _archives(listing, place, names)
     if listing is not None and not archives:
         if not len(listing.rows(EXTENSIONS)) and tables_below(place):
             return folder_of_tables(config, split, place)
@@ -54,16 +62,22 @@ def _labelled_images(listing: Listing, config: DataConfig) -> tuple[FileSource |
     return images.source, find_labels(listing, images, config)
 
 
-def _on_disk(root: Path) -> Listing:
+def _on_disk(root: Path, names: Collection[str] | None = None) -> Listing:
     folders = [os.fsencode(entry.name) for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
-    return Listing(where=str(root), source=find(root, ALL_EXTENSIONS), folders=sorted(folders))
+    source = find(root, ALL_EXTENSIONS)
+    if names is not None:
+        tops = {os.fsencode(name.partition("/")[0]) for name in names if "/" in name}
+        folders = [folder for folder in folders if folder in tops]
+        source = source.take(np.flatnonzero([name in names for name in source.names]))
+    return Listing(where=str(root), source=source, folders=sorted(folders))
 
 
-def _archives(listing: Listing, folder: Path) -> list[Path]:
+def _archives(listing: Listing, folder: Path, names: Collection[str] | None = None) -> list[Path]:
     """The archives of a folder that holds no images itself, in byte order of their names."""
     if len(listing.rows(EXTENSIONS)):
         return []
     paths = (path for path in folder.iterdir() if path.suffix.lower() in (".zip", ".tar") and path.is_file())
+    paths = (path for path in paths if names is None or path.name in names)
     return sorted((path for path in paths if not hidden(path.name)), key=os.fsencode)
 
 

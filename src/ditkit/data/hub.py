@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ..config import DataConfig
 from ..errors import DataError, UsageError
-from ..io.hub import PARQUET, HubAddress, address, files_of, is_hub, parse, snapshot
+from ..io.hub import PARQUET, HubAddress, address, is_hub, parse
+from ..io.snapshot import files_of, snapshot
 from .contract import Split
 from .decode import EXTENSIONS
 from .image_dataset import ImageDataset
@@ -50,17 +50,22 @@ def _loose(
     config: DataConfig, split: Split, place: HubAddress, revision: str | None, images: Sequence[str]
 ) -> ImageDataset:
     """Images or archives of them: the folder that holds those for training is as good as one on disk."""
-    from .folder import dataset as folder
+    from .folder import images_at
 
     above = os.path.commonpath([os.path.dirname(path) for path in images])  # noqa: PTH120
+    below = f"{above}/" if above else ""
     wanted = set(images)
 
     def needed(path: str) -> bool:
-        return path in wanted or (path.startswith(above) and path.rpartition("/")[2] in _LISTS)
+        return path in wanted or (path.startswith(below) and path.rpartition("/")[2] in _LISTS)
 
     root = snapshot(place.repo, revision=revision, wanted=needed, by_hand=_by_hand(place, wanted))
-    inside = Path(images[0]) if len(images) == 1 and images[0].lower().endswith(SUFFIXES) else Path(above)
-    return folder(replace(config, name="folder", path=str(root / inside), revision=None), split)
+    alone = len(images) == 1 and images[0].lower().endswith(SUFFIXES)
+    path = str(root / (images[0] if alone else above))
+    config = replace(config, name="folder", path=path, revision=None)
+    # Other tools may have fetched files into the same folder that are not for training.
+    names = {path.removeprefix(below) for path in files_of(place.repo, revision=revision) if needed(path)}
+    return images_at(path, config, split, None if alone else names)
 
 
 def _by_hand(place: HubAddress, files: set[str]) -> str:

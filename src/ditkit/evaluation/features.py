@@ -20,8 +20,8 @@ from ..checkpoint.loading import read_tensors
 from ..checkpoint.tensors import load_into
 from ..data.pixels import to_levels, to_tensor
 from ..errors import DataError, MachineError, UsageError, unknown
-from ..io.hub import snapshot
 from ..io.paths import expanded
+from ..io.snapshot import snapshot
 
 LENET, INCEPTION, DINOV2 = "lenet", "inception", "dinov2"
 NAMES = (LENET, INCEPTION, DINOV2)

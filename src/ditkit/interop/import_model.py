@@ -16,13 +16,14 @@ from .. import recipes
 from ..autoencoders.files import is_repository
 from ..errors import MachineError, UsageError
 from ..io import atomic, text
-from ..io.hub import HubAddress, address, files_of, is_hub, parse, snapshot
+from ..io.hub import HubAddress, address, is_hub, parse
 from ..io.paths import check_space, expanded
 from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..io.snapshot import files_of, snapshot, source_of
 from ..runs import folder as run_folder
 from ..runs import manifest
 from ..runs.folder import RunFolder
-from ..runs.lookup import METRICS, PICKLES, WEIGHTS, fetch_model, source_of
+from ..runs.lookup import METRICS, PICKLES, WEIGHTS, fetch_model
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 

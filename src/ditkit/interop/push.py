@@ -15,7 +15,7 @@ from .. import recipes
 from ..errors import CheckpointError, DataError, MachineError, UsageError
 from ..io import atomic
 from ..io.download import Patience, offline
-from ..io.hub import OFFICIAL, SCHEME, Repository, Unreachable, address, connection_words, parse, status
+from ..io.hub import OFFICIAL, SCHEME, Repository, Unreachable, address, connection_words, parse, progress_bars, status
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..runs import manifest
 from ..runs.folder import RunFolder, run_of, runs_dir
@@ -107,7 +107,7 @@ def push(
             return upload
         gone = (to.files & set(FILES)) - set(files)  # of an earlier push
         message = message or f"Step {read_model_info(weights).step:,}"
-        with _bars(shown=bars):
+        with progress_bars(shown=bars):
             changed = commit(to, folder, files, gone=gone, private=private, message=message)
     return replace(upload, changed=changed)
 
@@ -202,21 +202,6 @@ def _as_the_hub_stores() -> Iterator[None]:
         constants.HF_HUB_DISABLE_XET = before
 
 
-@contextmanager
-def _bars(*, shown: bool) -> Iterator[None]:
-    """Within it, huggingface_hub draws its progress bars, or does not."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    change = not shown and not are_progress_bars_disabled()
-    if change:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if change:
-            enable_progress_bars()
-
-
 def _hub(repo: str) -> Repository:
     return Repository(repo, "model", "check the network, or set HF_ENDPOINT to a mirror", _PATIENCE)
 
@@ -255,8 +240,6 @@ def _explained(error: Exception, hub: Repository) -> Exception | None:
     if isinstance(error, ValueError) and "README.md" in str(error):
         return UsageError(f"{hub.endpoint} refuses the model card: {_short(str(error))}", _AGAIN)
     why = f"{hub.endpoint} answers {code}" if code is not None else connection_words(error)
-    if why is None and type(error) is RuntimeError:  # of Xet
-        why = _short(str(error))
     return MachineError(f"the upload to {place} broke off: {why}", _AGAIN) if why is not None else None
 
 

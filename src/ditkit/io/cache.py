@@ -1,6 +1,7 @@
-"""What lies in the cache: its entries, how big they are and where they came from, and removing them.
+"""What is in the cache: its entries, how big they are and where they came from, and removing them.
 
-Folders directly below the cache are kinds (downloads, extracted, hub …), and what lies directly in one is an entry.
+Folders directly below the cache are kinds (downloads, extracted, hub …), and what is directly in one is an entry. The
+files of an entry of the hub are in the cache that other tools share; they count for it, and are removed with it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .locks import exclusive
 from .paths import cache_dir
 
 _OTHER_PLACE = "name another folder for it with the environment variable DITKIT_CACHE"
-_LONGEST_NOTE = 1 << 20  # bytes
+_LONGEST_NOTE = 1 << 24  # bytes
 _NOTES = (("COMPLETE.json", ("source", "place")), ("about.json", ("source",)))
 _PART = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.part(\.json)?", re.DOTALL)
 _BEGUN = re.compile(r"\.(?:tmp|trash)-(([a-z]+-)?(.+))-[0-9a-f]{8}", re.DOTALL)
@@ -47,9 +48,16 @@ class Entry:
         return [note, self.path] if self.path.name.endswith(".part") and os.path.lexists(note) else [self.path]
 
     @property
+    def shared(self) -> Path | None:
+        """The folder in the cache of the hub, which other tools share, that has its files."""
+        folder = None if self.path.is_symlink() else _noted(self.path / "about.json", ("snapshot",))
+        return Path(folder) if folder and Path(folder).parent.name == "snapshots" and Path(folder).is_dir() else None
+
+    @property
     def size(self) -> int:
-        """Bytes in all its files; links count as themselves."""
-        return sum(map(_size, self.files))
+        """Bytes in all its files; links count as themselves, but for those of the hub's cache."""
+        linked = (path.stat().st_size for path in self.shared.rglob("*") if path.is_file()) if self.shared else ()
+        return sum(map(_size, self.files)) + sum(linked)
 
     @property
     def modified(self) -> float:
@@ -66,13 +74,13 @@ class Entry:
             return None
         if self.path.name.endswith(".part"):
             return _noted(self.path.with_name(f"{self.path.name}.json"), ("url",))
-        found = (_noted(self.path / name, keys) for name, keys in _NOTES)
-        return next((source for source in found if source), None)
+        sources = (_noted(self.path / name, keys) for name, keys in _NOTES)
+        return next((source for source in sources if source), None)
 
 
 def entries() -> list[Entry]:
-    """All that is in the cache, by kind and name. Raises MachineError for a cache that cannot be read."""
-    found = []
+    """Everything in the cache, by kind and name. Raises MachineError for a cache that cannot be read."""
+    entries = []
     for kind in _names(cache_dir()):
         folder = cache_dir() / kind
         if kind.startswith(".") or folder.is_symlink() or not folder.is_dir():
@@ -82,12 +90,12 @@ def entries() -> list[Entry]:
             unfinished = _is_unfinished(name) or _noted(folder / name / "about.json", ("unfinished",)) is not None
             noted = name.endswith(".part.json") and name.removesuffix(".json") in names
             if not noted and (unfinished or not name.startswith(".")):
-                found.append(Entry(kind=kind, path=folder / name, unfinished=unfinished))
-    return found
+                entries.append(Entry(kind=kind, path=folder / name, unfinished=unfinished))
+    return entries
 
 
 def links() -> list[Path]:
-    """Folders of the cache that lead elsewhere: what is there is left alone."""
+    """Folders of the cache that are links: what they lead to is left alone."""
     return [path for name in _names(cache_dir()) if (path := cache_dir() / name).is_symlink() and path.is_dir()]
 
 
@@ -123,7 +131,7 @@ def _spellings(entry: Entry) -> set[str]:
 def remove(entry: Entry) -> int:
     """Delete an entry; returns how many bytes it had. A kill on the way leaves it whole, or as something unfinished.
 
-    Raises BusyError if another process makes it at the moment, MachineError if the system does not let it go.
+    Raises BusyError if another process makes it at the moment, MachineError if the system refuses.
     """
     size = entry.size
     with contextlib.ExitStack() as stack:
@@ -131,6 +139,8 @@ def remove(entry: Entry) -> int:
             for owner in _owners(entry.path.name):
                 if not stack.enter_context(exclusive(entry.path.with_name(owner), wait=False)):
                     raise BusyError(f"{entry.name} is in use", f"wait until that has ended, or delete {entry.path}")
+            if entry.shared:
+                _remove_shared(entry.shared)
             for path in entry.files:
                 trash = path.with_name(f".trash-{secrets.token_hex(4)}")
                 with contextlib.suppress(FileNotFoundError):  # somebody else was faster
@@ -142,6 +152,15 @@ def remove(entry: Entry) -> int:
                 f"check its permissions, or delete {entry.path} yourself",
             ) from None
     return size
+
+
+def _remove_shared(folder: Path) -> None:
+    """Remove a commit from the hub's cache; files that another commit there has, too, stay."""
+    from huggingface_hub import scan_cache_dir
+
+    scan_cache_dir(folder.parents[2]).delete_revisions(folder.name).execute()
+    if folder.exists():
+        raise OSError(None, "huggingface_hub cannot delete it", str(folder))
 
 
 def _delete(path: Path) -> None:
@@ -163,10 +182,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def _is_unfinished(name: str) -> bool:
-    return name.startswith((".tmp-", ".trash-")) or name.endswith((".part", ".part.json")) or _is_litter(name)
+    return name.startswith((".tmp-", ".trash-")) or name.endswith((".part", ".part.json")) or _is_leftover(name)
 
 
-def _is_litter(name: str) -> bool:
+def _is_leftover(name: str) -> bool:
     return atomic.is_leftover(Path(name))
 
 
@@ -176,7 +195,7 @@ def _owners(name: str) -> list[str]:
         return [part[1]]
     if begun := _BEGUN.fullmatch(name):  # `.tmp-unpack-photos-0123abcd`: of photos, or of unpack-photos
         return list(dict.fromkeys([begun[1], begun[3]]))
-    return [name[1:].rpartition(".tmp")[0].rpartition(".")[0] if _is_litter(name) else name]
+    return [name[1:].rpartition(".tmp")[0].rpartition(".")[0] if _is_leftover(name) else name]
 
 
 def _size(path: Path) -> int:
@@ -192,13 +211,13 @@ def _size(path: Path) -> int:
 def _sizes(folder: Path) -> Iterator[int]:
     waiting = [os.fspath(folder)]
     while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as found:
-            for one in found:
-                if one.is_dir(follow_symlinks=False):
-                    waiting.append(one.path)
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
                 else:
                     with contextlib.suppress(OSError):
-                        yield one.stat(follow_symlinks=False).st_size
+                        yield entry.stat(follow_symlinks=False).st_size
 
 
 def _noted(path: Path, keys: tuple[str, ...]) -> str | None:
@@ -206,9 +225,9 @@ def _noted(path: Path, keys: tuple[str, ...]) -> str | None:
     try:
         if path.is_symlink() or path.stat().st_size > _LONGEST_NOTE:
             return None
-        found: Any = json.loads(path.read_bytes())
+        value: Any = json.loads(path.read_bytes())
         for key in keys:
-            found = found[key]
+            value = value[key]
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
-    return found if isinstance(found, str) and found.strip() else None
+    return value if isinstance(value, str) and value.strip() else None

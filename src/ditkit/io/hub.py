@@ -1,23 +1,23 @@
-"""Hugging Face hub: address, listing, snapshot."""
+"""The Hugging Face hub: addresses, what a repository holds, and one file of it, by huggingface_hub."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
 import logging
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import MachineError, UsageError
-from . import atomic
-from .download import Patience, fetch, offline, seconds, words
-from .paths import cache_dir, cache_folder, check_room
-from .progress import Progress, confirm, progress
+from .atomic import update_digest
+from .download import Patience, offline, seconds, words
+from .paths import expanded
 
 SCHEME = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -32,30 +32,30 @@ class HubAddress:
     subset: str = ""
 
 
-def is_hub(place: str | None) -> bool:
-    """Whether a place is on the hub."""
-    return place is not None and place.startswith(SCHEME)
+def is_hub(address: str | None) -> bool:
+    """Whether an address is on the hub."""
+    return address is not None and address.startswith(SCHEME)
 
 
-def parse(place: str) -> HubAddress:
+def parse(word: str) -> HubAddress:
     """`hf://user/dataset`, `hf://user/dataset/folder`, either with `@revision` behind. Raises UsageError."""
-    words, _, revision = place.removeprefix(SCHEME).removeprefix("datasets/").partition("@")
-    user, _, rest = words.strip("/").partition("/")
+    path, _, revision = word.removeprefix(SCHEME).removeprefix("datasets/").partition("@")
+    user, _, rest = path.strip("/").partition("/")
     name, _, subset = rest.partition("/")
     repo = f"{user}/{name}" if name else user
     check_repository(repo)
     if subset and any(part in ("", ".", "..") for part in subset.split("/")):
-        raise UsageError(f"{place} names no folder of a repository", "e.g. hf://user/dataset")
+        raise UsageError(f"{word} names no folder of a repository", "e.g. hf://user/dataset")
     return HubAddress(repo, revision or None, subset)
 
 
 def address(repo: str, revision: str | None = None) -> str:
-    """The other way round; a commit is shortened."""
+    """The address of a repository; a commit is shortened."""
     return f"{SCHEME}{repo}" + (f"@{revision[:12] if COMMIT.fullmatch(revision) else revision}" if revision else "")
 
 
 def check_repository(repo: str) -> None:
-    """Raises UsageError for what cannot be the name of a repository."""
+    """Raise UsageError for what cannot be the name of a repository."""
     if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", repo, re.ASCII) or ".." in repo or "--" in repo:
         raise UsageError(f"{repo[:200]!r} is not the name of a repository on the hub", "it looks like user/name")
 
@@ -65,9 +65,10 @@ PARQUET = "try hf://{}@refs/convert/parquet, where the hub keeps many datasets a
 OFFICIAL = "https://huggingface.co"
 _TIMEOUT = 30  # seconds
 _TOO_MANY = 50_000  # files, from which the hub's list is not whole
-_ANSWER = TypeVar("_ANSWER")
 _CLIENTS = ("httpx", "httpcore", "requests", "urllib3")  # huggingface_hub has used several
 _LOGIN = "for what is not public set HF_TOKEN to a token of yours, or `hf auth login`"
+NO_ROOM = "free some space there, or name another folder with the environment variable HF_HOME"
+_ANSWER = TypeVar("_ANSWER")
 
 
 class Unreachable(MachineError):
@@ -76,18 +77,33 @@ class Unreachable(MachineError):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of a repository: its size in bytes, and the SHA-256 (of large ones) or the name that git has for it."""
+    """A file of a repository: its size in bytes, and its SHA-256 (of large files) or the hash that git gives it."""
 
     size: int
     sha256: str | None
     git: str | None
+
+    def mismatch(self, path: Path) -> str | None:
+        """What is wrong with a file's content; None if it is the hub's, or the hub states no hash."""
+        if self.sha256:
+            kind, expected, digest = "sha256", self.sha256, hashlib.sha256()
+        elif self.git:
+            kind, expected = "git name", self.git
+            digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+        else:
+            return None
+        with path.open("rb") as file:
+            update_digest(digest, file)
+        actual = digest.hexdigest()
+        return f"has the {kind} {actual}, not {expected}" if actual != expected else None
 
 
 class Repository:
     """One on the hub that HF_ENDPOINT names, or on that of Hugging Face; `by_hand` is what to do if that fails."""
 
     def __init__(self, repo: str, kind: Kind, by_hand: str, patience: Patience):
-        self.repo, self.kind, self.by_hand, self.patience = repo, kind, by_hand, patience
+        self.repo, self.by_hand, self.patience = repo, by_hand, patience
+        self.kind: Kind = kind
 
     @property
     def endpoint(self) -> str:
@@ -99,6 +115,11 @@ class Repository:
         """Where people read about the repository."""
         return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
+    @property
+    def folder(self) -> Path:
+        """Its folder in the cache that tools share."""
+        return shared_cache() / f"{self.kind}s--{self.repo.replace('/', '--')}"
+
     def look_up(self, revision: str) -> tuple[str, dict[str, Remote]]:
         """The hash of the commit that a branch, a tag or a part of a hash means, and all its files."""
 
@@ -108,7 +129,7 @@ class Repository:
             )
             if not COMMIT.fullmatch(info.sha):
                 raise ValueError
-            return info.sha, {one.rfilename: _remote(one) for one in info.siblings}
+            return info.sha, {sibling.rfilename: _remote(sibling) for sibling in info.siblings}
 
         commit, files = self.asked(read)
         if len(files) >= _TOO_MANY:
@@ -116,44 +137,48 @@ class Repository:
         return commit, files
 
     def check_access(self, path: str, commit: str) -> None:
-        """Raises UsageError where a file is kept from the user: everybody may list those of a gated repository."""
+        """Raise UsageError where a file is kept from the user: everybody may list those of a gated repository."""
 
         def check(api: Any) -> None:
-            from huggingface_hub import get_hf_file_metadata
+            from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+            url = hf_hub_url(self.repo, path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
             try:
-                get_hf_file_metadata(self._url(path, commit), timeout=_TIMEOUT)
+                get_hf_file_metadata(url, timeout=_TIMEOUT)
             except Exception as error:
-                if getattr(getattr(error, "response", None), "status_code", 404) in (401, 403):
+                if status(error) in (401, 403):
                     raise
 
         self.asked(check)
 
-    def get(self, path: str, remote: Remote, commit: str, folder: Path, on_progress: Progress) -> None:
-        """One file, unless it is there."""
-        target = folder / path
-        if remote.size == 0:
-            atomic.make_folder(target.parent)
-            target.touch()
-            return
-        from huggingface_hub.utils import build_hf_headers
+    def download(self, path: str, remote: Remote, commit: str) -> None:
+        """One file into the shared cache, unless it is there; its content is checked, and removed if it is wrong."""
+        target = self.folder / "snapshots" / commit / path
 
-        token = {name: value for name, value in build_hf_headers().items() if name.lower() == "authorization"}
-        fetch(
-            self._url(path, commit),
-            target,
-            sha256=remote.sha256,
-            git=remote.git,
-            headers=token,
-            by_hand=self.by_hand or None,
-            on_progress=on_progress,
-            patience=self.patience,
-        )
+        def get(api: Any) -> None:
+            options = {"repo_type": self.kind, "revision": commit, "cache_dir": shared_cache()}
+            api.hf_hub_download(self.repo, path, etag_timeout=_TIMEOUT, **options)
+            if size_of(target) != remote.size:  # the hub says that it is of another commit
+                raise ValueError
 
-    def _url(self, path: str, commit: str) -> str:
-        from huggingface_hub import hf_hub_url
+        for last in (False, True):
+            if size_of(target) != remote.size:
+                _discard(target)
+                self.asked(get, lambda error: self._not_downloaded(error, path))
+            mismatch = remote.mismatch(target)
+            if mismatch is None:
+                return
+            if offline():
+                raise MachineError(f"{target} {mismatch}", f"delete {target} to download it again")
+            _discard(target)
+            if last:
+                raise MachineError(f"{address(self.repo, commit)}/{path} {mismatch}", self.by_hand)
 
-        return hf_hub_url(self.repo, path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
+    def _not_downloaded(self, error: Exception, path: str) -> Exception:
+        own = type(error).__module__ == "builtins" and not isinstance(error, (ConnectionError, TimeoutError))
+        if own and isinstance(error, OSError) and error.strerror:  # of the disk
+            return MachineError(f"cannot write to {self.folder}: {error.strerror}", NO_ROOM)
+        return self._explained(error, f"download {address(self.repo)}/{path}")
 
     def asked(
         self, ask: Callable[[Any], _ANSWER], explain: Callable[[Exception], Exception | None] = lambda _: None
@@ -173,14 +198,17 @@ class Repository:
             try:
                 return ask(api)
             except Exception as error:
+                if type(error).__name__ == "LocalEntryNotFoundError" and isinstance(error.__cause__, Exception):
+                    error = error.__cause__  # "not in the cache", because of this
                 wait = _wait(error)
                 if delay is None or wait is None or wait > self.patience.longest:
                     raise explain(error) or self._explained(error) from None
                 time.sleep(max(delay, wait))
         raise AssertionError
 
-    def _explained(self, error: Exception) -> Exception:
+    def _explained(self, error: Exception, task: str | None = None) -> Exception:
         """An error of huggingface_hub, or of what it asks with, in ditkit's words; others as they are."""
+        task = task or f"look up {address(self.repo)}"
         place, endpoint, page = address(self.repo), self.endpoint, self.page
         name, code = type(error).__name__, status(error)
         if name == "RevisionNotFoundError":
@@ -192,20 +220,32 @@ class Repository:
                 f"there is no {self.kind} {self.repo} on the hub, or it is private", f"check it; {_LOGIN}"
             )
         if code is not None:
-            return Unreachable(f"cannot look up {place}: {endpoint} answers {code}", self.by_hand)
-        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):
-            return Unreachable(f"cannot look up {place}: {endpoint} does not answer as the hub does", self.by_hand)
+            return Unreachable(f"cannot {task}: {endpoint} answers {code}", self.by_hand)
+        odd = name == "FileMetadataError" or "Consistency check failed" in str(error)  # a web page, instead of a file
+        if odd or isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):
+            return Unreachable(f"cannot {task}: {endpoint} does not answer as the hub does", self.by_hand)
         if (why := connection_words(error)) is not None:
             return Unreachable(f"cannot reach {endpoint} for {place}: {why}", self.by_hand)
         return error
 
 
+def shared_cache() -> Path:
+    """The cache of huggingface_hub and the tools that use it, as the environment names it now."""
+    for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if folder := os.environ.get(name):
+            return expanded(os.path.expandvars(folder)).absolute() / below
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "huggingface" / "hub"
+
+
 def connection_words(error: Exception) -> str | None:
     """What went wrong with a connection of huggingface_hub's; None for an error of another kind."""
-    if not type(error).__module__.startswith(_CLIENTS) and not isinstance(error, OSError):
+    xet = isinstance(error, RuntimeError) or type(error).__name__ == "XetDownloadError"
+    if not xet and not type(error).__module__.startswith(_CLIENTS) and not isinstance(error, OSError):
         return None
     name = type(error).__name__
     why = "nothing came for too long" if "Timeout" in name else (str(error).splitlines() or [name])[0]
+    if re.search("peer closed|IncompleteRead", why):
+        why = "the connection breaks off"
     if re.search("getaddrinfo|[Nn]ame or service|name resolution|nodename", why):
         why = words(socket.gaierror())
     return why
@@ -224,7 +264,7 @@ def _wait(error: Exception) -> float | None:
     """Seconds to wait before another try; None if another would be as bad."""
     response = getattr(error, "response", None)
     if response is None:
-        return 0.0 if re.search("Timeout|Protocol", type(error).__name__) else None
+        return 0.0 if re.search("Timeout|Protocol|ChunkedEncoding", type(error).__name__) else None
     code = response.status_code
     return seconds(response.headers.get("Retry-After")) if code in (408, 425, 429) or code >= 500 else None
 
@@ -234,157 +274,31 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 
-NOTE = "about.json"  # in every snapshot's folder: where it comes from, and which files the repository has
-ASK_FROM = 50e6  # bytes
-_SPARE = 64 << 20
-_MOST_FILES = 20_000  # in one snapshot
-_resolved: dict[tuple[str, ...], str] = {}  # a process sees one commit of a branch, even if it moves on
+@contextlib.contextmanager
+def progress_bars(*, shown: bool) -> Iterator[None]:
+    """Within it, huggingface_hub draws its progress bars, or does not."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-
-def snapshot(
-    repo: str,
-    *,
-    kind: Kind = "dataset",
-    revision: str | None = None,
-    wanted: Callable[[str], bool],
-    by_hand: str | None = None,
-    patience: Patience = Patience(),
-) -> Path:
-    """The folder that holds the wanted files of a repository, whole and checked, downloaded where missing.
-
-    `wanted` is asked about every file by its path in the repository. Without a revision it is that of the newest
-    commit, or of the last one seen while the hub cannot be reached. Files that are all there need no network. Raises
-    UsageError for a repository that does not exist or has nothing that is wanted, and MachineError for network and
-    disk; `by_hand` says what to do then.
-    """
-    entry, note = _entry(repo, kind, revision, by_hand, patience)
-    files = {path: remote for path, remote in note.files.items() if wanted(path) and _is_plain(path)}
-    if not files:
-        raise UsageError(f"{address(repo, revision)} has none of the files that are needed", "check its name")
-    missing = {path: remote for path, remote in files.items() if _size(entry / path) != remote.size}
-    if missing:
-        _download(entry, note, missing, by_hand, patience)
-    return entry
-
-
-def files_of(
-    repo: str, *, kind: Kind = "dataset", revision: str | None = None, by_hand: str | None = None
-) -> dict[str, Remote]:
-    """All files of a repository by their path in it, as they were when the hub was last asked about this commit."""
-    return _entry(repo, kind, revision, by_hand, Patience())[1].files
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Note:
-    """What is known of a commit."""
-
-    kind: Kind
-    repo: str
-    commit: str
-    revisions: Mapping[str, float]  # names that were this commit, and when the hub said so
-    files: dict[str, Remote]
-
-    def write(self, folder: Path) -> None:
-        atomic.make_folder(folder)
-        tree = {
-            "format": 1,
-            "source": address(self.repo, self.commit),
-            **vars(self),
-            "files": {path: vars(remote) for path, remote in self.files.items()},
-        }
-        atomic.write_atomically(folder / NOTE, json.dumps(tree, indent=1))
-
-
-def _read_note(folder: Path) -> _Note | None:
+    change = not shown and not are_progress_bars_disabled()
+    if change:
+        disable_progress_bars()
     try:
-        tree = json.loads((folder / NOTE).read_bytes())
-        if tree.pop("format") != 1 or not tree.pop("source"):
-            return None
-        return _Note(**{**tree, "files": {path: Remote(**remote) for path, remote in tree["files"].items()}})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+        yield
+    finally:
+        if change:
+            enable_progress_bars()
 
 
-def _entry(repo: str, kind: Kind, revision: str | None, by_hand: str | None, patience: Patience) -> tuple[Path, _Note]:
-    """The folder of the commit that a revision is now, and what is known of it."""
-    check_repository(repo)
-    name = revision or "main"
-    asked = (str(cache_dir()), kind, repo, name)
-    commit = name if COMMIT.fullmatch(name) else _resolved.get(asked)
-    if commit and (note := _read_note(_folder(repo, commit))):
-        return _folder(repo, commit), note
-    known = _last_seen(repo, kind, name)
-    if known:  # then a hub that is away is no reason to wait long
-        patience = replace(patience, delays=patience.delays[:1])
-    hub = Repository(repo, kind, by_hand or "check the network, or set HF_ENDPOINT to a mirror", patience)
-    try:
-        commit, files = hub.look_up(commit or name)
-    except Unreachable:
-        if known is None:
-            raise
-        return known
-    folder = _folder(repo, commit)
-    before = _read_note(folder)
-    revisions = {**(before.revisions if before else {}), name: time.time()}
-    note = _Note(kind=kind, repo=repo, commit=commit, revisions=revisions, files=files)
-    cache_folder("hub")
-    note.write(folder)
-    _resolved[asked] = commit
-    return folder, note
-
-
-def _folder(repo: str, commit: str) -> Path:
-    return cache_dir() / "hub" / f"{repo.replace('/', '--')}-{commit[:12]}"
-
-
-def _last_seen(repo: str, kind: Kind, name: str) -> tuple[Path, _Note] | None:
-    """The commit that a revision last was, of those in the cache."""
-    found = []
-    for folder in (cache_dir() / "hub").glob(f"{repo.replace('/', '--')}-*"):
-        note = _read_note(folder)
-        if note is not None and (note.repo, note.kind) == (repo, kind) and name in note.revisions:
-            found.append((note.revisions[name], folder, note))
-    return max(found, key=lambda one: one[0])[1:] if found else None
-
-
-def _is_plain(path: str) -> bool:
-    """Whether a path stays inside the folder and means the same on every system."""
-    parts = path.split("/")
-    return path != NOTE and not any(
-        part in ("", ".", "..") or re.search(r'[<>:"|?*\\\x00-\x1f]', part) for part in parts
-    )
-
-
-def _size(path: Path) -> int | None:
+def size_of(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
     try:
         return path.stat().st_size
     except OSError:
         return None
 
 
-def _download(entry: Path, note: _Note, files: dict[str, Remote], by_hand: str | None, patience: Patience) -> None:
-    place, size = address(note.repo, note.commit), sum(remote.size for remote in files.values())
-    if len(files) > _MOST_FILES:
-        raise UsageError(
-            f"{place} has {len(files):,} files, which would take days one by one",
-            PARQUET.format(note.repo),
-        )
-    if name := offline():
-        raise Unreachable(f"{place} is not downloaded, because {name} is set", by_hand or f"unset {name}")
-    what = f"{len(files)} {'file' if len(files) == 1 else 'files'}, {_amount(size)}, from {place} to {entry}"
-    check_room(place, entry, size + _SPARE)
-    hub, done = Repository(note.repo, note.kind, by_hand or "", patience), 0
-    hub.check_access(next(iter(files)), note.commit)
-    if size > ASK_FROM:
-        confirm(f"download {what}", by_hand or "download them by hand and give their folder")
-    with progress(f"downloading {what}") as show:
-        for path, remote in files.items():
-            if _size(entry / path) not in (None, remote.size):
-                (entry / path).unlink()  # nobody's: what ditkit puts there has its size
-            hub.get(path, remote, note.commit, entry, lambda now, _, done=done: show(done + now, size))
-            done += remote.size
-            show(done, size)
-
-
-def _amount(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+def _discard(path: Path) -> None:
+    """Remove a file of the shared cache, and what its link leads to."""
+    with contextlib.suppress(FileNotFoundError):
+        path.resolve().unlink()
+    path.unlink(missing_ok=True)

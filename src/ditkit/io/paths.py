@@ -58,6 +58,11 @@ def cache_folder(name: str) -> Path:
         ) from None
 
 
+def resolved(path: Path) -> Path:
+    """A file's path without links in its folders; of a file that is a link, as in the hub's cache, the name stays."""
+    return path.parent.resolve() / path.name
+
+
 def nearest_folder(path: Path) -> Path:
     """The path itself, or the innermost existing folder above it."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, UsageError
-from ..io.paths import as_stored
+from ..io.paths import as_stored, resolved
 from .folder import RunFolder
 from .lookup import find_weights
 from .model_info import read_model_info
@@ -70,7 +70,7 @@ def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFro
     begun_with = written.train.init_from if written else None
     weights = None
     with contextlib.suppress(*((UsageError, CheckpointError) if begun_with else ())):
-        weights = as_stored(find_weights(word, runs).resolve())
+        weights = as_stored(resolved(find_weights(word, runs)))
     if written and begun_with and (weights is None or _same_model(Path(begun_with), Path(weights))):
         return InitFrom(word=word, path=begun_with, config=written)
     assert weights is not None

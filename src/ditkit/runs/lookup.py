@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..errors import CheckpointError, UsageError, unknown
 from ..io import text
-from ..io.hub import NOTE, HubAddress, address, files_of, is_hub, parse, snapshot
-from ..io.paths import expanded
+from ..io.hub import HubAddress, address, is_hub, parse
+from ..io.paths import expanded, resolved
+from ..io.snapshot import files_of, snapshot, source_of
 from . import manifest
 from .folder import RunFolder, run_of
 from .model_info import ModelInfo, check_guide, read_model_info
@@ -118,7 +118,7 @@ def model_name(weights: Path, word: str | None = None) -> str:
     """The repository's name for hf://user/NAME, the run's for runs/NAME/checkpoints/step-…/…, else the file's."""
     if word and is_hub(word):
         return text.slug(parse(word).repo.rpartition("/")[2])
-    path = weights.resolve()
+    path = resolved(weights)
     inside_run = path.parent.parent.name in ("checkpoints", "averages")
     return text.slug(path.parent.parent.parent.name if inside_run else path.stem)
 
@@ -181,8 +181,3 @@ def fetch_weights(word: str, *, ema: bool = True) -> Path:
     if not ema:
         raise UsageError(f"{address(place.repo)} has averaged weights only", "leave out --no-ema")
     return fetch_model(place) / WEIGHTS
-
-
-def source_of(folder: Path) -> str:
-    """Where a folder that was fetched comes from, with the commit: hf://user/name@0123456789ab."""
-    return str(json.loads((folder / NOTE).read_bytes())["source"])

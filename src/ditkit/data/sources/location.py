@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ...errors import DataError, UsageError
 from ...io.download import check_address, fetch
-from ...io.paths import cache_dir, cache_folder, expanded
+from ...io.paths import cache_dir, cache_folder, expanded, resolved
 from ...io.progress import progress
 from .archive import is_readable_in_place
 from .archive_names import COMPLETE
@@ -50,7 +50,7 @@ def local_folder(place: str) -> Path:
         return path
     if not path.exists():
         raise DataError(f"the folder {path} does not exist", "check the path given with --data-dir")
-    path = path.resolve()
+    path = resolved(path)
     name = entry_name(stem(path.name), str(path), *map(str, stamp(path)))
     return _inner(_unpacked(path, cache_dir() / "extracted" / name))
 
@@ -63,7 +63,7 @@ def local_images(place: str) -> Path:
             return _inner(web.folder)
         archive = web.downloaded()
     elif (archive := expanded(place)).is_file():
-        archive = archive.resolve()
+        archive = resolved(archive)
     else:
         return local_folder(place)
     return archive if is_readable_in_place(archive) else local_folder(place)
