@@ -1,11 +1,10 @@
-"""One HTTP file: resumed, checked, never a web page."""
+"""One file from a web address: resumed, checked, never a web page."""
 
 from __future__ import annotations
 
 import contextlib
 import email.utils
 import errno
-import hashlib
 import http.client
 import json
 import os
@@ -15,7 +14,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,44 +30,42 @@ _SYNC_EVERY = 32 << 20  # bytes
 
 
 class PartialFile:
-    """A file beside the target that grows. What a crash leaves of it is believed as far as it was synced."""
+    """A growing file beside the target. What a crash leaves of it is trusted as far as it was synced."""
 
     def __init__(self, target: Path, url: str, *, shared: bool = False):
-        """Opens what an earlier download of `url` has left; `shared`: others may be at it, so begin one of our own."""
+        """Open what an earlier download of `url` has left; `shared`: others may write to it, so begin another."""
         token = f".{secrets.token_hex(4)}" if shared else ""
         self.path = target.with_name(f"{target.name}{token}.part")
         self._note = target.with_name(f"{target.name}{token}.part.json")
         self._url, self.size, self.validator, self._synced = url, 0, "", 0
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            known = json.loads(self._note.read_bytes())
-            if known["url"] == url and 0 < known["bytes"] <= os.fstat(self._descriptor).st_size:
-                self.size, self.validator = int(known["bytes"]), str(known["validator"])
+            note = json.loads(self._note.read_bytes())
+            if note["url"] == url and 0 < note["bytes"] <= os.fstat(self._descriptor).st_size:
+                self.size, self.validator = int(note["bytes"]), str(note["validator"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         self._cut()
 
     def begin(self, validator: str) -> None:
-        """Forget what is there: the whole file comes, in the version that `validator` names ("" for none)."""
+        """Start from nothing: the whole file comes, in the version that `validator` names ("" for none)."""
         self._note.unlink(missing_ok=True)
         self.size, self.validator = 0, validator
         self._cut()
 
     def append(self, block: bytes) -> None:
         """Add the next bytes."""
-        view = memoryview(block)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        atomic.write_all(self._descriptor, block)
         self.size += len(block)
         if self.size - self._synced >= _SYNC_EVERY:
             self._sync()
 
     def discard(self) -> None:
-        """Forget what is there."""
+        """Drop everything received so far."""
         self.begin("")
 
     def finish(self, target: Path) -> None:
-        """The part is the whole: give it its name, durably."""
+        """Rename the complete file to its target, durably."""
         os.fsync(self._descriptor)
         self._close()
         atomic.rename(self.path, target)
@@ -76,7 +73,7 @@ class PartialFile:
         atomic.sync_folder(target.parent)
 
     def close(self) -> None:
-        """Keep what may be continued, remove the rest. Nothing to do once it is finished."""
+        """Keep what can be resumed, remove the rest. Does nothing once it is finished."""
         if self._descriptor < 0:
             return
         try:
@@ -91,8 +88,8 @@ class PartialFile:
     def _sync(self) -> None:
         os.fsync(self._descriptor)
         self._synced = self.size
-        known = {"url": self._url, "validator": self.validator, "bytes": self.size}
-        atomic.write_atomically(self._note, json.dumps(known))
+        note = {"url": self._url, "validator": self.validator, "bytes": self.size}
+        atomic.write_atomically(self._note, json.dumps(note))
 
     def _cut(self) -> None:
         os.ftruncate(self._descriptor, self.size)
@@ -108,7 +105,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 
 def check_address(url: str) -> None:
-    """Raises UsageError for what is no http or https address, or tells a password to everybody who sees it."""
+    """Raise UsageError for what is no http or https address, or shows a password to everybody who sees it."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -124,10 +121,7 @@ def check_address(url: str) -> None:
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirects that neither leave the web nor give up encryption, and not many of them.
-
-    What the first server was told in confidence, no other is.
-    """
+    """Redirects that neither leave the web nor give up encryption, and not many of them."""
 
     max_redirections, max_repeats = 10, 2
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # missing in Python 3.10
@@ -141,16 +135,11 @@ class Redirects(urllib.request.HTTPRedirectHandler):
             )
         if urlsplit(newurl).scheme not in ("http", "https"):
             return None  # an error of its own kind
-        if code == 308:
-            code = 307
-        request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if request is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
-            request.headers.pop("Authorization", None)
-        return request
+        return super().redirect_request(req, fp, 307 if code == 308 else code, msg, headers, newurl)
 
 
 def ask(request: urllib.request.Request, timeout: float) -> Any:
-    """The answer, through the proxy that the environment names; `request` is for a checked address."""
+    """The response, through the proxy that the environment names; the request's address was checked."""
     director = urllib.request.build_opener(Redirects)
     return director.open(request, timeout=timeout)
 
@@ -168,7 +157,7 @@ def seconds(after: str | None) -> float:
 
 
 def words(error: Any) -> str:
-    """What went wrong with a connection, without any words of the server's."""
+    """What went wrong with a connection, without any text of the server's."""
     if isinstance(error, socket.gaierror):
         return "its host is not found (is there a network?)"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -185,17 +174,16 @@ def words(error: Any) -> str:
 
 
 _BLOCK = 1 << 16
-_PROGRESS = 1 << 20  # more bytes than ever before: what the server is given another full round of tries for
+_PROGRESS = 1 << 20  # bytes more than ever before, which earn the server another full round of tries
 _LOOK_AT_DISK = 64 << 20  # bytes
 _SPARE = 64 << 20  # bytes of the disk that stay free
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
-_TEXTS = (".md", ".html", ".xml", ".svg")  # files that may well begin so
 _AWAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a server is waited for, and how often it is asked again."""
+    """How long to wait for a server, and how often to ask it again."""
 
     timeout: float = 30.0  # seconds in which nothing, or less than a kilobyte each, comes
     delays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
@@ -203,7 +191,7 @@ class Patience:
 
 
 class _Again(Exception):
-    """Something that may well pass, and how long the server asked to be left alone, in seconds."""
+    """A failure that may pass, and how many seconds the server asks to wait."""
 
     def __init__(self, why: str, wait: float = 0.0):
         super().__init__(why)
@@ -215,35 +203,29 @@ def fetch(
     target: Path,
     *,
     sha256: str | None = None,
-    git: str | None = None,
-    headers: Mapping[str, str] = {},
-    by_hand: str | None = None,
     on_progress: Progress = lambda done, total: None,
     patience: Patience = Patience(),
 ) -> Path:
-    """Download `url` to the file `target`, whole or not at all; what is there already is only checked. Returns it.
+    """Download `url` to the file `target`, whole or not at all; an existing file is only checked. Returns it.
 
-    Its content must have the SHA-256, or the name that git gives it, where one is known. `headers` are sent with the
-    request, `Authorization` to no other host. What a broken connection has left goes on where it stopped. Raises
-    MachineError saying how to do it by hand.
+    What a broken connection has left is resumed. Raises UsageError for what is no web address, MachineError, which
+    says how to do it by hand, for network, disk and a file whose SHA-256 is another than the one that is given.
     """
     check_address(url)
-    by_hand = by_hand or f"get it by hand from {url} and put it at {target}"
-    page = bool(sha256 or git) and target.suffix.lower() in _TEXTS
-    wanted = _Sum("git name", git) if git and not sha256 else _Sum("sha256", sha256)
+    by_hand = f"get it by hand from {url} and put it at {target}"
     if target.is_file():
-        return _checked(target, wanted)
+        return _checked(target, sha256)
     if name := offline():
         raise MachineError(f"{url} is not downloaded, because {name} is set", by_hand)
     try:
         atomic.make_folder(target.parent)
-        with exclusive(target) as held:
+        with exclusive(target) as locked:
             if target.is_file():
-                return _checked(target, wanted)
-            with contextlib.closing(PartialFile(target, url, shared=not held)) as part:
-                _download(_Source(url, headers, by_hand, page), part, wanted, on_progress, patience)
+                return _checked(target, sha256)
+            with contextlib.closing(PartialFile(target, url, shared=not locked)) as part:
+                _Download(url, by_hand, part, on_progress, patience).run(sha256)
                 part.finish(target)
-    except OSError as error:  # of the disk: those of the network are told apart where they happen
+    except OSError as error:  # of the disk: those of the network are explained where they happen
         raise MachineError(f"cannot write to {target.parent}: {error.strerror or error}", NO_ROOM) from None
     return target
 
@@ -270,155 +252,140 @@ def offline_within() -> Iterator[None]:
             os.environ["DITKIT_OFFLINE"] = before
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a file comes from, what is said to the server, and what to do if it does not come."""
-
-    url: str
-    headers: Mapping[str, str]
-    by_hand: str
-    page: bool  # whether it may be a web page
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """What a file's content must hash to."""
-
-    kind: str
-    value: str | None
-
-    def wrong(self, path: Path) -> str | None:
-        """What a file has instead; None if it is right."""
-        actual = self._of(path) if self.value else None
-        return f"has the {self.kind} {actual}, not {self.value}" if actual != self.value else None
-
-    def _of(self, path: Path) -> str:
-        digest = hashlib.sha256()
-        if self.kind != "sha256":
-            digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-
-
-def _checked(path: Path, wanted: _Sum) -> Path:
-    if wrong := wanted.wrong(path):
-        raise MachineError(f"{path} {wrong}", f"delete {path} to download it again")
+def _checked(path: Path, sha256: str | None) -> Path:
+    if mismatch := _mismatch(path, sha256):
+        raise MachineError(f"{path} {mismatch}", f"delete {path} to download it again")
     return path
 
 
-def _download(source: _Source, part: PartialFile, wanted: _Sum, on_progress: Progress, patience: Patience) -> None:
-    """Fill the part, in as many tries as it takes while they get somewhere."""
-    tries = most = bad = 0
-    while True:
+def _mismatch(path: Path, sha256: str | None) -> str | None:
+    """What a file has instead of this SHA-256; None if it is right, or unknown."""
+    actual = atomic.sha256_of(path) if sha256 else None
+    return f"has the sha256 {actual}, not {sha256}" if actual != sha256 else None
+
+
+@dataclass(frozen=True)
+class _Download:
+    """One download: from where, what to do if it fails, and where what comes is kept."""
+
+    url: str
+    by_hand: str
+    part: PartialFile
+    on_progress: Progress
+    patience: Patience
+
+    def run(self, sha256: str | None) -> None:
+        """Fill the part, in as many tries as it takes while each brings more."""
+        tries = most = bad = 0
+        while True:
+            try:
+                self._try()
+                mismatch = _mismatch(self.part.path, sha256)
+                if not mismatch:
+                    return
+                self.part.discard()
+                bad += 1
+                if bad == 2:
+                    raise MachineError(f"{self.url} {mismatch}", self.by_hand)
+            except _Again as failure:
+                if self.part.size >= most + _PROGRESS:
+                    tries, most = 0, self.part.size
+                if tries == len(self.patience.delays) or failure.wait > self.patience.longest:
+                    raise MachineError(f"cannot download {self.url}: {failure.why}", self.by_hand) from None
+                time.sleep(max(self.patience.delays[tries], failure.wait))
+                tries += 1
+
+    def _try(self) -> None:
+        """One request, from where the part ends."""
+        part = self.part
+        headers = {"User-Agent": "ditkit", "Accept": "*/*", "Accept-Encoding": "identity"}
+        if part.size and part.validator:
+            headers |= {"Range": f"bytes={part.size}-", "If-Range": part.validator}
+        else:
+            part.discard()
+        with self._answer(urllib.request.Request(self.url, headers=headers)) as response:
+            if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+                raise self._is_page(response.url)
+            total = self._expected(response)
+            head = b""
+            for block in _blocks(response, self.patience):
+                if part.size == len(head) < 64:
+                    head += block[:64]
+                    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):
+                        part.discard()
+                        raise self._is_page(self.url)
+                if part.size // _LOOK_AT_DISK != (part.size + len(block)) // _LOOK_AT_DISK:
+                    check_room(self.url, part.path.parent, _LOOK_AT_DISK + _SPARE)
+                part.append(block)
+                self.on_progress(part.size, total)
+        if total is not None and part.size != total:
+            raise _Again(f"the connection breaks off after {part.size:,} of {total:,} bytes")
+        if not part.size:
+            raise MachineError(f"{self.url} is an empty file", self.by_hand)
+
+    def _answer(self, request: urllib.request.Request) -> Any:
+        """The response to a request for the file, if it is the file or a part of it."""
         try:
-            _try(source, part, on_progress, patience)
-            wrong = wanted.wrong(part.path)
-            if not wrong:
-                return
-            part.discard()
-            bad += 1
-            if bad == 2:
-                raise MachineError(f"{source.url} {wrong}", source.by_hand)
-        except _Again as failure:
-            if part.size >= most + _PROGRESS:
-                tries, most = 0, part.size
-            if tries == len(patience.delays) or failure.wait > patience.longest:
-                raise MachineError(f"cannot download {source.url}: {failure.why}", source.by_hand) from None
-            time.sleep(max(patience.delays[tries], failure.wait))
-            tries += 1
+            return ask(request, self.patience.timeout)
+        except urllib.error.HTTPError as error:
+            with error:
+                code, wait = error.code, seconds(error.headers.get("Retry-After"))
+            answer = f"the server answers {code} {http.client.responses.get(code, '')}".rstrip()
+            if code == 416:
+                self.part.discard()
+                raise _Again(answer) from None
+            if code in (408, 425, 429) or code >= 500:
+                raise _Again(answer + (f" and asks to wait {wait:,.0f} s" if wait else ""), wait) from None
+            if code in REDIRECTS:
+                answer = "the server redirects in a circle, or to what is no web address"
+            raise MachineError(f"cannot download {self.url}: {answer}", self.by_hand) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
+            reason, fatal = getattr(error, "reason", error), (socket.gaierror, ssl.SSLCertVerificationError)
+            if isinstance(reason, fatal) or getattr(reason, "errno", 0) in _AWAY:
+                raise MachineError(f"cannot reach {self.url}: {words(reason)}", self.by_hand) from None
+            raise _Again(words(reason)) from None
 
+    def _expected(self, response: Any) -> int | None:
+        """Length of the whole file, if the server says it; prepares the part for what comes. Raises what forbids it."""
+        url, headers = response.url, response.headers
+        if response.status not in (200, 206):
+            raise MachineError(f"cannot download {url}: the server answers {response.status}", self.by_hand)
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
+        gzipped = encoding in ("gzip", "x-gzip") and urlsplit(url).path.lower().endswith((".gz", ".tgz"))
+        if encoding not in ("", "identity") and not gzipped:  # of a .tar.gz some servers say so
+            raise MachineError(
+                f"the server packs {url} once more ({encoding[:20]!r}), though asked not to", self.by_hand
+            )
+        lengths = set(headers.get_all("Content-Length", []))
+        if len(lengths) > 1 or not all(map(_is_number, lengths)):
+            raise MachineError(f"the server gives {url} a length that is no number", self.by_hand)
+        validator = headers.get("ETag", "")
+        validator = validator if validator.startswith('"') else headers.get("Last-Modified", "")
+        total = int(lengths.pop()) if lengths else None
+        if response.status == 206:
+            total = self._continued(headers, validator)
+        else:
+            self.part.begin(validator)
+        check_room(url, self.part.path.parent, max(0, (total or 0) - self.part.size) + _SPARE)
+        return total
 
-def _try(source: _Source, part: PartialFile, on_progress: Progress, patience: Patience) -> None:
-    """One request, from where the part ends."""
-    url, by_hand = source.url, source.by_hand
-    headers = {"User-Agent": "ditkit", "Accept": "*/*", "Accept-Encoding": "identity", **source.headers}
-    if part.size and part.validator:
-        headers |= {"Range": f"bytes={part.size}-", "If-Range": part.validator}
-    else:
-        part.discard()
-    with _ask(urllib.request.Request(url, headers=headers), patience, part, by_hand) as response:
-        if not source.page and response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise _page(response.url, by_hand)
-        total = _expected(response, part, by_hand)
-        head = b""
-        for block in _blocks(response, patience):
-            if not source.page and part.size == len(head) < 64:
-                head += block[:64]
-                if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):
-                    part.discard()
-                    raise _page(url, by_hand)
-            if part.size // _LOOK_AT_DISK != (part.size + len(block)) // _LOOK_AT_DISK:
-                check_room(url, part.path.parent, _LOOK_AT_DISK + _SPARE)
-            part.append(block)
-            on_progress(part.size, total)
-    if total is not None and part.size != total:
-        raise _Again(f"the connection breaks off after {part.size:,} of {total:,} bytes")
-    if not part.size:
-        raise MachineError(f"{url} is an empty file", by_hand)
+    def _continued(self, headers: Any, validator: str) -> int:
+        """Length of the whole file, of which the server sends the rest. Raises _Again if it is another rest."""
+        unit, _, span = headers.get("Content-Range", "").partition(" ")
+        span, _, total = span.partition("/")
+        first = span.partition("-")[0]
+        if unit.lower() != "bytes" or first != str(self.part.size) or not _is_number(total):
+            self.part.discard()
+            raise _Again("the server continues at another place than it was asked for")
+        if validator and validator != self.part.validator:
+            self.part.discard()
+            raise _Again("the file has changed on the server")
+        return int(total)
 
-
-def _ask(request: urllib.request.Request, patience: Patience, part: PartialFile, by_hand: str) -> Any:
-    """The server's answer to a request for the file, if it is the file or a part of it."""
-    url = request.full_url
-    try:
-        return ask(request, patience.timeout)
-    except urllib.error.HTTPError as error:
-        with error:
-            code, wait = error.code, seconds(error.headers.get("Retry-After"))
-        answer = f"the server answers {code} {http.client.responses.get(code, '')}".rstrip()
-        if code == 416:
-            part.discard()
-            raise _Again(answer) from None
-        if code in (408, 425, 429) or code >= 500:
-            raise _Again(answer + (f" and asks to wait {wait:,.0f} s" if wait else ""), wait) from None
-        if code in REDIRECTS:
-            answer = "the server redirects in a circle, or to what is no web address"
-        raise MachineError(f"cannot download {url}: {answer}", by_hand) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
-        reason = getattr(error, "reason", error)
-        why = words(reason)
-        if isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError)) or getattr(reason, "errno", 0) in _AWAY:
-            raise MachineError(f"cannot reach {url}: {why}", by_hand) from None
-        raise _Again(why) from None
-
-
-def _expected(response: Any, part: PartialFile, by_hand: str) -> int | None:
-    """Length of the whole file, if the server says it; readies the part for what comes. Raises what forbids it."""
-    url, headers = response.url, response.headers
-    if response.status not in (200, 206):
-        raise MachineError(f"cannot download {url}: the server answers {response.status}", by_hand)
-    encoding = headers.get("Content-Encoding", "identity").strip().lower()
-    gzipped = encoding in ("gzip", "x-gzip") and urlsplit(url).path.lower().endswith((".gz", ".tgz"))
-    if encoding not in ("", "identity") and not gzipped:  # of a .tar.gz some servers say so
-        raise MachineError(f"the server packs {url} once more ({encoding[:20]!r}), though asked not to", by_hand)
-    lengths = set(headers.get_all("Content-Length", []))
-    if len(lengths) > 1 or not all(map(_is_number, lengths)):
-        raise MachineError(f"the server gives {url} a length that is no number", by_hand)
-    validator = headers.get("ETag", "")
-    validator = validator if validator.startswith('"') else headers.get("Last-Modified", "")
-    total = int(lengths.pop()) if lengths else None
-    if response.status == 206:
-        total = _continued(headers, part, validator)
-    else:
-        part.begin(validator)
-    check_room(url, part.path.parent, max(0, (total or 0) - part.size) + _SPARE)
-    return total
-
-
-def _continued(headers: Any, part: PartialFile, validator: str) -> int:
-    """Length of the whole file, of which the server sends the rest. Raises _Again if it is another rest."""
-    unit, _, place = headers.get("Content-Range", "").partition(" ")
-    span, _, total = place.partition("/")
-    first = span.partition("-")[0]
-    if unit.lower() != "bytes" or first != str(part.size) or not _is_number(total):
-        part.discard()
-        raise _Again("the server continues at another place than it was asked for")
-    if validator and validator != part.validator:
-        part.discard()
-        raise _Again("the file has changed on the server")
-    return int(total)
+    def _is_page(self, url: str) -> MachineError:
+        return MachineError(
+            f"{url} is not the file: the server sent a web page, probably a quota or login page", self.by_hand
+        )
 
 
 def _is_number(text: str) -> bool:
@@ -441,7 +408,3 @@ def _blocks(response: Any, patience: Patience) -> Iterator[bytes]:
             if count < 1024 * waited:
                 raise _Again(f"less than a kilobyte a second came for {waited:.0f} s")
             started, count = time.monotonic(), 0
-
-
-def _page(url: str, by_hand: str) -> MachineError:
-    return MachineError(f"{url} is not the file: the server sent a web page, probably a quota or login page", by_hand)
