@@ -105,11 +105,11 @@ def _check(info: ModelInfo, form: str, path: Path, *, force: bool) -> None:
 def _write_safetensors(info: ModelInfo, weights: Path, path: Path, dtype: torch.dtype) -> None:
     from ..checkpoint.loading import load_network
     from ..io import safetensors
-    from ..io.atomic import write_file
+    from ..io.atomic import FREE_SPACE, write_file
     from .base import cast
 
     tensors = cast(load_network(info, weights).state_dict(), dtype)
-    write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}))
+    write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}), FREE_SPACE)
 
 
 def _write_diffusers(weights: Path, path: Path, dtype: torch.dtype, autoencoder: str | Path | None) -> None:

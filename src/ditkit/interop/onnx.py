@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MachineError, UsageError
-from ..io.atomic import write_file
+from ..io.atomic import FREE_SPACE, write_file
 from ..models.dit import DiT
 from ..runs.model_info import METADATA_KEY, ModelInfo
 from ..seeding import generator
@@ -78,7 +78,7 @@ def write(info: ModelInfo, network: DiT, path: Path, dtype: torch.dtype = torch.
         raise MachineError(
             f"onnxruntime predicts something else than torch (by {difference:.2g} of it)", "upgrade onnxruntime"
         )
-    write_file(path, [content])
+    write_file(path, [content], FREE_SPACE)
     return difference
 
 

@@ -17,6 +17,8 @@ from ..errors import MachineError
 
 Content = Iterable[bytes | memoryview]  # of a file, in pieces
 
+FREE_SPACE = "free some space, or choose another place with --out"  # a hint for what may be large
+_CHECK_DISK = "check the folder, its permissions and the free space"
 _BLOCK = 1 << 20
 _RENAMES = 5  # Windows refuses while a virus scanner looks at a file
 
@@ -140,10 +142,10 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: str | Path, content: bytes | Content) -> None:
+def write_file(path: str | Path, content: bytes | Content, hint: str = _CHECK_DISK) -> None:
     """Write or replace a file durably, making its folder. Raises MachineError when the disk does not take it."""
     path = Path(path)
-    with _explained(path):
+    with _explained(path, hint):
         make_folder(path.parent)
         write_atomically(path, content)
 
@@ -156,7 +158,7 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
     token = secrets.token_hex(4)
     temporary, old = (folder.with_name(f".{folder.name[:80]}.{kind}{token}.tmp") for kind in ("", "old-"))
     try:
-        with _explained(folder):
+        with _explained(folder, FREE_SPACE):
             make_folder(folder.parent)
             for name, content in files.items():
                 path = temporary / name
@@ -172,10 +174,8 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineError(
-            f"cannot write {path}: {error.strerror or error}", "check the folder, its permissions and the free space"
-        ) from None
+        raise MachineError(f"cannot write {path}: {error.strerror or error}", hint) from None
