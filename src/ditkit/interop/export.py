@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UsageError, unknown
-from ..io import paths
+from ..io import paths, safetensors
+from ..io.atomic import FREE_SPACE, write_file
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights, model_name
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 from .diffusers_config import check_expressible, is_pipeline
-
-if TYPE_CHECKING:
-    import torch
 
 DTYPES = ("float32", "float16", "bfloat16")
 _ENDINGS = {"safetensors": ".safetensors", "diffusers": "-diffusers", "onnx": ".onnx"}
@@ -70,14 +67,20 @@ def export(
     _check(info, format, path, force=force)
     with progress(LOADING_TORCH):
         import torch
-    numbers = getattr(torch, dtype)
-    difference = None
-    if format == "safetensors":
-        _write_safetensors(info, weights, path, numbers)
-    elif format == "diffusers":
-        _write_diffusers(weights, path, numbers, autoencoder)
+
+        from ..checkpoint.loading import load, load_network
+        from . import diffusers, onnx
+        from .base import cast
+    numbers, difference = getattr(torch, dtype), None
+    if format == "diffusers":
+        diffusers.write(load(weights, autoencoder=autoencoder), path, numbers)
+    elif format == "onnx":
+        onnx.check_parts()
+        with progress("exporting, then checking with onnxruntime …"):
+            difference = onnx.write(info, load_network(info, weights), path, numbers)
     else:
-        difference = _write_onnx(info, weights, path, numbers, progress)
+        tensors = cast(load_network(info, weights).state_dict(), numbers)
+        write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}), FREE_SPACE)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Exported(path=path, size=sum(file.stat().st_size for file in files), info=info, difference=difference)
 
@@ -100,29 +103,3 @@ def _check(info: ModelInfo, form: str, path: Path, *, force: bool) -> None:
     elif path.is_dir() or path.suffix != _ENDINGS[form]:
         raise UsageError(f"--out: {path} is not the name of a {form} file", f"e.g. --out model{_ENDINGS[form]}")
     paths.check_file(path, force=force)
-
-
-def _write_safetensors(info: ModelInfo, weights: Path, path: Path, dtype: torch.dtype) -> None:
-    from ..checkpoint.loading import load_network
-    from ..io import safetensors
-    from ..io.atomic import FREE_SPACE, write_file
-    from .base import cast
-
-    tensors = cast(load_network(info, weights).state_dict(), dtype)
-    write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}), FREE_SPACE)
-
-
-def _write_diffusers(weights: Path, path: Path, dtype: torch.dtype, autoencoder: str | Path | None) -> None:
-    from ..checkpoint.loading import load
-    from . import diffusers
-
-    diffusers.write(load(weights, autoencoder=autoencoder), path, dtype)
-
-
-def _write_onnx(info: ModelInfo, weights: Path, path: Path, dtype: torch.dtype, progress: Watch) -> float:
-    from ..checkpoint.loading import load_network
-    from . import onnx
-
-    onnx.check_parts()
-    with progress("exporting, then checking with onnxruntime …"):
-        return onnx.write(info, load_network(info, weights), path, dtype)
