@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
 from . import console
-from .opt import OTHER, Debug, expanded, takes_groups
+from .opt import OTHER, Debug, expanded
 from .parsing import spread
 
 # Command: the module whose `run` it is, or module:function. A module with COMMANDS of its own, {name: function} or as
@@ -125,9 +125,7 @@ def _built(name: str, entry: Any) -> TyperCommand | Group:
         group.name = name
         return group
     run: Any = getattr(module, entry.partition(":")[2] or "run") if module else entry
-    epilog = getattr(run, "examples", None) or getattr(module, "EXAMPLES", None)
-    function = expanded(run) if takes_groups(run) else run
-    app.command(name, cls=Command, help=_unwrapped(run.__doc__), epilog=epilog)(function)
+    app.command(name, cls=Command, help=_unwrapped(run.__doc__), epilog=run.examples)(expanded(run))
     built = typer.main.get_command(app)
     assert isinstance(built, TyperCommand)
     return built

@@ -11,7 +11,7 @@ from .opt import examples, only, opt
 from .options import Device, Model, Output, SampleSettings
 from .outputs import output_folder, show_result
 
-FOLDER = opt("--out", "DIR", "Where the pictures and the table go.", shown="a new folder in comparisons/")
+FOLDER = opt("--out DIR", "Where the pictures and the table go.", shown="a new folder in comparisons/")
 
 
 @dataclass(frozen=True, kw_only=True)

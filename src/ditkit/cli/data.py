@@ -282,8 +282,8 @@ class Entries:
     names: list[str] | None = opt(
         "NAME", "As `ditkit data list` shows them, or their beginnings.", complete=complete.cached, shown=False
     )
-    everything: bool = opt("--all", "Everything in the cache.", default=False)
-    unfinished: bool = opt("--unfinished", "What downloads and other work have left unfinished.", default=False)
+    everything: bool = opt("--all", "Everything in the cache.")
+    unfinished: bool = opt("--unfinished", "What downloads and other work have left unfinished.")
 
 
 @examples("ditkit data remove extracted/photos", "ditkit data remove --unfinished --yes", "ditkit data remove --all")

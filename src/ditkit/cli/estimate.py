@@ -18,7 +18,7 @@ PROBE_SECONDS = 10.0
 class ProbeDevice(TrainDevice):
     """Machine: what computes, and whether its speed is measured."""
 
-    no_probe: bool = opt("--no-probe", "Count only: take no steps on trial.", default=False)
+    no_probe: bool = opt("--no-probe", "Count only: take no steps on trial.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,7 @@ class RunLength(Optimiser):
     """Optimiser: how many steps of how many images."""
 
     batch_size: str | None = opt(  # a number: how a batch is split is what the report says
-        "--batch-size",
-        "N|auto",
+        "--batch-size N|auto",
         "Images in a step; auto keeps the recipe's, in as many parts as memory asks for.",
         shown=RECIPES,
         sets="train.batch_size",

@@ -33,12 +33,11 @@ class Upward:
         shown=False,
     )
     repo: str | None = opt("REPO", "user/name on the hub; made where it is missing.", shown=False)
-    private: bool = opt("--private", "Only you see a repository that is made.", default=False)
-    message: str | None = opt("--message", "TEXT", "Of the commit.", shown="the step")
+    private: bool = opt("--private", "Only you see a repository that is made.")
+    message: str | None = opt("--message TEXT", "Of the commit.", shown="the step")
     dtype: str = DTYPE
     data_licence: str | None = opt(
-        "--data-licence",
-        "TEXT",
+        "--data-licence TEXT",
         "Under which licence the images are that it was trained on.",
         shown="as far as it is known",
         panel=MODEL,
@@ -49,7 +48,7 @@ class Upward:
 class PushOutput(Output):
     """Output."""
 
-    dry_run: bool = opt("--dry-run", "Say what would go there, print the README, ask nobody.", default=False)
+    dry_run: bool = opt("--dry-run", "Say what would go there, print the README, ask nobody.")
 
 
 @examples(
@@ -137,7 +136,7 @@ class Download:
     """Output: what comes in, and what it is called."""
 
     repo: str | None = opt("REPO[@REVISION]", "user/name on the hub, perhaps at a commit, tag or branch.", shown=False)
-    name: str | None = opt("--as", "NAME", "What it is called here.", shown="the repository's")
+    name: str | None = opt("--as NAME", "What it is called here.", shown="the repository's")
 
 
 @examples("ditkit hub pull someone/digits", "ditkit hub pull someone/digits@v2 --as digits-2")

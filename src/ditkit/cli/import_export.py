@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from ..runs.model_info import ModelInfo
 
 DTYPE = opt(
-    "--dtype",
-    "|".join(complete.WEIGHT_DTYPES),
+    f"--dtype {'|'.join(complete.WEIGHT_DTYPES)}",
     "Numbers of the weights; the 16-bit ones take half the room.",
     default="float32",
     complete=complete.weight_dtypes,
@@ -36,7 +35,7 @@ class Source:
         complete=complete.folders,
         shown=False,
     )
-    name: str | None = opt("--as", "NAME", "What it is called here.", shown="the file's")
+    name: str | None = opt("--as NAME", "What it is called here.", shown="the file's")
 
 
 @examples(
@@ -93,15 +92,14 @@ class Target:
     """Output: what is written."""
 
     format: str = opt(
-        "--format",
-        "|".join(complete.FORMATS),
+        f"--format {'|'.join(complete.FORMATS)}",
         "safetensors: one file that `ditkit sample --model` takes. diffusers: a folder for its DiTPipeline. onnx: the "
         "network alone.",
         default="safetensors",
         complete=complete.formats,
     )
     out: Path | None = opt(
-        "--out", "PATH", "The file, or the folder of a pipeline, to write.", shown="named after run and step, here"
+        "--out PATH", "The file, or the folder of a pipeline, to write.", shown="named after run and step, here"
     )
     dtype: str = DTYPE
 

@@ -26,10 +26,10 @@ class Plot:
         complete=complete.run_names,
         shown=NEWEST,
     )
-    log: bool = opt("--log", "A logarithmic loss axis.", default=False)
-    by_noise: bool = opt("--by-noise", "One line for each quarter of the noise range.", default=False)
+    log: bool = opt("--log", "A logarithmic loss axis.")
+    by_noise: bool = opt("--by-noise", "One line for each quarter of the noise range.")
     smooth: float = opt("--smooth 0..1", "How much of the past an average keeps; 0 is none.", default=0.98)
-    terminal: bool = opt("--terminal", "Plot here, write no file.", default=False)
+    terminal: bool = opt("--terminal", "Plot here, write no file.")
 
 
 PLOT_FILE = opt("--out FILE", "Where the PNG goes.", shown="loss.png in the run, ./loss.png for several")

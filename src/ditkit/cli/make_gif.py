@@ -28,7 +28,7 @@ class What(Model):
     which: list[str] | None = opt(
         "[RUN...]", "The run; several to compare.", complete=complete.run_names, shown="the newest run"
     )
-    kind: str | None = opt("--kind", "|".join(KINDS), "The same as the first word.", shown="train")
+    kind: str | None = opt(f"--kind {'|'.join(KINDS)}", "The same as the first word.", shown="train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +36,12 @@ class GifOutput(Output):
     """Output."""
 
     frames: int | None = opt(
-        "--frames", "N", "Of interpolate: images from each label to the next.", shown="16", min=2, max=60
+        "--frames N", "Of interpolate: images from each label to the next.", shown="16", min=2, max=60
     )
 
 
 FILE = opt(
-    "--out",
-    "FILE",
-    "Where the GIF goes.",
-    shown="progress.gif, denoise.gif, interpolate.gif in the run; ./compare.gif",
+    "--out FILE", "Where the GIF goes.", shown="progress.gif, denoise.gif, interpolate.gif in the run; ./compare.gif"
 )
 
 

@@ -4,7 +4,7 @@
     class Plot:
         '''Plot.'''                                    # the panel in --help: the docstring up to its first : or .
         runs: list[str] | None = opt("[RUN]...", "Runs by name or folder.")       # no flag: an argument
-        log: bool = opt("--log", "A logarithmic loss axis.", default=False)       # a switch
+        log: bool = opt("--log", "A logarithmic loss axis.")                      # a switch
         steps: str | None = opt("--steps N", "Sampling steps.", sets="sample.steps")
 
     @examples("ditkit plot-loss", "ditkit plot-loss mnist mnist-2 --log")
@@ -57,21 +57,20 @@ class Only:
     replaced: dict[str, Any]
 
 
-def opt(*words: str, default: Any = None, **about: Any) -> Any:
+def opt(form: str, text: str, *, default: Any = None, **about: Any) -> Any:
     """A field of a group: `opt("--steps N", "Sampling steps.")`.
 
     Args:
-        words: the flag with its metavar (a switch has none, an argument is a metavar alone), and the help.
-        default: its value where it is not given.
+        form: the flag with its metavar; a switch has none, an argument is a metavar alone.
+        text: the help.
+        default: its value where it is not given; False for a switch.
         about: the other fields of `Option`; what is none of them goes to Typer (min, max).
     """
-    *form, text = words
-    flag, _, metavar = " ".join(form).partition(" ")
-    if not flag.startswith("--"):
-        flag, metavar = None, " ".join(form)
+    flag, _, metavar = form.partition(" ") if form.startswith("--") else (None, "", form)
     own = {name: about.pop(name) for name in list(about) if name in Option.__dataclass_fields__}
     option = Option(flag=flag, metavar=metavar or None, help=text, limits=about, **own)
-    return dataclasses.field(default=default, metadata={"option": option})
+    is_switch = flag is not None and not metavar
+    return dataclasses.field(default=False if is_switch else default, metadata={"option": option})
 
 
 def only(names: str, **replaced: Any) -> Only:
@@ -93,6 +92,8 @@ def changes(*groups: Any) -> dict[str, Any]:
     """{setting: value} of the options that were given and set something."""
     found: dict[str, Any] = {}
     for option, value in _given(groups):
+        if value == option.unless:
+            continue
         if isinstance(option.sets, tuple):
             found |= zip(option.sets, value, strict=True)
         elif option.sets:
@@ -104,7 +105,7 @@ def _given(groups: Any) -> Iterator[tuple[Option, Any]]:
     for group in groups:
         for field in dataclasses.fields(group):
             option, value = field.metadata["option"], getattr(group, field.name)
-            if option.sets and value is not None and value != option.unless:
+            if option.sets and value is not None:
                 yield option, value
 
 
@@ -115,11 +116,6 @@ def in_flags(error: UsageError, *groups: Any) -> UsageError:
             text = error.message.partition(": ")[2]
             return UsageError(f"{option.flag}: {text}", f"give {option.flag} another value")
     return error
-
-
-def takes_groups(run: Callable[..., None]) -> bool:
-    """Whether a command takes groups; else it takes Annotated parameters."""
-    return any(dataclasses.is_dataclass(kind) for kind in get_type_hints(run).values())
 
 
 def expanded(run: Callable[..., None]) -> Callable[..., None]:

@@ -121,8 +121,7 @@ class SampleSettings:
     """Diffusion: what is drawn, and how."""
 
     labels: list[str] | None = opt(
-        "--labels",
-        "LABEL...",
+        "--labels LABEL...",
         "What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'.",
         shown="one of each",
     )
@@ -184,7 +183,7 @@ class Model:
         "trained with --snapshot-every.",
         shown="the one tracked in training",
     )
-    no_ema: bool = opt("--no-ema", "Use the raw weights instead of their moving average.", default=False)
+    no_ema: bool = opt("--no-ema", "Use the raw weights instead of their moving average.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,11 +191,11 @@ class Output:
     """Output: where results go, and what is printed of them."""
 
     out: Path | None = opt("--out DIR", "Where images go.", shown="a new folder in samples/")
-    force: bool = opt("--force", "Overwrite what is there.", default=False)
-    yes: bool = opt("--yes", "Do not ask.", default=False)
-    json: bool = opt("--json", "Print one JSON object on stdout.", default=False)
+    force: bool = opt("--force", "Overwrite what is there.")
+    yes: bool = opt("--yes", "Do not ask.")
+    json: bool = opt("--json", "Print one JSON object on stdout.")
     runs_dir: Path | None = opt("--runs-dir DIR", "Where runs live.", shown="DITKIT_RUNS, else ./runs")
-    quiet: bool = opt("--quiet", "Say nothing but errors.", default=False)
+    quiet: bool = opt("--quiet", "Say nothing but errors.")
 
     @property
     def runs(self) -> Path:
@@ -239,8 +238,8 @@ class TrainOutput(Output):
         complete=complete.trackers,
         shown=False,
     )
-    fresh: bool = opt("--fresh", "Begin a new run (mnist-2) where there is one already.", default=False)
-    dry_run: bool = opt("--dry-run", "Print the settings and the cost, and train nothing.", default=False)
+    fresh: bool = opt("--fresh", "Begin a new run (mnist-2) where there is one already.")
+    dry_run: bool = opt("--dry-run", "Print the settings and the cost, and train nothing.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +269,6 @@ class TrainDevice(Device):
         "--shard",
         "Split weights, moments and their average over the processes that torchrun started (FSDP2), for models that "
         "one device cannot hold.",
-        default=False,
     )
     threads: str = opt(
         "--threads N|auto",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import recipes
 from ..config import SampleConfig, to_dict
@@ -18,8 +18,8 @@ from ..runs.lookup import _origin, find_guide, find_weights, model_name
 from ..runs.model_info import ModelInfo, read_model_info
 from ..runtime.distributed import ProcessGroup
 from . import console, datasets, outputs, parsing
-from .opt import changes, in_flags
-from .options import AUTO, Device, DrawingDevice, Model, Output, SampleSettings
+from .opt import changes
+from .options import Device, Model, SampleSettings
 
 if TYPE_CHECKING:
     from ..sampling.generate import Sample
@@ -88,7 +88,7 @@ def resolve_request(
     word, ema = model.model or default, not model.no_ema
     weights = find_weights(word, runs, ema=ema, on_damage=warn_of_damage)
     if model.ema is not None:
-        weights = _averaged(weights, model.ema, ema=ema)
+        weights = averaged(weights, model.ema, ema=ema)
     info = read_model_info(weights)
     changed = changes(settings, device)
     trees = [target.nested(key, value) for key, value in changed.items()]
@@ -112,20 +112,6 @@ def resolve_request(
     )
 
 
-def request_from_flags(
-    labels: list[str] | None, flags: dict[str, Any], *, model: str | None, runs_dir: Path | None, ema: bool
-) -> SampleRequest:
-    """As `resolve_request`, for commands whose options are no groups."""
-    words = {flag.lstrip("-").replace("-", "_"): value for flag, value in flags.items()}
-    device = DrawingDevice(batch_size=words.pop("batch_size", AUTO))
-    weights = Model(model=model, no_ema=not ema, ema=words.pop("ema", None))
-    settings = SampleSettings(labels=labels, **words)
-    try:
-        return resolve_request(settings, weights, device, Output(runs_dir=runs_dir).runs)
-    except UsageError as error:
-        raise in_flags(error, settings, device) from None
-
-
 def _default_labels(info: ModelInfo) -> list[str]:
     """One image of each label, as long as those are not too many."""
     if not info.labels:
@@ -133,7 +119,8 @@ def _default_labels(info: ModelInfo) -> list[str]:
     return list(info.labels if len(info.labels) <= MAX_LABELS else info.labels[:DEFAULT_IMAGES])
 
 
-def _averaged(weights: Path, text: str, *, ema: bool) -> Path:
+def averaged(weights: Path, text: str, *, ema: bool) -> Path:
+    """The weights of a run's average of another length. Raises UsageError for a word that is no length."""
     length = parsing.ema_length(text)
     if not ema:
         raise UsageError("--ema and --no-ema ask for different weights", "leave one of them out")
@@ -166,7 +153,6 @@ def draw(
     device: str,
     *,
     quiet: bool,
-    on_noisy: Callable[[int, int, Any], None] | None = None,
     group: ProcessGroup | None = None,
 ) -> Iterator[Sample]:
     """The images of a request, a batch at a time, so that memory stays bounded and a stop loses little.
@@ -193,12 +179,6 @@ def draw(
         min(default_batch_size(trained.network, shape, place), math.ceil(count / group.size))
     )
     with console.bar("drawing", quiet=quiet) as show:
-
-        def on_step(step: int, steps: int, _clean_BCHW: Any, noisy_BCHW: Any) -> None:
-            show((step + 1) / steps * count, count)
-            if on_noisy:
-                on_noisy(step, steps, trained.codec.to_images(noisy_BCHW))
-
         batches = sample_batches(
             trained,
             [label if request.info.labels else None for label in request.labels],
@@ -206,7 +186,7 @@ def draw(
             seed=request.seed,
             guide=guide,
             batch_size=batch_size,
-            on_step=on_step,
+            on_step=lambda step, steps, *_: show((step + 1) / steps * count, count),
             part=(group.rank, group.size),
         )
         for _ in range(math.ceil(math.ceil(count / batch_size) / group.size)):

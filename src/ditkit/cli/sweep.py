@@ -20,20 +20,16 @@ Varied = Annotated[
     SampleSettings,
     only(
         "labels guidance steps sampler reuse seed",
-        guidance=opt("--guidance", "SCALE,…", "Scales of classifier-free guidance, e.g. 1,1.5,2,4.", shown=AS_TRAINED),
-        steps=opt("--steps", "N,…", "Sampling steps, e.g. 5,10,20.", shown=AS_TRAINED),
+        guidance=opt("--guidance SCALE,…", "Scales of classifier-free guidance, e.g. 1,1.5,2,4.", shown=AS_TRAINED),
+        steps=opt("--steps N,…", "Sampling steps, e.g. 5,10,20.", shown=AS_TRAINED),
         sampler=opt(
-            "--sampler",
-            "NAME,…",
+            "--sampler NAME,…",
             "Samplers; `ditkit list samplers` names them.",
             complete=complete.samplers,
             shown=AS_TRAINED,
         ),
         reuse=opt(
-            "--reuse",
-            "N,…",
-            "Go through the network's blocks in every N-th call only, e.g. 1,2,3.",
-            shown=AS_TRAINED,
+            "--reuse N,…", "Go through the network's blocks in every N-th call only, e.g. 1,2,3.", shown=AS_TRAINED
         ),
     ),
 ]
@@ -43,14 +39,13 @@ Weights = Annotated[
         "model ema no_ema",
         model=WHICH,
         ema=opt(
-            "--ema",
-            "LENGTH,…",
+            "--ema LENGTH,…",
             "Lengths of the moving average, e.g. 0.03,0.05,0.1, for runs trained with --snapshot-every.",
             shown="the one tracked in training",
         ),
     ),
 ]
-FOLDER = opt("--out", "DIR", "Where sweep.png, sweep.md and sweep.json go.", shown="a new folder in sweeps/")
+FOLDER = opt("--out DIR", "Where sweep.png, sweep.md and sweep.json go.", shown="a new folder in sweeps/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +53,7 @@ class Judging(RealImages):
     """Data."""
 
     samples: int | None = opt(
-        "--samples",
-        "N",
+        "--samples N",
         "Judge each way by this many images, as `ditkit evaluate` does.",
         shown="none, only look",
         min=10,
@@ -148,7 +142,7 @@ def _resolved(
     """The model, its labels and seed, and how many combinations there are, all checked."""
     from ..evaluation.sweep import combinations
     from .datasets import watching
-    from .sample_request import _averaged, resolve_request
+    from .sample_request import averaged, resolve_request
 
     unvaried = SampleSettings(labels=settings.labels, seed=settings.seed)
     with watching(quiet=output.quiet, yes=output.yes):
@@ -158,5 +152,5 @@ def _resolved(
             parsing.ema_length(length)
         count = len(combinations(request.info.config, varied))
         for length in lengths:
-            _averaged(request.weights, length, ema=not model.no_ema)
+            averaged(request.weights, length, ema=not model.no_ema)
     return request, count

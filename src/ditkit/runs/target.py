@@ -182,8 +182,8 @@ def _in_file(error: UsageError, file: Path | None, trees: Sequence[Mapping[str, 
     """The same error with the name of the --config file, if that is where it comes from."""
     try:
         recipes.build(*trees)
-    except UsageError as without_flags:
-        if file and without_flags.message == error.message:
+    except UsageError as earlier:
+        if file and earlier.message == error.message:
             return UsageError(f"{file}: {error.message}", error.hint)
     return error
 
