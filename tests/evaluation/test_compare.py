@@ -114,7 +114,9 @@ def test_each_run_has_its_own_row_also_when_no_label_is_common(runs, tmp_path, m
 
 
 def test_called_from_python_it_gives_what_it_writes_and_prints_nothing(runs, tmp_path, capsys):
-    comparison = ditkit.compare([runs / "wide", runs / "narrow"], tmp_path / "c", labels=["3"], device="cpu")
+    comparison = ditkit.compare(
+        [runs / "wide", runs / "narrow", runs / "wide"], tmp_path / "c", labels=["3"], device="cpu"
+    )
     assert comparison == json.loads((tmp_path / "c/compare.json").read_text(encoding="utf-8"))
     assert comparison["differing"]["model.width"] == [32, 16] and comparison["runs"][1]["step"] == 3
     assert capsys.readouterr() == ("", "")

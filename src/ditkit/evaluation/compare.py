@@ -51,8 +51,9 @@ def compare(
         UsageError: for fewer than two runs, for one that is not there, and for an unknown label.
         CheckpointError: for a run without a whole checkpoint.
     """
-    weights = [find_weights(str(run), runs_dir(), ema=ema) for run in runs]
-    folders = several([_run_of(path) for path in weights])
+    paths = [find_weights(str(run), runs_dir(), ema=ema) for run in runs]
+    by_run = {_run_of(path).path: path for path in paths}  # each run once
+    folders, weights = several([RunFolder(path) for path in by_run]), list(by_run.values())
     infos = [read_model_info(path) for path in weights]
     rows = [_row(run, info) for run, info in zip(folders, infos, strict=True)]
     comparison = {"runs": rows, "differing": _differing([run.read_config() for run in folders])}

@@ -132,7 +132,7 @@ def pull(
 
 
 def _check_name(folder: RunFolder, *, force: bool) -> None:
-    """Before anything is fetched: what is there would be lost."""
+    """Raise UsageError, before anything is fetched, where something would be lost."""
     if not os.path.lexists(folder.path):
         return
     if not folder.is_imported():
@@ -168,7 +168,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _own_name(place: Path | HubAddress) -> str:
-    """What a model is called when nobody says: after its file, folder or repository, whichever says something."""
+    """The name of a model that was given none: that of its file, folder or repository, whichever says something."""
     if isinstance(place, Path):
         inside = place.absolute()
         file = inside.stem if place.is_file() else inside.name
@@ -228,9 +228,7 @@ def write_as_run(
     try:
         atomic.make_folder(runs)
         _remove_leftovers(folder)
-        needed = sum(
-            tensor.numel() * tensor.element_size() for tensors in files.values() for tensor in tensors.values()
-        )
+        needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
         check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
         _write(new, info, files, metrics, about)
         atomic.replace_folder(new.path, folder.path, old)
@@ -246,7 +244,7 @@ def write_as_run(
 
 
 def write_foreign_as_run(folder: RunFolder, foreign: ForeignModel, source: str) -> Path:
-    """`place` another project's model; `source` is where it comes from, in words."""
+    """As `write_as_run`, of another project's model; `source` says where it comes from."""
     files = {"ema.safetensors": foreign.ema, **({"model.safetensors": foreign.raw} if foreign.raw else {})}
     metrics = [{"step": step, "loss": float(f"{loss:.7g}")} for step, loss in foreign.losses]
     about = {"origin": foreign.origin, "source": source}
@@ -278,7 +276,7 @@ def _write(
 
 
 def _remove_leftovers(folder: RunFolder) -> None:
-    """Remove what a process left behind that was killed while it placed a model of this name."""
+    """Remove what a process left behind that was killed while it wrote a model of this name."""
     for path in folder.path.parent.glob(f"{_TEMPORARY}*"):
         if re.fullmatch(re.escape(folder.path.name) + r"-[0-9a-f]{8}(-old)?", path.name.removeprefix(_TEMPORARY)):
             shutil.rmtree(path, ignore_errors=True)
