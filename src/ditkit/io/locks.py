@@ -10,23 +10,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_LOOK_AGAIN = 0.1  # seconds
+_RETRY_AFTER = 0.1  # seconds
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _threads = threading.RLock()  # a file's lock belongs to the process, so it does not keep threads apart
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Whoever makes `path` holds this: one thread of one process, others wait. It ends with the process.
+    """A lock for making `path`: one thread of one process holds it, others wait. It ends with the process.
 
-    Gives whether it is held: not if somebody else does and `wait` is off, nor on a file system that has no locks.
+    Gives whether it is held: not if another process holds it and `wait` is off, nor on a file system without locks.
     """
     with _threads:
         lock = path.with_name(f".{path.name[:200]}.lock")
         descriptor, held = _open_locked(lock)
         try:
             while descriptor is None and wait:
-                time.sleep(_LOOK_AGAIN)
+                time.sleep(_RETRY_AFTER)
                 descriptor, held = _open_locked(lock)
             yield held
         finally:
@@ -38,7 +38,7 @@ def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _open_locked(lock: Path) -> tuple[int | None, bool]:
-    """A descriptor, and whether it holds the lock; none if somebody else does."""
+    """A descriptor, and whether it holds the lock; no descriptor if another process holds it."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     held = try_lock(descriptor)
     with contextlib.suppress(FileNotFoundError):
@@ -49,7 +49,7 @@ def _open_locked(lock: Path) -> tuple[int | None, bool]:
 
 
 def try_lock(descriptor: int) -> bool | None:
-    """Whether the file's lock was got, which goes with the process; None where the file system has none."""
+    """Whether this process now holds the file's lock, until it ends; None where the file system has no locks."""
     try:
         if os.name == "nt":
             import msvcrt

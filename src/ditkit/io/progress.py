@@ -1,4 +1,4 @@
-"""How long work tells whoever watches that it is under way, and asks before it downloads a lot."""
+"""Progress and consent: how the library reports long work to its caller, and asks before a large download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOADING_TORCH = "loading torch …"  # takes seconds
 
 
 def no_progress(text: str) -> AbstractContextManager[Progress]:
-    """Shows nothing."""
+    """A `Watch` that shows nothing."""
     return nullcontext(lambda done, total: None)
 
 
@@ -29,7 +29,7 @@ _ask: ContextVar[Ask] = ContextVar("ask", default=_always_yes)
 
 @contextmanager
 def reporting_to(watch: Watch | None, ask: Ask = _always_yes) -> Iterator[None]:
-    """Within it, `watch` is told in words what is being done, and given the progress; `ask` says yes or no first."""
+    """Within it, `watch` gets a description of each piece of work and its progress; `ask` answers questions."""
     watch_token, ask_token = _watch.set(watch or no_progress), _ask.set(ask)
     try:
         yield
@@ -39,12 +39,12 @@ def reporting_to(watch: Watch | None, ask: Ask = _always_yes) -> Iterator[None]:
 
 
 def progress(text: str) -> AbstractContextManager[Progress]:
-    """Around work that takes long: says `text`, and gives what is to be told the progress."""
+    """Around long work: announces `text`, and gives the function that takes the progress."""
     return _watch.get()(text)
 
 
 def notify(text: str) -> bool:
-    """Something worth knowing; whether there was anybody to hear it."""
+    """Announce something worth knowing; returns whether anybody watches."""
     with progress(text):
         return _watch.get() is not no_progress
 

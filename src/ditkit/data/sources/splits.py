@@ -30,8 +30,8 @@ def by_split(paths: Sequence[str], info: Path | None, subset: str = "", *, place
     if subset and subset not in configurations:
         inside = [path for path in paths if path.startswith(f"{subset}/")]
         if not inside:
-            known = f"; it has {', '.join(configurations)}" if configurations else ""
-            raise UsageError(f"{place} has no configuration or folder {subset!r}{known}", "check the address")
+            names = f"; it has {', '.join(configurations)}" if configurations else ""
+            raise UsageError(f"{place} has no configuration or folder {subset!r}{names}", "check the address")
         return _named(inside, place, subset)
     chosen = subset or _default(configurations, place)
     matched = _matched(paths, configurations[chosen], place) if chosen else {}
@@ -56,15 +56,15 @@ def split_of(path: str) -> str | None:
 
 def _named(paths: Sequence[str], place: str, below: str = "") -> dict[str, list[str]]:
     splits = {path: split_of(path[len(below) :]) for path in paths}
-    found = {split: sorted(path for path in paths if splits[path] == split) for split in ("train", "validation")}
-    if not found["train"]:
-        found["train"] = sorted(path for path in paths if splits[path] is None)
-    if not found["train"]:
+    files = {split: sorted(path for path in paths if splits[path] == split) for split in ("train", "validation")}
+    if not files["train"]:
+        files["train"] = sorted(path for path in paths if splits[path] is None)
+    if not files["train"]:
         raise DataError(
             f"none of the {len(paths)} files of {place} is for training, by their names: {', '.join(paths[:3])}",
             "give the folder or the configuration that is",
         )
-    return found
+    return files
 
 
 def _configurations(info: Path | None) -> dict[str, Any]:
@@ -96,15 +96,15 @@ def _default(configurations: Mapping[str, Any], place: str) -> str | None:
 def _matched(paths: Sequence[str], entry: Any, place: str) -> dict[str, list[str]]:
     """The files that a configuration's patterns name; those without a split are for training."""
     listed = entry["data_files"]
-    if isinstance(listed, (str, Mapping)) or all(isinstance(one, str) for one in listed):
+    if isinstance(listed, (str, Mapping)) or all(isinstance(entry, str) for entry in listed):
         listed = [{"split": "train", "path": listed}] if not isinstance(listed, Mapping) else [listed]
-    found: dict[str, list[str]] = {"train": [], "validation": []}
-    for one in listed:
-        split = _SPLITS.get(str(one.get("split", "train")).lower())
-        patterns = one["path"] if isinstance(one["path"], list) else [one["path"]]
-        if split in found:
-            found[split] += sorted(path for path in paths if any(_fits(path, str(pattern)) for pattern in patterns))
-    return found
+    files: dict[str, list[str]] = {"train": [], "validation": []}
+    for row in listed:
+        split = _SPLITS.get(str(row.get("split", "train")).lower())
+        patterns = row["path"] if isinstance(row["path"], list) else [row["path"]]
+        if split in files:
+            files[split] += sorted(path for path in paths if any(_fits(path, str(pattern)) for pattern in patterns))
+    return files
 
 
 def _fits(path: str, pattern: str) -> bool:
