@@ -1,4 +1,4 @@
-"""Main(), lazy commands, option groups -> Typer."""
+"""The command line: commands whose modules are imported when they are called, and main()."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Command(TyperCommand):
         return _tidy(super().get_params(ctx))
 
 
-class Unopened(TyperCommand):
-    """Stands for a command, of which only the name and the help are known so far."""
+class LazyCommand(TyperCommand):
+    """Stands for a command whose module is not imported yet: its name and its help."""
 
 
 class Group(TyperGroup):
-    """`ditkit` itself, and a command that has commands; a mistyped one gets the nearest named."""
+    """`ditkit` itself, and a command that has commands; for a mistyped one the nearest are named."""
 
     entries: Mapping[str, Any]  # as COMMANDS
 
@@ -84,7 +84,7 @@ class Group(TyperGroup):
     def load(self, names: Iterable[str]) -> None:
         """Import the modules of some commands."""
         for name in names:
-            if isinstance(self.commands.get(name), Unopened):
+            if isinstance(self.commands.get(name), LazyCommand):
                 self.commands[name] = _built(name, self.entries[name])
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -102,7 +102,7 @@ def root() -> Group:
 
 
 def opened(group: Group) -> Group:
-    """The group with all commands of it and of the groups in it imported."""
+    """The group, with all its commands and those of the groups in it imported."""
     group.load(list(group.commands))
     for command in group.commands.values():
         if isinstance(command, Group):
@@ -140,7 +140,7 @@ def _filled(app: typer.Typer, entries: Mapping[str, Any]) -> Group:
     group = typer.main.get_command(app)
     assert isinstance(group, Group)
     group.entries = entries
-    group.commands.update({name: Unopened(name, help=_help(entry)) for name, entry in entries.items()})
+    group.commands.update({name: LazyCommand(name, help=_help(entry)) for name, entry in entries.items()})
     return group
 
 
@@ -150,9 +150,9 @@ def _help(entry: Any) -> str:
         return _unwrapped(entry.__doc__)
     stem, _, function = entry.partition(":")
     text = (Path(__file__).parent / f"{stem}.py").read_text(encoding="utf-8")
-    found = re.search(_FUNCTION.format(function or "run"), text, re.MULTILINE | re.DOTALL)
-    found = found or re.match(_MODULE, text, re.DOTALL)
-    return _unwrapped(found[1] if found else "")
+    docstring = re.search(_FUNCTION.format(function or "run"), text, re.MULTILINE | re.DOTALL)
+    docstring = docstring or re.match(_MODULE, text, re.DOTALL)
+    return _unwrapped(docstring[1] if docstring else "")
 
 
 def _unwrapped(text: str | None) -> str:
@@ -167,8 +167,8 @@ def _check_words(args: Sequence[str], parameters: Sequence[Any]) -> None:
     switches = {name for parameter in parameters if getattr(parameter, "is_flag", False) for name in parameter.opts}
     for before, word in zip(["", *args], args, strict=False):
         option, equals, value = word.partition("=")
-        given, option = (value, option) if equals and option in names else (word, before)
-        if not given.strip():
+        text, option = (value, option) if equals and option in names else (word, before)
+        if not text.strip():
             where = f"{option}: " if option in names else ""
             raise UsageError(f"{where}an empty word means nothing", "fill it in, or leave it out")
         if before in names - switches and (word in names or word == "--"):
@@ -216,11 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Nothing escapes but what ends Python itself."""
     if arguments is None:
         console.open_streams()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     console.accept_all_letters()
     stdout = sys.stdout
     try:
-        code = root().main(given, prog_name="ditkit", standalone_mode=False)
+        code = root().main(words, prog_name="ditkit", standalone_mode=False)
         stdout.flush()
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
@@ -234,15 +234,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return console.reader_gone(stdout)
     except Exception as error:
         console.flush(stdout)
-        return console.report(error, command=_spoken(given), debug=console.is_debug(given))
+        return console.report(error, command=_command_named(words), debug=console.is_debug(words))
 
 
-def _spoken(given: Sequence[str]) -> str:
-    """The command that was meant, with the group that it is in."""
-    spoken, entries = ["ditkit"], COMMANDS
-    for word in (word for word in given if not word.startswith("-")):
+def _command_named(words: Sequence[str]) -> str:
+    """The command in a command line, with the group that it is in: `ditkit data show`."""
+    names, entries = ["ditkit"], COMMANDS
+    for word in (word for word in words if not word.startswith("-")):
         if word not in entries:
             break
-        spoken.append(word)
+        names.append(word)
         entries = _nested(entries[word])
-    return " ".join(spoken)
+    return " ".join(names)

@@ -1,4 +1,4 @@
-"""Stderr, stdout, errors, bars, prompts."""
+"""What is printed: results on stdout; messages, errors, bars and questions on stderr."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def _explain_usage(error: Any, command: str) -> tuple[str, str | None, int]:
         wrong = unknown("option", error.option_name, options)
         return wrong.message, wrong.hint if "did you mean" in str(wrong.hint) else hint, 2
     message = str(error.format_message()).strip().rstrip(".")
-    message = re.sub(r"^Invalid value for '(-[^']*)': (.)", lambda found: f"{found[1]}: {found[2].lower()}", message)
+    message = re.sub(r"^Invalid value for '(-[^']*)': (.)", lambda match: f"{match[1]}: {match[2].lower()}", message)
     message = re.sub(r"^Option '(-[^']*)' ", r"\1 ", message)
     message = re.sub(r"^Got unexpected extra argument\(s\) \((.*)\)$", r"unexpected: \1", message, flags=re.DOTALL)
     if message.startswith("unexpected: ") and command == "ditkit sample":

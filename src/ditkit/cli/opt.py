@@ -1,4 +1,4 @@
-"""What commands take: each option declared once, as a field of a group, with all that is to be said of it.
+"""What commands take: each option declared once, as a field of a group, with all there is to say about it.
 
     @dataclass(frozen=True, kw_only=True)
     class Plot:
@@ -90,15 +90,15 @@ def examples(*lines: str) -> Callable[[Run], Run]:
 
 def changes(*groups: Any) -> dict[str, Any]:
     """{setting: value} of the options that were given and set something."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for option, value in _given(groups):
         if value == option.unless:
             continue
         if isinstance(option.sets, tuple):
-            found |= zip(option.sets, value, strict=True)
+            settings |= zip(option.sets, value, strict=True)
         elif option.sets:
-            found[option.sets] = value
-    return found
+            settings[option.sets] = value
+    return settings
 
 
 def _given(groups: Any) -> Iterator[tuple[Option, Any]]:

@@ -1,4 +1,4 @@
-"""Labels, durations, devices as they are typed."""
+"""Words as they are typed: labels, durations, devices."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def number_or_auto(word: str) -> str:
 
 
 def switch(option: str, word: str) -> str:
-    """`auto`, `on` or `off`."""
+    """`auto`, `on` or `off`. Raises UsageError for another word."""
     if word in _SWITCH:
         return word
     raise unknown(f"word for {option}:", word, _SWITCH)
