@@ -1,4 +1,4 @@
-"""--out, --force, --json, --quiet in one place."""
+"""Where results go and how they are printed: --out, --force, --json and --quiet, for all commands."""
 
 from __future__ import annotations
 
@@ -33,19 +33,26 @@ def output_folder(output: Output, default: Path, names: list[str]) -> Path:
     Raises DitkitError when the files `names` cannot go there, or would overwrite others without --force.
     """
     folder = expanded(output.out) if output.out else free_name(default)
-    check_folder(folder, names, force=output.force)
+    paths.check_writable(folder)
+    existing = set(os.listdir(folder)) if folder.is_dir() and not output.force else set()  # noqa: PTH208
+    taken = [name for name in names if name in existing]
+    if taken:
+        raise UsageError(
+            f"{folder / taken[0]} is there already" + (f", and {len(taken) - 1} more" if taken[1:] else ""),
+            "overwrite with --force, or choose another folder with --out",
+        )
     return folder
 
 
-def autoencoder_folder(given: Path | None) -> Path | None:
-    """The folder of an autoencoder. Raises UsageError or DataError if there is none."""
-    if given is None:
+def autoencoder_folder(path: Path | None) -> Path | None:
+    """The folder of an autoencoder that --autoencoder names. Raises UsageError or DataError if there is none."""
+    if path is None:
         return None
     from ..autoencoders import files
 
-    if not expanded(given).is_dir():
-        raise UsageError(f"--autoencoder: there is no folder {given}", "check the path")
-    return files.autoencoder_folder(expanded(given))
+    if not expanded(path).is_dir():
+        raise UsageError(f"--autoencoder: there is no folder {path}", "check the path")
+    return files.autoencoder_folder(expanded(path))
 
 
 def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool) -> Path:
@@ -71,21 +78,7 @@ def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = N
     `beside` is the ending of a second file next to it. Raises UsageError or MachineError when it cannot be written.
     """
     default = Path(f"{stem}.png") if force else free_name(Path(stem), ".png")
-    path = expanded(out) if out else default
-    if path.is_dir() or path.suffix.lower() != ".png":
-        raise UsageError(f"--out: {path} is not the name of a PNG", f"e.g. --out {stem}.png")
-    for file in (path, path.with_suffix(beside)) if beside else (path,):
-        check_file(file, force=force)
+    path = check_suffix(out or default, "a PNG", f"{stem}.png", force=force)
+    if beside:
+        check_file(path.with_suffix(beside), force=force)
     return path
-
-
-def check_folder(folder: Path, names: list[str], *, force: bool) -> None:
-    """Raise DitkitError when the images cannot go there, or would overwrite others without --force."""
-    paths.check_writable(folder)
-    existing = set(os.listdir(folder)) if folder.is_dir() and not force else set()  # noqa: PTH208
-    taken = [name for name in names if name in existing]
-    if taken:
-        raise UsageError(
-            f"{folder / taken[0]} is there already" + (f", and {len(taken) - 1} more" if taken[1:] else ""),
-            "overwrite with --force, or choose another folder with --out",
-        )
