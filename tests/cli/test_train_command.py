@@ -142,6 +142,24 @@ def test_data_sets_and_settings_are_read_once_and_the_run_is_claimed_once(
     assert sorted(calls) == ["config.toml", "start_or_resume", "train", "validation"]
 
 
+def test_drawing_checks_labels_and_finds_and_describes_the_weights_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    once = ("split_labels", "resolve_labels", "find_weights", "read_model_info", "load_weights")
+    calls: list[str] = []
+
+    def heard(frame, event, _):
+        if event == "call" and frame.f_code.co_name in once:
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(heard)
+    try:
+        code = said(capsys, f"sample --model mnist --labels 3 7 --steps 2 --device cpu --out {tmp_path / 'drawn'}")[0]
+    finally:
+        sys.setprofile(None)
+    assert (code, sorted(calls)) == (0, sorted(once))
+
+
 def test_all_processes_see_alike_whether_a_run_is_finished(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
