@@ -11,16 +11,15 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tomli_w
 import torch._dynamo  # noqa: F401 (torch imports it when first asked for shapes: not on the clock of a test)
-from command_line import walk, write_run
+from command_line import draw_black, walk, write_run
 from PIL import Image
 
 import ditkit.visual.html_report  # noqa: F401 (else it would import, and keep, what stands in for plots)
@@ -29,7 +28,6 @@ from ditkit.cli import app
 from ditkit.config import RunConfig, _flat, to_dict
 from ditkit.evaluation.evaluate import Evaluation
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.model_info import read_model_info
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -117,18 +115,7 @@ FIRST = {_parser(command, name): (command, name) for command, name in reversed([
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one run, three folders deep, where nothing trains and nothing is drawn."""
     from ditkit.data import mnist
-    from ditkit.sampling.generate import Sample
     from ditkit.training import loop
-
-    def draw(order: Any, device: str, **_: Any) -> list[Sample]:
-        return sample(None, order.labels)
-
-    def sample(_trained: Any, labels: Sequence[str], **_: Any) -> list[Sample]:
-        assert len(labels) <= 1000, "heavy work"
-        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in labels]
-
-    def load(source: Path, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(info=read_model_info(source), codec=SimpleNamespace(to_images=lambda x_BCHW: x_BCHW))
 
     digits = mnist.Digits(
         labels=mnist.LABELS,
@@ -147,9 +134,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
     monkeypatch.setattr("ditkit.cli.lr_find._print_curve", lambda *_, **__: None)
-    monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
-    monkeypatch.setattr("ditkit.sampling.generate.sample", sample)
-    monkeypatch.setattr("ditkit.checkpoint.loading.load", load)
+    draw_black(monkeypatch)
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
     monkeypatch.setattr("ditkit.evaluation.compare.compare", lambda *_, **__: {"runs": [], "differing": {}})
     monkeypatch.setattr("ditkit.evaluation.sweep.sweep", lambda *_, **__: [])

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from command_line import said, write_run
+from command_line import draw_black, said, write_run
 from PIL import Image
 
 from ditkit import load, recipes
@@ -21,14 +19,10 @@ MINE = b"the user's own"
 @pytest.fixture(autouse=True)
 def run(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run with one sample grid; nothing is really drawn or measured."""
-    from ditkit.sampling.generate import Sample
     from ditkit.training.lr_finder import LRCurve
 
-    def draw(order: Any, device: str, **_: Any) -> list[Sample]:
-        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in order.labels]
-
     curve = LRCurve(rates=[1e-4, 1e-3], losses=[2.0, 1.0], smoothed=[2.0, 1.0], suggestion=1e-4, maximum=5e-4)
-    monkeypatch.setattr("ditkit.cli.sample_request.draw", draw)
+    draw_black(monkeypatch)
     monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: curve)
     run = write_run(Path("runs"))
     (run / "samples").mkdir()

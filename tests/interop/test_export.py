@@ -225,9 +225,9 @@ def test_a_full_disk_is_said_and_the_old_file_stays(
             raise OSError(28, "No space left on device")
         return write(descriptor, content)
 
-    monkeypatch.setattr(atomic.os, "write", full)
-    code, _, err = said(capsys, "export small.safetensors --out out.safetensors --force")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.os, "write", full)
+        code, _, err = said(capsys, "export small.safetensors --out out.safetensors --force")
     assert code == 6 and "No space left on device" in err and "--out" in err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["out.safetensors", "small.safetensors"]
     assert (tmp_path / "out.safetensors").read_bytes() == b"old"

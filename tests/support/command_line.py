@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from ditkit import recipes
 from ditkit.cli import app
 from ditkit.io import atomic
 from ditkit.runs import manifest
-from ditkit.runs.model_info import METADATA_KEY, ModelInfo
+from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 
 FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
@@ -98,6 +99,24 @@ def refused(capsys: pytest.CaptureFixture[str], line: str, code: int, *words: st
     assert [text.partition(":")[0] for text in err.splitlines()] == ["error", "hint"], err
     assert all(word in err for word in words), err
     return err
+
+
+def draw_black(patch: pytest.MonkeyPatch) -> None:
+    """Black squares instead of what a network would draw, of which a thousand at most; no weights are loaded."""
+    import numpy as np
+
+    from ditkit.sampling.generate import Sample
+
+    def sample(_trained: Any, labels: Sequence[str], **_: Any) -> list[Sample]:
+        assert len(labels) <= 1000, "heavy work"
+        return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in labels]
+
+    def load(source: Path, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(info=read_model_info(source), codec=SimpleNamespace(to_images=lambda x_BCHW: x_BCHW))
+
+    patch.setattr("ditkit.cli.sample_request.draw", lambda order, device, **_: sample(None, order.labels))
+    patch.setattr("ditkit.sampling.generate.sample", sample)
+    patch.setattr("ditkit.checkpoint.loading.load", load)
 
 
 def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
