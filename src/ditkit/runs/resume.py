@@ -77,6 +77,8 @@ def _check_usable(folder: RunFolder) -> None:
     """Raise UsageError for an imported model, and for a folder of something else, in which not even a lock may lie."""
     folder.check_continues()
     path = folder.path
+    if folder.is_run() and not folder.checkpoints.exists():
+        folder.read_config()  # another program's config.toml is refused here, before a lock lies beside it
     if folder.is_run() or not path.exists():
         return
     if not path.is_dir() or not all(is_leftover(file) or file.name == LOCK for file in path.iterdir()):
