@@ -171,8 +171,8 @@ def reconstruct(
     _draw_pairs(pairs, config, path)
     finite = [pair.psnr for pair in pairs if math.isfinite(pair.psnr)] or [math.inf]
     figures = {"psnr_db": sum(finite) / len(finite), "worst_db": min(finite), "best_db": max(finite)}
-    known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    record = {**known, "images": len(pairs), "picture": str(path)}
+    numbers = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    record = {**numbers, "images": len(pairs), "picture": str(path)}
     show_result(output, record, _lines_of_pairs(len(pairs), config, figures, path))
 
 

@@ -1,4 +1,4 @@
-"""Flags + ModelInfo -> a checked SampleRequest; drawing it."""
+"""Options and the model's own description make a checked SampleRequest; drawing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..config import SampleConfig, to_dict
 from ..errors import UsageError, unknown
 from ..io import text as io_text
 from ..runs import target
-from ..runs.lookup import _origin, find_guide, find_weights, model_name
+from ..runs.lookup import origin_of, find_guide, find_weights, model_name
 from ..runs.model_info import ModelInfo, read_model_info
 from ..runtime.distributed import ProcessGroup
 from . import console, datasets, outputs, parsing
@@ -42,7 +42,7 @@ class SampleRequest:
     seed: int
     batch_size: int | None  # None: what fits
     settings: SampleConfig
-    ema: float | None = None  # length of the average, where one was asked for
+    ema: float | None = None  # length of the moving average, if --ema gave one
     guide: Path | None = None  # weights that stand for the null label
     autoencoder: Path | None = None  # where that of the run lies now
     backend: str = "torch"  # or "jax"
@@ -101,7 +101,7 @@ def resolve_request(
         weights=weights,
         info=info,
         name=f"{model_name(weights, word)}-{info.step}",
-        origin=_origin(word, weights),
+        origin=origin_of(word, weights),
         labels=parsing.expand_labels(settings.labels or _default_labels(info), info.labels),
         seed=config.seed,
         batch_size=config.train.batch_size if "train.batch_size" in changed else None,

@@ -123,7 +123,8 @@ def model_name(weights: Path, word: str | None = None) -> str:
     return text.slug(path.parent.parent.parent.name if inside_run else path.stem)
 
 
-def _origin(word: str | None, weights: Path) -> str:
+def origin_of(word: str | None, weights: Path) -> str:
+    """Where weights come from: hf://user/name@commit of those on the hub, else their path."""
     return source_of(weights.parent) if is_hub(word) else str(weights)
 
 
