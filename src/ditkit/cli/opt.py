@@ -12,8 +12,8 @@
         '''The help text.'''
 
 A command gets its groups filled in. `only` takes some options of a shared group, in that order, perhaps with another
-text but with the same setting; the others keep their defaults. `changes(group, …)` is {setting: value} of the options that were given; an error
-of such a setting is reported in the words of its flag. --debug comes by itself.
+text but with the same setting; the others keep their defaults. `changes(group, …)` is {setting: value} of the options
+that were given; an error of such a setting is reported in the words of its flag. --debug comes by itself.
 """
 
 from __future__ import annotations

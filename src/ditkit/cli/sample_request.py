@@ -14,7 +14,7 @@ from ..config import SampleConfig, to_dict
 from ..errors import UsageError, unknown
 from ..io import text as io_text
 from ..runs import target
-from ..runs.lookup import origin_of, find_guide, find_weights, model_name
+from ..runs.lookup import find_guide, find_weights, model_name, origin_of
 from ..runs.model_info import ModelInfo, read_model_info
 from ..runtime.distributed import ProcessGroup
 from . import console, datasets, outputs, parsing
