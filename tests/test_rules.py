@@ -23,6 +23,12 @@ LAYERS = {
 FAMILIES = {"models", "objectives", "samplers", "autoencoders", "trackers", "data"}
 BETWEEN_FAMILIES = {("samplers", "objectives")}  # for Process
 HEAVY = {"torch", "diffusers", "numpy", "PIL", "matplotlib", "safetensors", "jax", "flax", "optax"}
+# What has to be understood before training can be changed, and the part of it that is read from top to bottom.
+CORE = "config seeding ema optim models objectives samplers training sampling.generate sampling.guidance checkpoint "
+CORE += "data.contract data.mnist data.batches data.image_dataset errors registry events recipes"
+MUST_READ = "config seeding models objectives.contract objectives.regression training.step training.loop "
+MUST_READ += "training.session training.setup ema optim sampling.guidance sampling.generate samplers.contract "
+MUST_READ += "checkpoint.store checkpoint.loading"
 OPENS_WITHOUT_ENCODING = {"os.open", "Image.open", "gzip.open", "archive.open", "director.open"}
 
 
@@ -147,6 +153,24 @@ def test_files_and_functions_stay_small_and_say_what_they_are_for():
     if len(entries) > 32:
         wrong.append(f"{len(entries)} entries in the root of the package")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_core_fits_in_one_head():
+    must_read, core = lines_of(MUST_READ), lines_of(CORE)
+    whole = sum(file.read_text(encoding="utf-8").count("\n") for file in FILES)
+    print(f"lines of Python: {must_read:,} must be read, {core:,} are the core, {whole:,} in all")
+    assert must_read <= 2800
+    assert core <= 5000
+    assert whole <= 26_000  # to become 21_500
+
+
+def lines_of(names: str) -> int:
+    """Lines of Python in modules and packages."""
+    prefixes = tuple(f"{name}." for name in names.split())
+    missing = [prefix for prefix in prefixes if not any(f"{name}.".startswith(prefix) for name in MODULES)]
+    assert not missing
+    files = [file for file in FILES if f"{name_of(file)}.".startswith(prefixes)]
+    return sum(file.read_text(encoding="utf-8").count("\n") for file in files)
 
 
 def test_nothing_dangerous_and_nothing_platform_dependent():

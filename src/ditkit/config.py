@@ -54,7 +54,7 @@ class DataConfig:
     flip: bool = False  # mirror half of the training images
     validation: CountOrZero = 500  # images held out for the validation loss
     workers: Annotated[int, Field(ge=0, le=64)] = 0  # processes that decode; 0: a thread beside the training
-    worker_start: Literal["auto", "fork", "spawn", "forkserver"] = "auto"  # how they begin; auto: the system's way
+    worker_start: Literal["auto", "fork", "spawn", "forkserver"] = "auto"  # auto: the system's default
     worker_timeout: Count = 300  # seconds without a batch after which the run stops
     max_bad: Fraction = 0.01  # unreadable images are replaced by others up to this part of the set
 
@@ -157,7 +157,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SampleConfig:
-    """How images are drawn when nothing else is asked for."""
+    """How images are drawn by default."""
 
     sampler: str = "flow-heun"
     steps: Annotated[int, Field(ge=1, le=10_000)] = 20
@@ -188,12 +188,12 @@ class TrainConfig:
     evaluate_every: Count | None = None  # steps between measurements of the KID of a few drawn images
     evaluate_samples: Annotated[int, Field(ge=10, le=100_000)] = 256  # images drawn for it
     keep: Annotated[int, Field(ge=1, le=1000)] = 2  # newest checkpoints kept, besides that of the best validation loss
-    keep_every: Count | None = None  # checkpoints at multiples of this step are kept for good
+    keep_every: Count | None = None  # checkpoints at multiples of this step are kept permanently
     spike: Annotated[float, Field(gt=1, le=1e9)] = 20.0  # a loss this many times its running mean is not learnt from
     max_skips: Count = 5  # steps skipped in a row before the run goes back to its last good checkpoint
     rollbacks: CountOrZero = 3  # times it may go back, each with other noise and half the learning rate
-    snapshot_every: Count | None = None  # two averages of the weights are kept at multiples of this step, see post_hoc
-    init_from: str | None = None  # weights file that the run begins with
+    snapshot_every: Count | None = None  # multiples of this step keep two averages of the weights (posthoc_ema)
+    init_from: str | None = None  # weights file that the run starts from
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is due after this step, besides the last."""
@@ -202,9 +202,9 @@ class TrainConfig:
     @property
     def saves(self) -> int:
         """How many checkpoints a whole run writes."""
-        every, for_good, before = self.save_every, self.keep_every, self.steps - 1
-        both = before // for_good - before // math.lcm(every, for_good) if for_good else 0
-        return before // every + both + 1
+        every, permanent, before = self.save_every, self.keep_every, self.steps - 1
+        extra = before // permanent - before // math.lcm(every, permanent) if permanent else 0
+        return before // every + extra + 1
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:
@@ -291,8 +291,8 @@ def _explain(error: ValidationError) -> UsageError:
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         wrong = unknown("setting", where, _flat(asdict(RunConfig())))
         return UsageError(wrong.message, f"{wrong.hint}; `ditkit show mnist` prints them all")
-    given = first.get("input")
+    value = first.get("input")
     return UsageError(
-        f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {given!r}"[:400],
+        f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {value!r}"[:400],
         "change it; `ditkit show mnist` prints a valid set",
     )

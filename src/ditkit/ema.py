@@ -1,4 +1,7 @@
-"""EMA, and power-function EMAs (Karras 2024)."""
+"""Averages of the weights: EMA, and power-function EMAs (Karras et al. 2024, arXiv 2312.02696).
+
+N profiles. Equations and appendices are of that paper.
+"""
 
 from __future__ import annotations
 
@@ -33,38 +36,38 @@ def decay_of_power(step: int, length: float) -> float:
     return (1 - 1 / step) ** (power_of(length) + 1)
 
 
-def product(one: Profile, other: Profile) -> float:
+def product(a: Profile, b: Profile) -> float:
     """The integral over all steps of two profiles' product (appendix C)."""
-    (step, length), (its_step, its_length) = one, other
-    power, its_power = power_of(length), power_of(its_length)
-    common = min(step, its_step)
-    shape = (power + 1) * (its_power + 1) / (power + its_power + 1)
-    return shape * (common / step) ** power * (common / its_step) ** its_power * common / step / its_step
+    (step_a, length_a), (step_b, length_b) = a, b
+    power_a, power_b = power_of(length_a), power_of(length_b)
+    common = min(step_a, step_b)
+    shape = (power_a + 1) * (power_b + 1) / (power_a + power_b + 1)
+    return shape * (common / step_a) ** power_a * (common / step_b) ** power_b * common / step_a / step_b
 
 
 def combination(profiles: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
     """Factors (N,) of the profiles whose sum is nearest to the wanted one, and how far that is from it, in [0, 1].
 
-    Least squares in float64 (appendix C); far is a part of the wanted profile's norm.
+    Least squares in float64 (appendix C); the distance is a part of the wanted profile's norm.
     """
     import numpy as np
 
-    scale_N = np.array([product(one, one) for one in profiles]) ** 0.5
+    scale_N = np.array([product(profile, profile) for profile in profiles]) ** 0.5
     wanted_scale = product(wanted, wanted) ** 0.5
-    matrix_NN = np.array([[product(one, other) for other in profiles] for one in profiles]) / np.outer(scale_N, scale_N)
-    vector_N = np.array([product(one, wanted) for one in profiles]) / scale_N / wanted_scale
+    matrix_NN = np.array([[product(a, b) for b in profiles] for a in profiles]) / np.outer(scale_N, scale_N)
+    vector_N = np.array([product(profile, wanted) for profile in profiles]) / scale_N / wanted_scale
     factor_N = np.linalg.lstsq(matrix_NN, vector_N, rcond=1e-10)[0]
-    left = 1 - 2 * factor_N @ vector_N + factor_N @ matrix_NN @ factor_N
-    return factor_N * wanted_scale / scale_N, float(np.sqrt(max(left, 0)))
+    distance = 1 - 2 * factor_N @ vector_N + factor_N @ matrix_NN @ factor_N
+    return factor_N * wanted_scale / scale_N, float(np.sqrt(max(distance, 0)))
 
 
 def decay_at(step: int, decay: float) -> float:
-    """The decay of update number `step`, counted from 1: step / (step + 9) at first, 0.1 rising to `decay`."""
+    """The decay of update number `step`, counted from 1: rising from 0.1 as step / (step + 9), at most `decay`."""
     return min(decay, step / (step + 9))
 
 
 class Ema:
-    """A second network whose weights follow the first one's; `network` is it, in eval mode, without gradients."""
+    """`network`, in eval mode and without gradients, whose weights are a moving average of another network's."""
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
@@ -77,18 +80,14 @@ class Ema:
 
 
 class PowerEmas:
-    """Averages with power-function profiles, of which any other length can be made after training (see `post_hoc`).
+    """Averages with power-function profiles, of which any other length can be made after training.
 
     `lengths` are relative standard deviations, in units of the training so far; none are kept for ().
+    See `checkpoint.posthoc_ema`.
     """
 
     def __init__(self, network: nn.Module, lengths: Sequence[float]):
         self.networks = {length: _copy(network) for length in lengths}
-
-    @classmethod
-    def none(cls) -> PowerEmas:
-        """Of a run that keeps none."""
-        return cls(nn.Identity(), ())
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:

@@ -9,7 +9,7 @@ _NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STAT
 
 
 class DitkitError(Exception):
-    """Something the user can mend; printed as `error: message` and `hint: hint`, without a traceback.
+    """Something the user can repair; printed as `error: message` and `hint: hint`, without a traceback.
 
     Raised as one of the classes below; ditkit exits with 1 itself only for a bug.
     """
@@ -41,13 +41,13 @@ class CheckpointError(DitkitError):
 
 
 class DivergedError(DitkitError):
-    """Training that lost its way: a loss or a gradient that is no longer finite."""
+    """Training that diverged: a loss or a gradient that is no longer finite."""
 
     exit_code = 5
 
 
 class MachineError(DitkitError):
-    """What the machine refuses: disk, memory, permissions, devices, network."""
+    """The machine lacks or refuses something: disk, memory, permissions, devices, network."""
 
     exit_code = 6
 
@@ -74,11 +74,11 @@ class PeerError(DitkitError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that nobody knows: the nearest known names, else all of them (at most twelve)."""
+    """The error for an unknown name: its hint is the nearest known names, else all of them (at most twelve)."""
     choices = list(known)
-    near = difflib.get_close_matches(str(name).lower(), choices, n=3, cutoff=0.5)
-    if near:
-        hint = "did you mean " + " or ".join(repr(choice) for choice in near) + "?"
+    nearest = difflib.get_close_matches(str(name).lower(), choices, n=3, cutoff=0.5)
+    if nearest:
+        hint = "did you mean " + " or ".join(repr(choice) for choice in nearest) + "?"
     elif choices:
         hint = "known: " + ", ".join(choices[:12]) + (" …" if len(choices) > 12 else "")
     else:

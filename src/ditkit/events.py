@@ -1,4 +1,4 @@
-"""What the training loop says while it works; bars, files and pictures listen."""
+"""What happens while a run trains: the loop sends events, and bars, trackers and files listen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stepped:
     loss: float
     lr: float
     images_per_second: float
-    utilisation: float | None = None  # of the device's peak; None where nobody knows that
+    utilisation: float | None = None  # part of the device's peak; None where that is unknown
     metrics: dict[str, float] = field(default_factory=dict)  # as written to metrics.jsonl
 
 
@@ -60,7 +60,7 @@ class Sampled:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A checkpoint is safely on disk."""
+    """A checkpoint is durably on disk."""
 
     step: int
     path: Path
@@ -68,7 +68,7 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Warned:
-    """Something went wrong or is not as it was, and the run goes on; one line for people."""
+    """Something went wrong or is not as it was, and the run continues; one line for people."""
 
     step: int
     text: str

@@ -24,14 +24,11 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def adamw(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW in torch's fused form; weight decay on matrices only, not on biases, norms and embeddings."""
+    """AdamW (Loshchilov & Hutter 2019), fused; weight decay on matrices only, not on biases, norms and embeddings."""
     matrices = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
     decayed = [parameter for parameter in network.parameters() if id(parameter) in matrices]
     others = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
@@ -41,7 +38,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def norm(network: nn.Module) -> float:
-    """The norm of all gradients together, of all shards where they are sharded."""
+    """The norm of all gradients together; where they are sharded, all processes must call it together."""
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     return float(full_tensor(nn.utils.get_total_norm(gradients)))
 

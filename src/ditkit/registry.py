@@ -42,17 +42,17 @@ class Registry:
             raise UsageError(f"plug-in {path} does not exist", "give the path of a Python file")
         if self.entry not in _inspect(path)[1]:
             raise UsageError(f"{path} defines no function `{self.entry}`", f"a {self.kind} plug-in needs one")
-        name = _spoken(path.stem)
+        name = _as_word(path.stem)
         self._added[name] = path
         return name
 
     def descriptions(self) -> dict[str, str]:
         """Every known name with the first line of its docstring, sorted by name."""
         folder = Path(__file__).parent / self.package.rpartition(".")[2]
-        found = {_spoken(path.stem): path for path in folder.glob("*.py") if self.entry in _inspect(path)[1]}
-        described = {name: _inspect(path)[0] for name, path in (found | self._added).items()}
+        files = {_as_word(path.stem): path for path in folder.glob("*.py") if self.entry in _inspect(path)[1]}
+        described = {name: _inspect(path)[0] for name, path in (files | self._added).items()}
         for point in _entry_points(self.package):
-            described.setdefault(_spoken(point.name), f"from {point.value}")
+            described.setdefault(_as_word(point.name), f"from {point.value}")
         return dict(sorted(described.items()))
 
     def names(self) -> tuple[str, ...]:
@@ -73,14 +73,14 @@ class Registry:
         if name in self._added:
             return _import_file(self._added[name])
         for point in _entry_points(self.package):
-            if _spoken(point.name) == name:
+            if _as_word(point.name) == name:
                 return point.load()
         return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
 
 
 @cache
 def _entry_points(group: str):
-    """What other packages have registered; looking through them takes 10 ms, and a setting is checked many times."""
+    """What other packages have registered; cached, because listing takes 10 ms and a setting is checked many times."""
     return entry_points(group=group)
 
 
@@ -93,7 +93,7 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _spoken(stem: str) -> str:
+def _as_word(stem: str) -> str:
     return stem.replace("_", "-")
 
 

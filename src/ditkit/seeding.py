@@ -8,7 +8,7 @@ import torch
 
 
 def stream_seed(seed: int, stream: str, position: int) -> int:
-    """A 32-bit seed; streams with one name never repeat within four billion positions.
+    """A 32-bit seed; positions of a stream never share one within four billion.
 
     CPU generators use only 32 bits of their seed, so hashed positions would collide early: the name is hashed, the
     position added.

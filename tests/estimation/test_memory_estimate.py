@@ -23,7 +23,6 @@ from ditkit.estimation import activations
 from ditkit.estimation import memory as estimation_memory
 from ditkit.objectives.contract import open_objective
 from ditkit.runtime import peak_flops
-from ditkit.training import setup
 
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
 SWITCHES = (
@@ -56,8 +55,8 @@ def test_operations_are_those_that_torch_counts(conditioning: str, switches: dic
         loss_B = objective.loss_at(network, *_case(config, 4))
         forward = counter.get_total_flops() / 4
         loss_B.sum().backward()
-    assert setup.forward_flops(config) == pytest.approx(forward, rel=0.01)
-    gauge = peak_flops.Utilization(image_flops=3 * setup.forward_flops(config), peak=1e9)
+    assert peak_flops.forward_flops(config) == pytest.approx(forward, rel=0.01)
+    gauge = peak_flops.Utilization(image_flops=3 * peak_flops.forward_flops(config), peak=1e9)
     assert gauge.image_flops == pytest.approx(counter.get_total_flops() / 4, rel=0.1)
 
 
@@ -235,8 +234,8 @@ def test_data_sheets_are_found_by_the_devices_name(
 def test_the_share_of_the_peak_is_operations_a_second_over_it() -> None:
     assert peak_flops.Utilization(image_flops=2e9, peak=1e11).of_peak(25) == 0.5
     assert peak_flops.Utilization(image_flops=2e9, peak=None).of_peak(25) is None
-    two = setup.open_utilization(_config(), torch.device("cpu"), torch.float32, processes=2)
-    assert two.image_flops == 3 * setup.forward_flops(_config())
+    two = peak_flops.open_utilization(_config(), torch.device("cpu"), torch.float32, processes=2)
+    assert two.image_flops == 3 * peak_flops.forward_flops(_config())
     assert two.peak and 1e8 < two.peak < 1e14
 
 

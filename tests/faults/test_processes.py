@@ -61,15 +61,15 @@ def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, mo
     dataset = open_dataset(config.data, "train")
     monkeypatch.setattr(ProcessGroup, "all_reduce_", lambda *_: None)  # the sum is taken here
 
-    def gradients(world: ProcessGroup) -> dict[str, torch.Tensor]:
+    def gradients(group: ProcessGroup) -> dict[str, torch.Tensor]:
         network = fresh_network(config, 10, cpu)
         objective = open_objective(config.diffusion)
-        nouns = {"config": config, "network": network, "objective": objective, "device": cpu, "world": world}
-        worker = step.StepContext(**nouns, null_label=10, dtype=torch.float32, micro_batches=1)
-        batch = Batches(dataset, 16, config.seed, share=world.shard(16)).batch(3)
-        seen = step.compute_gradients(worker, 3, batch, "noise", lambda: [False], lambda: None)
+        nouns = {"config": config, "network": network, "objective": objective, "device": cpu, "group": group}
+        context = step.StepContext(**nouns, dtype=torch.float32, micro_batches=1)
+        batch = Batches(dataset, 16, config.seed, share=group.shard(16)).batch(3)
+        result = step.compute_gradients(context, 3, batch, "noise", lambda: [False], lambda: None)
         found = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
-        return {**found, "losses": seen.loss_B}
+        return {**found, "losses": result.loss_B}
 
     whole, first, second = gradients(ProcessGroup()), gradients(ProcessGroup(0, 2)), gradients(ProcessGroup(1, 2))
     assert whole.keys() == first.keys() == second.keys()

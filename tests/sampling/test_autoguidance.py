@@ -39,7 +39,7 @@ def drawn(trained: Trained, **how) -> torch.Tensor:
 def test_the_output_leads_from_the_guide_through_the_model():
     strong, weak = model(0).network, model(1).network
     x, timestep, label = torch.randn(2, 1, 28, 28), torch.full((2,), 300.0), torch.tensor([0, 1])
-    guidance = Guidance(scale=2.5, start=0.0, stop=1.0, null_label=2, by_another=True)
+    guidance = Guidance(scale=2.5, start=0.0, stop=1.0, null_label=2, has_guide=True)
     with torch.inference_mode():
         found = guided(strong, x, timestep, label, 0.3, guidance, weak)
         expected = weak(x, timestep, label) + 2.5 * (strong(x, timestep, label) - weak(x, timestep, label))
@@ -66,8 +66,8 @@ def test_images_do_not_depend_on_their_batch_and_guides_may_be_smaller():
 
 def test_unconditional_models_can_be_guided_by_another():
     config = dataclasses.replace(load("mnist"))
-    guidance = Guidance(scale=2.0, start=0.0, stop=1.0, null_label=0, by_another=True)
-    assert guidance.active(0.5) and not dataclasses.replace(guidance, by_another=False).active(0.5)
+    guidance = Guidance(scale=2.0, start=0.0, stop=1.0, null_label=0, has_guide=True)
+    assert guidance.active(0.5) and not dataclasses.replace(guidance, has_guide=False).active(0.5)
     assert config.sample.guidance > 1
 
 

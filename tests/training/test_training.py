@@ -20,7 +20,8 @@ from ditkit.io import atomic
 from ditkit.runs import manifest
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.model_info import read_model_info
-from ditkit.training.loop import by_quarter, train
+from ditkit.training.loop import train
+from ditkit.training.records import by_quarter
 from ditkit.training.step import drop_labels
 
 

@@ -21,7 +21,7 @@ class Posterior(NamedTuple):
 
 
 class Autoencoder(Protocol):
-    """Turns images into what the network models, and back; scaled and shifted both ways as its own config says."""
+    """Turns images into latents, which the network models, and back; scales and shifts them as its own config says."""
 
     channels: int  # of a latent
     shrink: int  # an image of height H has a latent of height H / shrink
@@ -37,7 +37,7 @@ class Autoencoder(Protocol):
 
 
 def open_autoencoder(config: RunConfig, device: torch.device | str = "cpu") -> Autoencoder:
-    """The autoencoder that a config names. Raises UsageError if nobody knows it, DataError if it is not to be had."""
+    """The autoencoder that a config names. Raises UsageError if it is unknown, DataError if its files are missing."""
     return AUTOENCODERS.load(config.autoencoder.name)(config, device)
 
 
@@ -50,4 +50,4 @@ def decode_in_parts(autoencoder: Autoencoder, latent_BCHW: Tensor) -> Tensor:
     """Images of any number of latents, a few at a time."""
     height, width = latent_BCHW.shape[-2:]
     part = at_once(height * autoencoder.shrink, width * autoencoder.shrink)
-    return torch.cat([autoencoder.decode(some) for some in latent_BCHW.split(part)])
+    return torch.cat([autoencoder.decode(part_BCHW) for part_BCHW in latent_BCHW.split(part)])

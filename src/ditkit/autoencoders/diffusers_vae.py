@@ -30,8 +30,8 @@ class DiffusersAutoencoder:
         encoded = self.network.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
         if hasattr(encoded, "latents"):
             return Posterior((encoded.latents - self._shift) * self._scale)
-        found = encoded.latent_dist
-        return Posterior((found.mean - self._shift) * self._scale, found.std * self._scale)
+        gaussian = encoded.latent_dist
+        return Posterior((gaussian.mean - self._shift) * self._scale, gaussian.std * self._scale)
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         latent_BCHW = latent_BCHW / self._scale + self._shift
@@ -45,9 +45,9 @@ def _read(kind: type[Any], folder: Path) -> Any:
     logging.set_verbosity_error()  # it warns of settings that older versions wrote
     try:
         return kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
-    except Exception as error:  # whatever diffusers, safetensors or torch raise for a damaged file
+    except Exception as error:  # diffusers, safetensors and torch raise many kinds for a damaged file
         if "torchvision" in str(error):
-            raise  # of another make than torch: no fault of the file
+            raise  # torchvision of another release than torch: no fault of the file
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"cannot read the autoencoder in {folder}: {why}", "get its files again") from None
     finally:

@@ -28,7 +28,7 @@ _KINDS = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
 
 
 def descriptions() -> dict[str, str]:
-    """Every name with what it is."""
+    """Every name with a line on what it is."""
     rows = {name: f"{row[4]}: {row[2]} channels, {row[3]} times smaller" for name, row in _ROWS.items()}
     return {PIXEL: "none: the network models the pixels themselves", **rows}
 
@@ -36,7 +36,7 @@ def descriptions() -> dict[str, str]:
 def settings(word: str) -> dict[str, Any]:
     """The section [autoencoder] for a name above, a folder in diffusers' layout, or a hub repository (`user/name`).
 
-    A folder's config is read. Raises UsageError for a word that is none of them, DataError for a folder that does not
+    The folder's config is read. Raises UsageError for a word that is none of them, DataError for a folder that does not
     hold an autoencoder that ditkit knows.
     """
     nothing = {"source": None, "revision": None, "channels": None, "shrink": 1}
@@ -102,7 +102,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def find_files(config: RunConfig) -> Path:
-    """The folder of the config's autoencoder, fetched if it has to be. Raises DataError if it is not to be had."""
+    """The folder of the config's autoencoder, downloaded if need be. Raises DataError if it cannot be found."""
     source = config.autoencoder.source
     if source is None:
         raise UsageError(f"the autoencoder {config.autoencoder.name!r} needs weights", "name them with --autoencoder")
@@ -124,12 +124,11 @@ def find_files(config: RunConfig) -> Path:
 
 def _check(config: RunConfig, folder: Path) -> None:
     """Raise UsageError if the files are of another shape than the settings say, or of other images."""
-    tree, wanted = read_config(folder), config.autoencoder
-    found = described(tree)
-    for key, value in found.items():
-        if getattr(wanted, key) != value:
+    tree, settings_of_run = read_config(folder), config.autoencoder
+    for key, value in described(tree).items():
+        if getattr(settings_of_run, key) != value:
             raise UsageError(
-                f"the autoencoder in {folder} has {key} {value}, the settings say {getattr(wanted, key)}",
+                f"the autoencoder in {folder} has {key} {value}, the settings say {getattr(settings_of_run, key)}",
                 "use --autoencoder, which reads it off the files",
             )
     if tree.get("in_channels", 3) != config.data.channels:

@@ -1,4 +1,4 @@
-"""Load(): a TrainedModel ready to sample."""
+"""load(): a trained model, ready to sample."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .tensors import check_shapes, load_into
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A network ready to sample, with its card."""
+    """A network ready to sample, and what its weights file says about it."""
 
     info: ModelInfo
     network: DiT
@@ -46,10 +46,15 @@ def load(
     device: str | torch.device = "cpu",
     autoencoder: str | Path | None = None,
 ) -> Trained:
-    """The network of a run (by name or path, newest if None), a checkpoint folder or a weights file.
+    """The network of a run, a checkpoint folder or a weights file, ready to sample.
 
-    `autoencoder` is a folder with that of the run, should it have moved. Raises CheckpointError when there is no
-    checkpoint or it is damaged, DataError when the autoencoder is not to be had or another one.
+    Args:
+        source: name or path of any of these; the newest run if None.
+        ema: the averaged weights, else the raw ones.
+        autoencoder: a folder with that of the run, should it have moved.
+
+    Raises CheckpointError when there is no checkpoint or it is damaged, DataError when the autoencoder is missing or
+    another one.
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
     return load_weights(path, read_model_info(path), device=device, autoencoder=autoencoder)
@@ -64,7 +69,7 @@ def load_weights(
 
 
 def load_network(info: ModelInfo, path: Path) -> DiT:
-    """The network of a weights file alone, float32, to look at only. Raises CheckpointError if it is damaged."""
+    """The network of a weights file alone, float32, not to be trained. Raises CheckpointError if it is damaged."""
     tensors = read_tensors(path)
     check_fits(info, tensors, path)
     network = build_network(info.config, len(info.labels))
@@ -73,16 +78,16 @@ def load_network(info: ModelInfo, path: Path) -> DiT:
 
 
 def check_fits(info: ModelInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError unless tensors are those of a card's network."""
-    with torch.device("meta"):  # a card may ask for more memory than there is
+    """Raise CheckpointError unless tensors are those of the network that the model's settings describe."""
+    with torch.device("meta"):  # settings from elsewhere may describe more memory than there is
         check_shapes(build_network(info.config, len(info.labels)), tensors, path)
 
 
-def open_codec(info: ModelInfo, device: str | torch.device, place: str | Path | None = None) -> Codec:
-    """What decodes the latents of a card's network. Raises DataError if its autoencoder is gone or another one."""
+def open_codec(info: ModelInfo, device: str | torch.device, folder: str | Path | None = None) -> Codec:
+    """Decodes what a model's network draws. Raises DataError if its autoencoder is missing or another one."""
     config = info.config
-    if place is not None:
-        moved = dataclasses.replace(config.autoencoder, source=str(place), revision=None)
+    if folder is not None:
+        moved = dataclasses.replace(config.autoencoder, source=str(folder), revision=None)
         config = dataclasses.replace(config, autoencoder=moved)
     autoencoder = open_autoencoder(config, device)
     check_same_autoencoder(autoencoder, info.latents)

@@ -27,7 +27,7 @@ from ..runs.folder import RunFolder, run_of
 from ..runs.model_info import METADATA_KEY, read_metadata, read_model_info
 from .tensors import AVERAGES
 
-_FAR = 0.2  # of the wanted profile's norm: beyond it the average is not the one that was asked for
+_FAR = 0.2  # of the wanted profile's norm: farther than that, the average is not the wanted one
 _WITHOUT = "delete it, or leave out --ema"
 _SUM, _MADE_OF = "sha256", "made_of"  # in the metadata of a snapshot, of a finished average
 
@@ -49,7 +49,7 @@ def write_snapshot(folder: RunFolder, step: int, tensors: Mapping[str, Tensor]) 
 
 
 def average(weights: Path, length: float) -> Path:
-    """A weights file of a run's average of this length, at the step of a checkpoint's weights file; made if need be.
+    """A weights file of a run's average of this length, at the step of a checkpoint's weights file; written if missing.
 
     Raises UsageError where no snapshots were kept, or none that can give this length, CheckpointError for damaged ones,
     MachineError for a full disk.
@@ -69,9 +69,9 @@ def average(weights: Path, length: float) -> Path:
     path = run.averages / checkpoint.name / f"ema-{length:g}.safetensors"
     if path.is_file() and read_metadata(path).get(_MADE_OF) == made_of:
         return path
-    profiles = [(one.step, tracked) for one in sources for tracked in TRACKED]
-    factors, far = combination(profiles, (info.step, length))
-    if far > _FAR:
+    profiles = [(source.step, tracked) for source in sources for tracked in TRACKED]
+    factors, distance = combination(profiles, (info.step, length))
+    if distance > _FAR:
         raise UsageError(
             f"--ema: {run.path} kept its averages at {len(sources)} steps, too few for a length of {length:g}",
             "ask for a longer average, or train with snapshots more often (--snapshot-every)",
@@ -80,7 +80,7 @@ def average(weights: Path, length: float) -> Path:
     metadata = {METADATA_KEY: replace(info, weights=f"ema {length:g}").to_json(), _MADE_OF: made_of}
     try:
         atomic.make_folder(path.parent)
-        check_space(path.parent, sum(one.nbytes for one in tensors.values()) + (64 << 10), "the average needs")
+        check_space(path.parent, sum(tensor.nbytes for tensor in tensors.values()) + (64 << 10), "the average needs")
         atomic.write_atomically(path, safetensors.pieces(tensors, metadata))
     except OSError as error:
         hint = "free some space, or copy the run to where its folder can be written to"
@@ -101,7 +101,7 @@ def _snapshot(folder: RunFolder, step: int) -> Path:
 
 
 def _snapshots(folder: RunFolder, before: int) -> Iterator[_Source]:
-    """Those of steps before a step, ascending: a run that went back may have others, of a future that is no more."""
+    """Those of steps before a step, ascending; later ones may be of a course that the run was rolled back from."""
     named = ((re.fullmatch(r"step-(\d{7,12})", path.stem), path) for path in folder.snapshots.glob("*.safetensors"))
     for step, path in sorted((int(match[1]), path) for match, path in named if match):
         if step < before:
@@ -111,15 +111,15 @@ def _snapshots(folder: RunFolder, before: int) -> Iterator[_Source]:
 def _identity(length: float, newest: str, sources: list[_Source]) -> str:
     """What an average is made of, without reading all of it."""
     try:
-        sums = [read_metadata(one.path).get(_SUM) for one in sources[1:]]
+        sums = [read_metadata(source.path).get(_SUM) for source in sources[1:]]
     except CheckpointError as error:
         raise CheckpointError(error.message, _WITHOUT) from None
-    return hashlib.sha256(json.dumps([length, newest, [one.step for one in sources], sums]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([length, newest, [source.step for source in sources], sums]).encode()).hexdigest()
 
 
 def _sum(sources: list[_Source], factors: np.ndarray, step: int) -> dict[str, Tensor]:
     """The weighted sum of all averages, in float32 by way of float64; a tensor at a time."""
-    opened = [_opened(one, checked=index == 0) for index, one in enumerate(sources)]
+    opened = [_opened(source, checked=index == 0) for index, source in enumerate(sources)]
     weighted = list(zip(itertools.product(opened, TRACKED), factors, strict=True))
     names = [name.partition("|")[2] for name in opened[0] if name.startswith(f"{TRACKED[0]:g}|")]
     tensors = {}

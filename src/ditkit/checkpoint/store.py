@@ -1,4 +1,4 @@
-"""Save, prune, restore the newest whole one."""
+"""Checkpoints of a run: save one, remove old ones, restore the newest that is whole."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..runs import manifest
 from ..runs.folder import RunFolder, remove_leftovers
 from ..runs.model_info import METADATA_KEY, ModelInfo
 from ..runs.run_state import _STATE, State, _parse_state
-from .tensors import Trainable, checkpoint_bytes, loaders
+from .tensors import Trainable, checkpoint_bytes, load_file
 
 
-def save(folder: RunFolder, *, info: ModelInfo, state: State, learner: Trainable) -> Path:
+def save(folder: RunFolder, *, info: ModelInfo, state: State, trainable: Trainable) -> Path:
     """Write one checkpoint durably; returns its folder. Raises MachineError when the disk does not take it.
 
     The older checkpoints stay until `prune`, so that a failure loses nothing.
@@ -28,14 +28,15 @@ def save(folder: RunFolder, *, info: ModelInfo, state: State, learner: Trainable
     temporary = folder.checkpoints / f".tmp-{final.name}-{uuid.uuid4().hex[:8]}"
     try:
         atomic.make_folder(folder.checkpoints)
-        check_space(folder.checkpoints, checkpoint_bytes(learner), f"the checkpoint of step {state.step} needs")
+        check_space(folder.checkpoints, checkpoint_bytes(trainable), f"the checkpoint of step {state.step} needs")
         temporary.mkdir()
         files = {}
-        for name, content in _contents(info, state, learner):
+        for name, content in _contents(info, state, trainable):
             files[name] = atomic.write_synced(temporary / name, content)
+        # The manifest last: a folder without one is no checkpoint, so that none is ever taken for whole too early.
         atomic.write_synced(temporary / manifest.NAME, manifest.write(state.step, files))
         atomic.sync_folder(temporary)
-        if final.exists():  # a damaged one of this step that nobody has set aside
+        if final.exists():  # a damaged one of this step that was not set aside
             atomic.rename(final, folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
         atomic.rename(temporary, final)
         atomic.sync_folder(folder.checkpoints)
@@ -52,9 +53,9 @@ def save(folder: RunFolder, *, info: ModelInfo, state: State, learner: Trainable
 
 
 def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
-    """Remove old checkpoints; failing to is harmless.
+    """Remove checkpoints but the newest `keep`, that of the lowest validation loss, and multiples of `keep_every`.
 
-    The newest `keep` stay, the one of the lowest validation loss, and those at multiples of `keep_every`.
+    A folder that cannot be removed is left for the next time.
     """
     steps = folder.checkpoint_steps()
     kept = set(steps[-keep:]) | {step for step in steps if keep_every and step % keep_every == 0}
@@ -69,12 +70,12 @@ def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
 
 
 def restore_newest(
-    folder: RunFolder, learner: Trainable, check: Callable[[State], None], on_damage: Callable[[Path], None]
+    folder: RunFolder, trainable: Trainable, check: Callable[[State], None], on_damage: Callable[[Path], None]
 ) -> State | None:
-    """Put the newest whole checkpoint back, bit for bit; newer, damaged ones are set aside and reported.
+    """Load the newest whole checkpoint, bit for bit; newer, damaged ones are set aside and reported.
 
-    `check` may refuse its state. None if there is no checkpoint. Raises CheckpointError, and touches no file, when
-    there are some and all are damaged, or when a later ditkit wrote the newest.
+    `check` may refuse its state by raising. None if there is no checkpoint. Raises CheckpointError, and touches no
+    file, when there are some and all are damaged, or when a later ditkit wrote the newest.
     """
     damaged: list[tuple[Path, CheckpointError]] = []
     for step in reversed(folder.checkpoint_steps()):
@@ -85,16 +86,18 @@ def restore_newest(
             if state.step != step:
                 raise CheckpointError(f"{path / 'state.json'} is of step {state.step}", "use the checkpoint before it")
             check(state)
-            for name, place in loaders(learner).items():
-                place(safetensors.parse(manifest.read_file(path, name, files), path / name), path / name)
+            for name in trainable.tensors():
+                content = manifest.read_file(path, name, files)
+                load_file(trainable, name, safetensors.parse(content, path / name), path / name)
         except manifest.NewerFormat:
             raise
         except CheckpointError as error:
             damaged.append((path, error))
             continue
-        for one, _ in damaged:
-            atomic.rename(one, one.with_name(f".corrupt-{one.name}-{uuid.uuid4().hex[:8]}"))
-            on_damage(one)
+        # Set aside only now that an older one could be read: where all are damaged, no file is touched.
+        for bad, _ in damaged:
+            atomic.rename(bad, bad.with_name(f".corrupt-{bad.name}-{uuid.uuid4().hex[:8]}"))
+            on_damage(bad)
         return state
     if damaged:
         raise CheckpointError(
@@ -112,10 +115,10 @@ def _validation_loss(path: Path) -> float | None:
 
 
 def _contents(
-    info: ModelInfo, state: State, learner: Trainable
+    info: ModelInfo, state: State, trainable: Trainable
 ) -> Iterator[tuple[str, bytes | Iterator[bytes | memoryview]]]:
     """Name and content of each file, a tensor at a time."""
-    for name, tensors in learner.tensors().items():
+    for name, tensors in trainable.tensors().items():
         described = name in ("ema.safetensors", "model.safetensors")
         own = dataclasses.replace(info, weights=name.partition(".")[0]) if described else None
         yield name, safetensors.pieces(tensors, {METADATA_KEY: own.to_json()} if own else None)

@@ -78,7 +78,7 @@ def estimate(
     elif labels is None:
         labels, images = count(config)
     setup, available = _setup(config, labels, images, device, dtype, progress, is_open=datasets is not None)
-    from ..training.setup import forward_flops
+    from ..runtime.peak_flops import forward_flops
     from .memory import disk, fitting_parts, memory_needed, usual_parts
 
     parts = usual_parts(setup)
@@ -182,7 +182,7 @@ def _setup(
 
 
 def _measured(setup: RunSetup, parts: int, seconds: float, progress: Watch) -> dict[str, Any]:
-    from ..training.setup import open_utilization
+    from ..runtime.peak_flops import open_utilization
     from .speed import measure
 
     with progress("taking a few steps on trial …"):

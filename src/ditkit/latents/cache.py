@@ -1,7 +1,7 @@
 """The latents of a data set on disk: encoded once, continued after a kill, checked on use, read where they lie.
 
 An entry of the cache is a folder: `shard-00000.safetensors` … with the latents of 256 images each, and `index.json`,
-which is written anew after each shard and says what belongs to it. Its name holds a hash of everything that the
+which is written again after each shard and lists what belongs to it. Its name holds a hash of everything that the
 latents depend on, so that other images, another size or another autoencoder have another entry.
 """
 
@@ -43,12 +43,12 @@ _checked: set[Path] = set()
 
 
 class Interrupted(Exception):
-    """Somebody asked to stop while latents were made; what is done is kept."""
+    """`should_stop` became true while latents were encoded; what is done is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec:
-    """What latents are made from."""
+    """Everything that latents depend on."""
 
     dataset: Dataset
     split: Split
@@ -101,23 +101,23 @@ class Latents:
         return safetensors.mapped(self.folder / self.shards[number]["file"])
 
 
-def open_latents(recipe: LatentSpec) -> Latents:
+def open_latents(spec: LatentSpec) -> Latents:
     """The latents of a data set, made as far as they are missing or damaged.
 
     Several processes may ask at once: one makes them, the others wait. Raises Interrupted when `should_stop` says so,
     MachineError for the disk, DataError for an autoencoder that gives nonsense.
     """
-    folder = cache_folder("latents") / recipe.folder_name
+    folder = cache_folder("latents") / spec.folder_name
     try:
         atomic.make_folder(folder)
         with exclusive(folder):
-            shards = _good_shards(folder, len(recipe.dataset))
-            numbers = range(-(-len(recipe.dataset) // recipe.shard_images))
+            shards = _good_shards(folder, len(spec.dataset))
+            numbers = range(-(-len(spec.dataset) // spec.shard_images))
             missing = [number for number in numbers if number not in shards]
             if missing:
-                _describe(recipe, folder, unfinished=True)
-                _make(recipe, folder, shards, missing)
-            _describe(recipe, folder, unfinished=False)
+                _describe(spec, folder, unfinished=True)
+                _make(spec, folder, shards, missing)
+            _describe(spec, folder, unfinished=False)
             os.utime(folder)  # when it was last used
     except OSError as error:
         raise MachineError(f"cannot keep latents in {folder}: {error.strerror or error}", NO_ROOM) from None
@@ -125,11 +125,11 @@ def open_latents(recipe: LatentSpec) -> Latents:
     labels = [safetensors.mapped(folder / shard["file"])["label"] for shard in ordered]
     return Latents(
         folder=folder,
-        images=len(recipe.dataset),
+        images=len(spec.dataset),
         shards=ordered,
         bad={int(index): why for shard in ordered for index, why in shard["bad"].items()},
         label_ids=np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64),
-        shard_images=recipe.shard_images,
+        shard_images=spec.shard_images,
     )
 
 
@@ -137,17 +137,17 @@ def _good_shards(folder: Path, images: int) -> dict[int, dict[str, Any]]:
     """Shards that are as the index says, by number; their content is read once in a process."""
     try:
         index = json.loads((folder / "index.json").read_bytes())
-        found = {int(number): shard for number, shard in index["shards"].items()}
+        listed = {int(number): shard for number, shard in index["shards"].items()}
         if index["format"] != FORMAT or index["images"] != images:
             return {}
-        size = sum(int(shard["bytes"]) for shard in found.values())
+        size = sum(int(shard["bytes"]) for shard in listed.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    if folder in _checked and all((folder / shard["file"]).is_file() for shard in found.values()):
-        return found
+    if folder in _checked and all((folder / shard["file"]).is_file() for shard in listed.values()):
+        return listed
     good, done = {}, 0
     with _watched(size, folder) as show:
-        for number, shard in found.items():
+        for number, shard in listed.items():
             if _matches(folder / shard["file"], shard):
                 good[number] = shard
             done += int(shard["bytes"])
@@ -168,22 +168,22 @@ def _matches(path: Path, shard: dict[str, Any]) -> bool:
     return False
 
 
-def _describe(recipe: LatentSpec, folder: Path, *, unfinished: bool) -> None:
+def _describe(spec: LatentSpec, folder: Path, *, unfinished: bool) -> None:
     """What `ditkit data list` says of it."""
-    config, note = recipe.config, folder / "about.json"
+    config, note = spec.config, folder / "about.json"
     source = config.autoencoder.source or config.autoencoder.name
-    text = f"latents of {len(recipe.dataset):,} images ({config.data.name}, {recipe.split}) by {source}"
+    text = f"latents of {len(spec.dataset):,} images ({config.data.name}, {spec.split}) by {source}"
     about = json.dumps({"source": text, **({"unfinished": "yes"} if unfinished else {})})
     if not note.is_file() or note.read_text(encoding="utf-8", errors="replace") != about:
         atomic.write_atomically(note, about)
 
 
-def _make(recipe: LatentSpec, folder: Path, shards: dict[int, dict[str, Any]], missing: list[int]) -> None:
-    total, size = len(recipe.dataset), recipe.shard_images
-    check_room("the cache of latents", folder, len(missing) * size * recipe.image_bytes + (1 << 20))
+def _make(spec: LatentSpec, folder: Path, shards: dict[int, dict[str, Any]], missing: list[int]) -> None:
+    total, size = len(spec.dataset), spec.shard_images
+    check_room("the cache of latents", folder, len(missing) * size * spec.image_bytes + (1 << 20))
     ranges = {number: range(number * size, min(total, (number + 1) * size)) for number in missing}
     done = total - sum(len(indices) for indices in ranges.values())
-    text = f"encoding {total - done:,} images ({recipe.split}) into latents, once for all runs on them, in {folder}"
+    text = f"encoding {total - done:,} images ({spec.split}) into latents, once for all runs on them, in {folder}"
     with progress(text) as show:
         for number, indices in ranges.items():
             before = done
@@ -191,7 +191,7 @@ def _make(recipe: LatentSpec, folder: Path, shards: dict[int, dict[str, Any]], m
             def on_image(count: int, before: int = before) -> None:
                 show(before + count, total)
 
-            shards[number] = _write(folder, number, indices, *_encode(recipe, indices, on_image))
+            shards[number] = _write(folder, number, indices, *_encode(spec, indices, on_image))
             index = {"format": FORMAT, "images": total, "shards": shards}
             atomic.write_atomically(folder / "index.json", json.dumps(index, allow_nan=False))
             done += len(indices)
@@ -223,17 +223,18 @@ def _write(
 
 @torch.inference_mode()
 def _encode(
-    recipe: LatentSpec, indices: range, on_image: Callable[[int], None]
+    spec: LatentSpec, indices: range, on_image: Callable[[int], None]
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
     """Latents of some images as a shard's tensors, and which of the images cannot be read."""
     means, stds, labels, bad = [], [], [], {}
-    for images_BHWC, label_B, wrong in _decoded(recipe, indices):
-        image_BCHW = from_levels(torch.from_numpy(images_BHWC).to(recipe.device).permute(0, 3, 1, 2))
-        versions = [image_BCHW, image_BCHW.flip(-1)][: recipe.flips]
-        posteriors = [recipe.autoencoder.encode(one) for one in versions]
-        means.append(torch.stack([one.mean_BCHW for one in posteriors], dim=1).half().cpu())
-        if posteriors[0].std_BCHW is not None:
-            stds.append(torch.stack([one.std_BCHW for one in posteriors if one.std_BCHW is not None], 1).half().cpu())
+    for images_BHWC, label_B, wrong in _decoded(spec, indices):
+        image_BCHW = from_levels(torch.from_numpy(images_BHWC).to(spec.device).permute(0, 3, 1, 2))
+        versions = [image_BCHW, image_BCHW.flip(-1)][: spec.flips]
+        posteriors = [spec.autoencoder.encode(version_BCHW) for version_BCHW in versions]
+        means.append(torch.stack([posterior.mean_BCHW for posterior in posteriors], dim=1).half().cpu())
+        stds_BCHW = [posterior.std_BCHW for posterior in posteriors if posterior.std_BCHW is not None]
+        if stds_BCHW:
+            stds.append(torch.stack(stds_BCHW, dim=1).half().cpu())
         labels.extend(label_B)
         bad |= wrong
         on_image(len(labels))
@@ -245,27 +246,27 @@ def _encode(
     return tensors, bad
 
 
-def _decoded(recipe: LatentSpec, indices: range) -> Iterator[tuple[np.ndarray, list[int], dict[int, str]]]:
+def _decoded(spec: LatentSpec, indices: range) -> Iterator[tuple[np.ndarray, list[int], dict[int, str]]]:
     """Images, uint8 (b, H, W, C), labels, and what could not be read, decoded ahead by threads."""
-    height, width = recipe.config.data.image_size
-    blank = np.zeros((height, width, recipe.config.data.channels), dtype=np.uint8)
-    part = max(1, at_once(height, width) // recipe.flips)
+    height, width = spec.config.data.image_size
+    blank = np.zeros((height, width, spec.config.data.channels), dtype=np.uint8)
+    part = max(1, at_once(height, width) // spec.flips)
     parts = [indices[start : start + part] for start in range(0, len(indices), part)]
 
     def read(index: int) -> tuple[np.ndarray, int, str | None]:
         try:
-            return (*recipe.dataset[index], None)
+            return (*spec.dataset[index], None)
         except DataError as error:
             return blank, 0, error.message
 
-    with ThreadPoolExecutor(decoding_threads(recipe.device, 2), thread_name_prefix="ditkit-decode") as pool:
+    with ThreadPoolExecutor(decoding_threads(spec.device, 2), thread_name_prefix="ditkit-decode") as pool:
         ahead = [pool.submit(read, index) for index in parts[0]]
         for number, some in enumerate(parts):
-            if recipe.should_stop():
-                for one in ahead:
-                    one.cancel()
+            if spec.should_stop():
+                for future in ahead:
+                    future.cancel()
                 raise Interrupted
-            found = [one.result() for one in ahead]
+            decoded = [future.result() for future in ahead]
             ahead = [pool.submit(read, index) for index in parts[number + 1]] if number + 1 < len(parts) else []
-            wrong = {index: why for index, (_, _, why) in zip(some, found, strict=True) if why is not None}
-            yield np.stack([image for image, _, _ in found]), [label for _, label, _ in found], wrong
+            wrong = {index: why for index, (_, _, why) in zip(some, decoded, strict=True) if why is not None}
+            yield np.stack([image for image, _, _ in decoded]), [label for _, label, _ in decoded], wrong

@@ -19,14 +19,14 @@ from ..runs.model_info import LatentStats
 
 
 class Codec:
-    """What turns the network's world into images: the identity for pixels."""
+    """Turns what the network models into images and back: the identity for pixels."""
 
     def __init__(self, autoencoder: Autoencoder, stats: LatentStats | None):
         self.autoencoder, self.stats = autoencoder, stats
 
     @torch.inference_mode()
     def to_images(self, x_BCHW: Tensor) -> Tensor:
-        """Images in about [-1, 1] of what a sampler drew."""
+        """Images in about [-1, 1] of what a sampler drew, latents of unit variance (B, C, h, w)."""
         if self.stats is None:
             return x_BCHW
         mean_C11, std_C11 = self._mean_and_std(x_BCHW)
@@ -34,7 +34,7 @@ class Codec:
 
     @torch.inference_mode()
     def from_images(self, image_BCHW: Tensor) -> Tensor:
-        """What a sampler would have to draw for these images in [-1, 1]."""
+        """What a sampler would have to draw for these images (B, C, H, W) in [-1, 1]."""
         if self.stats is None:
             return image_BCHW
         mean_C11, std_C11 = self._mean_and_std(image_BCHW)
@@ -42,8 +42,8 @@ class Codec:
 
     def _mean_and_std(self, like: Tensor) -> tuple[Tensor, ...]:
         assert self.stats is not None
-        both = (self.stats.mean, self.stats.std)
-        return tuple(torch.tensor(one, dtype=like.dtype, device=like.device)[:, None, None] for one in both)
+        values = (self.stats.mean, self.stats.std)
+        return tuple(torch.tensor(value_C, dtype=like.dtype, device=like.device)[:, None, None] for value_C in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,12 @@ def reconstruct(
 ) -> list[Reconstruction]:
     """Up to `count` readable images, spread over the data set, as the network would see them and as they come back.
 
-    Raises DataError if none can be read, or the autoencoder is not to be had.
+    Raises DataError if none can be read, or the autoencoder is missing.
     """
     autoencoder = open_autoencoder(config, device)
-    wanted = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
-    found: list[Reconstruction] = []
-    for number, index in enumerate(wanted, start=1):
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
+    pairs: list[Reconstruction] = []
+    for number, index in enumerate(indices, start=1):
         try:
             image, label_id = dataset[index]
         except DataError:
@@ -86,8 +86,8 @@ def reconstruct(
         image_BCHW = to_tensor(image[None]).to(device)
         (decoded,) = to_uint8(autoencoder.decode(autoencoder.encode(image_BCHW).mean_BCHW))
         label = dataset.labels[label_id] if dataset.labels else None
-        found.append(Reconstruction(original=image, decoded=decoded, label=label))
-        on_image(number, len(wanted))
-    if not found:
+        pairs.append(Reconstruction(original=image, decoded=decoded, label=label))
+        on_image(number, len(indices))
+    if not pairs:
         raise DataError("none of these images can be read", "`ditkit data show` names them and says why")
-    return found
+    return pairs

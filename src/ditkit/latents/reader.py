@@ -16,19 +16,19 @@ from ..runs.model_info import LatentStats
 from ..seeding import generator
 from .cache import Latents
 
-Array = Any  # np.ndarray, or a Tensor where the batches are made on a device: what is computed here, both can
+Array = Any  # np.ndarray, or a Tensor where the batches are made on a device: the arithmetic here is the same
 
 
 class LatentReader:
-    """Latents of a data set, made of unit variance channel by channel (a Reader).
+    """Latents of a data set, scaled to mean 0 and variance 1 channel by channel (a Reader).
 
     Where the autoencoder has a posterior, each showing of an image is another draw from it, a function of the seed
-    and the position. On a `device`, they are kept and the batches made there; else they are read where they lie.
+    and the position. With a `device`, they are kept and the batches made there; else they are read from the files.
     """
 
     def __init__(self, latents: Latents, stats: LatentStats, seed: int, device: torch.device | None = None):
         self._latents, self._stats, self._seed, self._device = latents, stats, seed, device
-        mean, std = (np.array(one, dtype=np.float32)[:, None, None] for one in (stats.mean, stats.std))
+        mean, std = (np.array(value_C, dtype=np.float32)[:, None, None] for value_C in (stats.mean, stats.std))
         self._mean_C11, self._std_C11 = self._here(mean), self._here(std)
         self._shards: dict[int, dict[str, Array]] = {}
 
@@ -63,7 +63,7 @@ class LatentReader:
         return LatentReader(self._latents, self._stats, self._seed, place.device if fits else None)
 
     def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:
-        """Every readable image's latent, unmirrored, without a draw: float32 (N, C, H, W); labels; the others."""
+        """The mean latent of every readable image, unmirrored: float32 (N, C, H, W); labels; reasons of the others."""
         bad = self._latents.bad
         good = [index for index in range(len(self)) if index not in bad]
         if not good:
@@ -85,13 +85,13 @@ class LatentReader:
 
     def _stacked(self, name: str, pairs: list[tuple[int, int]]) -> Array:
         """`mean` or `std` of these images and versions: float32 (B, C, H, W)."""
-        places = ((divmod(index, self._latents.shard_images), version) for index, version in pairs)
-        rows: list[Any] = [self._shard(number)[name][row, version] for (number, row), version in places]
+        rows_of = ((divmod(index, self._latents.shard_images), version) for index, version in pairs)
+        rows: list[Any] = [self._shard(number)[name][row, version] for (number, row), version in rows_of]
         return np.stack(rows).astype(np.float32) if self._device is None else torch.stack(rows).float()
 
     def _shard(self, number: int) -> dict[str, Array]:
         if number not in self._shards:
-            self._shards[number] = {name: self._here(one) for name, one in self._latents.shard(number).items()}
+            self._shards[number] = {name: self._here(array) for name, array in self._latents.shard(number).items()}
         return self._shards[number]
 
     def _here(self, array: np.ndarray) -> Array:

@@ -1,7 +1,8 @@
-"""The four blocks of the paper (Peebles & Xie 2022, section 3.2 and figure 3): how timestep and label get in.
+"""The four blocks of the paper (Peebles & Xie 2022, section 3.2 and figure 3), by how they take timestep and label.
 
 Every block is `block(x_BTD, condition, rotary)`; what `condition` is depends on the kind:
 in-context: nothing (the conditions are two more tokens) · cross-attention: (B, 2, D) · adaLN, adaLN-Zero: (B, D).
+B batch, T tokens, D width.
 """
 
 from __future__ import annotations
@@ -67,17 +68,15 @@ class AdaLNBlock(nn.Module):
 
 
 def regressed(modulation: nn.Linear, condition: Tensor, parts: int) -> tuple[Tensor, ...]:
-    """Shifts, scales and gates, (B, 1, D) each, of a condition (B, D), or of what `modulation` made of it before."""
+    """Shifts, scales and gates, (B, 1, D) each, of a condition (B, D), or of a row of the modulation table (B, F)."""
     if condition.shape[-1] == modulation.out_features:
-        whole = condition
-    else:
-        with in_full_precision(condition):
-            whole = modulation(condition)
-    return whole[:, None].chunk(parts, dim=-1)
+        return condition[:, None].chunk(parts, dim=-1)
+    with in_full_precision(condition):
+        return modulation(condition)[:, None].chunk(parts, dim=-1)
 
 
 def modulate(x_BTD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
-    """x (1 + scale) + shift in one pass over memory."""
+    """x (1 + scale) + shift (Peebles & Xie 2022, section 3.2), in one pass over memory."""
     return torch.addcmul(shift_B1D, x_BTD, 1 + scale_B1D)
 
 

@@ -1,4 +1,16 @@
-"""The DiT, read once from top to bottom."""
+"""The DiT (Peebles & Xie 2022), read once from top to bottom.
+
+Notable features:
+- the paper's four conditionings (blocks.py), adaLN-Zero by default: a fresh network predicts 0, each block the identity
+- fixed sine-cosine positions; with `rope` rotary ones too, in every attention (Su et al. 2021)
+- layer or RMS norm, GELU or SwiGLU, QK norm, as ModelConfig says (layers.py)
+- the null label is one more row of the label table, for classifier-free guidance
+- queries, keys and values in one product, as are all shifts, scales and gates of a block
+- conditions and modulations in float32 under autocast; `recompute` trades time for memory
+- `begin`, `stack`, `end` and `modulation_table` let a sampler reuse what does not change between its steps
+
+B batch, T tokens, D width, C channels, H W image, h w patches, P patch, N timesteps, L labels, F modulation width.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +45,9 @@ class FinalLayer(nn.Module):
 class DiT(nn.Module):
     """A DiT for images (or latents) of one size.
 
-    `size` is (height, width), each divisible by the patch size, else UsageError. `classes` labels have the ids
-    0 .. classes-1; the null label, for classifier-free guidance and unconditional models, is `classes`.
+    `size` is (height, width), each divisible by the patch size. `classes` labels have the ids
+    0 .. classes-1; the null label, for classifier-free guidance and unconditional models, is `classes`. Raises
+    UsageError for a size that is no multiple of the patch.
 
     `recompute` keeps only the input of each block for backward and computes the rest again: less memory, a third more
     time, the same gradients. Under autocast matrix products are reduced; conditions, modulations and the stream of
@@ -85,9 +98,9 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.bias)
         for weight in (self.label.weight, self.time.first.weight, self.time.second.weight):
             nn.init.normal_(weight, std=0.02, generator=generator)
-        for one in self.blocks:
-            if isinstance(one, AdaLNBlock) and one.zero:
-                nn.init.zeros_(one.modulation.weight)
+        for layer in self.blocks:
+            if isinstance(layer, AdaLNBlock) and layer.zero:
+                nn.init.zeros_(layer.modulation.weight)
         nn.init.zeros_(self.final.linear.weight)
         if self.final.modulation is not None:
             nn.init.zeros_(self.final.modulation.weight)
@@ -95,9 +108,13 @@ class DiT(nn.Module):
     def forward(
         self, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor, modulation_BF: Tensor | None = None
     ) -> Tensor:
-        """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images at float timesteps.
+        """Prediction (B, C, H, W), or (B, 2C, H, W) with learned sigma, for noisy images.
 
-        `modulation_BF`: rows of `modulation_table`, which then stand for timesteps and labels.
+        Args:
+            x_BCHW: about unit variance.
+            timestep_B: float, in [0, diffusion.timesteps]; the largest is pure noise.
+            label_B: int64, ids of labels or the null label.
+            modulation_BF: rows of `modulation_table`, which then stand for timesteps and labels.
         """
         x_BTD, conditions = self.begin(x_BCHW, timestep_B, label_B, modulation_BF)
         return self.end(self.stack(x_BTD, conditions), conditions)
@@ -109,7 +126,7 @@ class DiT(nn.Module):
         x_BTD = self.patch_in(self.patchify(x_BCHW))
         x_BTD = x_BTD + self.positions
         if modulation_BF is not None:
-            return x_BTD, list(modulation_BF.split([one.out_features for one in self._modulations()], dim=1))
+            return x_BTD, list(modulation_BF.split([layer.out_features for layer in self._modulations()], dim=1))
         with in_full_precision(x_BTD):
             time_BD, label_BD = self.time(timestep_B), self.label(label_B)
         condition = None
@@ -123,12 +140,12 @@ class DiT(nn.Module):
 
     def stack(self, x_BTD: Tensor, conditions: list[Tensor | None]) -> Tensor:
         """All blocks."""
-        for one, condition in zip(self.blocks, conditions, strict=False):
+        for layer, condition in zip(self.blocks, conditions, strict=False):
+            inputs = (x_BTD, condition, self.rotary)
             if self.recompute and torch.is_grad_enabled():
-                again = (one, x_BTD, condition, self.rotary)
-                x_BTD = checkpoint(*again, use_reentrant=False, preserve_rng_state=False)
+                x_BTD = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BTD = one(x_BTD, condition, self.rotary)
+                x_BTD = layer(*inputs)
         return x_BTD
 
     def end(self, x_BTD: Tensor, conditions: list[Tensor | None]) -> Tensor:
@@ -137,7 +154,7 @@ class DiT(nn.Module):
         return self.unpatchify(self.final(x_BTD[:, :tokens], conditions[-1]))
 
     def modulation_table(self, timestep_N: Tensor, label_L: Tensor) -> Tensor:
-        """What adaLN layers make of every timestep with every label, side by side: (N, L, F).
+        """The shifts, scales and gates of every timestep with every label, of all adaLN layers: (N, L, F).
 
         It is small, and the same for all images: a sampler computes it once. F is 0 in the other conditionings.
         """
@@ -158,8 +175,8 @@ class DiT(nn.Module):
 
     def _modulations(self) -> list[nn.Linear]:
         """The layers that regress shifts, scales and gates: of each block, then of the final layer."""
-        found = [one.modulation for one in self.blocks if isinstance(one, AdaLNBlock)]
-        return [*found, *([self.final.modulation] if self.final.modulation is not None else [])]
+        of_blocks = [layer.modulation for layer in self.blocks if isinstance(layer, AdaLNBlock)]
+        return [*of_blocks, *([self.final.modulation] if self.final.modulation is not None else [])]
 
     def patchify(self, x_BCHW: Tensor) -> Tensor:
         """Image to tokens (B, T, C*P*P), row by row."""

@@ -16,7 +16,7 @@ from .size import hidden_width
 
 
 def in_full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Where autocast is on, it is off inside: for what is small and must be exact, the conditions and modulations."""
+    """Autocast off inside, where it is on: for conditions and modulations, which are small and must be exact."""
     device = x.device.type
     reduced = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if reduced else contextlib.nullcontext()
@@ -63,14 +63,14 @@ def rotary_table(h: int, w: int, head_width: int, extra: int) -> Tensor:
 
 
 def rotate(x_TK: Tensor, rotary_2TF: Tensor) -> Tensor:
-    """Turn each pair (k, k + K/2) of a head by its token's angle; any dimensions may come before (T, K)."""
+    """Turn each pair (k, k + K/2) of a head by its token's angle (Su et al. 2021, eq. 34); (…, T, K) as (T, K)."""
     cosine_TF, sine_TF = rotary_2TF.to(x_TK.dtype)
     first, second = x_TK.chunk(2, dim=-1)
     return torch.cat([first * cosine_TF - second * sine_TF, second * cosine_TF + first * sine_TF], dim=-1)
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm over the width, computed by torch; with a learned scale (and bias) only if `affine`."""
+    """LayerNorm or RMSNorm (Zhang & Sennrich 2019) over the width; a learned scale (and bias) only if `affine`."""
 
     def __init__(self, kind: str, width: int, *, affine: bool, eps: float = 1e-6):
         super().__init__()
@@ -86,13 +86,13 @@ class Norm(nn.Module):
 
 
 def timestep_frequencies(count: int, shift: int = 0, device: torch.device | str = "cpu") -> Tensor:
-    """Frequencies (count,) of a timestep's features, falling from 1 to 10000^-(1 - 1/count), or to 10000^-1."""
+    """Frequencies (count,) of a timestep's features, from 1 down to 10000^-(1 - 1/count), with shift 1 to 10000^-1."""
     index_F = torch.arange(count, dtype=torch.float32, device=device)
     return torch.exp(-math.log(10000.0) * index_F / (count - shift))
 
 
 class TimestepEmbedding(nn.Module):
-    """Timestep to width: sinusoidal frequencies, then a two-layer MLP."""
+    """Timestep (B,) to (B, D): cosines and sines of its frequencies, then a two-layer MLP."""
 
     def __init__(self, width: int, *, frequency_size: int, frequency_shift: int, activation: str):
         super().__init__()
@@ -108,7 +108,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class FusedLinear(nn.Linear):
-    """Several matrices of the same input in one product; each is initialised for itself."""
+    """Several matrices of the same input in one product; each is initialised separately."""
 
     def __init__(self, width: int, out: int, matrices: int):
         self.matrices = matrices
@@ -116,14 +116,14 @@ class FusedLinear(nn.Linear):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2), one product for queries, keys and values."""
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool):
         super().__init__()
         self.heads = heads
         self.qkv = FusedLinear(width, width, 3)
         self.out = nn.Linear(width, width)
-        # one scale for queries, one for keys; both are normalised and rotated in one pass
+        # One scale for queries, one for keys; both are normalised (Dehghani et al. 2023) and rotated in one pass.
         self.qk_scale = nn.Parameter(torch.ones(2, 1, 1, 1, width // heads)) if qk_norm else None
 
     def forward(self, x_BTD: Tensor, rotary_2TF: Tensor | None) -> Tensor:

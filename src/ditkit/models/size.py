@@ -1,4 +1,7 @@
-"""Parameters, FLOPs and bytes by arithmetic; no torch."""
+"""Parameters, FLOPs and bytes by arithmetic; no torch.
+
+D width, P patch, T tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ def hidden_width(kind: str, width: int, ratio: float) -> int:
 
 
 def parameters(config: RunConfig, labels: int) -> int:
-    """Exactly how many the network of a config has, with `labels` classes and the null label."""
+    """The exact number of a network's parameters, with `labels` classes and the null label."""
     model, D = config.model, config.model.width
     adaptive = model.conditioning.startswith("adaln")
     features = config.shape[0] * model.patch**2

@@ -54,7 +54,8 @@ class Process:
 
 @lru_cache(maxsize=8)
 def _tables(timesteps: int, beta_start: float, beta_end: float) -> tuple[np.ndarray, np.ndarray]:
-    abar = np.cumprod(1 - np.linspace(beta_start, beta_end, timesteps))
+    """sqrt(abar_t) and sqrt(1 - abar_t) of linear betas, (T,) each (Ho et al. 2020, eq. 4)."""
+    abar = np.cumprod(1 - np.linspace(beta_start, beta_end, timesteps))  # in float64: it becomes tiny
     return np.sqrt(abar).astype(np.float32), np.sqrt(1 - abar).astype(np.float32)
 
 
@@ -66,7 +67,7 @@ def process_of(config: DiffusionConfig) -> Process:
 
 
 class Objective(Protocol):
-    """What the network's output means and how far off it is. Per sample: nobody averages over the batch here."""
+    """What the network's output means and how far off it is, for each image; the mean over a batch is the caller's."""
 
     process: Process
     prediction: str  # one of PREDICTIONS: what the first C output channels are
@@ -83,7 +84,7 @@ class Objective(Protocol):
 
 
 def open_objective(config: DiffusionConfig) -> Objective:
-    """The objective that a config names. Raises UsageError if nobody knows it or it does not fit the process."""
+    """The objective that a config names. Raises UsageError if it is unknown or does not fit the process."""
     return OBJECTIVES.load(config.objective)(config)
 
 
@@ -99,7 +100,7 @@ def to_clean_and_noise(
 
     v = signal eps - noise x_0 (Salimans & Ho 2022) and velocity = eps - x_0 (Liu et al. 2022) are two more linear
     equations beside x_t = signal x_0 + noise eps; their determinants, signal^2 + noise^2 and signal + noise, are
-    never 0, so both mean something on either process. On `diffusion`, velocity is not d x_t / dt but the same
+    never 0, so both are defined on either process. On `diffusion`, velocity is not d x_t / dt but the same
     difference of noise and data. Epsilon divides by the signal and x0 by the noise: neither may be 0.
     """
     if prediction == "epsilon":
@@ -116,7 +117,7 @@ def to_clean_and_noise(
 
 
 def from_clean_and_noise(prediction: str, x0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
-    """The output that a perfect network of this prediction gives for clean image `x0` and noise `eps`."""
+    """The output of a perfect network of this prediction for clean images `x0` and noise `eps`, see above."""
     if prediction == "epsilon":
         return eps
     if prediction == "x0":
@@ -129,7 +130,7 @@ def from_clean_and_noise(prediction: str, x0: Tensor, eps: Tensor, signal: Tenso
 
 
 def _velocity_gain(prediction: str, signal_B: Tensor, noise_B: Tensor, floor: float) -> Tensor:
-    """How much an error of the output is magnified in the velocity that it implies, (B,)."""
+    """How much an error of the output is magnified in the velocity eps - x_0 that it implies, (B,)."""
     total_B = signal_B + noise_B
     if prediction == "epsilon":
         return total_B / signal_B.clamp(min=floor)

@@ -1,4 +1,7 @@
-"""Noise and the reverse step's variance, by a variational bound (Nichol & Dhariwal 2021); diffusion only."""
+"""Noise and the reverse step's variance, by a variational bound (Nichol & Dhariwal 2021); diffusion only.
+
+B batch, C channels, H W image. Equations without a name are of that paper.
+"""
 
 from __future__ import annotations
 
@@ -85,12 +88,12 @@ def _level_surprise(x_BCHW: Tensor, gap_BCHW: Tensor, precision_BCHW: Tensor) ->
 
 @lru_cache(maxsize=8)
 def _tables(process: Process) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smallest and largest log variance of a reverse step, and by how much it magnifies an error of the noise."""
+    """Smallest and largest log variance of each reverse step, and how much it magnifies an error of the noise."""
     beta = process.betas()
     abar = np.cumprod(1 - beta)
     before = np.append(1.0, abar[:-1])
     posterior = beta * (1 - before) / (1 - abar)
-    posterior[0] = posterior[1]  # the variance of the last step is 0, whose logarithm nobody can use
+    posterior[0] = posterior[1]  # the variance of the last step is 0, which has no logarithm
     gain = beta / np.sqrt((1 - abar) * (1 - beta))
     smallest, largest = np.log(posterior), np.log(beta)
     return smallest.astype(np.float32), largest.astype(np.float32), gain.astype(np.float32)

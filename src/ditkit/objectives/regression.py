@@ -1,4 +1,7 @@
-"""The plain objective: squared error of one prediction, weighted by the noise level."""
+"""The plain objective: squared error of one prediction, weighted by the noise level (Ho et al. 2020, algorithm 1).
+
+B batch, C channels, H W image.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,14 @@ class Regression:
     ) -> Tensor:
         signal_B, noise_B = self.process.signal_noise(timestep_B)
         signal, noise = over_image(signal_B), over_image(noise_B)
+        # Float32 from here on: under autocast the output is bfloat16, too coarse for a squared error.
         output_BCHW = network(signal * x_BCHW + noise * noise_BCHW, timestep_B, label_B).float()
         return self.weighted_error(output_BCHW, x_BCHW, noise_BCHW, signal_B, noise_B)
 
     def weighted_error(
         self, output_BCHW: Tensor, x_BCHW: Tensor, noise_BCHW: Tensor, signal_B: Tensor, noise_B: Tensor
     ) -> Tensor:
-        """Weighted squared error (B,) of an output against what x and noise ask for."""
+        """Squared error (B,) of an output against the target that x and noise give, weighted; mean over C, H, W."""
         target_BCHW = from_clean_and_noise(
             self.prediction, x_BCHW, noise_BCHW, over_image(signal_B), over_image(noise_B)
         )

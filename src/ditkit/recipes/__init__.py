@@ -1,9 +1,10 @@
-"""Recipes: whole runs by name, one TOML file each; `load` turns words into a checked RunConfig."""
+"""Recipes: whole runs by name, one TOML file each; `load` makes a checked RunConfig of a name and overrides."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,8 @@ def parse(path: Path) -> dict[str, Any]:
 
 
 def build(*trees: Mapping[str, Any]) -> RunConfig:
-    """Later trees win, key by key; `model.preset` stands for its row of sizes, under the keys beside it."""
-    merged: dict[str, Any] = {}
-    for one in trees:
-        merged = _merge(merged, _expand_preset(one))
-    return from_dict(merged)
+    """A RunConfig of trees, the last wins; `model.preset` stands for its row of sizes, below the keys beside it."""
+    return from_dict(reduce(_merge, map(_expand_preset, trees), {}))
 
 
 def parse_setting(text: str) -> dict[str, Any]:
@@ -90,10 +88,7 @@ def parse_setting(text: str) -> dict[str, Any]:
 
 def merge_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Several `section.key=value` words as one tree."""
-    merged: dict[str, Any] = {}
-    for text in texts:
-        merged = _merge(merged, parse_setting(text))
-    return merged
+    return reduce(_merge, map(parse_setting, texts), {})
 
 
 def dump(config: RunConfig) -> str:
@@ -109,9 +104,9 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _expand_preset(one: Mapping[str, Any]) -> Mapping[str, Any]:
-    model = one.get("model")
+def _expand_preset(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = settings.get("model")
     if not isinstance(model, Mapping) or "preset" not in model:
-        return one
+        return settings
     rest = {key: value for key, value in model.items() if key != "preset"}
-    return {**one, "model": {**presets.settings(str(model["preset"])), **rest}}
+    return {**settings, "model": {**presets.settings(str(model["preset"])), **rest}}

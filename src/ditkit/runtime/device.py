@@ -24,9 +24,9 @@ def find_device(name: str = "auto") -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return find_device("cuda")
-        # processes cannot exchange what lies on MPS
+        # torch.distributed has no backend for MPS.
         return torch.device("mps" if size == 1 and torch.backends.mps.is_available() else "cpu")
-    named_one, here = name.startswith("cuda:"), launched_here()
+    is_numbered, local_size = name.startswith("cuda:"), launched_here()
     if name == "cuda" and size > 1:
         has_its_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
         name = "cuda:0" if has_its_own else f"cuda:{local_rank() or 0}"
@@ -34,11 +34,11 @@ def find_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps")) from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False):
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, False):
         raise MachineError(f"this machine has no {device.type} device that torch can use", "leave out --device")
-    if named_one and here > 1:
-        raise UsageError(f"{name} is one device for {here} processes", "leave out --device, or use --device cuda")
+    if is_numbered and local_size > 1:
+        raise UsageError(f"{name} is one device for {local_size} processes", "leave out --device, or use --device cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MachineError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA device(s)", "use cuda:0")
     return device
@@ -69,13 +69,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a GPU that tensors may still take: what nobody has, and what torch holds without using it."""
+    """Memory of a GPU that tensors may still take: what is free, and what torch holds without using it."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def memory_mb(device: torch.device) -> float:
-    """Peak memory so far in MB: torch's on CUDA, the process's resident set elsewhere (0 where it cannot be told)."""
+    """Peak memory so far in MB: torch's on CUDA, the process's resident set elsewhere (0 where it is unknown)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if os.name == "nt":

@@ -1,4 +1,8 @@
-"""Gradients added up over all processes, bucket by bucket, while backward still computes the rest of them."""
+"""Gradients added up over all processes, bucket by bucket, while backward still computes the rest of them.
+
+Our own, over torch.distributed: DistributedDataParallel rebuilds its buckets after the first step, so that a resumed
+run would differ in the last bits, and it cannot repeat a backward that ran out of memory.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ _BUCKET = 25 << 20  # bytes: large enough for a link's full speed, small enough 
 class GradientSync:
     """Sums over all processes of the gradients of some parameters, which every process computes for its share.
 
-    Buckets are sent in the same order everywhere, that in which backward comes to them. When the last part of a share
-    has to be computed again, for want of memory, what is sent already stays: the sum over the share is the same.
+    All processes send buckets in the same order, that in which backward comes to them. When the last part of a share
+    has to be computed again, because memory ran out, what is sent stays: the sum over the share is the same.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], bucket_bytes: int = _BUCKET):
@@ -28,7 +32,7 @@ class GradientSync:
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, number))
 
     def start(self, *, last: bool) -> None:
-        """Before each backward of a step; the gradients of the last one can go."""
+        """Call before each backward of a step; the gradients of the last one are sent."""
         self._missing = [len(bucket) for bucket in self._buckets] if last else None
 
     def wait(self) -> None:
@@ -37,7 +41,7 @@ class GradientSync:
             self._send()
         for bucket, (flat, work) in zip(self._buckets, self._sent, strict=True):
             work.wait()
-            for parameter, part in zip(bucket, flat.split([one.numel() for one in bucket]), strict=True):
+            for parameter, part in zip(bucket, flat.split([weights.numel() for weights in bucket]), strict=True):
                 if parameter.grad is not None:
                     parameter.grad.copy_(part.view_as(parameter))
         self._missing, self._sent = None, []
@@ -52,7 +56,7 @@ class GradientSync:
     @torch.no_grad()
     def _send(self) -> None:
         bucket = self._buckets[len(self._sent)]
-        pieces = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
+        pieces = [torch.zeros_like(weights) if weights.grad is None else weights.grad for weights in bucket]
         flat = torch.cat([piece.reshape(-1) for piece in pieces])
         self._sent.append((flat, torch.distributed.all_reduce(flat, async_op=True)))
 

@@ -1,4 +1,4 @@
-"""Peak FLOP/s of this device; utilisation."""
+"""Peak FLOP/s of this device, and which part of it a run uses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 
 import torch
+
+from ..config import RunConfig
+from ..models.size import flops
 
 _PROBE_SECONDS = 0.15
 _FIRST, _LARGEST = 256, 2048  # sides of the matrices; small ones tell how large the others may be
@@ -43,13 +46,25 @@ _DATA_SHEETS: tuple[tuple[str, float, float | None, float | None], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Utilization:
-    """What turns images per second into a share of the device's peak."""
+    """Turns images per second into a part of the device's peak."""
 
     image_flops: float  # of training on one image: forward, and twice that for backward
-    peak: float | None  # FLOP/s of all processes together; None where nobody knows
+    peak: float | None  # FLOP/s of all processes together; None where it is unknown
 
     def of_peak(self, images_per_second: float) -> float | None:
         return self.image_flops * images_per_second / self.peak if self.peak else None
+
+
+def open_utilization(config: RunConfig, device: torch.device, dtype: torch.dtype, processes: int = 1) -> Utilization:
+    """That of a run; on a CPU the first call of a process measures the peak, in a few tenths of a second."""
+    peak = peak_flops(device, dtype)
+    return Utilization(image_flops=3 * forward_flops(config), peak=peak * processes if peak else None)
+
+
+def forward_flops(config: RunConfig) -> int:
+    """Floating-point operations of one image's forward pass: two for each multiply-add."""
+    channels, height, width = config.shape
+    return 2 * flops(config.model, channels=channels, size=(height, width))
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
@@ -64,10 +79,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 def data_sheet(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
     """FLOP/s of a GPU by its name, as `torch.cuda.get_device_name` has it."""
-    for known, plain, fast, half in _DATA_SHEETS:
-        if f" {known} " in f" {name.replace('-', ' ')} ":
-            found = half if dtype == torch.bfloat16 else (fast if tf32 and fast else plain)
-            return found * 1e12 if found else None
+    for model, plain, fast, half in _DATA_SHEETS:
+        if f" {model} " in f" {name.replace('-', ' ')} ":
+            teraflops = half if dtype == torch.bfloat16 else (fast if tf32 and fast else plain)
+            return teraflops * 1e12 if teraflops else None
     return None
 
 

@@ -1,7 +1,7 @@
-"""Notes that all processes of a run see whatever they are doing: who has come, who has failed, who is alive.
+"""Heartbeats and failures of the processes of a run: when one fails, all end, and one of them reports why.
 
-They lie in the store through which the processes found each other, so that waiting here has no time limit, while an
-exchange of tensors has one, and a process that computes or hangs still learns that another has failed.
+They are keys of the store through which the processes found each other, watched by a thread: waiting at a barrier has
+no time limit, while an exchange of tensors has one, and a process that computes or hangs still notices a failure.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from . import launch
 GRACE = 30.0  # seconds that a process has to end by itself after another has failed
 _TICK = 1.0  # seconds between signs of life
 _SILENCE = 120  # ticks without one after which a process counts as dead
-_WAIT_FOR_PEERS = 10.0  # seconds that the first process waits for the others to leave, if it holds the notes
+_WAIT_FOR_PEERS = 10.0  # seconds that the first process waits for the others to leave, if it holds the store
 _PATIENCE = timedelta(hours=2)  # until all have started: the first one may download data before
 
 
 class Watchdog:
-    """This process's view of the notes."""
+    """Heartbeats and failures as this process sees and writes them."""
 
     def __init__(self, store: Any, rank: int, size: int):
         self._store, self._rank, self._size = store, rank, size
         self._meetings = 0
-        self._lost: str | None = None  # what the watch has noticed
+        self._lost: str | None = None  # what the watching thread has noticed
         self._saving = False
         self._left = threading.Event()
 
@@ -45,7 +45,7 @@ class Watchdog:
         name, pause = f"meeting/{self._meetings}", 0.001
         self._store.add(name, 1)
         while self._store.add(name, 0) < self._size:
-            if self._lost:  # first, because the watch has put it on the notes as this process's failure
+            if self._lost:  # first: the watching thread has reported it as this process's failure
                 raise _lost(self._lost)
             if self._failure():
                 raise PeerError(self._failure() or 1)
@@ -53,17 +53,17 @@ class Watchdog:
             pause = min(2 * pause, 0.1)
 
     def report_failure(self, error: BaseException) -> BaseException:
-        """What this process should end with: `error` if it is the first to fail, else a silent PeerError."""
+        """The error to end with: `error` itself if this process is the first to fail, else a silent PeerError."""
         if is_lost(error):
             error = _lost(str(error))
-        note = f"{self._rank} {_exit_code(error)}"
+        failure = f"{self._rank} {_exit_code(error)}"
         try:
-            first = self._store.compare_set("failed", "", note).decode()
-        except RuntimeError:  # whoever held the notes is gone: rank 0, or the launcher
+            first = self._store.compare_set("failed", "", failure).decode()
+        except RuntimeError:  # the process that held the store is gone: rank 0, or the launcher
             speaks = self._rank <= 1 or launch.local_rank() == 0
             return error if speaks else PeerError(_exit_code(error))
-        who, code = (int(word) for word in first.split())
-        return error if who == self._rank else PeerError(code)
+        rank, code = (int(word) for word in first.split())
+        return error if rank == self._rank else PeerError(code)
 
     @contextlib.contextmanager
     def uninterruptible(self) -> Iterator[None]:
@@ -76,7 +76,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """While inside, this process gives signs of life, and ends soon after another has failed, even if it hangs."""
+        """While inside, this process sends heartbeats, and ends soon after another has failed, even if it hangs."""
         watch = threading.Thread(target=self._watch, name="ditkit-watch", daemon=True)
         watch.start()
         try:
@@ -88,6 +88,7 @@ class Watchdog:
                 self._wait_for_peers()
 
     def _wait_for_peers(self) -> None:
+        # The process that holds the store leaves last: the others still read from it how the run ended.
         gone, limit = self._store.add("left", 1), time.monotonic() + _WAIT_FOR_PEERS
         holds = self._rank == 0 and not launch.holds_store()
         while holds and gone < self._size and time.monotonic() < limit:
@@ -99,32 +100,32 @@ class Watchdog:
         return int(self._store.get("failed").decode().split()[1]) if self._store.check(["failed"]) else None
 
     def _watch(self) -> None:
-        neighbour, last, silent, code, told = (self._rank + 1) % self._size, -1, 0, None, None
+        neighbour, last, silent, code, reported = (self._rank + 1) % self._size, -1, 0, None, None
         while code is None:
             try:
                 self._store.add(f"alive/{self._rank}", 1)
-                seen, gone = self._store.add(f"alive/{neighbour}", 0), self._store.check(["left"])
-                silent, last = (silent + 1 if seen == last and not gone else 0), seen
+                beats, gone = self._store.add(f"alive/{neighbour}", 0), self._store.check(["left"])
+                silent, last = (silent + 1 if beats == last and not gone else 0), beats
                 code = self._failure()
                 if code is None and silent >= _SILENCE:
                     self._lost = f"process {neighbour} gives no sign of life"
             except RuntimeError as error:
                 self._lost = str(error)
             if self._lost:
-                told = self.report_failure(_lost(self._lost))
-                code = _exit_code(told)
+                reported = self.report_failure(_lost(self._lost))
+                code = _exit_code(reported)
             if self._left.wait(_TICK if code is None else GRACE):
                 return
         while self._saving:
             if self._left.wait(_TICK):
                 return
-        if isinstance(told, MachineError):
-            os.write(2, f"error: {told.message}\n".encode())
+        if isinstance(reported, MachineError):
+            os.write(2, f"error: {reported.message}\n".encode())
         os._exit(code)  # the thread that trains hangs in an exchange with a process that is gone
 
 
 def open_watchdog(rank: int, size: int) -> tuple[Watchdog, Any]:
-    """The notes of the processes that were launched together, and a store for their exchanges."""
+    """The watchdog of the processes that were launched together, and a store for their exchanges."""
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
         store = PrefixStore(_agree(store, rank, size), store)
@@ -166,7 +167,7 @@ def _agree(store: Any, rank: int, size: int) -> str:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether torch says that another process cannot be reached any more."""
+    """Whether an error of torch means that another process cannot be reached any more."""
     if not isinstance(error, RuntimeError):
         return False
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)

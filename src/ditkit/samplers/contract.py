@@ -23,9 +23,9 @@ Scheduler = Any  # a diffusers scheduler: config, timesteps, set_timesteps, step
 
 
 def open_scheduler(name: str, process: Process, *, learned_variance: bool = False) -> Scheduler:
-    """The scheduler of a sampler for a process; UsageError if the name is unknown or the process does not fit.
+    """The scheduler of a sampler for a process. Raises UsageError for an unknown name and a process that does not fit.
 
-    `learned_variance`: a scheduler that adds noise takes its variance from the network (`learned-sigma`).
+    With `learned_variance` a scheduler that adds noise takes its variance from the network (`learned-sigma`).
     """
     scheduler = SAMPLERS.load(name)(process)
     if learned_variance and scheduler.config.get("variance_type"):
@@ -34,7 +34,7 @@ def open_scheduler(name: str, process: Process, *, learned_variance: bool = Fals
 
 
 def needs(kind: str, process: Process, name: str) -> None:
-    """Raises UsageError unless the process is of the kind that sampler `name` needs."""
+    """Raise UsageError unless the process is of the kind that sampler `name` needs."""
     if process.kind != kind:
         model = "a flow" if process.kind == "flow" else "a diffusion"
         wanted = "a flow" if kind == "flow" else "a diffusion"
@@ -45,7 +45,7 @@ def needs(kind: str, process: Process, name: str) -> None:
 
 
 def diffusion_settings(process: Process) -> dict[str, Any]:
-    """What every diffusers scheduler of a diffusion is told: our betas, the noisiest timestep first, x_0 in."""
+    """What every diffusers scheduler of a diffusion is built with: our betas, the noisiest timestep first, x_0 in."""
     return {
         "num_train_timesteps": process.timesteps,
         "trained_betas": process.betas().tolist(),
@@ -55,12 +55,12 @@ def diffusion_settings(process: Process) -> dict[str, Any]:
 
 
 def wanted_prediction(scheduler: Scheduler) -> str:
-    """The prediction that `step` takes; the FlowMatch schedulers do not say, and take velocity."""
+    """The prediction that `step` takes; the FlowMatch schedulers name none, and take velocity."""
     return _PREDICTIONS[scheduler.config.get("prediction_type", "flow_prediction")]
 
 
 def set_steps(scheduler: Scheduler, process: Process, steps: int) -> Tensor:
-    """Prepares `steps` steps; returns the timestep of every network call, float32 on the network's scale.
+    """Prepare `steps` steps; returns the timestep (N,) of every network call, float32 on the network's scale.
 
     On a flow noise levels fall evenly from 1 - FLOW_MARGIN to its Nth part, then to 0. flow-heun calls the network
     twice a step but for the last one: 2N - 1 times. Raises UsageError for more steps than a diffusion has.
@@ -95,7 +95,7 @@ def _set_timesteps(scheduler: Scheduler, steps: int) -> None:
 
 
 def _drop_surplus(scheduler: Scheduler, steps: int) -> None:
-    """Mends diffusers' trailing spacing, which for some counts (61 of 1000) rounds to one step too many, at t = -1."""
+    """Mend diffusers' trailing spacing, which for some counts (61 of 1000) rounds to one step too many, at t = -1."""
     if int(scheduler.timesteps[-1]) < 0:
         scheduler.timesteps = scheduler.timesteps[:steps]
         scheduler.num_inference_steps = steps

@@ -1,4 +1,4 @@
-"""A network along the way from noise to images: what all images share is computed once, what hardly changes reused.
+"""A network on the way from noise to images: what all images share is computed once, what hardly changes is reused.
 
 Legend: N network calls, L distinct labels, B batch, T tokens, D width, C channels, H W image.
 """
@@ -19,13 +19,13 @@ _LARGEST_TABLE = 256 << 20  # bytes; with so many labels and calls it saves litt
 class CachedDenoiser:
     """The network of each call that a sampler makes, for batches of images that are drawn one after the other.
 
-    `timestep_N` are those of the calls, `labels` all that will be asked for. With `reuse` R only every R-th call goes
+    `timestep_N` are those of the calls, `labels` all that will be drawn. With `reuse` R only every R-th call goes
     through the blocks of a DiT; the others add the same difference to their own tokens (Chen et al. 2024,
     arXiv 2406.01125). Networks of other kinds are called as they are.
     """
 
     def __init__(self, network: Network, timestep_N: Tensor, labels: Sequence[int], *, reuse: int = 1):
-        # Weights that are spread over devices are of another type, and whole only inside the network's own call.
+        # Sharded weights are of another type, and whole only inside the network's own call.
         whole = isinstance(network, DiT) and type(network.label.weight) is nn.Parameter
         if reuse > 1 and not whole:
             raise ValueError("only a DiT has blocks whose output can be reused")
@@ -47,24 +47,24 @@ class CachedDenoiser:
             self._row_of_label[label_L] = torch.arange(len(labels), device=device)
 
     def reset(self) -> None:
-        """Begin with a new batch, of whose blocks nothing is known."""
+        """Start a new batch: what the blocks added to the last one is of no use."""
         self._difference_BTD = None
 
     def for_step(self, call: int) -> Network:
-        """The network as the call of this number, counted from 0 in every batch, is to ask it."""
+        """The network for the call of this number, counted from 0 in every batch."""
         network = self._dit
         if network is None:
             return self._network
 
-        def ask(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        def cached(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
             rows = None if self._table_NLF is None else self._table_NLF[call][self._row_of_label[label_B]]
             if self._reuse == 1:
                 return network(x_BCHW, timestep_B, label_B, rows)
             x_BTD, conditions = network.begin(x_BCHW, timestep_B, label_B, rows)
-            known = self._difference_BTD
-            if call % self._reuse == 0 or known is None or len(known) < len(x_BTD):
-                known = self._difference_BTD = network.stack(x_BTD, conditions) - x_BTD
-            # Where guidance has ended, the first half of what was kept is the conditional one.
-            return network.end(x_BTD + known[: len(x_BTD)], conditions)
+            change_BTD = self._difference_BTD
+            if call % self._reuse == 0 or change_BTD is None or len(change_BTD) < len(x_BTD):
+                change_BTD = self._difference_BTD = network.stack(x_BTD, conditions) - x_BTD
+            # Where guidance has ended, the batch is half as long: the conditional half of what was kept comes first.
+            return network.end(x_BTD + change_BTD[: len(x_BTD)], conditions)
 
-        return ask
+        return cached

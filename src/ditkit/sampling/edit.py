@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,8 +14,35 @@ from ..checkpoint.loading import Trained
 from ..config import SampleConfig
 from ..data.pixels import to_tensor
 from ..errors import UsageError
+from ..objectives.contract import Process
 from ..runs.model_info import resolve_labels
-from .generate import Edit, OnStep, Sample, sample_batches
+from .generate import OnStep, Sample, sample_batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """The image to start from: clean, as the network models it (C, H, W), and which part of it stays.
+
+    `strength` in (0, 1] is how far back towards noise the image goes first (SDEdit, Meng et al. 2022, arXiv
+    2108.01073); 1 is all noise. `keep_HW` is 1 where the image stays as it is, between 0 and 1 where it is blended.
+    """
+
+    source_CHW: Tensor
+    strength: float = 1.0
+    keep_HW: Tensor | None = None
+
+    def first_step(self, calls: int) -> int:
+        """The first network call, of so many, that is made."""
+        return min(calls - 1, calls - max(1, round(self.strength * calls)))
+
+    def noisy(self, noise_BCHW: Tensor, process: Process, timestep: Tensor) -> Tensor:
+        """The image with as much of the noise as there is at a timestep ()."""
+        signal, level = (factor.to(noise_BCHW.device) for factor in process.signal_noise(timestep))
+        return signal * self.source_CHW.to(noise_BCHW.device) + level * noise_BCHW
+
+    def blend_known(self, x_BCHW: Tensor, known: Tensor) -> Tensor:
+        """What is drawn, with what is known where the image stays (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8)."""
+        return x_BCHW if self.keep_HW is None else x_BCHW.lerp(known.expand_as(x_BCHW), self.keep_HW.to(x_BCHW.device))
 
 
 def edit(

@@ -1,4 +1,7 @@
-"""Drawing images: one loop over any sampler of the model's process, and `sample`, which takes and gives plain data."""
+"""Drawing images: one loop over any sampler of the model's process, and `sample`, which takes and gives plain data.
+
+N network calls or images, B batch, C channels, H W image, x_t noisy, clean the estimate of x_0, eps the noise.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +26,15 @@ from ..samplers.contract import open_scheduler, set_steps, wanted_prediction
 from .block_cache import CachedDenoiser
 from .guidance import Guidance, guided
 
+if TYPE_CHECKING:
+    from .edit import Edit
+
 # (network call, counted from 0; calls in all; estimate of the clean images, noisy images that it was made from: BCHW)
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 
 _CACHED_TOKENS = 3072  # tokens at once whose activations about stay in a processor's cache
 _MOST_AT_ONCE = 256  # images
-FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow says next to nothing about the image
+FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow hardly determines the image
 
 
 class TrainedModel(Protocol):
@@ -42,32 +48,6 @@ class TrainedModel(Protocol):
 
     @property
     def codec(self) -> Codec: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edit:
-    """An image to begin with: clean, in the network's world (C, H, W), and which part of it stays.
-
-    `strength` in (0, 1] is how far back towards noise the image goes first (SDEdit, Meng et al. 2022, arXiv
-    2108.01073); 1 is all noise. `keep_HW` is 1 where the image stays as it is, between 0 and 1 where it is blended.
-    """
-
-    source_CHW: Tensor
-    strength: float = 1.0
-    keep_HW: Tensor | None = None
-
-    def first_step(self, calls: int) -> int:
-        """The network call to begin with, of so many."""
-        return min(calls - 1, calls - max(1, round(self.strength * calls)))
-
-    def noisy(self, noise_BCHW: Tensor, process: Process, timestep: Tensor) -> Tensor:
-        """The image with as much of the noise as there is at a timestep ()."""
-        signal, level = (one.to(noise_BCHW.device) for one in process.signal_noise(timestep))
-        return signal * self.source_CHW.to(noise_BCHW.device) + level * noise_BCHW
-
-    def blend_known(self, x_BCHW: Tensor, known: Tensor) -> Tensor:
-        """What is drawn, and what is known where the image stays (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8)."""
-        return x_BCHW if self.keep_HW is None else x_BCHW.lerp(known.expand_as(x_BCHW), self.keep_HW.to(x_BCHW.device))
 
 
 @dataclass(frozen=True)
@@ -94,21 +74,27 @@ def sample(
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[Sample]:
-    """Draws one image per label, the i-th with seed `seed + i`; what is not given is as `settings` have it, or the
-    card.
+    """Draw one image per label, the i-th with seed `seed + i`.
 
-    A number instead of labels draws that many, going round the labels. An unconditional model takes a number, or
-    the word "any" as often as there are images to draw. `reuse` N goes through the network's blocks in every N-th call
-    only: faster, not quite the same images. With a `guide`, a worse model of the same images (an early checkpoint, a
-    smaller network), guidance leads away from what that one draws (see `guidance`). Raises UsageError for an unknown
-    label or sampler, for a sampler that does not fit the model's process, and for a guide of something else.
+    Args:
+        labels: or a number: that many images, going round the labels. An unconditional model takes a number, or the
+            word "any" as often as there are images to draw.
+        settings: those of the weights file if None; the arguments below replace single ones.
+        guidance: 1 is plain conditional sampling, 0 ignores the label.
+        guidance_interval: noise levels in [0, 1] between which to guide.
+        reuse: N goes through the network's blocks in every N-th call only: faster, not quite the same images.
+        guide: a worse model of the same images (an early checkpoint, a smaller network); guidance then leads away
+            from what that one draws (see `sampling.guidance`).
+
+    Raises UsageError for an unknown label or sampler, for a sampler that does not fit the model's process, and for a
+    guide of something else.
     """
-    asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance, "reuse": reuse}
+    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance, "reuse": reuse}
     if guidance_interval is not None:
-        asked["guidance_from"], asked["guidance_to"] = guidance_interval
-    given = {name: value for name, value in asked.items() if value is not None}
+        changes["guidance_from"], changes["guidance_to"] = guidance_interval
+    changes = {name: value for name, value in changes.items() if value is not None}
     config = trained.info.config
-    settings = from_dict({**to_dict(config), "sample": {**asdict(settings or config.sample), **given}}).sample
+    settings = from_dict({**to_dict(config), "sample": {**asdict(settings or config.sample), **changes}}).sample
     words = resolve_labels(trained.info.labels, labels)
     batches = sample_batches(
         trained, words, settings=settings, seed=seed, guide=guide, batch_size=batch_size, on_step=on_step
@@ -128,10 +114,10 @@ def sample_batches(
     on_step: OnStep | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Sample]]:
-    """What `sample` gives, a batch at a time, so that memory stays bounded; `settings` are the card's if None.
+    """What `sample` returns, a batch at a time, so that memory stays bounded; `settings` are the model's if None.
 
     `labels` are those of the images, as `resolve_labels` returns them: the caller has checked them.
-    `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole. `edit` begins with an image
+    `part` (k, n) draws the batches k, k + n, k + 2n … only: n processes make up the whole. `edit` starts from an image
     instead of pure noise, or keeps a part of one.
     """
     info, config = trained.info, trained.info.config
@@ -141,22 +127,14 @@ def sample_batches(
     batches = batches_of(len(labels), batch_size or default_batch_size(trained.network, config.shape, device))
     if guide is not None:
         check_guide(info, guide.info)
-    plan = _Sampler(
-        trained.network,
-        config.diffusion,
-        settings or config.sample,
-        len(info.labels),
-        ids,
-        device,
-        guide=guide.network if guide is not None else None,
-        edit=edit,
-    )
-    mine = range(part[0], len(batches), part[1])
-    for number, index in enumerate(mine):
+    settings, guiding = settings or config.sample, guide.network if guide is not None else None
+    sampler = _Sampler(trained.network, config.diffusion, settings, len(info.labels), ids, device, guiding, edit)
+    own = range(part[0], len(batches), part[1])
+    for number, index in enumerate(own):
         batch = batches[index]
-        latent_BCHW = plan.draw(config.shape, ids[batch], seeds[batch], on_step, number, len(mine))
+        latent_BCHW = sampler.draw(config.shape, ids[batch], seeds[batch], on_step, number, len(own))
         images = to_uint8(trained.codec.to_images(latent_BCHW.to(device)))
-        yield [Sample(*one) for one in zip(images, labels[batch], seeds[batch], strict=True)]
+        yield [Sample(*fields) for fields in zip(images, labels[batch], seeds[batch], strict=True)]
 
 
 def draw(
@@ -173,29 +151,21 @@ def draw(
     batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Draws (N, C, H, W), float32 on the CPU, in the network's world and not clipped to it; C, H, W is `shape`.
+    """Draw (N, C, H, W), float32 on the CPU: pixels in about [-1, 1], or latents, not clipped; C, H, W is `shape`.
 
-    Image i depends on its seed, label and the settings, not on its batch; it begins with its part of `noise_NCHW` if
-    that is given. The global random state is not touched.
-    Raises UsageError for a sampler that is unknown or does not fit the process.
+    Image i depends on its seed, label and the settings, not on its batch; it starts from its part of `noise_NCHW` if
+    that is given. The global random state is not touched. Raises UsageError for a sampler that is unknown or does not
+    fit the process.
     """
     if len(labels) != len(seeds):
         raise ValueError(f"{len(labels)} labels but {len(seeds)} seeds")
     device = torch.device(device)
     batches = batches_of(len(seeds), batch_size or default_batch_size(network, shape, device))
-    plan = _Sampler(network, objective_config, settings, null_label, labels, device)
-    images = [
-        plan.draw(
-            shape,
-            labels[batch],
-            seeds[batch],
-            on_step,
-            number,
-            len(batches),
-            noise_NCHW[batch] if noise_NCHW is not None else None,
-        )
-        for number, batch in enumerate(batches)
-    ]
+    sampler = _Sampler(network, objective_config, settings, null_label, labels, device)
+    images = []
+    for number, batch in enumerate(batches):
+        noise_BCHW = noise_NCHW[batch] if noise_NCHW is not None else None
+        images.append(sampler.draw(shape, labels[batch], seeds[batch], on_step, number, len(batches), noise_BCHW))
     return torch.cat(images) if images else torch.empty(0, *shape)
 
 
@@ -207,7 +177,7 @@ def batches_of(images: int, batch_size: int) -> list[slice]:
 
 
 def default_batch_size(network: Network, shape: tuple[int, int, int], device: torch.device) -> int:
-    """Images drawn at once when nobody says: what stays in a processor's cache, or fits a GPU's free memory."""
+    """Images drawn at once by default: what stays in a processor's cache, or fits a GPU's free memory."""
     if not isinstance(network, DiT):
         return min(250, max(64, 2**19 // (shape[0] * shape[1] * shape[2])))
     tokens, config = network.grid[0] * network.grid[1], network.config
@@ -219,12 +189,12 @@ def default_batch_size(network: Network, shape: tuple[int, int, int], device: to
 
 
 def images_in_cache(tokens: int) -> int:
-    """How many images of so many tokens a processor draws at once best."""
+    """How many images of so many tokens a processor draws fastest at once."""
     return min(_MOST_AT_ONCE, max(4, _CACHED_TOKENS // tokens))
 
 
 class _Sampler:
-    """Everything that the batches of one `draw` share."""
+    """Everything that the batches of one request share."""
 
     def __init__(
         self,
@@ -246,14 +216,14 @@ class _Sampler:
             start=settings.guidance_from,
             stop=settings.guidance_to,
             null_label=null_label,
-            by_another=guide is not None,
+            has_guide=guide is not None,
         )
         self._scheduler = open_scheduler(
             settings.sampler, self._process, learned_variance=config.objective == "learned-sigma"
         )
         self._takes_generator = "generator" in inspect.signature(self._scheduler.step).parameters
         timestep_N = set_steps(self._scheduler, self._process, settings.steps)
-        self._trajectory = CachedDenoiser(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
+        self._denoiser = CachedDenoiser(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
         self._guide = CachedDenoiser(guide, timestep_N, labels, reuse=settings.reuse) if guide is not None else None
         self._edit = edit
 
@@ -269,6 +239,7 @@ class _Sampler:
         noise_BCHW: Tensor | None = None,
     ) -> Tensor:
         """One batch, from pure noise to the last estimate of the clean images."""
+        # One generator an image, so that an image does not depend on its batch; on the CPU, so not on the device.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         if noise_BCHW is None:
             noise_BCHW = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
@@ -279,8 +250,8 @@ class _Sampler:
         extra = {"generator": generators} if self._takes_generator else {}
         calls, first = len(timestep_N), edit.first_step(len(timestep_N)) if edit else 0
         first += -first % scheduler.order  # of Heun's two calls at a noise level, steps begin with the second
-        for trajectory in filter(None, (self._trajectory, self._guide)):
-            trajectory.reset()
+        for denoiser in filter(None, (self._denoiser, self._guide)):
+            denoiser.reset()
         if first and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         x_BCHW = edit.noisy(noise_BCHW, self._process, timestep_N[first]) if edit else noise_BCHW
@@ -289,7 +260,8 @@ class _Sampler:
             clean_BCHW, output_BCHW = self._predict(call, x_BCHW, timestep_N[call], label_B)
             if on_step is not None:
                 on_step(batch * calls + call, batches * calls, clean_BCHW, x_BCHW)
-            # Every sampler's last step goes to noise level 0, that is to this estimate; no noise is added to it.
+            # The last step is skipped: every sampler's goes to noise level 0, which is this very estimate of the clean
+            # images, without more noise.
             if call + 1 < calls:
                 x_BCHW = scheduler.step(output_BCHW, scheduler.timesteps[call], x_BCHW, **extra).prev_sample
                 if edit:
@@ -303,19 +275,20 @@ class _Sampler:
         signal, noise = self._process.signal_noise(timestep)
         timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
         guide = self._guide.for_step(call) if self._guide is not None else None
-        network = self._trajectory.for_step(call)
+        network = self._denoiser.for_step(call)
         output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance, guide)
         channels = x_BCHW.shape[1]
         predicted, variance = output[:, :channels], output[:, channels:]
         signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)
         clean_BCHW, eps_BCHW = to_clean_and_noise(self._prediction, predicted, x_BCHW, signal, noise)
         if self._process.kind == "flow" and self._prediction == "epsilon":
-            # x_0 = (x_t - noise eps) / signal: an error of eps would be magnified up to a thousandfold.
+            # x_0 = (x_t - noise eps) / signal magnifies an error of eps up to a thousandfold where the signal is faint.
             clean_BCHW = clean_BCHW * (signal / FAINT_SIGNAL).clamp(max=1)
         if self._settings.clamp:
             clean_BCHW = clean_BCHW.clamp(-1, 1)
             eps_BCHW = (x_BCHW - signal * clean_BCHW) / noise
-        wanted = from_clean_and_noise(wanted_prediction(self._scheduler), clean_BCHW, eps_BCHW, signal, noise)
+        prediction = wanted_prediction(self._scheduler)
+        step_input = from_clean_and_noise(prediction, clean_BCHW, eps_BCHW, signal, noise)
         if self._scheduler.config.get("variance_type") == "learned_range":
-            wanted = torch.cat([wanted, variance], dim=1)
-        return clean_BCHW, wanted
+            step_input = torch.cat([step_input, variance], dim=1)
+        return clean_BCHW, step_input

@@ -1,6 +1,7 @@
 """Classifier-free guidance (Ho & Salimans 2022): conditional and unconditional in one doubled batch.
 
 Autoguidance (Karras et al. 2024, arXiv 2406.02507) takes a worse model's conditional prediction for the unconditional.
+B batch, C channels, H W image.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..objectives.contract import Network
 class Guidance:
     """How strongly, and in which part of the noise range, labels are followed.
 
-    At scale 1 (or where nothing guides) the conditional prediction stands as it is; 0 ignores the label.
+    At scale 1, and outside the interval, the conditional prediction stays as it is; scale 0 ignores the label.
     `null_label` is the number of labels: 0 for an unconditional model, which only another model can guide.
     """
 
@@ -25,11 +26,11 @@ class Guidance:
     start: float  # lowest noise level, in [0, 1], at which to guide (Kynkäänniemi et al. 2024)
     stop: float  # highest
     null_label: int
-    by_another: bool = False  # a guide stands for the null label
+    has_guide: bool = False  # a guide stands for the null label
 
     def active(self, noise_level: float) -> bool:
         """Whether a network call at this noise level is guided."""
-        return self.scale != 1 and (self.null_label > 0 or self.by_another) and self.start <= noise_level <= self.stop
+        return self.scale != 1 and (self.null_label > 0 or self.has_guide) and self.start <= noise_level <= self.stop
 
 
 def guided(
@@ -41,10 +42,11 @@ def guided(
     guidance: Guidance,
     guide: Network | None = None,
 ) -> Tensor:
-    """The network's output, weak + scale (strong - weak) in the first C channels; float32.
+    """Guided prediction weak + scale (strong - weak) (Ho & Salimans 2022, eq. 6, whose w is scale - 1).
 
-    `weak` is what `guide` says of the same label, or the network itself of the null label if there is no guide. The C
-    channels of a learned variance, if the network gives them, are the conditional ones.
+    `strong` is the network's prediction for the labels, `weak` that of `guide` for the same labels, or the network's
+    for the null label if there is no guide. Returns (B, C or 2C, H, W), float32; the C channels of a learned variance,
+    if the network has them, are the conditional ones.
     """
     if not guidance.active(noise_level):
         return network(x_BCHW, timestep_B, label_B).float()

@@ -14,7 +14,7 @@ from ..registry import TRACKERS
 
 
 class Tracker(Protocol):
-    """Takes a run's figures and pictures to where people look at them. It may raise anything: training goes on."""
+    """Sends a run's figures and pictures to a service. It may raise anything: training continues."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Figures of a step, as metrics.jsonl has them."""
@@ -25,7 +25,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """The run has ended."""
         ...
 
 
@@ -38,14 +38,14 @@ def open_tracker(name: str, folder: Path, step: int, config: Mapping[str, Any]) 
 
 
 class Tracking:
-    """Takes events to the named trackers; `tell` hears of one that fails, which is then left out.
+    """Sends events to the named trackers; `notify` is called with a line on one that fails, which is then left out.
 
-    Of several processes only the leading one should have it. Raises UsageError for a missing package, when the run
+    Of several processes only the main one should have it. Raises UsageError for a missing package, when the run
     starts.
     """
 
-    def __init__(self, names: Sequence[str], config: RunConfig, tell: Callable[[str], None]):
-        self._names, self._config, self._tell = tuple(dict.fromkeys(names)), config, tell
+    def __init__(self, names: Sequence[str], config: RunConfig, notify: Callable[[str], None]):
+        self._names, self._config, self._notify = tuple(dict.fromkeys(names)), config, notify
         self._trackers: dict[str, Tracker] = {}
 
     def __call__(self, event: Event) -> None:
@@ -85,4 +85,4 @@ class Tracking:
             if failed is not None:
                 with contextlib.suppress(Exception):
                     failed.close()
-            self._tell(f"warning: {name} takes nothing any more: {type(error).__name__}: {error}")
+            self._notify(f"warning: {name} takes nothing any more: {type(error).__name__}: {error}")

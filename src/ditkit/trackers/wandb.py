@@ -13,22 +13,22 @@ from ..errors import UsageError
 from ..io.atomic import write_atomically
 from .contract import Tracker
 
-ID_FILE = "wandb-id.txt"  # in the run's folder: the run there is the run here, however often it is continued
+ID_FILE = "wandb-id.txt"  # in the run's folder: one run of the service for one run here, however often it is continued
 
 
 def tracker(folder: Path, step: int, config: Mapping[str, Any]) -> Tracker:
-    """One run of the service for one of ditkit's. Raises UsageError without the package."""
+    """One run of the service for one of ditkit's. Raises UsageError when the package is missing."""
     try:
         wandb: Any = import_module("wandb")  # not an import statement: to a type checker that would be this very file
     except ImportError as error:
         raise UsageError(f"Weights & Biases is not installed ({error})", "pip install 'ditkit[wandb]'") from None
-    place = folder / ID_FILE
-    if not place.is_file():
-        write_atomically(place, secrets.token_hex(8))
+    path = folder / ID_FILE
+    if not path.is_file():
+        write_atomically(path, secrets.token_hex(8))
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "ditkit"),
         name=folder.name,
-        id=place.read_text(encoding="utf-8").strip(),
+        id=path.read_text(encoding="utf-8").strip(),
         resume="allow",
         dir=str(folder),
         config=dict(config),

@@ -15,7 +15,7 @@ from ..errors import MachineError
 from ..models.size import flops
 
 _SECONDS = 60.0  # that compiling takes
-_SAVED = {"cpu": 0.1, "cuda": 0.25}  # of the time of a step; elsewhere nobody has tried
+_SAVED = {"cpu": 0.1, "cuda": 0.25}  # part of a step's time; not tried on other devices
 _PER_SECOND = {"cpu": 60e9, "cuda": 50e12}  # floating-point operations; of one thread of a CPU
 
 
@@ -33,14 +33,14 @@ def pays_back(config: RunConfig, device: torch.device, threads: int) -> bool:
 
 
 def why_not(device: torch.device) -> str | None:
-    """What keeps torch.compile from working on a device, in one line; None when a tiny function was compiled."""
-    _quieten(device)
-    given = torch.arange(4.0, device=device)
+    """Why torch.compile does not work on a device, in one line; None when a tiny function was compiled."""
+    _silence(device)
+    x = torch.arange(4.0, device=device)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own imports are full of them
-            right = torch.allclose(torch.compile(_tiny, dynamic=False)(given), _tiny(given))
-    except Exception as error:  # whatever a compiler that is missing or broken leads to
+            right = torch.allclose(torch.compile(_tiny, dynamic=False)(x), _tiny(x))
+    except Exception as error:  # a compiler that is missing or broken can raise anything
         lines = [line for line in str(error).splitlines() if line.strip()]
         return lines[0][:200] if lines else type(error).__name__
     finally:
@@ -49,7 +49,7 @@ def why_not(device: torch.device) -> str | None:
 
 
 def decide(word: str, before: bool | None, config: RunConfig, device: torch.device) -> tuple[bool, str | None]:
-    """Whether to compile, and what to tell about it; `before` is how the run that goes on was trained so far.
+    """Whether to compile, and a line on why not; `before` is how a run that continues was trained so far.
 
     Raises MachineError when `word` is "on" and nothing can be compiled.
     """
@@ -73,7 +73,7 @@ def compiled(network: nn.Module) -> Callable[..., Tensor]:
     return torch.compile(network.forward, dynamic=False)
 
 
-def _quieten(device: torch.device) -> None:
+def _silence(device: torch.device) -> None:
     if device.type == "cpu":  # a pool of compilers would outlive a signal that is meant for the training alone
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)

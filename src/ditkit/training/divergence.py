@@ -1,4 +1,4 @@
-"""NaN and spikes: skip, roll back, report."""
+"""What happens when training goes wrong: a step is skipped, the run rolled back, a divergence reported."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import store
+from ..checkpoint.tensors import broadcast_state, broadcast_tensors
 from ..errors import DivergedError
 from ..events import Warned
 from ..io import atomic
 from ..runs.run_state import LossHealth
 from ..runtime.fsdp import full_tensor
 from .init_weights import first_network
-from .session import TrainingSession, broadcast_state, broadcast_tensors
+from .session import TrainingSession
 from .step import StepResult
 
 
 def report_divergence(
-    session: TrainingSession, seen: StepResult, fault: str, loss: float, norm: float, rate: float
+    session: TrainingSession, result: StepResult, fault: str, loss: float, norm: float, lr: float
 ) -> Path:
     """Write RUN/diverged-step-….json: the step's losses, timesteps and images, and the norms of every layer.
 
-    The leading process writes it, and the others help it where weights are sharded.
+    The main process writes it; all must call this together, because sharded weights are gathered.
     """
     size, first = session.config.train.batch_size, session.step * session.config.train.batch_size
     report = {
@@ -31,12 +32,12 @@ def report_divergence(
         "fault": fault,
         "loss": _number(loss),
         "gradient_norm": _number(norm),
-        "learning_rate": rate,
+        "learning_rate": lr,
         "rollbacks": session.loss_health.rollbacks,
         "skipped": session.loss_health.skipped,
         "positions": [first, first + size],
-        "timesteps": [_number(value) for value in seen.timestep_B.tolist()],
-        "losses": [_number(value) for value in seen.loss_B.tolist()],
+        "timesteps": [_number(value) for value in result.timestep_B.tolist()],
+        "losses": [_number(value) for value in result.loss_B.tolist()],
         "layers": {
             name: {
                 "weight_norm": _number(float(full_tensor(parameter.detach().norm()))),
@@ -52,59 +53,62 @@ def report_divergence(
 
 
 def _number(value: float) -> Any:
-    """JSON has no word for what is not finite."""
+    """A number, or a string where it is not finite: JSON has no such numbers."""
     return value if math.isfinite(value) else str(value)
 
 
 def roll_back(session: TrainingSession) -> None:
-    """Return to the newest checkpoint, or to the beginning, with other noise and half the learning rate."""
-    learner, fallen = session.trainable, session.loss_health
+    """Return to the newest checkpoint, or to the start, with other noise and half the learning rate."""
+    trainable, before = session.trainable, session.loss_health
     state = None
     if session.group.is_main:
-        state = store.restore_newest(session.folder, learner, lambda _state: None, lambda _path: None)
-    state = broadcast_state(session.group, learner, state)
+        state = store.restore_newest(session.folder, trainable, lambda _state: None, lambda _path: None)
+    state = broadcast_state(session.group, trainable, state)
     if state is None:
         fresh = first_network(session.config, session.labels, session.device).state_dict()
-        learner.optimizer.state.clear()
-        for file, tensors in learner.tensors().items():  # those of the optimiser are gone
-            learner.pending[file] = {name: fresh[name.rpartition("|")[2]] for name in tensors}
-        broadcast_tensors(learner)
+        trainable.optimizer.state.clear()
+        # Averages too start from the fresh weights; the names of theirs are length|name.
+        for file, tensors in trainable.tensors().items():
+            trainable.pending[file] = {name: fresh[name.rpartition("|")[2]] for name in tensors}
+        broadcast_tensors(trainable)
     session.step = state.step if state else 0
     session.saved = state.step if state else None
-    session.loss_health = fallen.after_rollback(state.recovery if state else LossHealth())
+    session.loss_health = before.after_rollback(state.recovery if state else LossHealth())
     session.logs.truncate(state)
 
 
-def _skip(session: TrainingSession, seen: StepResult, fault: str, loss: float, norm: float, rate: float) -> None:
-    """Count a step that is not learnt from, and put it on record. Raises DivergedError when there is no way on."""
+def skip_step(session: TrainingSession, result: StepResult, fault: str, loss: float, norm: float, lr: float) -> None:
+    """Count a step that is not learnt from, and log it. Raises DivergedError when no rollback is left."""
     step, limits = session.step, session.config.train
     session.loss_health = session.loss_health.skipped_step()
     session.logs.append("incidents", {"step": step + 1, "what": "skipped", "why": fault, "loss": str(loss)})
     session.on_event(Warned(step=step + 1, text=f"step {step + 1} is skipped: {fault}"))
     if session.loss_health.skips < limits.max_skips or session.loss_health.rollbacks < limits.rollbacks:
         return
-    place = report_divergence(session, seen, fault, loss, norm, rate)
-    kept = f"step {session.saved} is kept" if session.saved else "nothing is saved yet"
+    path = report_divergence(session, result, fault, loss, norm, lr)
+    saved = f"step {session.saved} is kept" if session.saved else "nothing is saved yet"
     raise DivergedError(
         f"training diverged at step {step + 1}: {fault}, {session.loss_health.skips} steps in a row, after going back "
-        f"{session.loss_health.rollbacks} times; learning rate {rate:.3g} ({kept}; report in {place})",
-        f"start again with a lower rate, e.g. --fresh --lr {rate / 3:.2g}, or let `ditkit lr-find` choose one",
+        f"{session.loss_health.rollbacks} times; learning rate {lr:.3g} ({saved}; report in {path})",
+        f"start again with a lower rate, e.g. --fresh --lr {lr / 3:.2g}, or let `ditkit lr-find` choose one",
     )
 
 
-def _recover(session: TrainingSession) -> None:
-    fallen = session.step
+def recover(session: TrainingSession) -> None:
+    """Roll back after too many skipped steps in a row, and log it."""
+    failed = session.step
     roll_back(session)
     text = (
-        f"{session.config.train.max_skips} steps in a row went wrong up to step {fallen}: back to step {session.step}, "
+        f"{session.config.train.max_skips} steps in a row went wrong up to step {failed}: back to step {session.step}, "
         f"with other noise and {session.loss_health.rate_factor:g} of the learning rate "
         f"(time {session.loss_health.rollbacks} of {session.config.train.rollbacks})"
     )
-    session.logs.append("incidents", {"step": fallen, "what": "went back", "to": session.step})
+    session.logs.append("incidents", {"step": failed, "what": "went back", "to": session.step})
     session.on_event(Warned(step=session.step, text=text))
 
 
-def _tell_of_memory(session: TrainingSession) -> None:
+def report_less_memory(session: TrainingSession) -> None:
+    """Log that memory ran out and what is done about it."""
     parts = session.step_context.micro_batches
     text = f"out of memory at step {session.step + 1}: batches are now split into {parts} parts"
     if session.trainable.network.recompute:

@@ -1,4 +1,4 @@
-"""Weights that a run begins with: fresh ones, or those of another model (`train.init_from`)."""
+"""Weights that a run starts from: fresh ones, or those of another model (`train.init_from`)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def fresh_network(config: RunConfig, labels: int, device: torch.device) -> DiT:
 def first_network(config: RunConfig, labels: Sequence[str], device: torch.device) -> DiT:
     """The network that a run starts from: fresh, or with the weights that `train.init_from` names.
 
-    Of those, labels that both know are matched by their names, and the null label is kept; labels that are new begin
-    afresh. Raises CheckpointError when the weights are gone, damaged or of another architecture.
+    Rows of its label table are matched by the labels' names, and the null label's is taken; new labels start from
+    fresh rows. Raises CheckpointError when the weights are gone, damaged or of another architecture.
     """
     network = fresh_network(config, len(labels), device)
     if config.train.init_from is None:
@@ -37,25 +37,25 @@ def first_network(config: RunConfig, labels: Sequence[str], device: torch.device
     path, info = _source(config.train.init_from)
     tensors = read_tensors(path)
     table_LD = network.label.weight.detach().cpu().clone()
-    known_LD = tensors.get("label.weight", table_LD)
-    if known_LD.shape == (len(info.labels) + 1, table_LD.shape[1]):
+    source_LD = tensors.get("label.weight", table_LD)
+    if source_LD.shape == (len(info.labels) + 1, table_LD.shape[1]):
         rows = {label: row for row, label in enumerate(info.labels)}
         for row, label in enumerate(labels):
             if label in rows:
-                table_LD[row] = known_LD[rows[label]]
-        table_LD[-1] = known_LD[-1]
+                table_LD[row] = source_LD[rows[label]]
+        table_LD[-1] = source_LD[-1]
         tensors["label.weight"] = table_LD
     load_into(network, tensors, path)
     return network
 
 
 def first_latents(config: RunConfig) -> LatentStats | None:
-    """The statistics of the latents that the weights to begin with know, if the autoencoder is the same."""
+    """The latent statistics of the model that the run starts from, if its autoencoder is the same."""
     if config.train.init_from is None:
         return None
     info = _source(config.train.init_from)[1]
-    theirs, ours = info.config.autoencoder, config.autoencoder
-    return info.latents if (theirs.name, theirs.source) == (ours.name, ours.source) else None
+    old, new = info.config.autoencoder, config.autoencoder
+    return info.latents if (old.name, old.source) == (new.name, new.source) else None
 
 
 def _source(word: str) -> tuple[Path, ModelInfo]:

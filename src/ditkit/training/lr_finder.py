@@ -26,14 +26,14 @@ from .step import SpeedOptions, compute_gradients, open_step_context
 from .validation_set import Cases, ValidationSet, pixel_cases
 
 LOWEST, HIGHEST = 1e-6, 1.0
-_WARMUP_RATE = 2e-4  # not a part of the config's own rate: what is found must not depend on that
+_WARMUP_RATE = 2e-4  # not a part of the config's own rate: the result must not depend on that
 _SMOOTHING_DECADES = 0.15
 _DIVERGED = 1.5  # times the lowest loss so far
 
 
 @dataclass(frozen=True, kw_only=True)
 class LRCurve:
-    """What a sweep saw: loss on the fixed set after the step at each rate, and the rates read off it."""
+    """Loss on the fixed set after the step at each rate, and the rates that follow from it."""
 
     rates: list[float]
     losses: list[float]
@@ -54,35 +54,39 @@ def find_lr(
 ) -> LRCurve:
     """Sweep the rate from 1e-6 to 1 over `steps` steps of a fresh network of this config, until the loss blows up.
 
-    `warmup` steps at a low rate come first: a network whose gates start at zero passes no gradient to its inner
-    layers before. `on_step(step, steps, rate, loss)` reports. `datasets` are those of the
-    config, where they are open already. Nothing is kept but the curve. Raises DitkitError when
-    no rate lowers the loss.
+    Nothing is kept but the curve.
+
+    Args:
+        warmup: steps at a low rate that come first: a network whose gates start at zero passes no gradient to its
+            inner layers before.
+        on_step: is called with (step, steps, rate, loss).
+        datasets: those of the config, where they are open already.
+
+    Raises DitkitError when no rate lowers the loss.
     """
-    where = find_device(device)
-    precision = find_dtype(dtype, where)
+    torch_device = find_device(device)
+    precision = find_dtype(dtype, torch_device)
     datasets = datasets or open_datasets(config.data)
     objective = open_objective(config.diffusion)
-    network = first_network(config, datasets.train.labels, where)
+    network = first_network(config, datasets.train.labels, torch_device)
     optimizer = optim.adamw(network, config.optim)
-    material = open_training_data(config, datasets, where, stats=first_latents(config))
-    scored = ValidationSet(_cases(material.train, config.train.batch_size), objective, config.seed)
-    worker, _ = open_step_context(
-        config, network, objective, where, precision, ProcessGroup(), SpeedOptions(compile="off")
-    )
-    batches = Batches(material.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
+    data = open_training_data(config, datasets, torch_device, stats=first_latents(config))
+    scored = ValidationSet(_cases(data.train, config.train.batch_size), objective, config.seed)
+    speed = SpeedOptions(compile="off")
+    context, _ = open_step_context(config, network, objective, torch_device, precision, ProcessGroup(), speed)
+    batches = Batches(data.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
     rates, losses = [], []
     best = math.inf
     for step in range(-warmup, steps):
         rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else _WARMUP_RATE
-        compute_gradients(worker, step + warmup, next(batches), "lr finder", list, lambda: None)
+        compute_gradients(context, step + warmup, next(batches), "lr finder", list, lambda: None)
         optim.clip(network, config.optim.clip, optim.norm(network))
         optim.set_rate(optimizer, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step < 0:
             continue
-        score = scored.loss(network, where, precision, config.train.batch_size)
+        score = scored.loss(network, torch_device, precision, config.train.batch_size)
         if on_step:
             on_step(step + 1, steps, rate, score)
         if not math.isfinite(score) or score > 4 * best:
@@ -95,7 +99,7 @@ def find_lr(
 
 
 def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LRCurve:
-    """Smooth a sweep over the logarithm of the rate and read the two rates off it."""
+    """Smooth a sweep over the logarithm of the rate and find its two rates; see LRCurve."""
     if len(rates) < 8:
         raise DivergedError(
             "the loss blew up at once, at the lowest rates", "check the images and the model's settings"

@@ -15,21 +15,21 @@ from .session import TrainingSession, environment
 
 
 def save(session: TrainingSession) -> None:
-    """Write the checkpoint of this step durably, then drop the oldest; all processes take part."""
+    """Write the checkpoint of this step durably, then remove the oldest. All processes must call it together."""
     if session.saved == session.step or session.step == 0:
         return
     if session.group.is_main:
         _write(session)
     elif session.trainable.sharded:
-        gather(session.trainable)
+        gather(session.trainable)  # the main process asks for whole tensors, in the same order
     session.saved = session.step
     session.group.barrier()
 
 
 def emergency_save(session: TrainingSession) -> None:
-    """Save in an emergency, if this process can without the others and it is a moment to."""
-    alone = session.group.is_main and not session.trainable.sharded
-    if alone and not session.committing and session.step not in (0, session.saved):
+    """Save before the run ends with an error, if this process can without the others and weights and logs agree."""
+    can = session.group.is_main and not session.trainable.sharded
+    if can and not session.committing and session.step not in (0, session.saved):
         _write(session)
         session.saved = session.step
 
@@ -53,16 +53,16 @@ def _write(session: TrainingSession) -> None:
                 recovery=session.loss_health,
                 latents=session.codec.stats,
             ),
-            learner=session.trainable,
+            trainable=session.trainable,
         )
     session.on_event(Saved(step=session.step, path=path))
     store.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
 
 
 def take_snapshot(session: TrainingSession) -> None:
-    """Keep the averages of this step in half precision, to make others of them; all processes take part."""
+    """Write the averages of this step in half precision, for averages of other lengths; all call it together."""
     tensors: dict[str, Tensor] = {}
-    for name, value in session.averages.tensors():
+    for name, value in session.trainable.averages.tensors():
         full = full_tensor(value)
         if session.group.is_main:
             tensors[name] = full.to("cpu", torch.float16)

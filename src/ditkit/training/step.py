@@ -1,4 +1,7 @@
-"""The gradient of one step: a function of the weights, the images and (seed, step), whoever computes which part."""
+"""The gradients of one step: a function of the weights, the images and (seed, step), whichever process computes what.
+
+B batch, or a process's share of it; b part of a share; C channels, H W image.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from ..runtime.gradient_sync import GradientSync
 from ..seeding import generator
 from . import compile as training_compile
 
-_EVERYTHING = slice(None)
 _CACHED = 4 << 20  # bytes of one activation as wide as the network, of a part of a batch, on a CPU
 
 
@@ -30,12 +32,11 @@ class StepContext:
     config: RunConfig
     network: DiT
     objective: Objective
-    null_label: int
     device: torch.device
     dtype: torch.dtype
-    world: ProcessGroup
+    group: ProcessGroup
     micro_batches: int  # that this process splits its share of a batch into; doubled when memory runs out
-    exchange: GradientSync | None = None  # of several processes that have all weights
+    gradient_sync: GradientSync | None = None  # of several processes that have all weights
     sharded: bool = False  # each has a part of them
     may_recompute: bool = True  # when not even one image at a time fits
     compiled: Network | None = None  # the network's forward, for parts of the usual size
@@ -56,15 +57,16 @@ def open_step_context(
     objective: Objective,
     device: torch.device,
     dtype: torch.dtype,
-    world: ProcessGroup,
+    group: ProcessGroup,
     speed: SpeedOptions,
     compiled_before: bool | None = None,
     *,
     sharded: bool = False,
 ) -> tuple[StepContext, str | None]:
-    """What computes gradients, and a line about what it could not have; `compiled_before`: so far, in this run.
+    """What computes gradients, and a line about what was wanted and is not possible.
 
-    Raises UsageError for a sharded network that is to be compiled, MachineError where nothing can be compiled.
+    `compiled_before` says how a run that continues was trained so far. Raises UsageError for a sharded network that is
+    to be compiled, MachineError where nothing can be compiled.
     """
     if sharded and speed.compile == "on":
         raise UsageError("a sharded network cannot be compiled", "leave out --compile on, or --shard")
@@ -73,30 +75,29 @@ def open_step_context(
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where products are float32
     network.recompute = speed.grad_checkpointing == "on"
-    images = -(-config.train.batch_size // world.size)  # in the largest share, so that all have as many parts
-    worker = StepContext(
+    images = -(-config.train.batch_size // group.size)  # in the largest share, so that all have as many parts
+    context = StepContext(
         config=config,
         network=network,
         objective=objective,
-        null_label=network.classes,
         device=device,
         dtype=dtype,
-        world=world,
+        group=group,
         micro_batches=micro_batches_for(config, device, images),
-        exchange=GradientSync(network.parameters()) if world.size > 1 and not sharded else None,
+        gradient_sync=GradientSync(network.parameters()) if group.size > 1 and not sharded else None,
         sharded=sharded,
         may_recompute=speed.grad_checkpointing != "off",
         compiled=training_compile.compiled(network) if compile_it else None,
     )
-    return worker, text
+    return context, text
 
 
 def micro_batches_for(config: RunConfig, device: torch.device, images: int) -> int:
-    """How many parts a process splits its share of a batch, `images`, into when memory is no concern.
+    """How many parts a process splits its share of a batch, `images`, into while memory suffices.
 
-    As many as train.accumulate asks for; on a CPU more where a part would be far larger than the caches: the
-    gradients are the same up to rounding, and what backward needs takes less memory. A function of the settings
-    alone, so that a run is the same on any CPU.
+    As many as train.accumulate says; on a CPU more where a part would be far larger than the caches: the gradients are
+    the same up to rounding, and backward needs less memory. A function of the settings alone, so that a run is the
+    same on any CPU.
     """
     if device.type != "cpu":
         return config.train.accumulate
@@ -108,7 +109,7 @@ def micro_batches_for(config: RunConfig, device: torch.device, images: int) -> i
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step saw; the gradients are in the parameters. All of it is the same in every process."""
+    """What one step has computed, the same in every process; the gradients are in the parameters."""
 
     loss_B: Tensor  # of the whole batch, float32, on the CPU
     timestep_B: Tensor
@@ -116,7 +117,7 @@ class StepResult:
 
 
 def compute_gradients(
-    worker: StepContext,
+    context: StepContext,
     step: int,
     batch: Batch,
     stream: str,
@@ -125,62 +126,68 @@ def compute_gradients(
 ) -> StepResult:
     """Gradients of the mean loss over the whole batch, of which `batch` is this process's share.
 
-    `flags` is asked last, and `on_less` called when memory ran out and the batch is split further. Raises
-    MachineError when not even one image at a time fits.
+    Args:
+        step: steps done before; with `stream`, the name of a stream of noise, it decides every random number.
+        flags: called after the gradients, so that a signal that arrives meanwhile counts in this step.
+        on_less: called when memory ran out and the batch is split further.
+
+    Raises MachineError when not even one image at a time fits.
     """
-    config, device, total = worker.config, worker.device, worker.config.train.batch_size
-    share = worker.world.shard(total)
+    config, device, total = context.config, context.device, context.config.train.batch_size
+    share, drop = context.group.shard(total), config.diffusion.label_drop
     x_BCHW = batch.x_BCHW.to(device, non_blocking=True)
-    label_B = drop_labels(
-        batch.label_B, worker.null_label, config.diffusion.label_drop, config.seed, step, share, total
-    )
-    timestep_B, noise_BCHW = draw_noise_and_timesteps(worker.objective, x_BCHW, config.seed, stream, step, total)
+    # Drawn for the whole batch, then cut to the share: the numbers must not depend on how many processes there are.
+    label_B = drop_labels(batch.label_B, context.network.classes, drop, config.seed, step, share, total)
+    timestep_B, noise_BCHW = draw_noise_and_timesteps(context.objective, x_BCHW, config.seed, stream, step, total)
     tensors = (x_BCHW, label_B.to(device, non_blocking=True), timestep_B[share].to(device), noise_BCHW[share])
     while True:
         try:
-            own_B = _gradients_of_share(worker, tensors, total)
+            share_loss_B = _gradients_of_share(context, tensors, total)
             break
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        _make_room(worker, len(x_BCHW))
+        # Not inside `except`: the error's traceback keeps alive the very activations that must go.
+        _make_room(context, len(x_BCHW))
         on_less()
     loss_B = torch.zeros(total, device=device)
-    loss_B[share] = own_B
+    loss_B[share] = share_loss_B
     raised = torch.tensor(flags(), dtype=torch.float32, device=device)
-    if worker.exchange:
-        worker.exchange.wait()
-    worker.world.all_reduce_([loss_B, raised])
+    if context.gradient_sync:
+        context.gradient_sync.wait()
+    # Losses and flags go to all processes in one exchange: skipping and stopping must be decided alike everywhere.
+    context.group.all_reduce_([loss_B, raised])
     return StepResult(loss_B=loss_B.cpu(), timestep_B=timestep_B.cpu(), flags=[bool(flag) for flag in raised.tolist()])
 
 
-def _gradients_of_share(worker: StepContext, tensors: tuple[Tensor, ...], total: int) -> Tensor:
-    parts = min(
-        worker.micro_batches, total // worker.world.size
-    )  # as many in every process: shards are fetched for each
+def _gradients_of_share(context: StepContext, tensors: tuple[Tensor, ...], total: int) -> Tensor:
+    """Losses (B,) of a share's images, labels, timesteps and noise; the gradients are added to the parameters'."""
+    # As many parts in every process: of sharded weights all fetch a block at the same time.
+    parts = min(context.micro_batches, total // context.group.size)
     losses: list[Tensor] = []
-    usual_size = -(-len(tensors[0]) // parts)  # another one would be compiled anew
-    for number, some in enumerate(zip(*(one.tensor_split(parts) for one in tensors), strict=True), 1):
-        if worker.exchange:
-            worker.exchange.start(last=number == parts)
-        with autocast(worker.device, worker.dtype):
-            usual = worker.compiled if len(some[0]) == usual_size else None
-            loss_b = worker.objective.loss_at(usual or worker.network, *some)
+    usual_size = -(-len(tensors[0]) // parts)  # another size would be compiled again
+    for number, part in enumerate(zip(*(tensor.tensor_split(parts) for tensor in tensors), strict=True), 1):
+        if context.gradient_sync:
+            context.gradient_sync.start(last=number == parts)
+        with autocast(context.device, context.dtype):
+            compiled = context.compiled if len(part[0]) == usual_size else None
+            loss_b = context.objective.loss_at(compiled or context.network, *part)
         (loss_b.sum() / total).backward()
         losses.append(loss_b.detach().float())
     return torch.cat(losses)
 
 
-def _make_room(worker: StepContext, images: int) -> None:
-    worker.network.zero_grad(set_to_none=True)
-    if worker.device.type == "cuda":
+def _make_room(context: StepContext, images: int) -> None:
+    """Split into twice as many parts, then compute activations twice. Raises MachineError when that is done already."""
+    context.network.zero_grad(set_to_none=True)  # those of the parts before the one that did not fit
+    if context.device.type == "cuda":
         torch.cuda.empty_cache()
-    if worker.sharded:  # the others wait for this part, and would not know of more
-        raise MachineError("out of memory", f"use --set train.accumulate={2 * worker.micro_batches}, or more devices")
-    if worker.micro_batches < images:
-        worker.micro_batches *= 2
-    elif worker.may_recompute and not worker.network.recompute:
-        worker.network.recompute = True
+    if context.sharded:  # the others wait for this part, and do not know of more
+        raise MachineError("out of memory", f"use --set train.accumulate={2 * context.micro_batches}, or more devices")
+    if context.micro_batches < images:
+        context.micro_batches *= 2
+    elif context.may_recompute and not context.network.recompute:
+        context.network.recompute = True
     else:
         raise MachineError(
             "out of memory with one image at a time",
@@ -209,10 +216,10 @@ def drop_labels(
     probability: float,
     seed: int,
     step: int,
-    share: slice = _EVERYTHING,
+    share: slice = slice(None),
     total: int | None = None,
 ) -> Tensor:
-    """Replace labels by the null label with a probability (classifier-free guidance, Ho & Salimans 2022).
+    """Replace labels by the null label with a probability (classifier-free guidance, Ho & Salimans 2022, algorithm 1).
 
     The labels are the `share` of a batch of `total`.
     """

@@ -1,4 +1,4 @@
-"""Held-out images with fixed noise."""
+"""Held-out images with fixed noise, for a validation loss that can be compared between steps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..objectives.contract import Objective
 from ..runtime.device import autocast
 from ..seeding import generator
 
-# What the network models of held-out images, float32 (N, C, H, W); labels (N,); images that could not be read -> why.
+# Held-out images or their latents, float32 (N, C, H, W); labels (N,); index -> reason of those that cannot be read.
 Cases = tuple[Tensor, Tensor, dict[int, str]]
 
 
 def pixel_cases(dataset: Dataset, indices: Iterable[int]) -> Cases:
-    """Some images of a data set as cases."""
+    """Some images of a data set, as pixels in [-1, 1]."""
     images, labels, bad = [], [], {}
     for index in indices:
         try:
@@ -34,7 +34,7 @@ def pixel_cases(dataset: Dataset, indices: Iterable[int]) -> Cases:
 
 
 class ValidationSet:
-    """Held-out images with noise and timesteps that never change, so that losses can be compared between steps."""
+    """Held-out images with noise and timesteps that are the same at every step; nothing but the weights differs."""
 
     def __init__(self, cases: Cases, objective: Objective, seed: int):
         self.x_BCHW, self.label_B, self.bad = cases
@@ -48,10 +48,10 @@ class ValidationSet:
 
     @torch.no_grad()
     def loss(self, network: nn.Module, device: torch.device, dtype: torch.dtype, batch_size: int) -> float:
-        """Mean loss over all held-out images, with their true labels."""
+        """Mean loss over all held-out images, with their true labels: none is dropped."""
         total = 0.0
-        parts = (one.split(batch_size) for one in (self.x_BCHW, self.label_B, self.timestep_B, self.noise_BCHW))
+        parts = (tensor.split(batch_size) for tensor in (self.x_BCHW, self.label_B, self.timestep_B, self.noise_BCHW))
         for tensors in zip(*parts, strict=True):
             with autocast(device, dtype):
-                total += float(self._objective.loss_at(network, *(one.to(device) for one in tensors)).sum())
+                total += float(self._objective.loss_at(network, *(tensor.to(device) for tensor in tensors)).sum())
         return total / len(self)
