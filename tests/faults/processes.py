@@ -103,7 +103,7 @@ def _no_disk_for_images() -> None:
     def save(_: Any, path: Path, __: Any) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    sample.save_one = save
+    sample.save_image = save
 
 
 def _killed_while_drawing() -> None:
