@@ -15,7 +15,7 @@ from ..io.paths import check_space
 from ..runs import manifest
 from ..runs.folder import RunFolder, remove_leftovers
 from ..runs.model_info import METADATA_KEY, ModelInfo
-from ..runs.run_state import _STATE, State, _parse_state
+from ..runs.run_state import State, dump_state, parse_state
 from .tensors import Trainable, checkpoint_bytes, load_file
 
 
@@ -82,7 +82,7 @@ def restore_newest(
         path = folder.checkpoint(step)
         try:
             files = manifest.read(path)
-            state = _parse_state(path, manifest.read_file(path, "state.json", files))
+            state = parse_state(path, manifest.read_file(path, "state.json", files))
             if state.step != step:
                 raise CheckpointError(f"{path / 'state.json'} is of step {state.step}", "use the checkpoint before it")
             check(state)
@@ -110,7 +110,7 @@ def restore_newest(
 def _validation_loss(path: Path) -> float | None:
     """The validation loss in a checkpoint's state, None where there is none or it cannot be read."""
     with contextlib.suppress(CheckpointError):
-        return _parse_state(path, manifest.read_file(path, "state.json")).validation_loss
+        return parse_state(path, manifest.read_file(path, "state.json")).validation_loss
     return None
 
 
@@ -122,4 +122,4 @@ def _contents(
         described = name in ("ema.safetensors", "model.safetensors")
         own = dataclasses.replace(info, weights=name.partition(".")[0]) if described else None
         yield name, safetensors.pieces(tensors, {METADATA_KEY: own.to_json()} if own else None)
-    yield "state.json", _STATE.dump_json(state, indent=1)
+    yield "state.json", dump_state(state)

@@ -216,7 +216,7 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
                     compile=machine.compile, grad_checkpointing=machine.grad_checkpointing, shard=machine.shard
                 ),
                 datasets=datasets,
-                claimed=claimed if launch.is_main() else None,  # whose run all processes train
+                claimed=claimed,
             )
     if progress.finished:
         for line in next_steps(progress.finished, progress.labels, elsewhere=output.runs_dir is not None):

@@ -90,12 +90,18 @@ class State:
     recovery: LossHealth = field(default_factory=LossHealth)
 
 
-_STATE = TypeAdapter(State)
+_ADAPTER = TypeAdapter(State)
 
 
-def _parse_state(path: Path, content: bytearray) -> State:
+def dump_state(state: State) -> bytes:
+    """The content of state.json."""
+    return _ADAPTER.dump_json(state, indent=1)
+
+
+def parse_state(path: Path, content: bytearray) -> State:
+    """The state of a checkpoint folder, from its state.json. Raises CheckpointError naming the file."""
     try:
-        return _STATE.validate_json(content, strict=False)
+        return _ADAPTER.validate_json(content, strict=False)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

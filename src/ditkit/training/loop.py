@@ -9,14 +9,13 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
 from .. import optim
-from ..config import RunConfig, from_dict, to_dict
+from ..config import RunConfig
 from ..data import workers
 from ..data.batches import Batch
 from ..data.contract import Datasets
 from ..errors import DataError, MachineError, PeerError
 from ..events import Finished, OnEvent
 from ..latents.cache import Interrupted
-from ..runs.folder import RunFolder
 from ..runs.resume import ClaimedRun, start_or_resume
 from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
@@ -100,13 +99,12 @@ def _claim(
 ) -> Iterator[ClaimedRun]:
     """The run, which the main process starts or continues and keeps locked, unless its caller has done so."""
     with contextlib.ExitStack() as stack:
-        if group.is_main:
-            claimed = claimed or stack.enter_context(start_or_resume(config, path, force_change=force_change))
-            config, path = claimed.config, claimed.folder.path
+        if group.is_main and claimed is None:
+            claimed = stack.enter_context(start_or_resume(config, path, force_change=force_change))
         # Every process takes the main one's settings and folder, whatever its own command line said.
-        tree, shared_path, step = group.broadcast((to_dict(config), str(path), claimed.step if claimed else 0))
-        config = from_dict(tree)
-        yield claimed or ClaimedRun(folder=RunFolder(Path(shared_path)), config=config, written=config, step=step)
+        run = group.broadcast(claimed)
+        assert run is not None
+        yield run
 
 
 def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[], bool]) -> None:
