@@ -118,7 +118,7 @@ def test_a_wrong_word_is_reported_with_what_is_near(word: str, message: str, hin
     ("content", "message"),
     [
         ("{", "cannot read"),
-        ("[]", "it is no JSON object"),
+        ("[]", "it is not a JSON object"),
         ('{"_class_name": "UNet2DModel"}', "UNet2DModel is not an autoencoder"),
         ('{"_class_name": "AutoencoderKL", "block_out_channels": 3}', "the config of the autoencoder is damaged"),
     ],

@@ -153,7 +153,10 @@ def test_a_new_run_begins_with_the_weights_and_continues_by_itself(place: Path, 
     done(capsys, "import ckpt.pt --as faces --quiet")
     train = f"train ./photos --init-from faces {TINY} --set optim.lr=1e-10"
     _, err = done(capsys, f"{train.replace(' --quiet', '')} --steps 2")
-    assert "beginning with the weights of faces, step 700; labels that it does not know begin afresh: cat" in err
+    assert (
+        "beginning with the weights of faces, step 700; labels that it does not know start from random weights: cat"
+        in err
+    )
     begun, first = load("faces").network, load("photos").network
     assert torch.allclose(first.patch_in.weight, begun.patch_in.weight, atol=1e-6)
     labels = load("photos").info.labels

@@ -83,7 +83,7 @@ def test_the_command_writes_a_picture_and_says_what_is_lost(place: Path, capsys:
     ("line", "code", "message", "hint"),
     [
         ("data reconstruct ./photos", 2, "no autoencoder in these settings", "--autoencoder"),
-        ("data reconstruct --autoencoder ./tiny", 2, "reconstruct what?", "./photos"),
+        ("data reconstruct --autoencoder ./tiny", 2, "missing argument: what to reconstruct", "./photos"),
         ("data reconstruct ./photos --autoencoder ./photos", 3, "holds no autoencoder", "diffusers"),
         ("data reconstruct ./photos --autoencoder nothing", 2, "unknown autoencoder 'nothing'", "taesd"),
         (

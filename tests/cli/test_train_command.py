@@ -81,7 +81,8 @@ def test_a_finished_run_says_so_and_how_to_train_on(capsys: pytest.CaptureFixtur
     code, _, err = said(capsys, f"train mnist --steps 6 {TINY}")
     assert code == 0
     assert err == (
-        "runs/mnist is finished: 6 steps\ntrain on with `ditkit train runs/mnist --steps 12`, or anew with --fresh\n"
+        "runs/mnist is finished: 6 steps\n"
+        "train on with `ditkit train runs/mnist --steps 12`, or start a new run with --fresh\n"
     )
 
 
@@ -96,7 +97,7 @@ def test_fewer_steps_than_an_unfinished_run_has_done_do_not_finish_it(
     assert code == 0 and folder.checkpoint_steps()[-1] == 3
     assert err == (
         "runs/past is at step 3 of 50, past --steps 2\n"
-        "continue with `ditkit train runs/past`, or begin anew with --fresh\n"
+        "continue with `ditkit train runs/past`, or start a new run with --fresh\n"
     )
 
 
@@ -190,7 +191,7 @@ def test_fresh_is_refused_where_a_launcher_begins_again(
 ) -> None:
     monkeypatch.setenv(name, "2")
     code, _, err = said(capsys, f"train mnist --steps 1 --fresh {TINY}")
-    assert code == 2 and "--fresh would begin anew whenever the run is started again" in err
+    assert code == 2 and "--fresh would start a new run whenever this one is started again" in err
     assert "--name" in err
 
 

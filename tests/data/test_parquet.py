@@ -341,8 +341,8 @@ def test_the_card_decides_where_there_is_one(tmp_path: Path) -> None:
 DAMAGED = {
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "is a pointer of Git LFS"),
     "a web page": (b"\n<!DOCTYPE html><title>Quota</title>", "is a web page"),
-    "empty": (b"", "is no parquet file"),
-    "text": (b"name,label\n", "is no parquet file"),
+    "empty": (b"", "is not a parquet file"),
+    "text": (b"name,label\n", "is not a parquet file"),
     "half": (table(IMAGES)[:3000], "is damaged"),
     "the ends alone": (b"PAR1" + bytes(100) + b"PAR1", "is damaged"),
     "pages overwritten": (table(IMAGES)[:2000] + bytes(30_000) + table(IMAGES)[32_000:], "is damaged"),

@@ -466,7 +466,7 @@ def test_a_hub_in_an_outage(server: Hub, capsys: pytest.CaptureFixture[str], mon
         ("mnist me/a--b", "is not the name of a repository"),
         ("mnist me/-b", "is not a name that the hub takes"),
         ("mnist ../etc", "is not the name of a repository"),
-        ("mnist", "push what, and where to?"),
+        ("mnist", "missing arguments: what to push, and where to"),
         ("mnits me/digits", "unknown run 'mnits'"),
         ("mnist me/digits --dtype float8", "unknown dtype 'float8'"),
         ("mnist me/digits --message= ", "--message"),
@@ -565,7 +565,7 @@ def test_what_is_not_there_says_so(server: Hub, capsys: pytest.CaptureFixture[st
         (f"sample --model hf://{REPO}@v9", f"hf://{REPO} has no such revision"),
         (f"sample --model hf://{REPO}/part", "is a part of a repository"),
         (f"sample --model hf://{REPO} --no-ema", f"hf://{REPO} has averaged weights only"),
-        ("hub pull", "pull what?"),
+        ("hub pull", "missing argument: what to pull"),
     ):
         code, _, err = said(capsys, line)
         assert code == UsageError.exit_code and message in err

@@ -274,8 +274,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "tar, 64 GiB that are not there": (lambda: header(size=b"77777777777\0") + END, "'a.png' is cut short or damaged"),
     "tar, far too large": (lambda: header(size=b"\x80" + b"\0" * 3 + b"\x40" + b"\0" * 7) + END, "is too large"),
-    "tar, negative size": (lambda: header(size=b"\xff" * 12) + END, "its size is no number"),
-    "tar, no size": (lambda: pax(b"12 size=abc\n") + header() + END, "its size is no number"),
+    "tar, negative size": (lambda: header(size=b"\xff" * 12) + END, "its size is not a number"),
+    "tar, no size": (lambda: pax(b"12 size=abc\n") + header() + END, "its size is not a number"),
     "tar, size of 5000 digits": (
         lambda: pax(b"5010 size=" + b"9" * 4999 + b"\n") + header() + END,
         "a header that is too long, or damaged",

@@ -78,7 +78,7 @@ def test_one_that_fails_is_reported_once_and_the_run_ends_as_without_it(tmp_path
     told: list[str] = []
     ditkit.train(config(4), tmp_path / "run", Tracking([fake], config(4), told.append), device="cpu")
     ditkit.train(config(4), tmp_path / "plain", device="cpu")
-    assert told == ["warning: fake takes nothing any more: ConnectionError: the service is down"]
+    assert told == ["warning: fake takes no more data: ConnectionError: the service is down"]
     weights = [tmp_path / name / "checkpoints/step-0000004/model.safetensors" for name in ("run", "plain")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 

@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if isinstance(tree, dict):
             return tree
-        why = "it is no JSON object"
+        why = "it is not a JSON object"
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)
     raise DataError(f"cannot read {folder / CONFIG}: {why}", "get the autoencoder again")

@@ -51,7 +51,7 @@ def load(
     Args:
         source: name or path of any of these; the newest run if None.
         ema: the averaged weights, else the raw ones.
-        autoencoder: a folder with that of the run, should it have moved.
+        autoencoder: a folder with that of the run, if it has moved.
 
     Raises CheckpointError when there is no checkpoint or it is damaged, DataError when the autoencoder is missing or
     another one.

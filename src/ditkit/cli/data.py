@@ -87,7 +87,9 @@ def show(
     from ..errors import UsageError
 
     if target.target is None and settings.config is None:
-        raise UsageError("show what?", "try `ditkit data show mnist`, or name a data set or a folder of images")
+        raise UsageError(
+            "missing argument: what to show", "try `ditkit data show mnist`, or name a data set or a folder of images"
+        )
     config, name = _resolve(target, settings, output, data)
     path = png_path(output.out, f"data-{text.slug(name)}", force=output.force)
     parts = _open(config, quiet=output.quiet)
@@ -161,7 +163,9 @@ def reconstruct(
     from .datasets import find_autoencoder
 
     if target.target is None and settings.config is None:
-        raise UsageError("reconstruct what?", "e.g. `ditkit data reconstruct ./photos --autoencoder taesd3`")
+        raise UsageError(
+            "missing argument: what to reconstruct", "e.g. `ditkit data reconstruct ./photos --autoencoder taesd3`"
+        )
     config, name = _resolve(target, settings, output, data, latents)
     if config.autoencoder.name == PIXEL:
         raise UsageError("there is no autoencoder in these settings", "name one: --autoencoder taesd3")
@@ -340,7 +344,7 @@ def _choose(chosen: Entries, entries: Sequence[Entry]) -> list[Entry]:
 
     ways = sum((bool(chosen.names), chosen.everything, chosen.unfinished))
     if ways != 1:
-        wrong = "names, --all and --unfinished exclude each other" if ways else "remove what?"
+        wrong = "names, --all and --unfinished exclude each other" if ways else "missing argument: what to remove"
         raise UsageError(wrong, "give names that `ditkit data list` shows, or --unfinished, or --all")
     if chosen.names:
         named = [find(name, entries) for name in chosen.names]

@@ -1,4 +1,4 @@
-"""Change an image with a trained model: paint a part of it anew, or draw it again."""
+"""Change an image with a trained model: paint over a part of it, or draw it again."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class Img2Img:
 
 @examples("ditkit edit inpaint three.png --mask mask.png --labels '3*4'")
 def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Output, device: Device) -> None:
-    """Paint a part of an image anew, so that it fits the rest, which stays as it is.
+    """Paint over a part of an image, so that it fits the rest, which stays as it is.
 
     The image is cut and resized as the model's training images were. One result for each label.
     """
     from ..errors import UsageError
 
     if source.mask is None:
-        raise UsageError("which part is to be painted?", "give an image that is white there: --mask FILE")
+        raise UsageError("missing option: the part to paint", "give an image that is white there: --mask FILE")
     _edit(source.image, settings, model, output, device, mask=source.mask)
 
 
@@ -100,7 +100,7 @@ def _edit(
     from .sample_request import resolve_request
 
     if image is None:
-        raise UsageError("which image is to be changed?", "e.g. `ditkit edit img2img photo.png`")
+        raise UsageError("missing argument: the image to change", "e.g. `ditkit edit img2img photo.png`")
     with watching(quiet=output.quiet, yes=output.yes):
         request = resolve_request(settings, model, device, output.runs)
     if len(request.labels) > MAX_IMAGES:

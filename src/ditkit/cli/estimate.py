@@ -27,7 +27,7 @@ class RunLength(Optimiser):
 
     batch_size: str | None = opt(  # a number: how a batch is split is what the report says
         "--batch-size N|auto",
-        "Images in a step; auto keeps the recipe's, in as many parts as memory asks for.",
+        "Images in a step; auto keeps the recipe's, split into as many parts as memory requires.",
         shown=RECIPES,
         sets="train.batch_size",
     )
@@ -53,7 +53,10 @@ def run(
     from .datasets import for_device, watching
 
     if what.target is None and settings.config is None:
-        raise UsageError("estimate what?", "try `ditkit estimate mnist`, or any other word that `ditkit train` takes")
+        raise UsageError(
+            "missing argument: what to estimate",
+            "try `ditkit estimate mnist`, or any other word that `ditkit train` takes",
+        )
     config, name = resolve(
         what.target or "",
         file=settings.config,

@@ -1,4 +1,4 @@
-"""Publish a model on the Hugging Face hub, with all that one wants to know of it, and fetch those of others."""
+"""Publish a model on the Hugging Face hub, with a README, figures and samples, and fetch those of others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Upward:
 class PushOutput(Output):
     """Output."""
 
-    dry_run: bool = opt("--dry-run", "Say what would go there, print the README, ask nobody.")
+    dry_run: bool = opt("--dry-run", "Say what would be pushed, print the README, do not ask.")
 
 
 @examples(
@@ -68,7 +68,7 @@ def push_(what: Upward, output: Annotated[PushOutput, only("yes dry_run runs_dir
     from .sample_request import warn_of_damage
 
     if what.model is None or what.repo is None:
-        raise UsageError("push what, and where to?", "e.g. `ditkit hub push mnist user/name`")
+        raise UsageError("missing arguments: what to push, and where to", "e.g. `ditkit hub push mnist user/name`")
     name = check(what.repo, message=what.message, dtype=what.dtype, data_licence=what.data_licence)
     weights = find_weights(what.model, output.runs, on_damage=warn_of_damage)
     console.hush_matplotlib()
@@ -135,7 +135,9 @@ def _total(files: dict[str, int]) -> str:
 class Download:
     """Output: what comes in, and what it is called."""
 
-    repo: str | None = opt("REPO[@REVISION]", "user/name on the hub, perhaps at a commit, tag or branch.", shown=False)
+    repo: str | None = opt(
+        "REPO[@REVISION]", "user/name on the hub, optionally at a commit, tag or branch.", shown=False
+    )
     name: str | None = opt("--as NAME", "What it is called here.", shown="the repository's")
 
 
@@ -150,7 +152,7 @@ def pull_(what: Download, output: Annotated[Output, only("yes runs_dir quiet")])
     from .datasets import watching
 
     if what.repo is None:
-        raise UsageError("pull what?", "e.g. `ditkit hub pull someone/digits`")
+        raise UsageError("missing argument: what to pull", "e.g. `ditkit hub pull someone/digits`")
     with watching(quiet=output.quiet, yes=output.yes):
         progress = console.watch(quiet=output.quiet)
         folder, info = pull(what.repo, name=what.name, runs_dir=output.runs_dir, progress=progress)

@@ -59,7 +59,9 @@ def import_(
     from .datasets import watching
 
     if source.what is None:
-        raise UsageError("import what?", "e.g. `ditkit import DiT-XL-2-256x256.pt`, or a repository of the hub")
+        raise UsageError(
+            "missing argument: what to import", "e.g. `ditkit import DiT-XL-2-256x256.pt`, or a repository of the hub"
+        )
     tree, quiet = recipes.merge_settings(settings.settings or []), output.quiet or output.json
     with watching(quiet=quiet, yes=output.yes):
         model = import_model(

@@ -89,7 +89,7 @@ class Optimiser:
     )
     batch_size: str | None = opt(
         "--batch-size N|auto",
-        "Images in a step; auto keeps the recipe's, in as many parts as memory asks for.",
+        "Images in a step; auto keeps the recipe's, split into as many parts as memory requires.",
         shown=RECIPES,
         sets="train.batch_size",
         unless=AUTO,
@@ -106,7 +106,7 @@ class Optimiser:
     seed: str | None = opt("--seed N", "All randomness comes from it.", shown=RECIPES, sets="seed")
     force_change: list[str] | None = opt(
         "--force-change KEY",
-        "Continue a run although this setting is another now: optim.lr, train.batch_size …; images for the files.",
+        "Continue a run although this setting has changed: optim.lr, train.batch_size …; images for the files.",
         shown=False,
     )
 
@@ -174,7 +174,7 @@ class Model:
     )
     autoencoder: Path | None = opt(
         "--autoencoder FOLDER",
-        "Where the autoencoder of a model of latents lies now, should it have moved.",
+        "Where the autoencoder of a model of latents lies now, if it has moved.",
         shown="where it was in training",
     )
     ema: str | None = opt(

@@ -57,7 +57,7 @@ def run(
     output: Annotated[TrainOutput, only(_OUTPUT)],
     machine: TrainDevice,
 ) -> None:
-    """Train a model, or continue: the same command takes up an unfinished run where it stopped.
+    """Train a model, or continue: the same command continues an unfinished run where it stopped.
 
     Everything goes to runs/NAME: settings, metrics, checkpoints, grids of samples. Ctrl-C finishes the step and saves.
     """
@@ -82,11 +82,14 @@ def _resolve(
 
     if output.fresh and launch.restarts():
         raise UsageError(
-            "--fresh would begin anew whenever the run is started again (--max-restarts, requeue)",
+            "--fresh would start a new run whenever this one is started again (--max-restarts, requeue)",
             "leave it out, and give the run a --name of its own",
         )
     if target is None and settings.config is None:
-        raise UsageError("train what?", "try `ditkit train mnist`, or name a recipe, a data set or a folder of images")
+        raise UsageError(
+            "missing argument: what to train on",
+            "try `ditkit train mnist`, or name a recipe, a data set or a folder of images",
+        )
     resolved = resolve_run(
         target,
         file=settings.config,
@@ -253,7 +256,7 @@ def _chosen_threads(run: ResolvedRun, machine: TrainDevice, *, quiet: bool) -> T
 
 
 def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet: bool) -> RunConfig:
-    """The settings with a batch in as many parts as memory asks for; a run that goes on keeps those that it has."""
+    """The settings with a batch split into as many parts as memory requires; a continued run keeps its parts."""
     from ..estimation.report import fitted
 
     train = run.config.train
@@ -315,7 +318,7 @@ def _say_finished(run: ClaimedRun, *, quiet: bool) -> None:
     again = f"ditkit train {shlex.quote(str(folder))}"
     if run.step < planned:
         console.say(f"{folder} is at step {run.step} of {planned}, past --steps {steps}", quiet=quiet)
-        console.say(f"continue with `{again}`, or begin anew with --fresh", quiet=quiet)
+        console.say(f"continue with `{again}`, or start a new run with --fresh", quiet=quiet)
     else:
         console.say(f"{folder} is finished: {run.step} steps", quiet=quiet)
-        console.say(f"train on with `{again} --steps {2 * run.step}`, or anew with --fresh", quiet=quiet)
+        console.say(f"train on with `{again} --steps {2 * run.step}`, or start a new run with --fresh", quiet=quiet)

@@ -137,7 +137,7 @@ def read_for_edit(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.n
         raise UsageError(f"the mask is {sizes[0]} pixels, the image {sizes[1]}", "they must be of one size")
     paint = fit(cover, height, width, resample=Image.Resampling.BOX, crop=data.crop)[:, :, 0] > 127
     if not paint.any():
-        raise UsageError(f"{mask} is black where the model looks: nothing is to be painted", "make that part white")
+        raise UsageError(f"{mask} is black where the model looks: there is nothing to paint", "make that part white")
     return pixels, paint
 
 

@@ -242,7 +242,7 @@ def verdict(report: dict[str, Any]) -> str:
     if report["fits_on_disk"] is False and report["fits"] is not False:
         return "does not fit on the disk: free some space, lower train.keep, or choose another --runs-dir"
     if report["fits"] is None:
-        return "nobody says how much memory there is"
+        return "the amount of memory is unknown"
     if report["fits"]:
         return "fits"
     if parts is None:

@@ -82,7 +82,7 @@ def _model_info(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Te
 def _labels(names: Any, table: Tensor, folder: Path) -> tuple[str, ...]:
     """A name for each label in use: the first of its names, with its number where several share the name."""
     if names is not None and not isinstance(names, Mapping):
-        raise CheckpointError(f"{folder / INDEX}: id2label is no table of names", "mend it")
+        raise CheckpointError(f"{folder / INDEX}: id2label is not a table of names", "mend it")
     named = {int(number): str(name).partition(",")[0].strip() for number, name in (names or {}).items()}
     count = labels_in_use(table, min(max(named, default=-1) + 1, len(table) - 1))
     labels = [named.get(number) or str(number) for number in range(count)]

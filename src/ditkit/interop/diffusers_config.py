@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(tree, dict):
             return tree
-        why = "it is no JSON object"
+        why = "it is not a JSON object"
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)
     raise CheckpointError(f"cannot read {path}: {why}", "get the pipeline's folder again")

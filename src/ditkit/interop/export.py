@@ -52,7 +52,7 @@ def export(
             network alone).
         dtype: of the weights: float32, float16 or bfloat16.
         ema: take the averaged weights instead of the raw ones.
-        autoencoder: the folder of the run's autoencoder, should it have moved.
+        autoencoder: the folder of the run's autoencoder, if it has moved.
         force: overwrite what is there.
         progress: shown what is being done.
 

@@ -149,7 +149,7 @@ def _local(what: str) -> Path | None:
     if RunFolder(path).is_run():
         raise UsageError(f"{what} is a run of ditkit already", f"draw with `ditkit sample --model {what}`")
     if not path.is_dir() and not _is_weights(path.name):
-        raise UsageError(f"{what} is no file of weights", "those end in .safetensors, .pt, .pth, .ckpt or .bin")
+        raise UsageError(f"{what} is not a file of weights", "those end in .safetensors, .pt, .pth, .ckpt or .bin")
     return path
 
 

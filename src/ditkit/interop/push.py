@@ -118,7 +118,7 @@ def check(repo: str, *, message: str | None = None, dtype: str = "float32", data
     check_words(dtype=dtype)
     readme.check_licence(data_licence)
     if message is not None and not message.strip():
-        raise UsageError("--message: an empty one says nothing", "leave it out")
+        raise UsageError("--message is empty", "leave it out")
     return name
 
 

@@ -85,7 +85,7 @@ def known_heads(width: int, by_width: Mapping[int, int], path: Path) -> int:
 def nothing_left(tensors: Mapping[str, Tensor]) -> None:
     """Raises ValueError if tensors remain that no layer took: it is another architecture."""
     if tensors:
-        raise ValueError(f"{len(tensors)} of its tensors are none of that network ({next(iter(tensors))})")
+        raise ValueError(f"{len(tensors)} of its tensors do not belong to that network ({next(iter(tensors))})")
 
 
 def reordered(layer: Layer, order: Sequence[int]) -> Layer:

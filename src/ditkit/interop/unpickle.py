@@ -38,7 +38,7 @@ def read_pickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is refused, and nothing in it was executed: it calls {name}, which is code", _HINT
         )
-    raise CheckpointError(f"{path} is no file of torch.save, or it is damaged", _HINT)
+    raise CheckpointError(f"{path} was not written by torch.save, or it is damaged", _HINT)
 
 
 def _first_name(path: Path) -> str | None:

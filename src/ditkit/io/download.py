@@ -337,7 +337,7 @@ class _Download:
             if code in (408, 425, 429) or code >= 500:
                 raise _Again(answer + (f" and asks to wait {wait:,.0f} s" if wait else ""), wait) from None
             if code in REDIRECTS:
-                answer = "the server redirects in a circle, or to what is no web address"
+                answer = "the server redirects in a circle, or to something that is not a web address"
             raise MachineError(f"cannot download {self.url}: {answer}", self.by_hand) from None
         except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
             reason, fatal = getattr(error, "reason", error), (socket.gaierror, ssl.SSLCertVerificationError)
@@ -358,7 +358,7 @@ class _Download:
             )
         lengths = set(headers.get_all("Content-Length", []))
         if len(lengths) > 1 or not all(map(_is_number, lengths)):
-            raise MachineError(f"the server gives {url} a length that is no number", self.by_hand)
+            raise MachineError(f"the server gives {url} a length that is not a number", self.by_hand)
         validator = headers.get("ETag", "")
         validator = validator if validator.startswith('"') else headers.get("Last-Modified", "")
         total = int(lengths.pop()) if lengths else None

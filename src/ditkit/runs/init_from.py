@@ -57,7 +57,7 @@ class InitFrom:
             return None
         new = [label for label in labels if label not in self.labels]
         listed = ", ".join(new[:6]) + (" …" if len(new) > 6 else "")
-        fresh = f"; labels that it does not know begin afresh: {listed}" if new else ""
+        fresh = f"; labels that it does not know start from random weights: {listed}" if new else ""
         return f"beginning with the weights of {self.word}, step {self.step}{fresh}"
 
 

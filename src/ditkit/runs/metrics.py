@@ -106,7 +106,7 @@ def read_evaluations(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError):
         records = None
     if not isinstance(records, list) or not all(isinstance(record, dict) and "metrics" in record for record in records):
-        raise DataError(f"{path} is no list of evaluations", "remove it, or name another file with --out")
+        raise DataError(f"{path} is not a list of evaluations", "remove it, or name another file with --out")
     return records
 
 

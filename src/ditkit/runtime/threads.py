@@ -51,7 +51,7 @@ def choose_threads(word: str = "auto", kept: int | None = None) -> Threads:
     idle = max(1, min(allowed, round(len(cores) - busy)))
     if kept:
         count = plural(kept, "thread")
-        text = f"computing with {count}, as ever in this run: {idle} cores are idle (--threads N decides)"
+        text = f"computing with {count}, as before in this run: {idle} cores are idle (--threads N decides)"
         return Threads(count=min(kept, allowed), busy=busy >= _BUSY, why=text if kept < idle else None)
     why = None
     if allowed < len(cores):

@@ -82,7 +82,7 @@ def edit(
     if not 0 < strength <= 1:
         raise UsageError(f"a strength of {strength:g} is not above 0 and at most 1", "0.6 is usual")
     if paint is not None and not paint.any():
-        raise UsageError("the mask is black: there is nothing to paint", "make white what is to be painted")
+        raise UsageError("the mask is black: there is nothing to paint", "make the part to paint white")
     device = next(trained.network.parameters()).device
     source_CHW = trained.codec.from_images(to_tensor(image)[None].to(device))[0]
     keep_HW = None if paint is None else 1 - _shrunk(torch.from_numpy(paint), source_CHW)

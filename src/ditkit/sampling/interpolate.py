@@ -60,7 +60,7 @@ def interpolate(
     ends = resolve_labels(info.labels, labels)
     settings = settings or info.config.sample
     if len(ends) < 2:
-        raise UsageError("a way needs two images at least", "name two labels, or one twice")
+        raise UsageError("an interpolation needs at least two images", "name two labels, or one twice")
     shape, total = info.config.shape, len(ends) * frames
     noises = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + index)) for index in range(len(ends))]
     # (start, end, share of the end) of each frame, as indices of `ends`

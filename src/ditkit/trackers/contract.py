@@ -85,4 +85,4 @@ class Tracking:
             if failed is not None:
                 with contextlib.suppress(Exception):
                     failed.close()
-            self._notify(f"warning: {name} takes nothing any more: {type(error).__name__}: {error}")
+            self._notify(f"warning: {name} takes no more data: {type(error).__name__}: {error}")

@@ -50,7 +50,7 @@ def _why(path: Path, error: BaseException) -> str:
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page, probably a quota or login page instead of the file"
     if not head.startswith(b"PAR1"):
-        return "is no parquet file"
+        return "is not a parquet file"
     return f"is damaged: {(str(error).splitlines() or ['it cannot be read'])[0][:200]}"
 
 

@@ -159,7 +159,7 @@ def _tar_headers(
 def _check_tar_member(header: tarfile.TarInfo) -> None:
     """Raises BadArchive for what is neither folder nor file."""
     if header.size < 0 or not header.pax_headers.get("size", "0").isdigit():
-        raise BadArchive("is damaged: its size is no number", header.name)
+        raise BadArchive("is damaged: its size is not a number", header.name)
     if header.issparse() or any(key.startswith("GNU.sparse") for key in header.pax_headers):
         raise BadArchive("is a sparse file, which ditkit does not unpack", header.name)
     if not (header.isreg() or header.isdir()):
