@@ -48,11 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs-conditionings"))
-    words = parser.parse_args()
+    options = parser.parse_args()
     print(
-        f"{'conditioning':<16}{'parameters':>12}{'seconds':>9}   validation loss at each quarter of {words.steps} steps"
+        f"{'conditioning':<16}{'parameters':>12}{'seconds':>9}   "
+        f"validation loss at each quarter of {options.steps} steps"
     )
-    for name, (parameters, losses, seconds) in compare(words.steps, words.runs_dir).items():
+    for name, (parameters, losses, seconds) in compare(options.steps, options.runs_dir).items():
         print(f"{name:<16}{parameters:>12,}{seconds:>9.0f}   " + "  ".join(f"{loss:.4f}" for loss in losses))
 
 

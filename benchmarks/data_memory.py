@@ -1,11 +1,12 @@
-"""Memory that a set of images takes: opened and read from, with 10,000 images and with 100,000.
+"""Memory that a data set takes while it is opened and read, with 10,000 images and with 100,000.
 
     python benchmarks/data_memory.py
 
 Each case is a process of its own, which opens the training and the validation part as `ditkit train` does and reads
-200 batches. What counts is the most anonymous memory it ever held (RssAnon of Linux), looked at a hundred times a
-second: what the kernel can take back by itself, like files it has read, is not in it. Decoded images are not kept, as
-in worker processes; a set of at most 256 MB otherwise is, which would hide what grows here (`--keep` shows it).
+200 batches. The figure is the peak of its anonymous memory (RssAnon of Linux), read a hundred times a second; memory
+that the kernel can reclaim, such as cached files, is not part of it. Decoded images are not kept, as in worker
+processes. By default ditkit keeps those of a data set of at most 256 MB, which would hide the growth measured here
+(`--keep` does so).
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ KINDS = ("folder", "zip", "tar", "webdataset")
 CLASSES = 10
 
 
-def made(kind: str, count: int, root: Path) -> Path:
-    """So many little images in ten classes, made quickly: files are hard links to one, members copies of it."""
+def make_images(kind: str, count: int, root: Path) -> Path:
+    """Write `count` small images in ten classes, quickly: files are hard links to one, members of archives copies."""
     from PIL import Image
 
     file = io.BytesIO()
     Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(file, "JPEG")
     picture = file.getvalue()
     names = [f"class_{index % CLASSES}/photo_{index:07d}.jpg" for index in range(count)]
-    place = root / f"{kind}-{count}"
+    path = root / f"{kind}-{count}"
     if kind == "folder":
         for name in (f"class_{label}" for label in range(CLASSES)):
-            (place / name).mkdir(parents=True)
+            (path / name).mkdir(parents=True)
         for index, name in enumerate(names):
-            if index % 10_000 < CLASSES:  # a file has a largest number of links
-                original = place / name
+            if index % 10_000 < CLASSES:  # the number of links to a file is limited
+                original = path / name
                 original.write_bytes(picture)
             else:
-                os.link(original, place / name)
+                os.link(original, path / name)
     elif kind == "zip":
-        with zipfile.ZipFile(place, "w") as archive:
+        with zipfile.ZipFile(path, "w") as archive:
             for name in names:
                 archive.writestr(name, picture)
     else:
-        with tarfile.open(place, "w") as archive:
+        with tarfile.open(path, "w") as archive:
             for index, name in enumerate(names):
                 contents = {name: picture}
                 if kind == "webdataset":
@@ -59,7 +60,7 @@ def made(kind: str, count: int, root: Path) -> Path:
                     info = tarfile.TarInfo(member)
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
-    return place
+    return path
 
 
 def anonymous() -> int:
@@ -68,20 +69,20 @@ def anonymous() -> int:
     return int(status.partition("RssAnon:")[2].split()[0])
 
 
-def measure(place: str, batches: int, keep: bool) -> None:
-    """Print the largest memory, in kilobytes, of opening a place and reading from it."""
-    most = [anonymous()]
+def measure(path: str, batches: int, keep: bool) -> None:
+    """Print the peak of memory, in kilobytes, of opening a data set and reading from it."""
+    peak = [anonymous()]
 
     def watch() -> None:
         while True:
-            most[0] = max(most[0], anonymous())
+            peak[0] = max(peak[0], anonymous())
             time.sleep(0.01)
 
     threading.Thread(target=watch, daemon=True).start()
     from ditkit.config import DataConfig
     from ditkit.data.folder import dataset
 
-    config = DataConfig(name="folder", path=place, image_size=(64, 64), channels=3)
+    config = DataConfig(name="folder", path=path, image_size=(64, 64), channels=3)
     dataset(config, "train"), dataset(config, "validation")  # before torch loads, as the command line does
     import torch
 
@@ -90,13 +91,13 @@ def measure(place: str, batches: int, keep: bool) -> None:
 
     torch.set_num_threads(1)
     began = time.perf_counter()
-    images, held = dataset(config, "train"), dataset(config, "validation")
+    images, validation = dataset(config, "train"), dataset(config, "validation")
     opened = time.perf_counter() - began
     stream = Batches(images, 32, 0, flip=True, place=BatchTarget(cache_bytes=MOST_CACHE_BYTES if keep else 0)).iterate()
     for _ in range(batches):
         next(stream)
     stream.close()
-    print(json.dumps({"most": max(most[0], anonymous()), "seconds": opened, "images": len(images) + len(held)}))
+    print(json.dumps({"peak": max(peak[0], anonymous()), "seconds": opened, "images": len(images) + len(validation)}))
 
 
 def main() -> None:
@@ -115,17 +116,17 @@ def main() -> None:
     print(f"{'':>12} {f'{few:,} images':>16} {f'{many:,} images':>16} {'more':>10} {'ratio':>7} {'opened in':>10}")
     with tempfile.TemporaryDirectory() as root:
         for kind in arguments.kinds:
-            found = []
+            results = []
             for count in (few, many):
-                place = made(kind, count, Path(root))
-                command = [sys.executable, __file__, "--measure", str(place), "--batches", str(arguments.batches)]
+                path = make_images(kind, count, Path(root))
+                command = [sys.executable, __file__, "--measure", str(path), "--batches", str(arguments.batches)]
                 command += ["--keep"] if arguments.keep else []
-                result = subprocess.run(command, check=True, capture_output=True, text=True)
-                found.append(json.loads(result.stdout))
-            less, more = (one["most"] / 1000 for one in found)
+                process = subprocess.run(command, check=True, capture_output=True, text=True)
+                results.append(json.loads(process.stdout))
+            less, more = (result["peak"] / 1000 for result in results)
             print(
                 f"{kind:>12} {less:>13.1f} MB {more:>13.1f} MB {more - less:>7.1f} MB {more / less:>7.3f} "
-                f"{found[1]['seconds']:>8.1f} s",
+                f"{results[1]['seconds']:>8.1f} s",
                 flush=True,
             )
 

@@ -1,10 +1,10 @@
-"""Images a second: ditkit's batches against a bare `torch.utils.data` loop over Pillow, same images, same workers.
+"""Images per second: ditkit's batches against a bare `torch.utils.data` loop over Pillow, same images, same workers.
 
-    python benchmarks/decoding.py                                  # JPEGs that it makes: 178x218 and 1024x768
+    python benchmarks/decoding.py                                  # JPEGs made by this script: 178x218 and 1024x768
     python benchmarks/decoding.py --data-dir celeba/img_align_celeba
 
-The loop is what one writes by hand: open, convert to RGB, cut out the centre, resize with the same filter, to a float
-tensor in [-1, 1]. Both are timed by turns, and the best of each counts, because other programs only ever slow one down.
+The loop is the usual one: open, convert to RGB, crop the centre, resize with the same filter, convert to a float tensor
+in [-1, 1]. Both are timed in turn, and the best of each counts, because other programs can only slow them down.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIZES = {"178x218": (178, 218), "1024x768": (1024, 768)}
 
 
 class Bare(Dataset):
-    """The loop one writes by hand."""
+    """The images of the usual loop."""
 
     def __init__(self, files: list[Path], size: int):
         self.files, self.size = files, size
@@ -54,26 +54,26 @@ class Bare(Dataset):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1), 0
 
 
-def bare(files: list[Path], arguments: argparse.Namespace, count: int) -> Iterator[int]:
-    """The images in each batch, as they come."""
+def bare_batches(files: list[Path], arguments: argparse.Namespace, count: int) -> Iterator[int]:
+    """The number of images in each batch of the bare loop, without end."""
     loader = DataLoader(Bare(files, arguments.size), arguments.batch, shuffle=True, num_workers=count, drop_last=True)
     for _ in itertools.count():
         for x_BCHW, _ in loader:
             yield len(x_BCHW)
 
 
-def ours(folder: Path, arguments: argparse.Namespace, count: int) -> Iterator[int]:
-    """The same of ditkit, nothing kept in memory."""
+def ditkit_batches(folder: Path, arguments: argparse.Namespace, count: int) -> Iterator[int]:
+    """The same of ditkit; decoded images are not kept."""
     size = (arguments.size, arguments.size)
     config = DataConfig(name="folder", path=str(folder), image_size=size, channels=3, validation=0, workers=count)
-    place = BatchTarget(threads=arguments.threads, cache_bytes=0)
-    batches = Batches(dataset(config, "train"), arguments.batch, 0, place=place)
+    target = BatchTarget(threads=arguments.threads, cache_bytes=0)
+    batches = Batches(dataset(config, "train"), arguments.batch, 0, place=target)
     for batch in workers.iterate(batches, 0, config):
         yield len(batch.x_BCHW)
 
 
 def rate(counts: Iterable[int], seconds: float) -> float:
-    """Images a second, once the first batches have come."""
+    """Images per second, after four batches to warm up."""
     stream = iter(counts)
     for _ in range(4):
         next(stream)
@@ -103,10 +103,10 @@ def make(folder: Path, size: tuple[int, int], count: int = 256) -> Path:
 
 
 def main() -> None:
-    """Print a table of images a second."""
+    """Print a table of images per second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="a folder of images, instead of those that it makes")
-    parser.add_argument("--size", type=int, default=64, help="pixels a side of what comes out")
+    parser.add_argument("--data-dir", type=Path, help="a folder of images, instead of those made here")
+    parser.add_argument("--size", type=int, default=64, help="side of the resulting images, in pixels")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1, help="of ditkit where there are 0 workers, as beside a GPU")
@@ -115,17 +115,21 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     calm_threads()
-    with tempfile.TemporaryDirectory() as place:
-        made = {name: make(Path(place, name), size) for name, size in SIZES.items()} if not arguments.data_dir else {}
+    with tempfile.TemporaryDirectory() as temporary:
+        made = (
+            {name: make(Path(temporary, name), size) for name, size in SIZES.items()} if not arguments.data_dir else {}
+        )
         print(f"{'images':>12} {'workers':>8} {'bare loop':>10} {'ditkit':>10} {'ratio':>7}", flush=True)
         for name, folder in (made or {arguments.data_dir.name[:12]: arguments.data_dir}).items():
             files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
             for count in arguments.workers:
-                best = {"bare": 0.0, "ours": 0.0}
+                best = {"bare": 0.0, "ditkit": 0.0}
                 for _ in range(arguments.rounds):
-                    best["bare"] = max(best["bare"], rate(bare(files, arguments, count), arguments.seconds))
-                    best["ours"] = max(best["ours"], rate(ours(folder, arguments, count), arguments.seconds))
-                ratio = best["ours"] / best["bare"]
+                    best["bare"] = max(best["bare"], rate(bare_batches(files, arguments, count), arguments.seconds))
+                    best["ditkit"] = max(
+                        best["ditkit"], rate(ditkit_batches(folder, arguments, count), arguments.seconds)
+                    )
+                ratio = best["ditkit"] / best["bare"]
                 print(f"{name:>12} {count:>8} {best['bare']:>10,.0f} {best['ours']:>10,.0f} {ratio:>7.2f}", flush=True)
 
 

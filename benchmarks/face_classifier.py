@@ -1,7 +1,7 @@
-"""A small classifier of face attributes at 64x64, the judge of CelebA samples; not Inception: its distance is no FID.
+"""A small classifier of face attributes at 64x64, the judge of CelebA samples. Its Fréchet distance is not FID.
 
 `python benchmarks/face_classifier.py --data-dir FOLDER` trains it on CelebA's training images (three minutes for
-10,000 of them) and says how often it is right about the validation images. Images are B x 3 x 64 x 64 in [-1, 1].
+10,000 of them) and prints its accuracy on the validation images. Images are B x 3 x 64 x 64 in [-1, 1].
 Legend: B batch, N images, H W image, F features, A attributes.
 """
 
@@ -23,7 +23,7 @@ from ditkit.data.contract import Split, open_dataset
 from ditkit.data.image_dataset import ImageDataset
 
 DEFAULT_OUT = CACHE / "face_classifier.safetensors"
-ATTRIBUTES = [  # male first: it is what samples are asked for
+ATTRIBUTES = [  # Male first: the labels of the samples
     "Male",
     "Smiling",
     "Eyeglasses",
@@ -44,7 +44,7 @@ FEATURES = 64
 
 
 class FaceClassifier(nn.Module):
-    """Five stages of convolutions with BatchNorm, mean pooling over a 2 x 2 grid, 64 features, a logit an attribute."""
+    """Five stages of convolutions with BatchNorm, mean pooling over a 2 x 2 grid, 64 features, logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,28 +69,28 @@ def _stage(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.
 @torch.inference_mode()
 def features_and_logits(classifier: FaceClassifier, image_N3HW: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, 64) and logits (N, A) of any number of images."""
-    features_NF = torch.cat([classifier.features(some) for some in image_N3HW.split(250)])
+    features_NF = torch.cat([classifier.features(image_B3HW) for image_B3HW in image_N3HW.split(250)])
     return features_NF, classifier.head(features_NF)
 
 
 def read_faces(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
-    """The faces of a split as `ditkit train celeba` sees them, unmirrored, and whether each attribute is theirs."""
-    shown = _pictures(folder, split, ATTRIBUTES[0])
-    images = np.stack([shown[index][0] for index in range(len(shown))])
+    """The faces of a split as `ditkit train celeba` sees them, unmirrored: images (N, 3, H, W), attributes (N, A)."""
+    faces = _open_faces(folder, split, ATTRIBUTES[0])
+    images = np.stack([faces[index][0] for index in range(len(faces))])
     columns = []
-    for attribute in ATTRIBUTES:  # which images are held out depends on it, so that those of both splits are asked
-        both = [_pictures(folder, either, attribute) for either in ("train", "validation")]
-        has = {name: int(label) for one in both for name, label in zip(one.names, one.label_ids, strict=True)}
-        columns.append([has[name] for name in shown.names])
+    for attribute in ATTRIBUTES:  # it decides which images are held out, so both splits are looked up
+        both: list[ImageDataset] = [_open_faces(folder, part, attribute) for part in ("train", "validation")]
+        has = {name: int(label) for part in both for name, label in zip(part.names, part.label_ids, strict=True)}
+        columns.append([has[name] for name in faces.names])
     image_N3HW = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     return image_N3HW, torch.tensor(columns).T.float()
 
 
-def _pictures(folder: Path, split: Split, attribute: str) -> ImageDataset:
-    given = {"path": str(folder), "label_by": attribute, "flip": False}
-    opened = open_dataset(recipes.load("celeba", {"data": given}).data, split)
-    assert isinstance(opened, ImageDataset)
-    return opened
+def _open_faces(folder: Path, split: Split, attribute: str) -> ImageDataset:
+    settings = {"path": str(folder), "label_by": attribute, "flip": False}
+    dataset = open_dataset(recipes.load("celeba", {"data": settings}).data, split)
+    assert isinstance(dataset, ImageDataset)
+    return dataset
 
 
 def train_classifier(image_N3HW: Tensor, attribute_NA: Tensor, *, epochs: int, seed: int) -> FaceClassifier:
@@ -130,14 +130,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    words = parser.parse_args()
+    options = parser.parse_args()
     started = time.perf_counter()
-    classifier = train_classifier(*read_faces(words.data_dir, "train"), epochs=words.epochs, seed=words.seed)
-    image_N3HW, attribute_NA = read_faces(words.data_dir, "validation")
+    classifier = train_classifier(*read_faces(options.data_dir, "train"), epochs=options.epochs, seed=options.seed)
+    image_N3HW, attribute_NA = read_faces(options.data_dir, "validation")
     right_A = ((features_and_logits(classifier, image_N3HW)[1] > 0) == (attribute_NA > 0)).float().mean(dim=0)
-    words.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    save_file(state, words.out, metadata={"right_about_male": f"{right_A[0]:.4f}"})
+    save_file(state, options.out, metadata={"right_about_male": f"{right_A[0]:.4f}"})
     print(f"{time.perf_counter() - started:.0f} s; right about {len(image_N3HW)} validation images:")
     print(", ".join(f"{name} {share:.1%}" for name, share in zip(ATTRIBUTES, right_A.tolist(), strict=True)))
 

@@ -1,10 +1,11 @@
-# ruff: noqa: E402 (threads are calmed before torch is imported)
-"""How fast does JAX draw? Its one compiled scan against torch's loop: same model, settings, batches and CPU.
+# ruff: noqa: E402 (threads and memory are set up before torch is imported)
+"""How fast does JAX sample? One compiled scan against torch's loop: same model, settings, batches and CPU.
 
     taskset -c 1 python benchmarks/jax_sampling.py            # --model, --images, --rounds
 
-By turns, medians of CPU time; a first drawing of each warms it up, and that of JAX is said apart, for it compiles. The
-model inside the package is drawn as its card says; pin the process to one core, as above, for both to use as many.
+Both sample in turn; the figures are medians of CPU time. A first call warms each up; that of JAX has a column of its
+own because it compiles. Sampler, steps and guidance are those stored with the model. Pin the process to one core, as
+above, so that both use equally many.
 """
 
 from __future__ import annotations
@@ -41,25 +42,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ours, theirs = load(arguments.model), loading.load(arguments.model)
-    settings = ours.info.config.sample
+    jax_model, torch_model = load(arguments.model), loading.load(arguments.model)
+    settings = jax_model.info.config.sample
     print(f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance}; CPU seconds, medians of rounds")
     print(f"{'images':>6} {'torch':>8} {'JAX':>8} {'torch/JAX':>10} {'first JAX':>10} {'difference':>10}")
     for images in arguments.images:
 
         def in_torch(images: int = images) -> list[generate.Sample]:
-            return generate.sample(theirs, images, batch_size=images)
+            return generate.sample(torch_model, images, batch_size=images)
 
         def in_jax(images: int = images) -> list[generate.Sample]:
-            return sample(ours, images, batch_size=images)
+            return sample(jax_model, images, batch_size=images)
 
         first = seconds(in_jax)
         pairs = zip(in_torch(), in_jax(), strict=True)
-        apart = max(int(np.abs(one.image.astype(int) - other.image.astype(int)).max()) for one, other in pairs)
+        difference = max(int(np.abs(a.image.astype(int) - b.image.astype(int)).max()) for a, b in pairs)
         rounds = [(seconds(in_torch), seconds(in_jax)) for _ in range(arguments.rounds)]
         torch_s, jax_s = (statistics.median(column) for column in zip(*rounds, strict=True))
-        ratio = statistics.median(one / other for one, other in rounds)
-        print(f"{images:>6} {torch_s:>8.3f} {jax_s:>8.3f} {ratio:>10.2f} {first:>10.2f} {apart:>10}")
+        ratio = statistics.median(torch_seconds / jax_seconds for torch_seconds, jax_seconds in rounds)
+        print(f"{images:>6} {torch_s:>8.3f} {jax_s:>8.3f} {ratio:>10.2f} {first:>10.2f} {difference:>10}")
 
 
 if __name__ == "__main__":

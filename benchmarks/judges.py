@@ -1,4 +1,4 @@
-"""Who says how good samples are: the digit classifier for the recipe `mnist`, the face classifier for `celeba`."""
+"""What judges samples: the digit classifier for the recipe `mnist`, the face classifier for `celeba`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ FeaturesAndLabels = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The training images of a recipe, (N, C, H, W) in [-1, 1], their labels, and what sees features in images."""
+    """The training images of a recipe, (N, C, H, W) in [-1, 1], their labels, and the classifier."""
 
     image_NCHW: Tensor
     label_N: Tensor
-    see: FeaturesAndLabels
+    features_and_labels: FeaturesAndLabels
 
     @property
     def classes(self) -> int:
         return int(self.label_N.max()) + 1
 
-    def judge(self, drawn_NCHW: Tensor, asked_N: Tensor) -> Quality:
-        """Quality of images in [-1, 1], equally many of each label; of each value one of 256 levels is taken."""
+    def judge(self, drawn_NCHW: Tensor, label_N: Tensor) -> Quality:
+        """Quality of images in [-1, 1], rounded to 256 levels as in a file; each label as often in `label_N`."""
         levels_NCHW = ((drawn_NCHW.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
         reference = self.reference(len(drawn_NCHW) // self.classes)
-        return compared(*self.see(levels_NCHW), asked_N, reference)
+        return compared(*self.features_and_labels(levels_NCHW), label_N, reference)
 
     def reference(self, per_class: int) -> Reference:
-        """Statistics of the real images, and the distance of as many of them as are judged."""
-        return real_reference(self.see(self.image_NCHW)[0], self.label_N, per_class=per_class)
+        """Statistics of the real images, and the Fréchet distance of `per_class` of them of each label."""
+        return real_reference(self.features_and_labels(self.image_NCHW)[0], self.label_N, per_class=per_class)
 
 
 def open_judge(recipe: str, data_dir: Path | None) -> Judge:
@@ -46,16 +46,16 @@ def open_judge(recipe: str, data_dir: Path | None) -> Judge:
         return Judge(
             image_NCHW=image_N1HW,
             label_N=label_N,
-            see=lambda image: mnist_classifier.features_and_labels(digits, image),
+            features_and_labels=lambda image: mnist_classifier.features_and_labels(digits, image),
         )
     if data_dir is None:
         raise SystemExit("CelebA is not in the package: give its folder with --data-dir")
     faces = face_classifier.load_classifier()
     image_N3HW, attribute_NA = face_classifier.read_faces(data_dir, "train")
 
-    def see(image: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_labels(image: Tensor) -> tuple[Tensor, Tensor]:
         features_NF, logits_NA = face_classifier.features_and_logits(faces, image)
         return features_NF, (logits_NA[:, 0] > 0).long()
 
     with torch.inference_mode():
-        return Judge(image_NCHW=image_N3HW, label_N=attribute_NA[:, 0].long(), see=see)
+        return Judge(image_NCHW=image_N3HW, label_N=attribute_NA[:, 0].long(), features_and_labels=features_and_labels)

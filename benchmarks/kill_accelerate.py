@@ -4,10 +4,10 @@
     python benchmarks/kill_accelerate.py --kills 60
 
 The same network, batch and save interval, and the same harness: a process that trains and saves after every second
-step is killed at a moment uniform over its life, and begun again by the same program, which takes up the newest
-checkpoint as the library's documentation says (`load_state()` without a path). Saving takes most of such a run, so
-the rates are those of a stress test: what counts is what can happen at all. After a resume that crashed, the newest
-folder is removed, as a person would, and the program is begun again.
+step is killed at a moment drawn uniformly from the length of the run, and started again. It resumes from the newest
+checkpoint as the library's documentation says (`load_state()` without a path). Saving takes most of such a run, so the
+rates are those of a stress test: they show what can happen, not how often. After a resume that crashed, the newest
+folder is removed, as a user would do, and the program is started again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import harness
 
 STEPS, SAVE_EVERY, BATCH = 24, 2, 8
 SETTINGS = {"train.steps": STEPS, "train.save_every": SAVE_EVERY, "train.batch_size": BATCH}
-CRASHED = 3  # exit code of a process that could not take up its checkpoint
+CRASHED = 3  # exit code of a process that could not resume
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class System:
     """Something that trains, saves and continues."""
 
     name: str
-    train: Callable[[Path], int]  # begins or continues in a folder; returns an exit code
-    saves: Callable[[Path], list[Path]]  # what looks like a checkpoint, oldest first
+    train: Callable[[Path], int]  # starts or resumes in a folder; returns an exit code
+    saves: Callable[[Path], list[Path]]  # the folders that look like checkpoints, oldest first
     load: Callable[[Path, Path], int]  # 0 if a checkpoint of a run can be loaded
 
 
-def said(run: Path) -> Path:
-    """A file that is there once the first save has returned."""
+def save_marker(run: Path) -> Path:
+    """A file that exists once the first save has returned."""
     return run.with_suffix(".saved")
 
 
@@ -64,12 +64,12 @@ def ditkit(digits: Path, keep: int) -> System:
 
         save = store.save
 
-        def save_and_say_so(*what: Any, **named: Any) -> Path:
-            path = save(*what, **named)
-            said(run).touch()
+        def save_and_mark(*args: Any, **kwargs: Any) -> Path:
+            path = save(*args, **kwargs)
+            save_marker(run).touch()
             return path
 
-        store.save = save_and_say_so
+        store.save = save_and_mark
         return harness.command(harness.words(run, digits, settings))()
 
     return System(
@@ -94,7 +94,7 @@ class Progress:
 
 
 def accelerate(digits: Path, limit: int) -> System:
-    def opened(run: Path) -> Any:
+    def prepare(run: Path) -> Any:
         import torch
         from accelerate import Accelerator
         from accelerate.utils import ProjectConfiguration
@@ -109,20 +109,20 @@ def accelerate(digits: Path, limit: int) -> System:
         accelerator.register_for_checkpointing(progress)
         return accelerator, network, optimizer, progress
 
-    def numbered(run: Path) -> list[Path]:
+    def checkpoints(run: Path) -> list[Path]:
         return sorted(run.glob("checkpoints/checkpoint_*"), key=lambda path: int(path.name.rpartition("_")[2]))
 
     def train(run: Path) -> int:
         import torch
 
-        accelerator, network, optimizer, progress = opened(run)
-        if numbered(run):
+        accelerator, network, optimizer, progress = prepare(run)
+        if checkpoints(run):
             try:
                 accelerator.load_state()
             except Exception as error:
                 print(f"resume crashed: {type(error).__name__}: {error}")
                 return CRASHED
-            accelerator.project_configuration.iteration = int(numbered(run)[-1].name.rpartition("_")[2]) + 1
+            accelerator.project_configuration.iteration = int(checkpoints(run)[-1].name.rpartition("_")[2]) + 1
         while progress.step < STEPS:
             source = torch.Generator().manual_seed(progress.step)
             x_BCHW = torch.randn(BATCH, 1, 28, 28, generator=source)
@@ -136,27 +136,27 @@ def accelerate(digits: Path, limit: int) -> System:
                 progress.average[name] = 0.999 * progress.average[name] + 0.001 * value
             if progress.step % SAVE_EVERY == 0:
                 accelerator.save_state()
-                said(run).touch()
+                save_marker(run).touch()
         return 0
 
     def load(run: Path, checkpoint: Path) -> int:
-        accelerator, *_ = opened(run)
+        accelerator, *_ = prepare(run)
         accelerator.load_state(str(checkpoint))
         return 0
 
-    return System(f"accelerate, total_limit={limit}", train, numbered, load)
+    return System(f"accelerate, total_limit={limit}", train, checkpoints, load)
 
 
-def judge(system: System, place: Path, kills: int, seed: int) -> dict[str, int]:
-    """Kill until it is enough; what became of the runs."""
-    source, log = random.Random(seed), place / "log"
-    place.mkdir()
+def judge(system: System, folder: Path, kills: int, seed: int) -> dict[str, int]:
+    """Kill `kills` times, and count kills, runs, lost runs and crashed resumes."""
+    source, log = random.Random(seed), folder / "log"
+    folder.mkdir()
     before = time.monotonic()
-    assert harness.finish(harness.fork(lambda: system.train(place / "straight"), log)) == 0, log.read_text("utf-8")
+    assert harness.finish(harness.fork(lambda: system.train(folder / "straight"), log)) == 0, log.read_text("utf-8")
     life = time.monotonic() - before
     counts = {"kills": 0, "runs": 0, "lost": 0, "crashed": 0}
     while counts["kills"] < kills:
-        run = place / f"run-{counts['runs']}"
+        run = folder / f"run-{counts['runs']}"
         run.mkdir()
         counts["runs"] += 1
         _one_run(system, run, log, source, life, kills, counts)
@@ -176,13 +176,13 @@ def _one_run(
             counts["kills"] += 1
         if code == 0:
             return
-        found = system.saves(run)
-        if said(run).exists() and not any(_loads(system, run, one, log) for one in found):
+        saves = system.saves(run)
+        if save_marker(run).exists() and not any(_loads(system, run, checkpoint, log) for checkpoint in saves):
             counts["lost"] += 1
             return
-        if code is not None:  # it ended by itself, and not well
+        if code is not None:  # it ended by itself, with an error
             counts["crashed"] += 1
-            shutil.rmtree(found[-1], ignore_errors=True)
+            shutil.rmtree(saves[-1], ignore_errors=True)
 
 
 def _loads(system: System, run: Path, checkpoint: Path, log: Path) -> bool:
@@ -198,7 +198,7 @@ def main() -> None:
     try:
         import accelerate as library
     except ImportError:
-        sys.exit("this compares with accelerate, which is not there: pip install accelerate")
+        sys.exit("this compares with accelerate, which is not installed: pip install accelerate")
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -208,8 +208,8 @@ def main() -> None:
         print("| | kills | runs | runs left without a loadable checkpoint | resumes that crashed |")
         print("|---|---|---|---|---|")
         for index, system in enumerate(systems):
-            found = judge(system, Path(folder) / str(index), options.kills, options.seed)
-            row = (found["kills"], found["runs"], found["lost"], found["crashed"])
+            counts = judge(system, Path(folder) / str(index), options.kills, options.seed)
+            row = (counts["kills"], counts["runs"], counts["lost"], counts["crashed"])
             print(f"| {system.name} | " + " | ".join(str(number) for number in row) + " |", flush=True)
 
 

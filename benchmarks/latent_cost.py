@@ -3,7 +3,8 @@
     python benchmarks/latent_cost.py --autoencoder FOLDER
 
 Pixels are cut into patches of 4 (1,024 tokens), latents of 16x16 into patches of 2 (64 tokens). Steps are whole ones
-(forward, loss, backward, AdamW, EMA), taken in turns, in CPU time; medians. Encoding is measured, too: it is paid once.
+(forward, loss, backward, AdamW, EMA), of both in turn; figures are medians of CPU time. Encoding, which is done once
+per image, is measured too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LATENTS = {"data": {"image_size": 128}, "model": {"preset": "dit-tiny/2", "depth
 
 
 class Side:
-    """One of the two, ready to take steps."""
+    """Pixels or latents: a network ready to take steps."""
 
     def __init__(self, config: RunConfig, batch_size: int):
         self.network = fresh_network(config, 2, torch.device("cpu"))
@@ -68,7 +69,7 @@ def main() -> None:
         for side in sides.values():
             side.step()
     for name, side in sides.items():
-        print(f"{name:8} {side.tokens:5} tokens  {side.per_image:8.1f} ms of CPU time an image")
+        print(f"{name:8} {side.tokens:5} tokens  {side.per_image:8.1f} ms of CPU time per image")
     print(f"ratio    {sides['pixels'].per_image / sides['latents'].per_image:.1f}")
     autoencoder = open_autoencoder(configs["latents"])
     image_BCHW = torch.rand(4, 3, 128, 128) * 2 - 1
@@ -76,7 +77,7 @@ def main() -> None:
         autoencoder.encode(image_BCHW)
         start = time.process_time()
         autoencoder.encode(image_BCHW)
-    print(f"encoding {(time.process_time() - start) / 4 * 1000:.1f} ms of CPU time an image, once")
+    print(f"encoding {(time.process_time() - start) / 4 * 1000:.1f} ms of CPU time per image, once")
 
 
 if __name__ == "__main__":

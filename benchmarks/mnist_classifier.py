@@ -1,4 +1,4 @@
-"""Trains the LeNet that `ditkit evaluate` and `mnist_quality.py` judge digits with.
+"""Train the LeNet with which `ditkit evaluate` and `mnist_quality.py` judge digits.
 
 Images are B x 1 x 28 x 28 in [-1, 1]. Legend: B batch, H W image, F features.
 """
@@ -50,7 +50,7 @@ def _read_idx(path: Path, *, header: int) -> numpy.ndarray:
 
 
 def mnist_folder() -> Path:
-    """Where the IDX files are: inside the installed package, else in a checkout's package folder."""
+    """The folder of the IDX files: in the installed package, else in the package of this checkout."""
     try:
         import ditkit
     except ImportError:

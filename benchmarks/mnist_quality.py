@@ -2,9 +2,9 @@
 
 `python benchmarks/mnist_quality.py [RUN]` draws 1,000 samples (100 per class; RUN is whatever `ditkit sample --model`
 takes, the newest run if left out) and asks the classifier of `mnist_classifier.py`, which is trained if there is none:
-how many samples get the label that was asked for, and the Fréchet distance of their features to those of the training
-images. The yardstick is the same distance for 1,000 real training images (100 per class), whose features are left out
-of the reference, the mean of 5 draws; `ratio` is the one divided by the other.
+how many samples get the requested label, and the Fréchet distance of their features to those of the training images.
+For comparison, the same distance is measured for 1,000 real training images (100 per class) whose features are left out
+of the reference, as the mean of 5 draws; `ratio` is the first distance divided by the second.
 
 Legend: N images, F features.
 """
@@ -74,17 +74,17 @@ def statistics(features_NF: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def real_reference(features_NF: Tensor, labels_N: Tensor, *, per_class: int) -> Reference:
-    """The real images' statistics without the last 1,000 drawn, and the drawn ones' distance (mean of 5 draws)."""
-    kept: tuple[Tensor, Tensor] = statistics(features_NF)
+    """Statistics of the real images without those drawn last, and the distance of drawn ones (mean of 5 draws)."""
+    rest: tuple[Tensor, Tensor] = statistics(features_NF)
     labels, distances = labels_N.unique().tolist(), []
     for seed in range(REAL_DRAWS):
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.cat([_some_of_class(labels_N, label, per_class, generator) for label in labels])
-        is_kept_N = torch.ones(len(labels_N), dtype=torch.bool)
-        is_kept_N[drawn] = False
-        kept = statistics(features_NF[is_kept_N])
-        distances.append(frechet_distance(*statistics(features_NF[drawn]), *kept))
-    return Reference(mean_F=kept[0], covariance_FF=kept[1], frechet_real=sum(distances) / len(distances))
+        is_rest_N = torch.ones(len(labels_N), dtype=torch.bool)
+        is_rest_N[drawn] = False
+        rest = statistics(features_NF[is_rest_N])
+        distances.append(frechet_distance(*statistics(features_NF[drawn]), *rest))
+    return Reference(mean_F=rest[0], covariance_FF=rest[1], frechet_real=sum(distances) / len(distances))
 
 
 def _some_of_class(labels_N: Tensor, label: int, count: int, generator: torch.Generator) -> Tensor:
@@ -94,12 +94,12 @@ def _some_of_class(labels_N: Tensor, label: int, count: int, generator: torch.Ge
 
 
 def judge(images_N1HW: Tensor, labels_N: Tensor, classifier: Classifier, reference: Reference) -> Quality:
-    """Quality of generated images (in [-1, 1]) that were asked to be of the given labels."""
+    """Quality of generated images (in [-1, 1]), of which `labels_N` are the requested labels."""
     return compared(*features_and_labels(classifier, images_N1HW), labels_N, reference)
 
 
 def compared(features_NF: Tensor, predicted_N: Tensor, labels_N: Tensor, reference: Reference) -> Quality:
-    """Quality of generated images by their features, and the labels that they were taken for and asked to have."""
+    """Quality of generated images by their features, and their predicted and requested labels."""
     right_N = (predicted_N == labels_N).double()
     frechet = frechet_distance(*statistics(features_NF), reference.mean_F, reference.covariance_FF)
     return Quality(
@@ -133,7 +133,7 @@ def _read_png(path: Path) -> Tensor:
 
 
 def classifier_at(path: Path) -> Classifier:
-    """The classifier, trained first if there is none."""
+    """The classifier in a file, trained first if the file is missing."""
     if not path.exists():
         print(f"training the classifier {path} (about two minutes)", file=sys.stderr)
         script = Path(__file__).parent / "mnist_classifier.py"
@@ -142,7 +142,7 @@ def classifier_at(path: Path) -> Classifier:
 
 
 def report(quality: Quality, seconds: float) -> str:
-    """The figures in words."""
+    """The figures as text."""
     by_class = " ".join(f"{label}:{share:.0%}" for label, share in enumerate(quality.accuracy_by_class))
     return "\n".join(
         [
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path, help="folder of the IDX files (default: the package's own)")
     parser.add_argument("--out", type=Path, help="keep the samples in this folder (default: a temporary one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments, extra = parser.parse_known_args()  # what is left goes to `ditkit sample`: --steps 20 --guidance 1.5
+    arguments, extra = parser.parse_known_args()  # the rest goes to `ditkit sample`: --steps 20 --guidance 1.5
     classifier = classifier_at(arguments.classifier)
     images, labels = read_mnist(arguments.mnist or mnist_folder(), "train")
     features, _ = features_and_labels(classifier, images)

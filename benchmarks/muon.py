@@ -1,4 +1,4 @@
-"""Muon in float32: torch's own iterates in bfloat16, which a CPU computes many times slower."""
+"""Muon in float32: torch's own version works in bfloat16, which is many times slower on a CPU."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
 def muon_and_adamw(network: DiT, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for everything else."""
     matrices = [module.weight for module in network.blocks.modules() if isinstance(module, nn.Linear)]
-    theirs = {id(matrix) for matrix in matrices}
+    matrix_ids = {id(matrix) for matrix in matrices}
     adamw = optim.adamw(network, config)
     for group in adamw.param_groups:
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in theirs]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in matrix_ids]
     return [Muon(matrices, config.lr), adamw]

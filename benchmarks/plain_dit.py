@@ -1,4 +1,4 @@
-"""A DiT as such networks are usually written, and the loop that the original draws one image with; for comparison.
+"""A DiT as it is usually written, and the loop with which the original draws one image; for comparison.
 
 Legend: B batch, T tokens, D width, N heads, K head width, C channels, P patch.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class PlainBlock(nn.Module):
-    """adaLN-Zero, every operation for itself."""
+    """adaLN-Zero, each operation written out."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -30,7 +30,7 @@ class PlainBlock(nn.Module):
         B, T, D = x_BTD.shape
         modulated_BTD = self.first_norm(x_BTD) * (1 + scale) + shift
         q, k, v = (layer(modulated_BTD) for layer in (self.query, self.key, self.value))
-        q, k, v = (one.reshape(B, T, self.heads, D // self.heads).transpose(1, 2) for one in (q, k, v))
+        q, k, v = (x.reshape(B, T, self.heads, D // self.heads).transpose(1, 2) for x in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, T, D)
         x_BTD = x_BTD + gate * self.out(attended)
         return x_BTD + mlp_gate * self.mlp(self.second_norm(x_BTD) * (1 + mlp_scale) + mlp_shift)

@@ -1,17 +1,17 @@
-"""What does a change of a recipe gain at equal cost? One training under a budget of CPU time, then judged.
+"""What does a change of a recipe gain at equal cost? Train once within a budget of CPU time, then judge.
 
     python benchmarks/recipe_search.py --cpu-seconds 150 [--samples 500] [SECTION.KEY=VALUE ...]
     python benchmarks/recipe_search.py --recipe celeba --data-dir FOLDER --cpu-seconds 600 [SECTION.KEY=VALUE ...]
 
-Words are settings as `ditkit train --set` takes them, on top of the recipe. One thread; the learning rate falls
-linearly with the CPU time that is spent, so that every trial ends its schedule whatever its steps cost; with --stay 0.7
-it stays for 0.7 of it and then falls. --muon: the matrices of the blocks by Muon (see `muon.py`). --contrast 0.05:
-contrastive flow matching. Prints one line: steps, CPU time a step, label accuracy and Fréchet ratio (see
-`mnist_quality.py`). Ratios of different --samples are not comparable: the yardstick is the distance of as many real
-images.
+The arguments are settings as `ditkit train --set` takes them, on top of the recipe. One thread computes. The learning
+rate falls linearly with the CPU time spent, so that every trial completes its schedule whatever its steps cost; with
+--stay 0.7 it is constant for 0.7 of the time and then falls. --muon: Muon for the matrices of the blocks (see
+`muon.py`). --contrast 0.05: contrastive flow matching. Prints one line: steps, CPU time per step, label accuracy and
+Fréchet ratio (see `mnist_quality.py`). Ratios for different --samples are not comparable, because each is relative to
+the distance of as many real images.
 """
 
-# ruff: noqa: E402 (memory is kept before torch is imported)
+# ruff: noqa: E402 (memory is set up before torch is imported)
 from __future__ import annotations
 
 import argparse
@@ -40,10 +40,10 @@ from torch import Tensor, nn
 
 
 class Contrastive(Regression):
-    """x0 of a flow, whose velocity also keeps away from that of another image and noise (Stoica et al. 2025, ΔFM)."""
+    """x0 of a flow; its velocity is pushed away from that of another image and noise (Stoica et al. 2025, ΔFM)."""
 
     def __init__(self, config: DiffusionConfig, contrast: float):
-        """`contrast`: lambda, what keeping away counts, against 1 for the right velocity."""
+        """`contrast`: lambda, the weight of the wrong velocity's term; the right one's is 1."""
         super().__init__("x0", config)
         self._contrast = contrast
 
@@ -66,7 +66,7 @@ class Contrastive(Regression):
 def train(
     config: RunConfig, judge: Judge, seconds: float, stay: float = 0.0, *, muon: bool = False, contrast: float = 0.0
 ) -> tuple[nn.Module, int]:
-    """The EMA network after so many CPU seconds, and the steps that they were enough for."""
+    """The EMA network after `seconds` of CPU time, and the number of steps done in it."""
     network = loading.build_network(config, judge.classes)
     network.initialize(generator(config.seed, "weights"))
     objective = Contrastive(config.diffusion, contrast) if contrast else open_objective(config.diffusion)
@@ -97,24 +97,24 @@ def train(
     return ema.network, step
 
 
-def judged(config: RunConfig, network: nn.Module, judge: Judge, samples: int) -> Quality:
-    """What the classifier says of samples, an equal number of each label."""
-    asked_N = torch.arange(samples) % judge.classes
+def judge_samples(config: RunConfig, network: nn.Module, judge: Judge, samples: int) -> Quality:
+    """Quality of samples, an equal number of each label, by the classifier."""
+    label_N = torch.arange(samples) % judge.classes
     drawn = draw(
         network,
         config.diffusion,
         shape=config.shape,
-        labels=asked_N.tolist(),
+        labels=label_N.tolist(),
         null_label=judge.classes,
         seeds=range(samples),
         settings=config.sample,
         device="cpu",
     )
-    return judge.judge(drawn, asked_N)
+    return judge.judge(drawn, label_N)
 
 
 def main() -> None:
-    """One trial, one line."""
+    """Run one trial and print its line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--cpu-seconds", type=float, default=150)
@@ -126,20 +126,22 @@ def main() -> None:
     parser.add_argument("--contrast", type=float, default=0.0, help="lambda of contrastive flow matching")
     parser.add_argument("--recipe", choices=("mnist", "celeba"), default="mnist")
     parser.add_argument("--data-dir", type=Path, help="CelebA, as `ditkit train celeba` takes it")
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = recipes.build(recipes.tree(words.recipe), recipes.merge_settings(words.settings))
-    guidance = words.guidance or (1.42 if words.recipe == "mnist" else config.sample.guidance)
-    config = replace(config, sample=replace(config.sample, guidance=guidance, steps=words.steps))
-    judge = open_judge(words.recipe, words.data_dir)
-    network, steps = train(config, judge, words.cpu_seconds, words.stay, muon=words.muon, contrast=words.contrast)
-    quality = judged(config, network, judge, words.samples)
-    options = [f"stay={words.stay}"] * bool(words.stay) + ["muon"] * words.muon
-    options += [f"contrast={words.contrast}"] * bool(words.contrast)
-    trial = " ".join([*options, *words.settings]) or "the recipe"
+    config = recipes.build(recipes.tree(arguments.recipe), recipes.merge_settings(arguments.settings))
+    guidance = arguments.guidance or (1.42 if arguments.recipe == "mnist" else config.sample.guidance)
+    config = replace(config, sample=replace(config.sample, guidance=guidance, steps=arguments.steps))
+    judge = open_judge(arguments.recipe, arguments.data_dir)
+    network, steps = train(
+        config, judge, arguments.cpu_seconds, arguments.stay, muon=arguments.muon, contrast=arguments.contrast
+    )
+    quality = judge_samples(config, network, judge, arguments.samples)
+    options = [f"stay={arguments.stay}"] * bool(arguments.stay) + ["muon"] * arguments.muon
+    options += [f"contrast={arguments.contrast}"] * bool(arguments.contrast)
+    trial = " ".join([*options, *arguments.settings]) or "the recipe"
     print(
-        f"{trial}: {steps} steps of {1000 * words.cpu_seconds / steps:.0f} ms, "
-        f"{quality.label_accuracy:.1%}, ratio {quality.ratio:.2f} ({words.samples} samples)"
+        f"{trial}: {steps} steps of {1000 * arguments.cpu_seconds / steps:.0f} ms, "
+        f"{quality.label_accuracy:.1%}, ratio {quality.ratio:.2f} ({arguments.samples} samples)"
     )
 
 

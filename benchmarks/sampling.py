@@ -1,16 +1,17 @@
-# ruff: noqa: E402 (threads are calmed before torch is imported)
-"""How fast are images drawn? ditkit's sampler beside two others, and what each of its levers is worth.
+# ruff: noqa: E402 (threads and memory are set up before torch is imported)
+"""How fast are images drawn? ditkit's sampler beside two others, and what each of its speed options gains.
 
     python benchmarks/sampling.py                        # seconds per image; --shape, --images, --steps, --threads
-    python benchmarks/sampling.py quality RUN            # MNIST: accuracy, Fréchet distance by steps, lever
+    python benchmarks/sampling.py quality RUN            # MNIST: accuracy, Fréchet distance by steps and option
 
-Peers, of one shape and with random weights: the loop of the original (a plain network, one image at a time, 399
-ancestral steps, no guidance) and diffusers' DiTPipeline (DDIM, guidance 4 in every step; its autoencoder is a token
-one, so that the transformer is what is timed). Each round times every case once, after a probe of the peak: a matrix
-product of 1536. All cases share ditkit's way of keeping memory, which the peers would not have alone. Long cases are
-timed in part and extrapolated, unless --full is given: the loop of the original from a few calls of one image, the
-pipeline from two steps with all images, ditkit from 16 images (--timed) with all steps. Errors are the largest
-difference of a value from that of the plain way; of the lossy levers they say little at random weights, see `quality`.
+The others have the same shape and random weights: the loop of the original (a plain network, one image at a time, 399
+ancestral steps, no guidance) and diffusers' DiTPipeline (DDIM, guidance 4 in every step; its autoencoder is a tiny one,
+so that the time is the transformer's). Each round times every case once, right after the processor's peak, which is
+measured with a matrix product of size 1536. All cases share ditkit's malloc settings, which the others would not have
+on their own. Long cases are timed in part and extrapolated, unless --full is given: the loop of the original from a few
+calls for one image, the pipeline from two steps with all images, ditkit from 16 images (--timed) with all steps. The
+error is the largest difference of a value from that of the first case; with random weights it says little about options
+that change the images, see `quality`.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One way to draw: `run` does a part, `whole` times which is the work asked for."""
+    """One way to draw: `run` does a part, and `whole` times that part is the whole work."""
 
     name: str
     run: Callable[[], torch.Tensor | None]
     whole: float
-    work: Callable[[], float]  # multiply-adds of the part, once it has run
-    part: str = ""  # what is timed, where that is not all
+    work: Callable[[], float]  # multiply-adds of the part; call it after `run`
+    part: str = ""  # what is timed, if not everything
 
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured of a case."""
+    """The figures of a case."""
 
     name: str
     seconds_per_image: float
@@ -74,18 +75,18 @@ class Line:
 
 def config_of(shape: str) -> RunConfig:
     """ditkit's settings for a shape: exact GELU, otherwise the paper's network, as a flow."""
-    one = SHAPES[shape]
+    sizes = SHAPES[shape]
     names = ("patch", "width", "depth", "heads")
-    pixels = one["channels"] == 1
-    size = {"image_size": one["side"] * (1 if pixels else 8), "channels": 1 if pixels else 3}
-    latents = {} if pixels else {"autoencoder": {"name": "kl", "channels": one["channels"], "shrink": 8}}
+    pixels = sizes["channels"] == 1
+    size = {"image_size": sizes["side"] * (1 if pixels else 8), "channels": 1 if pixels else 3}
+    latents = {} if pixels else {"autoencoder": {"name": "kl", "channels": sizes["channels"], "shrink": 8}}
     return recipes.load(
         "mnist",
         {
             "data": {"name": "folder", "validation": 0, **size},
             **latents,
             "model": {
-                **{name: one[name] for name in names},
+                **{name: sizes[name] for name in names},
                 "norm": "layer",
                 "mlp": "gelu",
                 "rope": False,
@@ -96,7 +97,7 @@ def config_of(shape: str) -> RunConfig:
 
 
 def random_network(config: RunConfig) -> DiT:
-    """A DiT whose every part does something."""
+    """A DiT without zero weights, so that every part of it changes the output."""
     channels, *size = config.shape
     network = DiT(config.model, channels=channels, size=(size[0], size[1]), classes=LABELS)
     generator = torch.Generator().manual_seed(0)
@@ -116,14 +117,14 @@ def ditkit_case(
     batch: int | None = None,
     around: Callable[[], Any] | None = None,
 ) -> Case:
-    """Images drawn by ditkit, all steps; `most` of them where there are more."""
+    """`images` images drawn by ditkit, in all steps; at most `most` of them are timed."""
     timed = min(images, most)
     each = flops(config.model, channels=config.shape[0], size=(config.shape[1], config.shape[2]))
     rows: list[int] = []
 
     def run() -> torch.Tensor:
         rows.clear()
-        hook = network.blocks[0].register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+        hook = network.blocks[0].register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
         with hook, around() if around else warnings.catch_warnings():
             return draw(
                 network,
@@ -171,11 +172,11 @@ def pipeline_case(config: RunConfig, shape: dict[str, Any], images: int, *, step
         patch_size=shape["patch"],
         activation_fn="gelu",
     ).eval()
-    token = AutoencoderKL(
+    autoencoder = AutoencoderKL(
         shape["channels"], shape["channels"], block_out_channels=(4,), latent_channels=shape["channels"],
         norm_num_groups=1, layers_per_block=1, mid_block_add_attention=False,
     ).eval()  # fmt: skip
-    pipeline = DiTPipeline(transformer, token, DDIMScheduler())
+    pipeline = DiTPipeline(transformer, autoencoder, DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
     timed = steps if full else min(steps, 2)
 
@@ -194,15 +195,15 @@ def pipeline_case(config: RunConfig, shape: dict[str, Any], images: int, *, step
 @contextmanager
 def no_table():
     """Conditions computed in every call."""
-    kept, block_cache._LARGEST_TABLE = block_cache._LARGEST_TABLE, 0
+    before, block_cache._LARGEST_TABLE = block_cache._LARGEST_TABLE, 0
     try:
         yield
     finally:
-        block_cache._LARGEST_TABLE = kept
+        block_cache._LARGEST_TABLE = before
 
 
 def peak(threads: int) -> float:
-    """Multiply-adds a second of a large matrix product."""
+    """Multiply-adds per second of a large matrix product."""
     a = torch.randn(1536, 1536)
     torch.mm(a, a)
     started = clock()
@@ -215,7 +216,7 @@ clock: Callable[[], float] = time.perf_counter
 
 
 def measure(cases: list[Case], images: int, rounds: int, threads: int, *, errors: bool) -> list[Line]:
-    """Every case once a round; medians. Errors are those against the first case."""
+    """Time every case once in each round, and take medians; with `errors`, compare the images with the first case's."""
     seconds: list[list[float]] = [[] for _ in cases]
     shares: list[list[float]] = [[] for _ in cases]
     results: list[torch.Tensor | None] = [None] * len(cases)
@@ -238,17 +239,17 @@ def measure(cases: list[Case], images: int, rounds: int, threads: int, *, errors
     return lines
 
 
-def peers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
-    """The original, the pipeline, and ditkit with the same network; then ditkit's levers together."""
-    config, one, full = config_of(shape), SHAPES[shape], words.full
-    network, steps = random_network(config), words.steps
+def peers(shape: str, images: int, options: argparse.Namespace) -> list[Case]:
+    """The original, the pipeline, ditkit with the same network, and ditkit with its speed options."""
+    config, sizes, full = config_of(shape), SHAPES[shape], options.full
+    network, steps = random_network(config), options.steps
     guided = replace(config.sample, sampler="flow-dpmpp", steps=steps, guidance=4.0)
     interval = replace(guided, guidance_from=0.2, guidance_to=0.8)
     unguided = replace(guided, guidance=1.0)
     cases = [
-        original_case(config, one, images, calls=words.calls, full=full),
-        pipeline_case(config, one, images, steps=50, full=full),
-        pipeline_case(config, one, images, steps=steps, full=full),
+        original_case(config, sizes, images, calls=options.calls, full=full),
+        pipeline_case(config, sizes, images, steps=50, full=full),
+        pipeline_case(config, sizes, images, steps=steps, full=full),
     ]
     for name, settings in (
         (f"ditkit, {steps} steps, guidance 4", guided),
@@ -257,22 +258,22 @@ def peers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
         (f"ditkit, {steps // 2} steps, unguided", replace(unguided, steps=steps // 2)),
         (f"ditkit, {steps} steps, unguided, reuse 2", replace(unguided, reuse=2)),
     ):
-        cases.append(ditkit_case(name, network, config, images, settings, most=words.timed))
+        cases.append(ditkit_case(name, network, config, images, settings, most=options.timed))
     if shape == "mnist":
         default, name = recipes.load("mnist"), "ditkit, recipe mnist as it is"
-        cases.append(ditkit_case(name, random_network(default), default, images, default.sample, most=words.timed))
+        cases.append(ditkit_case(name, random_network(default), default, images, default.sample, most=options.timed))
     return cases
 
 
-def levers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
-    """Each lever alone, against the plain way: all images at once, conditions computed in every call, always guided."""
+def levers(shape: str, images: int, options: argparse.Namespace) -> list[Case]:
+    """Each option alone, against none: all images in one batch, conditions computed in every call, always guided."""
     config = config_of(shape)
     network = random_network(config)
-    plain = replace(config.sample, sampler="flow-dpmpp", steps=words.steps, guidance=4.0)
-    timed = min(images, words.timed)
+    plain = replace(config.sample, sampler="flow-dpmpp", steps=options.steps, guidance=4.0)
+    timed = min(images, options.timed)
     fitting = default_batch_size(network, config.shape, torch.device("cpu"))
     table: list[tuple[str, SampleConfig, int | None, Any]] = [
-        ("plain: one batch, nothing kept", plain, timed, no_table),
+        ("plain: one batch, no table", plain, timed, no_table),
         ("one image at a time", plain, 1, no_table),
         (f"batches of {fitting} at most", plain, None, no_table),
         ("conditions in a table", plain, timed, None),
@@ -280,16 +281,16 @@ def levers(shape: str, images: int, words: argparse.Namespace) -> list[Case]:
         ("guided in 0.2-0.8 only", replace(plain, guidance_from=0.2, guidance_to=0.8), None, None),
         ("reuse 2", replace(plain, reuse=2), None, None),
         ("reuse 3", replace(plain, reuse=3), None, None),
-        (f"{words.steps // 2} steps", replace(plain, steps=words.steps // 2), None, None),
+        (f"{options.steps // 2} steps", replace(plain, steps=options.steps // 2), None, None),
     ]
     return [
-        ditkit_case(name, network, config, images, settings, most=words.timed, batch=batch, around=around)
+        ditkit_case(name, network, config, images, settings, most=options.timed, batch=batch, around=around)
         for name, settings, batch, around in table
     ]
 
 
 def show(title: str, lines: list[Line]) -> None:
-    """A table for people."""
+    """Print a table."""
     print(f"\n{title}\n{'':<46}{'s/image':>9}{'ratio':>8}{'of peak':>9}{'error':>10}   timed")
     for line in lines:
         error = "" if line.error is None else f"{line.error:.1e}"
@@ -299,24 +300,24 @@ def show(title: str, lines: list[Line]) -> None:
         )
 
 
-def speed(words: argparse.Namespace) -> None:
+def speed(options: argparse.Namespace) -> None:
     """Measure and print."""
     global clock
-    clock = time.process_time if words.clock == "cpu" else time.perf_counter
-    torch.set_num_threads(words.threads)
-    found = []
-    for shape in words.shape:
-        for images in words.images:
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    torch.set_num_threads(options.threads)
+    results = []
+    for shape in options.shape:
+        for images in options.images:
             for title, cases in (("peers", peers), ("levers", levers)):
-                if title in words.tables:
+                if title in options.tables:
                     lines = measure(
-                        cases(shape, images, words), images, words.rounds, words.threads, errors=title == "levers"
+                        cases(shape, images, options), images, options.rounds, options.threads, errors=title == "levers"
                     )
-                    found.append({"shape": shape, "images": images, "table": title, "lines": [*map(asdict, lines)]})
-                    if not words.json:
-                        show(f"{shape}, {images} images, {words.threads} threads: {title}", lines)
-    if words.json:
-        print(json.dumps(found, indent=1))
+                    results.append({"shape": shape, "images": images, "table": title, "lines": [*map(asdict, lines)]})
+                    if not options.json:
+                        show(f"{shape}, {images} images, {options.threads} threads: {title}", lines)
+    if options.json:
+        print(json.dumps(results, indent=1))
 
 
 def main() -> None:
@@ -331,16 +332,16 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=["peers", "levers"], default=["peers", "levers"])
     parser.add_argument("--steps", type=int, default=20, help="sampling steps, at least 2")
     parser.add_argument("--calls", type=int, default=6, help="calls of the original's loop that are timed")
-    parser.add_argument("--timed", type=int, default=16, help="images that ditkit draws where more are asked for")
+    parser.add_argument("--timed", type=int, default=16, help="images that ditkit draws if --images is larger")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, one thread")
     parser.add_argument("--full", action="store_true", help="extrapolate nothing: hours")
     parser.add_argument("--json", action="store_true")
-    words = parser.parse_args()
-    if words.full:
-        words.timed = max(words.images)
-    return speed(words)
+    options = parser.parse_args()
+    if options.full:
+        options.timed = max(options.images)
+    return speed(options)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What do fewer steps and lossy levers cost? `python benchmarks/sampling.py quality RUN [--samples 2000]`.
+"""What do fewer steps, and options that change the images, cost?
+
+    python benchmarks/sampling.py quality RUN [--samples 2000]
 
 For each sampler that fits the run's process, number of steps, guidance interval and reuse of block outputs: label
 accuracy, Fréchet distance in the features of `mnist_classifier.py` divided by that of as many real images, seconds.
-What is measured goes to a JSON file at once: the same command continues, and measures nothing twice. Seconds are only
-comparable where nothing else ran.
+Each result is written to a JSON file at once, so that the same command continues and measures nothing twice. Seconds
+are comparable only if nothing else was running.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ ALWAYS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to draw."""
+class Variant:
+    """Settings to draw with."""
 
     sampler: str
     steps: int
@@ -42,21 +44,21 @@ class Way:
     guidance: float
 
 
-def ways(trained: Trained, words: argparse.Namespace) -> Iterator[Way]:
-    """Every sampler with every number of steps, then the run's own sampler with each lever; or what is asked for."""
+def variants(trained: Trained, options: argparse.Namespace) -> Iterator[Variant]:
+    """Every sampler with every number of steps, then the run's own sampler with each lever, or as the options say."""
     own = trained.info.config.sample
-    guidance = own.guidance if words.guidance is None else words.guidance
-    fitting = [name for name in words.samplers or SAMPLERS.names() if _fits(trained, name)]
-    intervals = [tuple(map(float, one.split("-"))) for one in words.intervals]
+    guidance = own.guidance if options.guidance is None else options.guidance
+    fitting = [name for name in options.samplers or SAMPLERS.names() if _fits(trained, name)]
+    intervals = [tuple(map(float, text.split("-"))) for text in options.intervals]
     for name in fitting:
-        for steps in words.steps:
-            yield Way(sampler=name, steps=steps, guidance=guidance)
-    for name in fitting if words.samplers else [own.sampler]:
-        for steps in words.lever_steps:
+        for steps in options.steps:
+            yield Variant(sampler=name, steps=steps, guidance=guidance)
+    for name in fitting if options.samplers else [own.sampler]:
+        for steps in options.lever_steps:
             for interval in [ALWAYS, *intervals]:
-                for reuse in [1, *words.reuse]:
-                    yield Way(sampler=name, steps=steps, interval=interval, reuse=reuse, guidance=guidance)
-            yield Way(sampler=name, steps=steps, guidance=1.0)
+                for reuse in [1, *options.reuse]:
+                    yield Variant(sampler=name, steps=steps, interval=interval, reuse=reuse, guidance=guidance)
+            yield Variant(sampler=name, steps=steps, guidance=1.0)
 
 
 def _fits(trained: Trained, name: str) -> bool:
@@ -67,22 +69,24 @@ def _fits(trained: Trained, name: str) -> bool:
     return name != "ddpm"  # its few steps are noise
 
 
-def measure(trained: Trained, way: Way, samples: int, classifier: Classifier, reference: Reference) -> dict[str, Any]:
-    """Draw and judge."""
+def measure(
+    trained: Trained, variant: Variant, samples: int, classifier: Classifier, reference: Reference
+) -> dict[str, Any]:
+    """Draw and judge: accuracy, Fréchet distance, its ratio to that of real images, seconds."""
     labels = [trained.info.labels[index % CLASSES] for index in range(samples)]
     started = time.perf_counter()
     cpu = time.process_time()
     drawn = sample(
         trained,
         labels,
-        sampler=way.sampler,
-        steps=way.steps,
-        guidance=way.guidance,
-        guidance_interval=way.interval,
-        reuse=way.reuse,
+        sampler=variant.sampler,
+        steps=variant.steps,
+        guidance=variant.guidance,
+        guidance_interval=variant.interval,
+        reuse=variant.reuse,
     )
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    images = torch.stack([torch.from_numpy(one.image).permute(2, 0, 1).float() / 127.5 - 1 for one in drawn])
+    images = torch.stack([torch.from_numpy(image.image).permute(2, 0, 1).float() / 127.5 - 1 for image in drawn])
     quality = judge(images, torch.tensor([int(label) for label in labels]), classifier, reference)
     return {
         "accuracy": quality.label_accuracy,
@@ -93,18 +97,18 @@ def measure(trained: Trained, way: Way, samples: int, classifier: Classifier, re
     }
 
 
-def show(way: Way, found: dict[str, Any], samples: int) -> str:
+def show(variant: Variant, result: dict[str, Any], samples: int) -> str:
     """One line of the table."""
-    low, high = way.interval
-    guided = "no" if way.guidance == 1 else f"{low:g}-{high:g}"
+    low, high = variant.interval
+    guided = "no" if variant.guidance == 1 else f"{low:g}-{high:g}"
     return (
-        f"{way.sampler:<12}{way.steps:>6}{way.guidance:>10.2f}{guided:>10}{way.reuse:>7}{found['accuracy']:>10.2%}"
-        f"{found['ratio']:>9.2f}{1000 * found['seconds'] / samples:>12.1f}{1000 * found['cpu'] / samples:>10.1f}"
+        f"{variant.sampler:<12}{variant.steps:>6}{variant.guidance:>10.2f}{guided:>10}{variant.reuse:>7}{result['accuracy']:>10.2%}"
+        f"{result['ratio']:>9.2f}{1000 * result['seconds'] / samples:>12.1f}{1000 * result['cpu'] / samples:>10.1f}"
     )
 
 
 def main(arguments: list[str]) -> None:
-    """Measure what is missing, print all."""
+    """Measure the missing variants, and print all."""
     parser = argparse.ArgumentParser(
         prog="sampling.py quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -118,22 +122,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--guidance", type=float, help="(default: the run's)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cache", type=Path, default=CACHE / "sampling_quality.json")
-    words = parser.parse_args(arguments)
-    torch.set_num_threads(words.threads)
-    trained = load(words.run)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    trained = load(options.run)
     classifier = classifier_at(DEFAULT_OUT)
     features, _ = features_and_labels(classifier, (real := read_mnist(mnist_folder(), "train"))[0])
-    reference = real_reference(features, real[1], per_class=words.samples // CLASSES)
+    reference = real_reference(features, real[1], per_class=options.samples // CLASSES)
     weights = hashlib.sha256(trained.source.read_bytes()).hexdigest()[:16]
-    known = json.loads(words.cache.read_text("utf-8")) if words.cache.exists() else {}
+    results = json.loads(options.cache.read_text("utf-8")) if options.cache.exists() else {}
     print(
         f"{'sampler':<12}{'steps':>6}{'guidance':>10}{'guided':>10}{'reuse':>7}{'accuracy':>10}{'Fréchet':>9}", end=""
     )
     print(f"{'ms/image':>12}{'cpu ms':>10}")
-    for way in dict.fromkeys(ways(trained, words)):
-        key = json.dumps([weights, words.samples, asdict(way)])
-        if key not in known:
-            known[key] = measure(trained, way, words.samples, classifier, reference)
-            words.cache.parent.mkdir(parents=True, exist_ok=True)
-            words.cache.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        print(show(way, known[key], words.samples), flush=True)
+    for variant in dict.fromkeys(variants(trained, options)):
+        key = json.dumps([weights, options.samples, asdict(variant)])
+        if key not in results:
+            results[key] = measure(trained, variant, options.samples, classifier, reference)
+            options.cache.parent.mkdir(parents=True, exist_ok=True)
+            options.cache.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        print(show(variant, results[key], options.samples), flush=True)

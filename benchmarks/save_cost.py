@@ -1,9 +1,9 @@
-"""What durable checkpoints cost: the share of a run's time that saving takes at a recipe's own interval.
+"""What checkpoints cost: the share of a run's time spent on saving at the recipe's own interval.
 
     python benchmarks/save_cost.py [RECIPE] [--steps 60] [--saves 5]
 
-One short run saves far more often than the recipe would; steps and saves are timed side by side, so that a busy machine
-slows both. Sampling and validation are left out: they would only make the share smaller.
+A short run saves far more often than the recipe would; steps and saves are timed in the same run, so that a busy
+machine slows both. Sampling and validation are left out: they would only make the share smaller.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def measure(config: Any, device: str) -> tuple[list[float], list[float]]:
     saves: list[float] = []
     save, last = saving.save, [0.0]
 
-    def timed_save(*what: Any) -> None:
+    def timed_save(*args: Any) -> None:
         before = time.perf_counter()
-        save(*what)
+        save(*args)
         saves.append(time.perf_counter() - before)
         last[0] = 0.0
 

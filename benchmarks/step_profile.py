@@ -2,11 +2,11 @@
 
     python benchmarks/step_profile.py [--shape mnist|latent] [--peer ditkit|diffusers|plain] [--steps 5]
 
-One thread, not compiled. Prints the share of each kind of operation in the CPU time of all operations. Nothing but
-what is neither a matrix product nor attention can be gained by other code: both are torch's own for every peer.
+One thread, not compiled. Prints the share of each kind of operation in the CPU time of all operations. Other code could
+only speed up what is neither a matrix product nor attention: those two are torch's own in every implementation.
 """
 
-# ruff: noqa: E402 (memory is kept before torch is imported)
+# ruff: noqa: E402 (memory is set up before torch is imported)
 from __future__ import annotations
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 import training_step
 from torch.profiler import ProfilerActivity, profile
 
-KINDS = {  # part of an operation's name -> its kind; the first that fits
+KINDS = {  # part of an operation's name -> its kind; the first match counts
     "attention": "attention",
     "mm": "matrix products",
     "linear": "matrix products",
@@ -33,7 +33,7 @@ KINDS = {  # part of an operation's name -> its kind; the first that fits
 
 
 def kind_of(operation: str) -> str:
-    """What an operation of torch is counted as."""
+    """The kind that an operation of torch belongs to."""
     return next((kind for part, kind in KINDS.items() if part in operation.lower()), "everything else")
 
 
@@ -43,18 +43,18 @@ def main() -> None:
     parser.add_argument("--shape", choices=training_step.SHAPES, default="mnist")
     parser.add_argument("--peer", choices=training_step.PEERS, default="ditkit")
     parser.add_argument("--steps", type=int, default=5)
-    words = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    words.compiled = False
-    step = getattr(training_step, f"{words.peer}_step")(words)
+    options.compiled = False
+    step = getattr(training_step, f"{options.peer}_step")(options)
     for number in range(2):
         step(number)
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        for number in range(2, 2 + words.steps):
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for number in range(2, 2 + options.steps):
             step(number)
     spent = Counter[str]()
-    for operation in seen.key_averages():
+    for operation in profiler.key_averages():
         spent[kind_of(operation.key)] += operation.self_cpu_time_total
     for kind, time in spent.most_common():
         print(f"{kind:22} {time / spent.total():5.1%}")

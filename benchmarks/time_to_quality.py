@@ -2,17 +2,17 @@
 
 `python benchmarks/time_to_quality.py` trains each contestant, keeps snapshots along the way, draws samples from each
 with the EMA weights, and asks the classifier of `mnist_classifier.py` for label accuracy and Fréchet distance (as a
-multiple of that of as many real images, see `mnist_quality.py`). Everything is kept in --out: stopped at any moment,
-the same command goes on, and when all is there it only prints the table and draws the curves. Faces:
+multiple of that of as many real images, see `mnist_quality.py`). Everything is kept in --out: after a stop, the same
+command continues, and when nothing is left to do it only prints the table and draws the curves. Faces:
 
     python benchmarks/face_classifier.py --data-dir FOLDER
     python benchmarks/time_to_quality.py --recipe celeba --data-dir FOLDER
 
-The clock is CPU time of training alone, in minutes of two cores (120 CPU seconds), so that other work on the machine
-does not count; drawing and judging are not on it. The original's recipe (a pixel DiT of patch 2, width 288, depth 6;
+Time is CPU time of training alone, in minutes of two cores (120 CPU seconds), so that other work on the machine does
+not count; drawing and judging are not included. The original's recipe (a pixel DiT of patch 2, width 288, depth 6;
 epsilon, T = 400, linear betas, learning rate 1e-3 with 100 warm-up steps and cosine decay, batch 64, labels never
-dropped) gets --minutes, its schedule being as long as that; ditkit's gets the steps that its recipe says, or those of
---default-minutes. For faces the original's is scaled from 128x128 to 64x64: patch 4, width 512, depth 8, rate 1e-4,
+dropped) gets --minutes, and its schedule is that long; ditkit's gets the steps of its recipe, or --default-minutes.
+For faces the original's recipe is scaled from 128x128 to 64x64: patch 4, width 512, depth 8, rate 1e-4,
 batch 112. Both run on ditkit's engine. The original draws ancestrally in 400 calls; here DPM-Solver++ draws for it
 in --steps, which is 20 times cheaper (--sampler ddpm --steps 400 for the original's own).
 """
@@ -68,7 +68,7 @@ FACES: dict[str, Any] = {
 }
 ORIGINALS = {"mnist": DIGITS, "celeba": FACES}
 PROBE_STEPS = 6
-CHUNK = 100  # images between two looks at the disk
+CHUNK = 100  # images drawn between two writes to the disk
 TWO_CORE_MINUTE = 120.0  # CPU seconds
 
 
@@ -89,7 +89,7 @@ class Contestant:
         return {int(step): seconds for step, seconds in _read(self.folder / "clock.json", {}).items()}
 
     def quality(self) -> dict[int, dict[str, Any]]:
-        """What the judge said of each snapshot."""
+        """The figures of each snapshot."""
         return {int(step): row for step, row in _read(self.folder / "quality.json", {}).items()}
 
 
@@ -103,9 +103,9 @@ def _write(path: Path, value: Any) -> None:
 
 
 def steps_within(contestant: Contestant, minutes: float) -> int:
-    """Steps that fit into a budget, measured once on a few of them and then kept."""
-    place = contestant.folder / "steps.json"
-    if not place.exists():
+    """Steps that fit into a budget, by the time of a few of them, which is measured once."""
+    path = contestant.folder / "steps.json"
+    if not path.exists():
         marks: list[float] = []
         settings = {"steps": PROBE_STEPS, "save_every": 10**6, "sample_columns": 1}
         overrides = {"train": settings, "data": {"validation": 0}, "sample": {"steps": 1}}
@@ -116,12 +116,12 @@ def steps_within(contestant: Contestant, minutes: float) -> int:
 
         ditkit.train(recipes.build(contestant.tree, overrides), contestant.folder / "probe", listen)
         each = (marks[-1] - marks[0]) / (PROBE_STEPS - 1)  # the first step is left out
-        _write(place, {"cpu_seconds_a_step": each, "steps": max(2, int(minutes * TWO_CORE_MINUTE / each))})
-    return _read(place, {})["steps"]
+        _write(path, {"cpu_seconds_a_step": each, "steps": max(2, int(minutes * TWO_CORE_MINUTE / each))})
+    return _read(path, {})["steps"]
 
 
 def train(contestant: Contestant, config: RunConfig) -> None:
-    """Train to the end, or on to it; the clock goes on from the newest checkpoint."""
+    """Train, or resume, to the end; the clock continues from the newest checkpoint."""
     clock = contestant.clock()
     done = max((int(path.name[5:]) for path in contestant.run.glob("checkpoints/step-*")), default=0)
     before = clock.get(done, 0.0)
@@ -141,52 +141,52 @@ def train(contestant: Contestant, config: RunConfig) -> None:
 
 
 def with_snapshots(tree: Mapping[str, Any], steps: int, snapshots: int) -> RunConfig:
-    """A recipe's settings with checkpoints at equal distances, and nothing else that takes time."""
+    """A recipe's settings with checkpoints at equal distances, and without previews and validation."""
     every = -(-steps // snapshots)
     train = {"steps": steps, "save_every": every, "keep_every": every, "sample_every": steps, "validate_every": steps}
     return recipes.build(tree, {"train": {**train, "sample_columns": 1}})
 
 
 def draw(contestant: Contestant, step: int, count: int, sample: Mapping[str, Any]) -> torch.Tensor:
-    """`count` samples of a snapshot, an equal number a label, as (N, C, H, W) in [-1, 1]; goes on where it stopped."""
-    place = contestant.folder / f"samples-{step}-{'-'.join(str(value) for value in sample.values())}.npy"
-    images = [*np.load(place)] if place.exists() else []
+    """`count` samples of a snapshot, as many of each label: (N, C, H, W) in [-1, 1]; continues where it stopped."""
+    path = contestant.folder / f"samples-{step}-{'-'.join(str(value) for value in sample.values())}.npy"
+    images = [*np.load(path)] if path.exists() else []
     trained = ditkit.load(contestant.run / "checkpoints" / f"step-{step:07d}")
     while len(images) < count:
-        known = trained.info.labels
-        labels = [known[index % len(known)] for index in range(len(images), min(count, len(images) + CHUNK))]
-        images += [one.image for one in ditkit.sample(trained, labels, seed=len(images), **sample)]
-        np.save(place, np.stack(images))
+        names = trained.info.labels
+        labels = [names[index % len(names)] for index in range(len(images), min(count, len(images) + CHUNK))]
+        images += [image.image for image in ditkit.sample(trained, labels, seed=len(images), **sample)]
+        np.save(path, np.stack(images))
     return torch.from_numpy(np.stack(images[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def judge_all(contestant: Contestant, judge: Judge, samples: int, between: int, sample: Mapping[str, Any]) -> None:
-    """Judge the snapshots that are not judged yet, the last first: `samples` images of it, `between` of the others."""
+    """Judge the snapshots that are not judged yet: `samples` images of the last one, `between` of the others."""
     quality = contestant.quality()
     for step in sorted(contestant.clock(), reverse=True):
         count = samples if step == max(contestant.clock()) else between
         if quality.get(step, {}).get("samples") == count:
             continue
-        seen = judge.judge(draw(contestant, step, count, sample), torch.arange(count) % judge.classes)
-        quality[step] = {"samples": count, "accuracy": seen.label_accuracy, "ratio": seen.ratio, **sample}
+        figures = judge.judge(draw(contestant, step, count, sample), torch.arange(count) % judge.classes)
+        quality[step] = {"samples": count, "accuracy": figures.label_accuracy, "ratio": figures.ratio, **sample}
         _write(contestant.folder / "quality.json", quality)
-        print(f"{contestant.name}: step {step}, {seen.label_accuracy:.1%}, {seen.ratio:.2f}", flush=True)
+        print(f"{contestant.name}: step {step}, {figures.label_accuracy:.1%}, {figures.ratio:.2f}", flush=True)
 
 
 def table(contestants: list[Contestant]) -> str:
-    """One line a snapshot."""
+    """One line for each snapshot."""
     lines = [f"{'recipe':<10}{'step':>7}{'two-core minutes':>18}{'samples':>9}{'accuracy':>10}{'Fréchet ratio':>15}"]
-    for one in contestants:
-        for step, row in sorted(one.quality().items()):
-            minutes = one.clock()[step] / TWO_CORE_MINUTE
+    for contestant in contestants:
+        for step, row in sorted(contestant.quality().items()):
+            minutes = contestant.clock()[step] / TWO_CORE_MINUTE
             lines.append(
-                f"{one.name:<10}{step:>7}{minutes:>18.1f}{row['samples']:>9}{row['accuracy']:>10.1%}{row['ratio']:>15.2f}"
+                f"{contestant.name:<10}{step:>7}{minutes:>18.1f}{row['samples']:>9}{row['accuracy']:>10.1%}{row['ratio']:>15.2f}"
             )
     return "\n".join(lines)
 
 
 def verdict(original: Contestant, default: Contestant) -> str:
-    """How much sooner the default is as good as the original at its end."""
+    """How much sooner the default is as good as the original is at its end."""
     last = max(original.quality())
     goal, whole = original.quality()[last], original.clock()[last]
     for step, row in sorted(default.quality().items()):
@@ -206,11 +206,11 @@ def plot(contestants: list[Contestant], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for one in contestants:
-        rows = sorted(one.quality().items())
-        minutes = [one.clock()[step] / TWO_CORE_MINUTE for step, _ in rows]
-        left.plot(minutes, [row["ratio"] for _, row in rows], "o-", label=one.name)
-        right.plot(minutes, [row["accuracy"] for _, row in rows], "o-", label=one.name)
+    for contestant in contestants:
+        rows = sorted(contestant.quality().items())
+        minutes = [contestant.clock()[step] / TWO_CORE_MINUTE for step, _ in rows]
+        left.plot(minutes, [row["ratio"] for _, row in rows], "o-", label=contestant.name)
+        right.plot(minutes, [row["accuracy"] for _, row in rows], "o-", label=contestant.name)
     left.set(xscale="log", yscale="log", xlabel="minutes of two cores", ylabel="Fréchet distance ÷ real images'")
     right.set(xscale="log", xlabel="minutes of two cores", ylabel="label accuracy")
     for axis in (left.xaxis, left.yaxis, right.xaxis):
@@ -222,7 +222,7 @@ def plot(contestants: list[Contestant], path: Path) -> None:
 
 
 def main() -> None:
-    """Train, judge, print, draw; whatever is there already is not done again."""
+    """Train, judge, print, draw; finished work is not repeated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="the original's budget in minutes of two cores")
     parser.add_argument("--samples", type=int, default=2000, help="images judged of the last snapshot")
@@ -232,32 +232,40 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="the original's network calls an image")
     parser.add_argument("--recipe", choices=ORIGINALS, default="mnist")
     parser.add_argument("--data-dir", type=Path, help="CelebA, as `ditkit train celeba` takes it")
-    parser.add_argument("--default-minutes", type=float, help="the default's budget (default: its own steps)")
+    parser.add_argument("--default-minutes", type=float, help="the default's budget (default: the steps of its recipe)")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="on top of the default's recipe"
     )
     parser.add_argument("--only", choices=("original", "default"), help="train and judge this one")
-    parser.add_argument("--train-only", action="store_true", help="leave the judging for another time")
+    parser.add_argument("--train-only", action="store_true", help="do not judge")
     parser.add_argument("--out", type=Path, help="(default: a folder in .cache)")
-    words = parser.parse_args()
-    out = words.out or CACHE / ("time_to_quality" if words.recipe == "mnist" else f"time_to_quality-{words.recipe}")
-    place = {"path": str(words.data_dir)} if words.data_dir else {}
-    default = recipes.load(words.recipe, recipes.merge_settings(words.set))
-    trees = {"original": ORIGINALS[words.recipe], "default": to_dict(default)}
+    options = parser.parse_args()
+    out = options.out or CACHE / (
+        "time_to_quality" if options.recipe == "mnist" else f"time_to_quality-{options.recipe}"
+    )
+    data = {"path": str(options.data_dir)} if options.data_dir else {}
+    default = recipes.load(options.recipe, recipes.merge_settings(options.set))
+    trees = {"original": ORIGINALS[options.recipe], "default": to_dict(default)}
     contestants = [
-        Contestant(name, {**tree, "data": {**tree["data"], **place}}, out / name) for name, tree in trees.items()
+        Contestant(name, {**tree, "data": {**tree["data"], **data}}, out / name) for name, tree in trees.items()
     ]
-    budgets = {"original": words.minutes, "default": words.default_minutes}
-    asked = {"original": {"sampler": words.sampler, "steps": words.steps}, "default": {}}
-    for one in contestants:
-        if words.only not in (None, one.name):
+    budgets = {"original": options.minutes, "default": options.default_minutes}
+    sampling = {"original": {"sampler": options.sampler, "steps": options.steps}, "default": {}}
+    for contestant in contestants:
+        if options.only not in (None, contestant.name):
             continue
-        budget = budgets[one.name]
-        steps = recipes.build(one.tree).train.steps if budget is None else steps_within(one, budget)
-        train(one, with_snapshots(one.tree, steps, words.snapshots))
-        if not words.train_only:
-            judge_all(one, open_judge(words.recipe, words.data_dir), words.samples, words.between, asked[one.name])
-    judged = [one for one in contestants if one.quality()]
+        budget = budgets[contestant.name]
+        steps = recipes.build(contestant.tree).train.steps if budget is None else steps_within(contestant, budget)
+        train(contestant, with_snapshots(contestant.tree, steps, options.snapshots))
+        if not options.train_only:
+            judge_all(
+                contestant,
+                open_judge(options.recipe, options.data_dir),
+                options.samples,
+                options.between,
+                sampling[contestant.name],
+            )
+    judged = [contestant for contestant in contestants if contestant.quality()]
     print(table(judged))
     if len(judged) == 2:
         print(verdict(*judged))

@@ -3,12 +3,13 @@
     python benchmarks/training_step.py [--shape mnist|latent|tiny] [--threads 2] [--rounds 7] [--compiled] [--json]
     python benchmarks/training_step.py --busy           # one core kept busy: ditkit's own choice, the peers' default
     python benchmarks/training_step.py --input          # real batches against a constant one
-    python benchmarks/training_step.py --long 10000     # tiny steps: time and memory in tenths, which must be flat
+    python benchmarks/training_step.py --long 10000     # tiny steps: time and memory in each tenth, which must be flat
 
-Every peer runs in a process of its own, because how malloc and OpenMP are tuned holds for a whole process; a parent
-lets them step in turns and takes medians. Before its step each multiplies two matrices: the peak of that moment. The
-networks are of one size, the learning rate is 0 for none, and peers pay for what their users would: torch's AdamW as
-it is and the EMA as a loop. Memory is the peak of the process. Read ratios; single times depend on the machine.
+Every peer runs in a process of its own, because the settings of malloc and OpenMP hold for a whole process; a parent
+lets them step in turn and takes medians. Before each step a peer multiplies two matrices, which measures the peak of
+the processor at that moment. The networks have one size, every step has a learning rate above 0, and peers do what
+their users would do: torch's AdamW with its defaults, and the EMA as a loop. Memory is the peak of the process. Compare
+ratios; single times depend on the machine.
 """
 
 from __future__ import annotations
@@ -63,21 +64,21 @@ def main() -> None:
 
 
 class Peer:
-    """A process that takes one step whenever it is asked."""
+    """A process that takes one step on request."""
 
     def __init__(self, name: str, options: argparse.Namespace):
-        words = [sys.executable, __file__, "--peer", name, "--shape", options.shape]
-        words += ["--threads", str(options.threads)] if options.threads else []
-        words += ["--compiled"] if options.compiled else []
+        command = [sys.executable, __file__, "--peer", name, "--shape", options.shape]
+        command += ["--threads", str(options.threads)] if options.threads else []
+        command += ["--compiled"] if options.compiled else []
         environment = {**os.environ, **({"OMP_NUM_THREADS": str(options.threads)} if options.threads else {})}
         self.name, self.rows = name, list[dict[str, float]]()
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment
         )
         self.ready = self.ask()
 
     def ask(self) -> dict[str, Any]:
-        """The next answer of the process: the first says that it is ready."""
+        """Request a step and return the answer; the first answer, without a request, says that the process is ready."""
         assert self.process.stdin and self.process.stdout
         if hasattr(self, "ready"):
             self.process.stdin.write("step\n")
@@ -97,7 +98,7 @@ class Peer:
 
 
 def take_turns(names: tuple[str, ...], options: argparse.Namespace) -> list[Peer]:
-    """Peers that have each taken the rounds' steps, one after the other within each round."""
+    """Peers after all rounds; in each round every peer takes one step, one after the other."""
     peers = [Peer(name, options) for name in names]
     for _ in range(options.rounds):
         for peer in peers:
@@ -127,7 +128,7 @@ def report_peers(options: argparse.Namespace) -> None:
             "wall_ms": 1e3 * peer.median("wall"),
             "of_peak": statistics.median(work / row["cpu"] / row["peak"] for row in peer.rows),
             f"{key}_ratio": statistics.median(
-                theirs[key] / ours[key] for theirs, ours in zip(peer.rows, own.rows, strict=True)
+                peer_row[key] / own_row[key] for peer_row, own_row in zip(peer.rows, own.rows, strict=True)
             ),
             "memory_mb": peer.rows[-1]["memory"],
             "memory_ratio": own.rows[-1]["memory"] / peer.rows[-1]["memory"],
@@ -164,14 +165,14 @@ def report_long(options: argparse.Namespace) -> None:
     tenth = max(1, options.long // 10)
     rows = []
     for _ in range(10):
-        some = [peer.ask() for _ in range(tenth)]
-        rows.append((1e3 * statistics.median(one["cpu"] for one in some), some[-1]["resident"]))
+        answers = [peer.ask() for _ in range(tenth)]
+        rows.append((1e3 * statistics.median(answer["cpu"] for answer in answers), answers[-1]["resident"]))
     peer.end()
     if options.json:
         print(json.dumps({"steps": tenth * 10, "tenths": rows}))
         return
     for number, (milliseconds, resident) in enumerate(rows, 1):
-        print(f"tenth {number:2}: {milliseconds:7.3f} ms of CPU time a step, {resident:7.1f} MB resident")
+        print(f"tenth {number:2}: {milliseconds:7.3f} ms of CPU time per step, {resident:7.1f} MB resident")
 
 
 def macs(shape: dict[str, Any]) -> int:
@@ -185,7 +186,7 @@ def macs(shape: dict[str, Any]) -> int:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Take a step for every line on stdin, and say what it took."""
+    """Take a step for every line on stdin, and print its time and memory."""
     if options.peer.startswith("ditkit"):
         from ditkit.runtime.threads import calm_threads, choose_threads, keep_memory, take_threads
 
@@ -200,7 +201,7 @@ def serve(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     step = {
         "ditkit": ditkit_step,
-        "ditkit-input": lambda some: ditkit_step(some, real=True),
+        "ditkit-input": lambda options: ditkit_step(options, real=True),
         "diffusers": diffusers_step,
         "plain": plain_step,
     }[options.peer](options)
@@ -217,7 +218,7 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def probe(side: int) -> float:
-    """Floating-point operations a second of CPU time in a large product, by all threads."""
+    """Floating-point operations per second of CPU time in a large matrix product, by all threads."""
     import torch
 
     left, right, out = (torch.ones(side, side) for _ in range(3))
@@ -228,7 +229,7 @@ def probe(side: int) -> float:
 
 
 def resident_mb() -> float:
-    """The process's resident memory now, where the system tells."""
+    """The process's resident memory now; 0 where the system does not report it."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except OSError:
@@ -254,7 +255,9 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False) -> Step:
     optimizer, ema = optim.adamw(network, config.optim), Ema(network, config.optim.ema_decay)
     speed = SpeedOptions(compile="on" if options.compiled else "off")
     objective = open_objective(config.diffusion)
-    worker, _ = open_step_context(config, network, objective, torch.device("cpu"), torch.float32, ProcessGroup(), speed)
+    context, _ = open_step_context(
+        config, network, objective, torch.device("cpu"), torch.float32, ProcessGroup(), speed
+    )
     shape = (config.train.batch_size, *config.shape)
     constant = Batch(torch.randn(shape), torch.randint(CLASSES, shape[:1]), {})
     stream = (
@@ -264,7 +267,7 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False) -> Step:
     )
 
     def step(number: int) -> None:
-        compute_gradients(worker, number, next(stream), "noise", lambda: [False], lambda: None)
+        compute_gradients(context, number, next(stream), "noise", lambda: [False], lambda: None)
         norm = optim.norm(network)
         optim.clip(network, config.optim.clip, norm)
         optim.set_rate(optimizer, RATE)
@@ -292,7 +295,7 @@ def settings(shape: dict[str, Any]) -> dict[str, Any]:
 
 
 def diffusers_step(options: argparse.Namespace) -> Step:
-    """diffusers' DiT with the loop that its users write."""
+    """diffusers' DiT with the loop that its users would write."""
     from diffusers import DiTTransformer2DModel
 
     shape = SHAPES[options.shape]
@@ -310,7 +313,7 @@ def diffusers_step(options: argparse.Namespace) -> Step:
 
 
 def plain_step(options: argparse.Namespace) -> Step:
-    """A DiT as it is commonly written out."""
+    """A DiT as it is commonly written."""
     from plain_dit import PlainDiT
 
     shape = SHAPES[options.shape]
@@ -320,7 +323,7 @@ def plain_step(options: argparse.Namespace) -> Step:
 
 
 def users_step(shape: dict[str, Any], network: Any, forward: Callable[..., Any]) -> Step:
-    """Velocity loss, torch's AdamW as it is, the EMA as a loop over the parameters."""
+    """Velocity loss, torch's AdamW with its defaults, the EMA as a loop over the parameters."""
     import copy
 
     import torch

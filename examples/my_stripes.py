@@ -1,4 +1,4 @@
-"""Stripes at random angles, two classes: a dataset of one's own in thirty lines."""
+"""Stripes at random angles, two classes: a dataset of your own in thirty lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ditkit.data.contract import Dataset, Split
 
 
 class Stripes:
-    """Images made on the fly; image `i` is a function of `i`."""
+    """Images computed when they are read; image `i` is a function of `i`."""
 
     labels = ("wide", "narrow")
     fingerprint = "stripes-1"
@@ -30,5 +30,5 @@ class Stripes:
 
 
 def dataset(config: DataConfig, split: Split) -> Dataset:
-    """What ditkit looks for in a dataset's file."""
+    """The function that ditkit looks for in a dataset's file."""
     return Stripes(config, split)

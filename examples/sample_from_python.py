@@ -16,7 +16,8 @@ def main(run: str | None = None) -> Path:
     trained = ditkit.load(run)
     samples = ditkit.sample(trained, list(trained.info.labels) or 8, seed=1, steps=10)
     path = Path("samples-from-python.png")
-    save_png(grid([one.image for one in samples], 5, captions=[one.label or "" for one in samples]), path, {})
+    captions = [sample.label or "" for sample in samples]
+    save_png(grid([sample.image for sample in samples], 5, captions=captions), path)
     return path
 
 

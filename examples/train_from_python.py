@@ -1,4 +1,4 @@
-"""Train from Python: a recipe with settings on top, and a listener for what the loop says.
+"""Train from Python: a recipe with settings on top, and a listener for the events of the loop.
 
 python examples/train_from_python.py [STEPS]
 """
