@@ -17,7 +17,7 @@ from typing import Any
 
 from ditkit import recipes
 from ditkit.events import Stepped
-from ditkit.training import loop, saving
+from ditkit.training import loop
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def measure(config: Any, device: str) -> tuple[list[float], list[float]]:
     """Seconds of each step and of each save of a run."""
     steps: list[float] = []
     saves: list[float] = []
-    save, last = saving.save, [0.0]
+    save, last = loop.save, [0.0]
 
     def timed_save(*args: Any) -> None:
         before = time.perf_counter()
@@ -58,7 +58,7 @@ def measure(config: Any, device: str) -> tuple[list[float], list[float]]:
                 steps.append(now - last[0])
             last[0] = now
 
-    saving.save = timed_save
+    loop.save = timed_save
     with tempfile.TemporaryDirectory() as folder:
         loop.train(config, Path(folder) / "run", listen, device=device)
     return steps, saves
