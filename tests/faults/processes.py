@@ -98,12 +98,12 @@ def _no_memory_to_draw() -> None:
 
 
 def _no_disk_for_images() -> None:
-    from ditkit.cli import sample
+    from ditkit.sampling import request
 
     def save(_: Any, path: Path, __: Any) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    sample.save_image = save
+    request.save_image = save
 
 
 def _killed_while_drawing() -> None:

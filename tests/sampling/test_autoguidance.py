@@ -122,7 +122,7 @@ def test_the_command_finds_an_early_checkpoint_and_says_so_in_the_images(run, tm
     ],
 )
 def test_mistakes_are_found_before_torch_loads(run, words, said, capsys, monkeypatch):
-    monkeypatch.setattr("ditkit.cli.sample_request.draw", lambda *_, **__: pytest.fail("it draws"))
+    monkeypatch.setattr("ditkit.sampling.request.draw", lambda *_, **__: pytest.fail("it draws"))
     assert main(["sample", "--model", str(run), *words]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 2

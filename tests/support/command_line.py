@@ -114,7 +114,7 @@ def draw_black(patch: pytest.MonkeyPatch) -> None:
     def load(source: Path, **_: Any) -> SimpleNamespace:
         return SimpleNamespace(info=read_model_info(source), codec=SimpleNamespace(to_images=lambda x_BCHW: x_BCHW))
 
-    patch.setattr("ditkit.cli.sample_request.draw", lambda order, device, **_: sample(None, order.labels))
+    patch.setattr("ditkit.sampling.request.draw", lambda order, device, **_: sample(None, order.labels))
     patch.setattr("ditkit.sampling.generate.sample", sample)
     patch.setattr("ditkit.checkpoint.loading.load", load)
 

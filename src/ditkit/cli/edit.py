@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..sampling.generate import Sample
-    from .sample_request import SampleRequest
+    from ..sampling.request import SampleRequest
 
 EXAMPLES = (
     "Examples:\n\nditkit edit inpaint face.png --mask mask.png --labels female\n"
@@ -95,8 +95,9 @@ def _edit(
     from ..errors import UsageError
     from ..io import text
     from ..io.paths import expanded
+    from ..sampling.request import GRID, save_image
     from .datasets import watching
-    from .sample import GRID, save_image, show_images
+    from .sample import show_images
     from .sample_request import resolve_request
 
     if image is None:
@@ -141,8 +142,8 @@ def _save_grid(
     results: Sequence[Sample], original: np.ndarray, paint: np.ndarray | None, path: Path, metadata: dict[str, str]
 ) -> None:
     """The results behind the original, and behind what of it is to be painted."""
+    from ..sampling.request import caption
     from ..visual.grid import grid, save_png
-    from .sample import caption
 
     cells, captions = [original], ["original"]
     if paint is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..evaluation.judge import Judge
     from ..evaluation.neighbours import Neighbours
     from ..runtime.distributed import ProcessGroup
-    from .sample_request import SampleRequest
+    from ..sampling.request import SampleRequest
 
 
 PACKAGES = {"inception": ("torch_fidelity", "evaluate"), "dinov2": ("transformers", "dinov2")}  # and the extra of each

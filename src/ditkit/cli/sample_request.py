@@ -1,75 +1,22 @@
-"""Options and the model's own description make a checked SampleRequest; drawing it."""
+"""Options and the model's own description make a checked SampleRequest."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import recipes
-from ..config import SampleConfig, to_dict
-from ..errors import UsageError, unknown
-from ..io import text as io_text
+from ..config import to_dict
+from ..errors import UsageError
 from ..runs import target
 from ..runs.lookup import find_guide, find_weights, model_name, origin_of
 from ..runs.model_info import ModelInfo, read_model_info
-from ..runtime.distributed import ProcessGroup
-from . import console, datasets, outputs, parsing
+from ..sampling.request import SampleRequest
+from . import console, outputs, parsing
 from .opt import changes
 from .options import Device, Model, SampleSettings
 
-if TYPE_CHECKING:
-    from ..sampling.generate import Sample
-
-
 DEFAULT_IMAGES = 16  # without --labels, of a model that has none, or more than:
 MAX_LABELS = 100
-BACKENDS = ("torch", "jax")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleRequest:
-    """What is to be drawn, all checked, before torch is loaded."""
-
-    weights: Path
-    info: ModelInfo
-    name: str  # of the folder of images
-    origin: str  # of the weights, as the images name it
-    labels: list[str]  # "any" for each image of an unconditional model
-    seed: int
-    batch_size: int | None  # None: what fits
-    settings: SampleConfig
-    ema: float | None = None  # length of the moving average, if --ema gave one
-    guide: Path | None = None  # weights that stand for the null label
-    autoencoder: Path | None = None  # where that of the run lies now
-    backend: str = "torch"  # or "jax"
-
-    @property
-    def file_names(self) -> list[str]:
-        """`000-cat.png` …, in safe characters; `000.png` from a model without labels."""
-        digits = max(3, len(str(len(self.labels) - 1)))
-        endings = [f"-{io_text.slug(label, 'label')}" if self.info.labels else "" for label in self.labels]
-        return [f"{index:0{digits}d}{ending}.png" for index, ending in enumerate(endings)]
-
-    @property
-    def png_metadata(self) -> dict[str, str]:
-        """What every PNG says about its making."""
-        settings = self.settings
-        return {
-            "checkpoint": self.origin,
-            "step": str(self.info.step),
-            "sampler": settings.sampler,
-            "steps": str(settings.steps),
-            "guidance": f"{settings.guidance:g}",
-            "guidance_interval": f"{settings.guidance_from:g} {settings.guidance_to:g}",
-            "reuse": str(settings.reuse),
-            **({"ema": f"{self.ema:g}"} if self.ema is not None else {}),
-            **({"autoguide": str(self.guide)} if self.guide else {}),
-            "software": "ditkit",
-        }
 
 
 def resolve_request(
@@ -132,80 +79,3 @@ def averaged(weights: Path, text: str, *, ema: bool) -> Path:
 def warn_of_damage(path: Path) -> None:
     """Say that a checkpoint is passed over."""
     console.say(f"warning: {path} is damaged; looking for the checkpoint before it")
-
-
-def on_backend(request: SampleRequest, backend: str) -> SampleRequest:
-    """The same request for `torch` or `jax`. Raises UsageError for another word, and for what JAX does not draw."""
-    if backend not in BACKENDS:
-        raise unknown("backend", backend, BACKENDS)
-    if backend == "jax":
-        from ..jax.limits import check_installed, check_sampling
-
-        if request.guide is not None:
-            raise UsageError("the JAX backend knows no autoguidance", "use --backend torch")
-        check_sampling(replace(request.info.config, sample=request.settings))
-        check_installed()
-    return replace(request, backend=backend)
-
-
-def draw(
-    request: SampleRequest,
-    device: str,
-    *,
-    quiet: bool,
-    group: ProcessGroup | None = None,
-) -> Iterator[Sample]:
-    """The images of a request, a batch at a time, so that memory stays bounded and a stop loses little.
-
-    Processes that were launched together draw a batch each and exchange them: each gets all images, in their order.
-    """
-    group = group or ProcessGroup()
-    if request.backend == "jax":
-        yield from _draw_in_jax(request, device, quiet=quiet, group=group)
-        return
-    with console.loading_torch(quiet=quiet):
-        from ..checkpoint.loading import load, load_weights
-        from ..runtime.device import find_device
-        from ..sampling.generate import default_batch_size, sample_batches
-
-        place, autoencoder = find_device(device), request.autoencoder
-        with datasets.watching(quiet=quiet):
-            trained = group.run_together(
-                lambda: load_weights(request.weights, request.info, device=place, autoencoder=autoencoder)
-            )
-            guide = load(request.guide, device=place, autoencoder=autoencoder) if request.guide else None
-    count, shape = len(request.labels), request.info.config.shape
-    batch_size = request.batch_size or group.broadcast(
-        min(default_batch_size(trained.network, shape, place), math.ceil(count / group.size))
-    )
-    with console.bar("drawing", quiet=quiet) as show:
-        batches = sample_batches(
-            trained,
-            [label if request.info.labels else None for label in request.labels],
-            settings=request.settings,
-            seed=request.seed,
-            guide=guide,
-            batch_size=batch_size,
-            on_step=lambda step, steps, *_: show((step + 1) / steps * count, count),
-            part=(group.rank, group.size),
-        )
-        for _ in range(math.ceil(math.ceil(count / batch_size) / group.size)):
-            for batch in group.all_gather(next(batches, [])):
-                yield from batch
-
-
-def _draw_in_jax(request: SampleRequest, device: str, *, quiet: bool, group: ProcessGroup) -> Iterator[Sample]:
-    if group.size > 1:
-        raise UsageError("the JAX backend draws in one process", "start it without a launcher, or use --backend torch")
-    with console.loading_torch(quiet=quiet):
-        from ..jax.files import load
-        from ..jax.sampling import sample_batches
-
-        trained = load(request.weights, device=device)
-    batches = sample_batches(
-        trained, request.labels, settings=request.settings, seed=request.seed, batch_size=request.batch_size
-    )
-    with console.bar("drawing", quiet=quiet) as show:
-        for number, image in enumerate(chain.from_iterable(batches), 1):
-            show(number, len(request.labels))
-            yield image

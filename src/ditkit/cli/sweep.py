@@ -14,7 +14,7 @@ from .outputs import output_folder, show_result
 
 if TYPE_CHECKING:
     from ..evaluation.sweep import SweepRow
-    from .sample_request import SampleRequest
+    from ..sampling.request import SampleRequest
 
 Varied = Annotated[
     SampleSettings,

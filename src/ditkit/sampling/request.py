@@ -1,0 +1,192 @@
+"""What is to be drawn, all checked before torch is loaded; drawing it in one or more processes, and its PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import SampleConfig
+from ..errors import UsageError, unknown
+from ..io import text
+from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..runs.model_info import ModelInfo
+from ..runtime.distributed import ProcessGroup
+
+if TYPE_CHECKING:
+    from .generate import Sample
+
+BACKENDS = ("torch", "jax")
+GRID = "grid.png"
+MAX_IN_GRID = 400  # images
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """What is to be drawn, all checked, before torch is loaded."""
+
+    weights: Path
+    info: ModelInfo
+    name: str  # of the folder of images
+    origin: str  # of the weights, as the images name it
+    labels: list[str]  # "any" for each image of an unconditional model
+    seed: int
+    batch_size: int | None  # None: what fits
+    settings: SampleConfig
+    ema: float | None = None  # length of the moving average, if --ema gave one
+    guide: Path | None = None  # weights that stand for the null label
+    autoencoder: Path | None = None  # where that of the run lies now
+    backend: str = "torch"  # or "jax"
+
+    @property
+    def file_names(self) -> list[str]:
+        """`000-cat.png` …, in safe characters; `000.png` from a model without labels."""
+        digits = max(3, len(str(len(self.labels) - 1)))
+        endings = [f"-{text.slug(label, 'label')}" if self.info.labels else "" for label in self.labels]
+        return [f"{index:0{digits}d}{ending}.png" for index, ending in enumerate(endings)]
+
+    @property
+    def png_metadata(self) -> dict[str, str]:
+        """What every PNG says about its making."""
+        settings = self.settings
+        return {
+            "checkpoint": self.origin,
+            "step": str(self.info.step),
+            "sampler": settings.sampler,
+            "steps": str(settings.steps),
+            "guidance": f"{settings.guidance:g}",
+            "guidance_interval": f"{settings.guidance_from:g} {settings.guidance_to:g}",
+            "reuse": str(settings.reuse),
+            **({"ema": f"{self.ema:g}"} if self.ema is not None else {}),
+            **({"autoguide": str(self.guide)} if self.guide else {}),
+            "software": "ditkit",
+        }
+
+
+def on_backend(request: SampleRequest, backend: str) -> SampleRequest:
+    """The same request for `torch` or `jax`. Raises UsageError for another word, and for what JAX does not draw."""
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    if backend == "jax":
+        from ..jax.limits import check_installed, check_sampling
+
+        if request.guide is not None:
+            raise UsageError("the JAX backend knows no autoguidance", "use --backend torch")
+        check_sampling(replace(request.info.config, sample=request.settings))
+        check_installed()
+    return replace(request, backend=backend)
+
+
+def draw_to_folder(
+    request: SampleRequest,
+    folder: Path,
+    device: str = "auto",
+    *,
+    group: ProcessGroup | None = None,
+    progress: Watch = no_progress,
+) -> list[dict[str, Any]]:
+    """Write every image of a request as soon as it is drawn, then a grid; returns path, label and seed of each.
+
+    Of several processes the main one writes, and returns them. For the arguments see `draw`.
+    """
+    group = group or ProcessGroup()
+    in_grid: list[Sample] = []
+    records: list[dict[str, Any]] = []
+    names = request.file_names
+    for image in draw(request, device, group=group, progress=progress):
+        if group.is_main:
+            records.append(save_image(image, folder / names[len(records)], request.png_metadata))
+            in_grid += [image] if len(in_grid) < MAX_IN_GRID else []
+    group.run_together(lambda: _save_grid(in_grid, folder / GRID, request) if group.is_main else None)
+    return records
+
+
+def draw(
+    request: SampleRequest, device: str, *, group: ProcessGroup | None = None, progress: Watch = no_progress
+) -> Iterator[Sample]:
+    """The images of a request, a batch at a time, so that memory stays bounded and a stop loses little.
+
+    Args:
+        device: auto, cpu, cuda, cuda:1, mps …
+        group: processes that were launched together draw a batch each and exchange them: each gets all images, in their
+            order.
+        progress: shown how far the drawing is.
+
+    Raises DitkitError for what is wrong with the weights or the device.
+    """
+    group = group or ProcessGroup()
+    if request.backend == "jax":
+        yield from _draw_in_jax(request, device, group, progress)
+        return
+    with progress(LOADING_TORCH):
+        from ..checkpoint.loading import load, load_weights
+        from ..runtime.device import find_device
+        from .generate import default_batch_size, sample_batches
+
+        place, autoencoder = find_device(device), request.autoencoder
+        trained = group.run_together(
+            lambda: load_weights(request.weights, request.info, device=place, autoencoder=autoencoder)
+        )
+        guide = load(request.guide, device=place, autoencoder=autoencoder) if request.guide else None
+    count = len(request.labels)
+    batch_size = request.batch_size or group.broadcast(
+        min(default_batch_size(trained.network, request.info.config.shape, place), math.ceil(count / group.size))
+    )
+    with progress("drawing") as show:
+        batches = sample_batches(
+            trained,
+            [label if request.info.labels else None for label in request.labels],
+            settings=request.settings,
+            seed=request.seed,
+            guide=guide,
+            batch_size=batch_size,
+            on_step=lambda step, steps, *_: show((step + 1) / steps * count, count),
+            part=(group.rank, group.size),
+        )
+        for _ in range(math.ceil(math.ceil(count / batch_size) / group.size)):
+            for batch in group.all_gather(next(batches, [])):
+                yield from batch
+
+
+def _draw_in_jax(request: SampleRequest, device: str, group: ProcessGroup, progress: Watch) -> Iterator[Sample]:
+    if group.size > 1:
+        raise UsageError("the JAX backend draws in one process", "start it without a launcher, or use --backend torch")
+    with progress(LOADING_TORCH):
+        from ..jax.files import load
+        from ..jax.sampling import sample_batches
+
+        trained = load(request.weights, device=device)
+    batches = sample_batches(
+        trained, request.labels, settings=request.settings, seed=request.seed, batch_size=request.batch_size
+    )
+    with progress("drawing") as show:
+        for number, image in enumerate(chain.from_iterable(batches), 1):
+            show(number, len(request.labels))
+            yield image
+
+
+def save_image(image: Sample, path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Write an image as a PNG that says its label, its seed and `metadata`; returns path, label and seed."""
+    from ..visual.grid import save_png
+
+    label = {"label": image.label} if image.label else {}
+    save_png(image.image, path, {**label, "seed": str(image.seed), **metadata})
+    return {"path": str(path), "label": image.label, "seed": image.seed}
+
+
+def caption(image: Sample) -> str:
+    """What stands below an image in a grid."""
+    return image.label or f"seed {image.seed}"
+
+
+def _save_grid(images: Sequence[Sample], path: Path, request: SampleRequest) -> None:
+    from ..visual.grid import columns, grid, save_png
+
+    count, labels = len(request.labels), request.labels[:MAX_IN_GRID]
+    title = f"{request.name}: the first {len(images)} of {count}" if len(images) < count else None
+    pixels, captions = [image.image for image in images], [caption(image) for image in images]
+    picture = grid(pixels, columns(labels), captions=captions, title=title)
+    save_png(picture, path, {"labels": " ".join(labels), "seed": str(request.seed), **request.png_metadata})
