@@ -135,7 +135,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.cli.lr_find.write", lambda curve, path: path)
     monkeypatch.setattr("ditkit.cli.lr_find._print_curve", lambda *_, **__: None)
     draw_black(monkeypatch)
-    monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: (EVALUATION, None))
+    monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: EVALUATION)
     monkeypatch.setattr("ditkit.evaluation.compare.compare", lambda *_, **__: {"runs": [], "differing": {}})
     monkeypatch.setattr("ditkit.evaluation.sweep.sweep", lambda *_, **__: [])
     monkeypatch.setattr("ditkit.estimation.report.estimate", lambda *_, **__: {})

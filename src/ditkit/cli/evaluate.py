@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from ..io import text
 from . import complete, console
@@ -19,21 +18,9 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.judge import Judge
-    from ..evaluation.neighbours import Neighbours
     from ..runtime.distributed import ProcessGroup
     from ..sampling.request import SampleRequest
 
-
-PACKAGES = {"inception": ("torch_fidelity", "evaluate"), "dinov2": ("transformers", "dinov2")}  # and the extra of each
-METRICS = {  # metric: what it is called, how it is written, which way is better
-    "frechet": ("{distance}", "{:.4g}", "0 is best"),
-    "kid": ("KID ({features})", "{:.2g}", "0 is best"),
-    "precision": ("precision", "{:.1%}", "drawn images that look real"),
-    "recall": ("recall", "{:.1%}", "real images that are covered"),
-    "accuracy": ("label accuracy", "{:.2%}", "images of the label that was asked for"),
-    "inception_score": ("Inception Score", "{:.3g}", "more is better"),
-    "memorised": ("memorised", "{:.1%}", "copies of training images"),
-}
 
 WHICH = opt(
     "[RUN|MODEL]",
@@ -88,6 +75,8 @@ def run(
 
     Stopped at any moment, the same command goes on. The figures, and all that they depend on, go to evaluation.json.
     """
+    from ..evaluation.report import check_features, report_lines
+    from ..runs.metrics import append_evaluation
     from .datasets import launched_together, watching
     from .sample_request import resolve_request
 
@@ -97,7 +86,7 @@ def run(
         check_features(real.features, request.info.config.data.channels)
         return _Case(
             request=request,
-            config=moved(request, real.data_dir).info.config,
+            config=_config(request, real.data_dir),
             samples=settings.samples,
             real=real,
             path=_path(output, request),
@@ -106,11 +95,13 @@ def run(
     with launched_together(device.device, quiet=output.quiet) as group:
         case = group.run_together(prepare)
         silent = output.quiet or not group.is_main
-        evaluation, neighbours = _judged(case, device.device, group, quiet=silent, yes=output.yes)
-        group.run_together(lambda: _save(evaluation, neighbours, case) if group.is_main else None)
+        evaluation = _judged(case, device.device, group, quiet=silent, yes=output.yes)
+        record = {"model": case.request.origin, **evaluation.record}
+        group.run_together(lambda: append_evaluation(case.path, record) if group.is_main else None)
     if group.is_main:
-        record = {"model": case.request.origin, **evaluation.record, "file": str(case.path)}
-        show_result(output, record, _lines(evaluation, case, pictured=neighbours is not None))
+        files = {"figures": case.path, **({"neighbours": case.picture} if "neighbours" in record else {})}
+        lines = [f"{name}: {text.flat(str(path))}" for name, path in files.items()]
+        show_result(output, {**record, "file": str(case.path)}, [*report_lines(record, case.request.name), *lines])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,35 +120,14 @@ class _Case:
         return self.path.with_name(f"{self.path.stem}-neighbours.png")
 
 
-def check_features(word: str | None, channels: int) -> None:
-    """Raise UsageError for an extractor that is unknown, or whose package or file is missing, before torch loads."""
-    from importlib.util import find_spec
-
-    from ..errors import UsageError, unknown
-    from ..io.paths import expanded
-
-    name = word or ("lenet" if channels == 1 else "inception")
-    if name in PACKAGES and find_spec(PACKAGES[name][0]) is None:
-        package, extra = PACKAGES[name]
-        hint = f"`pip install 'ditkit[{extra}]'`, or choose other features with --features"
-        raise UsageError(f"the features {name} need the package {package.replace('_', '-')}", hint)
-    if name == "lenet" or name in PACKAGES:
-        return
-    if Path(name).suffix != ".onnx":
-        raise unknown("extractor", name, ["lenet", *PACKAGES, "FILE.onnx"])
-    if not expanded(name).is_file():
-        raise UsageError(f"--features: there is no file {name}", "check the path")
-
-
-def moved(request: SampleRequest, data_dir: str | None) -> SampleRequest:
-    """The request, with the data where it lies now."""
+def _config(request: SampleRequest, data_dir: str | None) -> RunConfig:
+    """The settings of the model, with the data where it lies now."""
     from ..runs.target import data_place
 
-    if data_dir is None:
-        return request
     config = request.info.config
-    data = replace(config.data, path=data_place(data_dir))
-    return replace(request, info=replace(request.info, config=replace(config, data=data)))
+    if data_dir is None:
+        return config
+    return replace(config, data=replace(config.data, path=data_place(data_dir)))
 
 
 def _path(output: Output, request: SampleRequest) -> Path:
@@ -176,9 +146,7 @@ def _path(output: Output, request: SampleRequest) -> Path:
     return path
 
 
-def _judged(
-    case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: bool
-) -> tuple[Evaluation, Neighbours | None]:
+def _judged(case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: bool) -> Evaluation:
     from .datasets import open_images
 
     request = case.request
@@ -187,7 +155,9 @@ def _judged(
         from ..checkpoint.loading import load, load_weights
         from ..evaluation.evaluate import DEFAULT_SAMPLES, evaluate
         from ..evaluation.judge import open_judge
+        from ..evaluation.neighbours import add_neighbours
         from ..runtime.device import find_device
+        from ..sampling.generate import sample
     place = find_device(device)
     trained = group.run_together(lambda: load_weights(request.weights, request.info, device=place))
     guide = load(request.guide, device=place) if request.guide else None
@@ -219,8 +189,12 @@ def _judged(
             part=(group.rank, group.size),
             collect=group.all_gather,
         )
-    wanted = case.real.neighbours if group.is_main else None
-    return evaluation, _find_neighbours(case, trained, guide, images, wanted, quiet=quiet) if wanted else None
+    if case.real.neighbours and group.is_main:
+        how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
+        drawn = [result.image for result in sample(trained, case.real.neighbours, guide=guide, **how)]
+        with console.bar("comparing with real images", quiet=quiet) as show:
+            add_neighbours(evaluation, drawn, images, case.picture, request.name, request.png_metadata, show)
+    return evaluation
 
 
 @contextmanager
@@ -230,48 +204,3 @@ def _hint_when_stopped(*, quiet: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         console.say("stopped: the same command goes on where this one was", quiet=quiet)
         raise
-
-
-def _find_neighbours(case: _Case, trained: Any, guide: Any, images: Any, count: int, *, quiet: bool) -> Neighbours:
-    """The training images nearest to the first drawn ones, and a picture of both."""
-    from ..evaluation.neighbours import nearest, neighbours_grid
-    from ..sampling.generate import sample
-    from ..visual.grid import save_png
-
-    request = case.request
-    how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
-    drawn = [result.image for result in sample(trained, count, guide=guide, **how)]
-    with console.bar("comparing with real images", quiet=quiet) as show:
-        neighbours = nearest(drawn, images, show)
-    save_png(neighbours_grid(drawn, neighbours, images, request.name), case.picture, request.png_metadata)
-    return neighbours
-
-
-def _save(evaluation: Evaluation, neighbours: Neighbours | None, case: _Case) -> None:
-    from ..io.atomic import write_atomically
-    from ..runs.metrics import read_evaluations
-
-    if neighbours is not None:
-        evaluation.metrics["memorised"] = neighbours.memorised
-        evaluation.about["neighbours"] = {"images": len(neighbours.indices_NK), "picture": case.picture.name}
-    records = [*read_evaluations(case.path), {"model": case.request.origin, **evaluation.record}]
-    write_atomically(case.path, json.dumps(records, indent=1) + "\n")
-
-
-def _lines(evaluation: Evaluation, case: _Case, *, pictured: bool) -> Iterator[str]:
-    """What was compared, a line for each metric, and where the figures are."""
-    about, metrics = evaluation.about, evaluation.metrics
-    drawn, names = about["drawn"], {"distance": about["features"]["distance"], "features": about["features"]["name"]}
-    yield (
-        f"{drawn['samples']:,} images of {case.request.name} ({drawn['sampler']}, {drawn['steps']} steps, "
-        f"guidance {drawn['guidance']:g}) against {about['reference']['images']:,} real ones"
-    )
-    shown = {key: METRICS[key][0].format(**names) for key in METRICS if key in metrics}
-    width = max(map(len, shown.values()))
-    for key, name in shown.items():
-        _, form, meaning = METRICS[key]
-        error = f" ± {metrics['kid_error']:.2g}" if key == "kid" else ""
-        yield f"{name:<{width}}  {form.format(metrics[key]) + error:<18} {meaning}"
-    yield f"figures: {text.flat(str(case.path))}"
-    if pictured:
-        yield f"neighbours: {text.flat(str(case.picture))}"

@@ -78,11 +78,11 @@ def run(
     Nothing is trained. The picture has a row for each way; the table has the time of an image, and with --samples
     the figures of `ditkit evaluate`. Ctrl-C keeps what is done.
     """
+    from ..evaluation.report import check_features
     from ..evaluation.sweep import FILES, SHOWN, record, sweep, table, write
     from ..io import text
     from ..runs.target import data_place
     from .datasets import watching
-    from .evaluate import check_features
 
     varied = _varied(settings, model.ema)
     request, count = _resolved(varied, settings, model, output, device)

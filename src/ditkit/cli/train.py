@@ -112,8 +112,8 @@ def _with_lr(config: RunConfig, lr: float) -> RunConfig:
 
 def _check_words(config: RunConfig, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
     """Raise UsageError for what else is wrong, before any work."""
+    from ..evaluation.report import check_features
     from ..runs.resume import check_force_change
-    from .evaluate import check_features
 
     _ = machine.signal, optimiser.seconds
     check_force_change(optimiser.force_change or ())

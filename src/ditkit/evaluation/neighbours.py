@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from ..data.contract import Dataset
-from ..visual.grid import grid
+from ..visual.grid import grid, save_png
 from .features import BATCH
 from .metrics import squared_distances
 from .reference import OnImage, readable_images
+
+if TYPE_CHECKING:
+    from .evaluate import Evaluation
 
 SHOWN = 4  # neighbours of each image
 COPY = 1 / 3  # of the distance to the second nearest
@@ -59,6 +64,22 @@ def nearest(images: Sequence[np.ndarray], dataset: Dataset, on_image: OnImage = 
             squares_NK = np.take_along_axis(squares_NK, best_NK, axis=1)
         on_image(min(start + BATCH, len(dataset)), len(dataset))
     return Neighbours(indices_NK=indices_NK, distances_NK=np.sqrt(squares_NK / drawn_NP.shape[1]) / 255)
+
+
+def add_neighbours(
+    evaluation: Evaluation,
+    images: Sequence[np.ndarray],
+    dataset: Dataset,
+    picture: Path,
+    name: str,
+    metadata: Mapping[str, str],
+    on_image: OnImage = lambda _done, _of: None,
+) -> None:
+    """Find the training images nearest to drawn ones: draw both, and add the share of copies to an evaluation."""
+    neighbours = nearest(images, dataset, on_image)
+    save_png(neighbours_grid(images, neighbours, dataset, name), picture, metadata)
+    evaluation.metrics["memorised"] = neighbours.memorised
+    evaluation.about["neighbours"] = {"images": len(images), "picture": picture.name}
 
 
 def neighbours_grid(images: Sequence[np.ndarray], neighbours: Neighbours, dataset: Dataset, name: str) -> Image.Image:

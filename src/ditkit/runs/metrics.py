@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MachineError
-from ..io.atomic import write_all
+from ..io.atomic import write_all, write_atomically
 
 
 class MetricsFile:
@@ -108,6 +108,11 @@ def read_evaluations(path: Path) -> list[dict[str, Any]]:
     if not isinstance(records, list) or not all(isinstance(record, dict) and "metrics" in record for record in records):
         raise DataError(f"{path} is not a list of evaluations", "remove it, or name another file with --out")
     return records
+
+
+def append_evaluation(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a record to an evaluation.json, which is written if it is missing. Raises DataError for another file."""
+    write_atomically(path, json.dumps([*read_evaluations(path), record], indent=1) + "\n")
 
 
 def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
