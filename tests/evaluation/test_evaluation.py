@@ -242,7 +242,7 @@ def test_mistakes_are_said_in_one_line(few_digits, capsys, line, said):
 def test_another_file_is_not_written_over(few_digits, tmp_path, capsys):
     (tmp_path / "evaluation.json").write_text('{"mine": 1}', encoding="utf-8")
     code, _, err = command(capsys, "mnist", "--samples", "20")
-    assert code == DataError.exit_code and "is no list of evaluations" in err
+    assert code == DataError.exit_code and "is not a list of evaluations" in err
     assert (tmp_path / "evaluation.json").read_text(encoding="utf-8") == '{"mine": 1}'
 
 
