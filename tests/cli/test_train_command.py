@@ -23,8 +23,9 @@ from ditkit import recipes
 from ditkit.cli import app
 from ditkit.cli.options import Optimiser, TrainDevice
 from ditkit.cli.signals import stop_on_signals
-from ditkit.cli.train import _claimed
+from ditkit.cli.train import _prepared
 from ditkit.data.contract import open_datasets
+from ditkit.runs import folder as run_folder
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.target import ResolvedRun
 
@@ -86,6 +87,21 @@ def test_a_finished_run_says_so_and_how_to_train_on(capsys: pytest.CaptureFixtur
     )
 
 
+def test_a_run_that_another_process_holds_is_finished_refused_or_busy_as_its_settings_say(
+    capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ditkit.runs.folder.try_lock", lambda _: False)
+    leftover = home / "runs/mnist/.config.toml.0123abcd.tmp"
+    leftover.touch()
+    code, _, err = said(capsys, f"train mnist --steps 6 {TINY}")
+    assert (code, err.splitlines()[0], leftover.exists()) == (0, "runs/mnist is finished: 6 steps", True)
+    leftover.unlink()
+    code, _, err = said(capsys, f"train mnist --steps 9 --seed 5 {TINY}")
+    assert code == 2 and err.startswith("error: runs/mnist was started with seed = 0 (now 5)\n")
+    code, _, err = said(capsys, f"train mnist --steps 9 {TINY}")
+    assert code == 7 and "error: runs/mnist is in use by " in err
+
+
 def test_fewer_steps_than_an_unfinished_run_has_done_do_not_finish_it(
     capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
@@ -136,11 +152,13 @@ def test_data_sets_and_settings_are_read_once_and_the_run_is_claimed_once(
     count("ditkit.runs.resume.start_or_resume", lambda *_: "start_or_resume")
     count("ditkit.training.loop.start_or_resume", lambda *_: "start_or_resume")
     assert said(capsys, f"train mnist --name once --steps 2 --quiet {TINY}")[0] == 0
-    assert sorted(set(calls)) == ["mnist.toml", "start_or_resume", "train", "validation"], "nothing to read yet"
-    assert [calls.count(call) for call in ("start_or_resume", "train", "validation")] == [1, 1, 1]
+    once = ["config.toml", "start_or_resume", "train", "validation"]
+    assert sorted({*calls}) == sorted([*once, "mnist.toml"])
+    assert [calls.count(call) for call in once] == [1, 1, 1, 1], "what is written is read under the lock"
     calls.clear()
+    run_folder._parse_config.cache_clear()  # as in a new process
     assert said(capsys, "train once --steps 4 --batch-size auto --quiet --device cpu")[0] == 0
-    assert sorted(calls) == ["config.toml", "start_or_resume", "train", "validation"]
+    assert sorted(calls) == once
 
 
 def test_drawing_checks_labels_and_finds_and_describes_the_weights_once(
@@ -169,8 +187,7 @@ def test_all_processes_see_alike_whether_a_run_is_finished(
     datasets = open_datasets(resolved.config.data)
 
     def is_finished() -> bool:
-        with _claimed(resolved, Optimiser(), TrainDevice(), datasets, quiet=True) as claimed:
-            return claimed.finished
+        return _prepared(resolved, Optimiser(), TrainDevice(), datasets, quiet=True).finished
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
@@ -252,6 +269,16 @@ def test_lr_auto_measures_once_and_keeps_the_rate(
     assert "learning rate: 1.50e-03, measured" in err
     assert RunFolder(home / "runs/auto").read_config().optim.lr == 1.5e-3
     assert said(capsys, f"train mnist --name auto --steps 2 --lr auto --quiet {TINY}") == (0, "", "")
+
+
+@pytest.mark.parametrize("words", ["", "--dry-run --quiet"])
+def test_lr_auto_notices_that_every_checkpoint_is_damaged_before_anything_is_printed(
+    words: str, capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(home / "runs/mnist", tmp_path / "damaged"))
+    (run.checkpoint(6) / "state.json").write_bytes(b"damaged")
+    code, out, err = said(capsys, f"train {run.path} --steps 9 --lr auto {words} {TINY}")
+    assert (code, out) == (4, "") and err.startswith(f"error: no checkpoint of {run.path} is undamaged: ")
 
 
 def test_sigterm_saves_says_how_to_continue_and_exits_with_143(home: Path) -> None:

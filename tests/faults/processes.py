@@ -16,6 +16,8 @@ from harness import command, ending, finish, fork, litter, preload, words, write
 def several_processes(folder: str) -> dict[str, Any]:
     """Runs of one and of two processes: straight, in parts, killed, signalled, and mixed."""
     preload()
+    from ditkit.runs.folder import RunFolder, lock
+
     place = Path(folder)
     digits = write_digits(place / "digits")
     found: dict[str, Any] = {"codes": {}, "ends": {}, "said": {}}
@@ -27,6 +29,8 @@ def several_processes(folder: str) -> dict[str, Any]:
     train("alone", 1)
     train("two", 2)
     train("parts", 2, **{"train.steps": 7})
+    with lock(RunFolder(place / "runs/parts")):
+        train("parts", 2)
     train("parts", 2)
     train("narrowed", 2, **{"train.steps": 12})
     train("narrowed", 1)

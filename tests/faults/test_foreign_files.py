@@ -107,6 +107,7 @@ def test_what_ditkit_drew_into_a_run_is_drawn_again(
         ("notes.txt", "--fresh", "exists and is not a run of ditkit"),
         (".hidden", "", "exists and is not a run of ditkit"),
         ("config.toml", "", "runs/mine/config.toml: unknown setting 'title'"),
+        ("checkpoints config.toml", "", "runs/mine/config.toml: unknown setting 'title'"),
     ],
 )
 def test_training_leaves_a_foreign_folder_alone(
@@ -117,7 +118,10 @@ def test_training_leaves_a_foreign_folder_alone(
         place.write_bytes(MINE)
     else:
         place.mkdir()
-        (place / made).write_text('title = "another program"\n', encoding="utf-8")
+        *folders, file = made.split()
+        for folder in folders:
+            (place / folder).mkdir()
+        (place / file).write_text('title = "another program"\n', encoding="utf-8")
     before = sorted(Path().rglob("*"))
     code, _, err = said(capsys, f"train mnist --name mine {words}")
     assert (code, message in err) == (2, True), err

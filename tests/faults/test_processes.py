@@ -17,6 +17,7 @@ def test_two_gloo_processes_stop_die_and_continue_as_if_never_stopped(tmp_path) 
     for name in codes:
         assert codes[name][-1] == ([0] if name in ("alone", "narrowed") else [0, 0]), said[name]
     assert codes["killed"][0] == [-9, -9]
+    assert codes["parts"][1] == [7, 7] and "runs/parts is in use by pid" in said["parts"]  # neither waits
     assert codes["signalled"][0] == [143, 143], said["signalled"]
     for name in ("parts", "workers", "killed", "signalled"):
         assert {key: ends[name].get(key) for key in ends["two"]} == ends["two"], name

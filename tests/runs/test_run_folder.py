@@ -9,23 +9,18 @@ import sys
 import pytest
 
 from ditkit import recipes
-from ditkit.errors import CheckpointError, DitkitError, UsageError
+from ditkit.errors import CheckpointError, DitkitError, MachineError, UsageError
 from ditkit.io.atomic import write_synced
 from ditkit.runs import folder as run_folder
 from ditkit.runs import manifest
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.lookup import find_run, find_weights, run_names
 from ditkit.runs.metrics import MetricsFile, read_metrics, read_rows
-from ditkit.runs.resume import start_or_resume
-
-
-def claimed(config, path, **options):
-    with start_or_resume(config, path, **options) as run:
-        return run
+from ditkit.runs.resume import prepare_run, start_or_resume
 
 
 def a_run(path, steps=(), **overrides):
-    folder = claimed(recipes.load("mnist", overrides), path).folder
+    folder = prepare_run(recipes.load("mnist", overrides), path).folder
     for step in steps:
         folder.checkpoint(step).mkdir(parents=True)
         files = {name: write_synced(folder.checkpoint(step) / name, b"") for name in manifest.FILES}
@@ -35,20 +30,20 @@ def a_run(path, steps=(), **overrides):
 
 def test_a_new_run_writes_its_settings_and_starts_at_zero(tmp_path):
     config = recipes.load("mnist")
-    prepared = claimed(config, tmp_path / "runs" / "mnist")
+    prepared = prepare_run(config, tmp_path / "runs" / "mnist")
     assert (prepared.step, prepared.finished) == (0, False)
     assert prepared.folder.read_config() == config
 
 
 def test_the_same_settings_continue_and_know_when_they_are_done(tmp_path):
     a_run(tmp_path / "m", steps=[100, 200], train={"steps": 200})
-    prepared = claimed(recipes.load("mnist", {"train": {"steps": 200}}), tmp_path / "m")
+    prepared = prepare_run(recipes.load("mnist", {"train": {"steps": 200}}), tmp_path / "m")
     assert (prepared.step, prepared.finished) == (200, True)
 
 
 def test_more_steps_continue_a_finished_run(tmp_path):
     a_run(tmp_path / "m", steps=[200], train={"steps": 200})
-    prepared = claimed(recipes.load("mnist", {"train": {"steps": 400}}), tmp_path / "m")
+    prepared = prepare_run(recipes.load("mnist", {"train": {"steps": 400}}), tmp_path / "m")
     assert not prepared.finished and prepared.config.train.steps == 400
     assert prepared.folder.read_config().train.steps == 200, "written once the run goes on with it"
 
@@ -57,7 +52,7 @@ def test_a_changed_setting_is_named_with_both_values_and_nothing_changes(tmp_pat
     folder = a_run(tmp_path / "m", optim={"lr": 0.001})
     before = folder.config_file.read_bytes()
     with pytest.raises(UsageError) as caught:
-        claimed(recipes.load("mnist", {"optim": {"lr": 0.002}}), tmp_path / "m")
+        prepare_run(recipes.load("mnist", {"optim": {"lr": 0.002}}), tmp_path / "m")
     assert "optim.lr = 0.001 (now 0.002)" in caught.value.message
     assert "--fresh" in str(caught.value.hint)
     assert folder.config_file.read_bytes() == before
@@ -65,7 +60,7 @@ def test_a_changed_setting_is_named_with_both_values_and_nothing_changes(tmp_pat
 
 def test_fresh_takes_the_next_free_name_and_leaves_the_old_run_alone(tmp_path):
     old = a_run(tmp_path / "m", steps=[5])
-    names = [claimed(recipes.load("mnist"), tmp_path / "m", fresh=True).folder.path.name for _ in range(2)]
+    names = [prepare_run(recipes.load("mnist"), tmp_path / "m", fresh=True).folder.path.name for _ in range(2)]
     assert names == ["m-2", "m-3"]
     assert old.checkpoint_steps() == [5]
 
@@ -74,14 +69,25 @@ def test_a_folder_that_is_no_run_is_never_written_to(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("meow")
     with pytest.raises(DitkitError, match="is not a run of ditkit"):
-        claimed(recipes.load("mnist"), tmp_path / "photos")
+        prepare_run(recipes.load("mnist"), tmp_path / "photos")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
+    folder = a_run(tmp_path / "m")
+    (folder.path / "run.lock").mkdir()
+    with pytest.raises(MachineError, match=r"cannot write to .*m: ") as caught, run_folder.lock(folder):
+        pass
+    assert caught.value.hint == "choose another --runs-dir"
+    (folder.path / "run.lock").rmdir()
+    with pytest.raises(FileNotFoundError), run_folder.lock(folder):
+        raise FileNotFoundError  # what fails inside of it stays what it is
 
 
 def test_a_folder_in_which_a_start_was_killed_is_started_again(tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / ".config.toml.0123abcd.tmp").write_text("[da")
-    assert claimed(recipes.load("mnist"), tmp_path / "m").step == 0
+    assert prepare_run(recipes.load("mnist"), tmp_path / "m").step == 0
     assert RunFolder(tmp_path / "m").is_run()
 
 

@@ -146,6 +146,26 @@ def test_a_run_whose_every_checkpoint_is_damaged_is_not_restarted(tiny, tmp_path
         loading.load(tmp_path / "r")
 
 
+def test_every_process_trains_on_the_data_of_the_run_that_the_main_one_has_started(tiny, tmp_path, monkeypatch):
+    from ditkit.data.contract import open_datasets
+    from ditkit.runs.resume import RunPlan
+    from ditkit.runtime.distributed import ProcessGroup
+
+    def hands_on(own, config):
+        opened, name = [], f"own{own.data.validation}"
+        plan = RunPlan(folder=RunFolder(tmp_path / "r"), config=config, step=0)
+        monkeypatch.setattr(ProcessGroup, "broadcast", lambda *_: plan)
+        monkeypatch.setattr("ditkit.training.loop.open_session", lambda *args: opened.append(args[-1]) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(own, tmp_path / name, device="cpu", datasets=datasets)
+        return opened[0]
+
+    config, other = (tiny(data={"validation": count}) for count in (16, 24))
+    datasets = open_datasets(config.data)
+    assert hands_on(config, config) is datasets
+    assert hands_on(other, config) is None, "opened again"
+
+
 def test_an_image_that_cannot_be_read_costs_no_step_that_was_done(tiny, tmp_path, monkeypatch):
     original = Batches.batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..data.contract import Datasets
     from ..events import Event
     from ..runs.folder import RunFolder
-    from ..runs.resume import ClaimedRun
+    from ..runs.resume import RunPlan
     from ..runs.target import ResolvedRun
     from ..runtime.threads import Threads
 
@@ -102,6 +102,7 @@ def _resolve(
         choose=lambda target, existing: for_device(target, machine.device, existing),
     )
     if optimiser.lr == AUTO and resolved.existing:  # it was measured when the run began
+        resolved.existing.last_step()  # raises CheckpointError, before anything is printed
         return replace(resolved, config=_with_lr(resolved.config, resolved.existing.read_config().optim.lr))
     return resolved
 
@@ -186,20 +187,18 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
     if optimiser.batch_size == AUTO:
         run = replace(run, config=_fitted(run, datasets, machine, quiet=quiet))
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
-    with (
-        stop_on_signals(message, machine.signal) as stop,
-        _claimed(run, optimiser, machine, datasets, quiet=quiet) as claimed,
-    ):
-        if claimed.finished:
+    with stop_on_signals(message, machine.signal) as stop:
+        plan = _prepared(run, optimiser, machine, datasets, quiet=quiet)
+        if plan.finished:
             return
         with console.loading_torch(quiet=quiet):
             from ..trackers.contract import Tracking
             from ..training.loop import train
             from ..training.step import SpeedOptions
         take_threads(threads)
-        progress = TrainingProgress(claimed.folder.path.name, quiet=quiet)
+        progress = TrainingProgress(plan.folder.path.name, quiet=quiet)
         trackers = _trackers(output.track or ()) if launch.is_main() else ()
-        tracking = Tracking(trackers, claimed.config, progress.note)
+        tracking = Tracking(trackers, plan.config, progress.note)
 
         def listen(event: Event) -> None:
             progress(event)
@@ -207,8 +206,8 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
 
         with progress, contextlib.closing(tracking), watching(quiet=quiet, yes=output.yes):
             train(
-                claimed.config,
-                claimed.folder.path,
+                plan.config,
+                plan.folder.path,
                 listen,
                 device=machine.device,
                 dtype=machine.dtype,
@@ -219,7 +218,6 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
                     compile=machine.compile, grad_checkpointing=machine.grad_checkpointing, shard=machine.shard
                 ),
                 datasets=datasets,
-                claimed=claimed,
             )
     if progress.finished:
         for line in next_steps(progress.finished, progress.labels, elsewhere=output.runs_dir is not None):
@@ -274,34 +272,34 @@ def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet
     return config
 
 
-@contextlib.contextmanager
-def _claimed(
+def _prepared(
     run: ResolvedRun, optimiser: Optimiser, machine: TrainDevice, datasets: Datasets, *, quiet: bool
-) -> Iterator[ClaimedRun]:
-    """The run, started or resumed and locked by the leading process, in which a finished one is reported."""
-    from ..runs.folder import remove_leftovers
-    from ..runs.resume import ClaimedRun, start_or_resume, steps_done
+) -> RunPlan:
+    """The run, prepared by the leading process, in which a finished one is reported, whoever else works on it."""
+    from ..errors import BusyError
+    from ..runs.folder import lock, remove_leftovers
+    from ..runs.resume import RunPlan, prepare_run, steps_done
 
     if not launch.is_main():  # hears from the leading process when training begins which run it is
         step = steps_done(run.folder, run.config) if run.existing else 0
-        yield ClaimedRun(folder=run.folder, config=run.config, written=run.config, step=step)
-        return
+        return RunPlan(folder=run.folder, config=run.config, step=step)
     if machine.device not in (AUTO, "cpu"):  # one that is not there must not leave a folder behind
         with console.loading_torch(quiet=quiet):
             from ..runtime.device import find_device
 
             find_device(machine.device)
     forced = optimiser.force_change or ()
-    with start_or_resume(run.config, run.folder.path, fresh=run.fresh, force_change=forced) as claimed:
-        if claimed.finished:
-            remove_leftovers(claimed.folder)  # it may have been killed as it ended
-            _say_finished(claimed, quiet=quiet)
-        elif _measures_lr(optimiser, claimed.folder):
-            claimed = _with_measured_lr(claimed, datasets, machine.device, quiet=quiet)
-        yield claimed
+    plan = prepare_run(run.config, run.folder.path, fresh=run.fresh, force_change=forced)
+    if plan.finished:
+        with contextlib.suppress(BusyError), lock(plan.folder):
+            remove_leftovers(plan.folder)  # it may have been killed as it ended
+        _say_finished(plan, quiet=quiet)
+    elif _measures_lr(optimiser, plan.folder):
+        plan = _with_measured_lr(plan, datasets, machine.device, quiet=quiet)
+    return plan
 
 
-def _with_measured_lr(run: ClaimedRun, datasets: Datasets, device: str, *, quiet: bool) -> ClaimedRun:
+def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, *, quiet: bool) -> RunPlan:
     from .lr_find import measure, write
 
     curve, picture = measure(run.config, datasets, device, quiet=quiet), run.folder.path / "lr-find.png"
@@ -309,12 +307,12 @@ def _with_measured_lr(run: ClaimedRun, datasets: Datasets, device: str, *, quiet
     console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {picture}", quiet=quiet)
     config = _with_lr(run.config, curve.suggestion)
     run.folder.write_config(config)
-    return replace(run, config=config, written=config)
+    return replace(run, config=config)
 
 
-def _say_finished(run: ClaimedRun, *, quiet: bool) -> None:
+def _say_finished(run: RunPlan, *, quiet: bool) -> None:
     """Why there is nothing to do for a run that has as many steps as its settings ask for."""
-    folder, steps, planned = run.folder.path, run.config.train.steps, run.written.train.steps
+    folder, steps, planned = run.folder.path, run.config.train.steps, run.folder.read_config().train.steps
     again = f"ditkit train {shlex.quote(str(folder))}"
     if run.step < planned:
         console.say(f"{folder} is at step {run.step} of {planned}, past --steps {steps}", quiet=quiet)

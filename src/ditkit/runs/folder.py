@@ -16,14 +16,12 @@ from typing import Any
 
 from .. import recipes
 from ..config import RunConfig
-from ..errors import BusyError, CheckpointError, UsageError
+from ..errors import BusyError, CheckpointError, MachineError, UsageError
 from ..io.atomic import is_leftover, write_atomically
 from ..io.locks import try_lock
 from ..io.paths import expanded
 from . import manifest
 from .metrics import read_metrics
-
-LOCK = "run.lock"
 
 
 class _Inside:
@@ -178,11 +176,18 @@ def remove_leftovers(folder: RunFolder) -> None:
                 path.unlink()
 
 
+def cannot_write(folder: RunFolder, error: OSError) -> MachineError:
+    return MachineError(f"cannot write to {folder.path}: {error.strerror}", "choose another --runs-dir")
+
+
 @contextlib.contextmanager
 def lock(folder: RunFolder) -> Iterator[None]:
-    """One process per run folder; the lock goes with the process. Raises DitkitError naming the holder."""
-    file = (folder.path / LOCK).open("a+", encoding="utf-8")
+    """One process per run folder; the lock goes with the process. Raises BusyError naming the holder, MachineError."""
     try:
+        file = (folder.path / "run.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    with file:
         if try_lock(file.fileno()) is False:  # None: a file system without locks
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -191,5 +196,3 @@ def lock(folder: RunFolder) -> Iterator[None]:
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
-    finally:
-        file.close()

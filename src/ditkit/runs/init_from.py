@@ -80,7 +80,8 @@ def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFro
 
 def _same_model(path: Path, other: Path) -> bool:
     """Whether two weights files are one, or of one run that has trained on in the meantime."""
-    if path == other:
-        return True
-    in_runs = path.parent.parent.name == other.parent.parent.name == "checkpoints"
-    return in_runs and path.parent.parent == other.parent.parent
+    for first, second in ((path, other), (path.resolve(), other.resolve())):  # a run may know the target of a link
+        in_run = first.parent.parent.name == "checkpoints"
+        if first == second or (in_run and first.parent.parent == second.parent.parent):
+            return True
+    return False

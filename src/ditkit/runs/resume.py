@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import RunConfig, differences
-from ..errors import MachineError, UsageError
+from ..errors import UsageError
 from ..io.atomic import is_leftover, make_folder
 from ..io.text import free_name
 from . import manifest
-from .folder import LOCK, RunFolder, lock
+from .folder import RunFolder, cannot_write, lock
 
 # Settings that may differ when a run continues: the network and the steps so far stay what they are.
 # fmt: off
@@ -33,12 +33,11 @@ IMAGES = "images"  # stands for the files of the dataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClaimedRun:
-    """A run whose folder is ready to be trained in, and locked."""
+class RunPlan:
+    """A run whose folder is ready to be trained in, with what to do in it."""
 
     folder: RunFolder
-    config: RunConfig
-    written: RunConfig  # what its config.toml says: other settings are written once the run goes on with them
+    config: RunConfig  # its config.toml may say other ones until the run goes on with these
     step: int  # steps already done
 
     @property
@@ -47,10 +46,15 @@ class ClaimedRun:
 
 
 @contextlib.contextmanager
-def start_or_resume(
-    config: RunConfig, path: Path, *, fresh: bool = False, force_change: Collection[str] = ()
-) -> Iterator[ClaimedRun]:
-    """Start a run in `path`, or continue the one that is there; the folder is locked until the block ends.
+def start_or_resume(config: RunConfig, path: Path, *, force_change: Collection[str] = ()) -> Iterator[RunPlan]:
+    """`prepare_run` with the folder locked until the block ends. Raises BusyError if another process works on it."""
+    folder = prepare_run(config, path, force_change=force_change).folder  # not even a lock may lie in a refused one
+    with lock(folder):
+        yield _resume(config, folder, force_change)  # another process may have trained before the lock was free
+
+
+def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_change: Collection[str] = ()) -> RunPlan:
+    """Write the settings of a new run into `path`, or plan to continue the run that is there, whoever works on it.
 
     Args:
         config: the settings to train with.
@@ -60,46 +64,26 @@ def start_or_resume(
 
     Raises:
         UsageError: the run that is there has other settings, or the folder is something else.
-        BusyError: another process works on it.
         MachineError: the folder cannot be written.
     """
     folder = RunFolder(free_name(path) if fresh and RunFolder(path).is_run() else path)
-    _check_usable(folder)
-    try:
-        make_folder(folder.path)
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
-    with lock(folder):
-        yield _resume(config, folder, force_change) if folder.is_run() else _start(config, folder)
-
-
-def _check_usable(folder: RunFolder) -> None:
-    """Raise UsageError for an imported model, and for a folder of something else, in which not even a lock may lie."""
-    folder.check_continues()
+    if folder.is_run():
+        folder.check_continues()
+        return _resume(config, folder, force_change)
     path = folder.path
-    if folder.is_run() and not folder.checkpoints.exists():
-        folder.read_config()  # another program's config.toml is refused here, before a lock lies beside it
-    if folder.is_run() or not path.exists():
-        return
-    if not path.is_dir() or not all(is_leftover(file) or file.name == LOCK for file in path.iterdir()):
+    if path.exists() and (not path.is_dir() or not all(is_leftover(file) for file in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run of ditkit", "choose another place with --name or --runs-dir")
-
-
-def _cannot_write(folder: RunFolder, error: OSError) -> MachineError:
-    return MachineError(f"cannot write to {folder.path}: {error.strerror}", "choose another --runs-dir")
-
-
-def _start(config: RunConfig, folder: RunFolder) -> ClaimedRun:
     try:
+        make_folder(path)
         folder.write_config(config)
     except OSError as error:
-        raise _cannot_write(folder, error) from None
-    return ClaimedRun(folder=folder, config=config, written=config, step=0)
+        raise cannot_write(folder, error) from None
+    return RunPlan(folder=folder, config=config, step=0)
 
 
-def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str]) -> ClaimedRun:
-    written = folder.read_config()
-    changed = {key: pair for key, pair in differences(written, config).items() if not key.startswith(MAY_CHANGE)}
+def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str]) -> RunPlan:
+    changed = differences(folder.read_config(), config)
+    changed = {key: pair for key, pair in changed.items() if not key.startswith(MAY_CHANGE)}
     refused = {k: pair for k, pair in changed.items() if k not in force_change or not k.startswith(NEEDS_FORCE)}
     if refused:
         listed = ", ".join(f"{key} = {old!r} (now {new!r})" for key, (old, new) in list(refused.items())[:4])
@@ -108,7 +92,7 @@ def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str])
         if all(key.startswith(NEEDS_FORCE) for key in refused):
             hint += "; or change it with " + " ".join(f"--force-change {key}" for key in refused)
         raise UsageError(f"{folder.path} was started with {listed}", hint)
-    return ClaimedRun(folder=folder, config=config, written=written, step=steps_done(folder, config))
+    return RunPlan(folder=folder, config=config, step=steps_done(folder, config))
 
 
 def steps_done(folder: RunFolder, config: RunConfig) -> int:

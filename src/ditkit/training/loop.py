@@ -16,7 +16,7 @@ from ..data.contract import Datasets
 from ..errors import DataError, MachineError, PeerError
 from ..events import Finished, OnEvent
 from ..latents.cache import Interrupted
-from ..runs.resume import ClaimedRun, start_or_resume
+from ..runs.resume import RunPlan, start_or_resume
 from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
 from .bad_images import note_bad_images
@@ -44,7 +44,6 @@ def train(
     force_change: Collection[str] = (),
     speed: SpeedOptions = SpeedOptions(),
     datasets: Datasets | None = None,
-    claimed: ClaimedRun | None = None,
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
@@ -59,7 +58,6 @@ def train(
         should_stop: is asked after every step; the step is finished and saved.
         force_change: settings ("optim.lr", "images") that may differ from those that the run was started with.
         datasets: those of the config, where they are open already.
-        claimed: the run in `folder`, where the caller is inside of `start_or_resume`.
 
     Raises DitkitError for what the user can mend: other settings than the run has, missing data, a full disk, a loss
     that stays not finite.
@@ -71,8 +69,10 @@ def train(
     def must_stop() -> bool:
         return should_stop() or seconds_left() < 0
 
-    with join(device) as (group, where), _claim(group, claimed, config, Path(folder), force_change) as run:
+    with join(device) as (group, where), _claim(group, config, Path(folder), force_change) as run:
         began = time.monotonic()  # once all are here: the first one may have measured a learning rate before
+        if run.config.data != config.data:  # this process was started with other data than the main one
+            datasets = None
         try:
             session = open_session(
                 run.config, run.folder, group, on_event, where, dtype, force_change, must_stop, speed, datasets
@@ -85,7 +85,7 @@ def train(
             on_event(Finished(**progress, seconds=time.monotonic() - began, reason=reason))
             return run.folder.path
         try:
-            if group.is_main and run.written != run.config:
+            if group.is_main and run.folder.read_config() != run.config:
                 run.folder.write_config(run.config)  # only now: the data fits and the checkpoint could be read
             _run(session, seconds_left(), should_stop)
         finally:
@@ -94,15 +94,12 @@ def train(
 
 
 @contextlib.contextmanager
-def _claim(
-    group: ProcessGroup, claimed: ClaimedRun | None, config: RunConfig, path: Path, force_change: Collection[str]
-) -> Iterator[ClaimedRun]:
-    """The run, which the main process starts or continues and keeps locked, unless its caller has done so."""
+def _claim(group: ProcessGroup, config: RunConfig, path: Path, force_change: Collection[str]) -> Iterator[RunPlan]:
+    """The run, which the main process starts or continues and keeps locked."""
     with contextlib.ExitStack() as stack:
-        if group.is_main and claimed is None:
-            claimed = stack.enter_context(start_or_resume(config, path, force_change=force_change))
+        run = stack.enter_context(start_or_resume(config, path, force_change=force_change)) if group.is_main else None
         # Every process takes the main one's settings and folder, whatever its own command line said.
-        run = group.broadcast(claimed)
+        run = group.broadcast(run)
         assert run is not None
         yield run
 
