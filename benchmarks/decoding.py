@@ -130,7 +130,8 @@ def main() -> None:
                         best["ditkit"], rate(ditkit_batches(folder, arguments, count), arguments.seconds)
                     )
                 ratio = best["ditkit"] / best["bare"]
-                print(f"{name:>12} {count:>8} {best['bare']:>10,.0f} {best['ditkit']:>10,.0f} {ratio:>7.2f}", flush=True)
+                rates = f"{best['bare']:>10,.0f} {best['ditkit']:>10,.0f}"
+                print(f"{name:>12} {count:>8} {rates} {ratio:>7.2f}", flush=True)
 
 
 if __name__ == "__main__":
