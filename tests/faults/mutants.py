@@ -72,7 +72,7 @@ def workers_heed_signals(patch: MonkeyPatch) -> None:
     """Workers end when the process group gets a signal, and the training process takes that for a fault."""
     from ditkit.data import workers
 
-    patch.setattr(workers, "_sheltered", contextlib.nullcontext)
+    patch.setattr(workers, "_signals_blocked", contextlib.nullcontext)
     patch.setattr(workers, "begin", None)
     patch.setattr(workers, "lost_a_worker", lambda error: False)
 

@@ -87,8 +87,10 @@ def restore_newest(
                 raise CheckpointError(f"{path / 'state.json'} is of step {state.step}", "use the checkpoint before it")
             check(state)
             for name in trainable.tensors():
-                content = manifest.read_file(path, name, files)
-                load_file(trainable, name, safetensors.parse(content, path / name), path / name)
+                # The content has no name of its own: it would stay in memory while the next file is read.
+                tensors = safetensors.parse(manifest.read_file(path, name, files), path / name)
+                load_file(trainable, name, tensors, path / name)
+                del tensors
         except manifest.NewerFormat:
             raise
         except CheckpointError as error:
