@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -12,20 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..io import text
 from . import complete, console
-from .opt import changes, examples, only, opt
+from .opt import examples, only, opt
 from .options import Data, Device, Latents, Output, Settings
 from .outputs import png_path, show_result
 
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..data.contract import Dataset, Split
-    from ..data.survey import Survey
     from ..io.cache import Entry
     from ..latents.codec import Reconstruction
 
 
 EXAMPLES = "Examples:\n\nditkit data show ./photos\nditkit data list\nditkit data remove --unfinished"
-MIN_CELL, COLUMNS, MAX_PAIRS = 128, 4, 24  # of the picture of `reconstruct`
 MAX_NAME = 60  # letters of a column
 OUTPUT_OPTIONS = "runs_dir out force json quiet"
 
@@ -39,19 +36,6 @@ class Target:
         "What would be trained on: as for `ditkit train`.",
         complete=complete.training_targets,
         shown=False,
-    )
-
-
-def _resolve(target: Target, settings: Settings, output: Output, *groups: Any) -> tuple[RunConfig, str]:
-    """The settings of what is named, and its name."""
-    from ..runs.target import resolve
-
-    return resolve(
-        target.target or "",
-        file=settings.config,
-        settings=settings.settings or [],
-        changes=changes(*groups),
-        runs=output.runs,
     )
 
 
@@ -85,17 +69,20 @@ def show(
     from ..data import survey_report
     from ..data.survey import survey
     from ..errors import UsageError
+    from .datasets import resolve_settings
 
     if target.target is None and settings.config is None:
         raise UsageError(
             "missing argument: what to show", "try `ditkit data show mnist`, or name a data set or a folder of images"
         )
-    config, name = _resolve(target, settings, output, data)
+    config, name = resolve_settings(target.target, settings, output, data)
     path = png_path(output.out, f"data-{text.slug(name)}", force=output.force)
     parts = _open(config, quiet=output.quiet)
     with console.bar("looking at the images", quiet=output.quiet) as on_progress:
         result = survey(config.data, parts, limit=data.limit, on_progress=on_progress)
-    picture = path if _draw_sheet(result, config, name, path) else None
+    from ..visual.dataset_sheet import save_sheet
+
+    picture = path if save_sheet(result, config, name, path) else None
     lines = survey_report.lines(result, config, name)
     if picture:
         lines = [*lines, f"picture: {text.flat(str(picture))}"]
@@ -114,22 +101,6 @@ def _open(config: RunConfig, *, quiet: bool) -> dict[Split, Dataset]:
     if not any(map(len, parts.values())):
         raise DataError("the data set has no images", "check its folder")
     return parts
-
-
-def _draw_sheet(survey: Survey, config: RunConfig, name: str, path: Path) -> bool:
-    """Write the picture; whether there was anything to draw."""
-    from ..visual.dataset_sheet import sheet
-    from ..visual.grid import save_png
-
-    height, width = config.data.image_size
-    seen = "what is cut off, and on the right what the network sees" if survey.encoded else "what the network sees"
-    title = f"{name}: {seen}, {width} wide, {height} high"
-    if config.data.flip:
-        title += ", every second one mirrored"
-    picture = sheet(survey.shown, survey.labels, title=title, mirror=config.data.flip)
-    if picture is not None:
-        save_png(picture, path, {"dataset": name, "software": "ditkit"})
-    return picture is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,19 +131,21 @@ def reconstruct(
     """
     from ..autoencoders.files import PIXEL
     from ..errors import UsageError
-    from .datasets import find_autoencoder
+    from .datasets import find_autoencoder, resolve_settings
 
     if target.target is None and settings.config is None:
         raise UsageError(
             "missing argument: what to reconstruct", "e.g. `ditkit data reconstruct ./photos --autoencoder taesd3`"
         )
-    config, name = _resolve(target, settings, output, data, latents)
+    config, name = resolve_settings(target.target, settings, output, data, latents)
     if config.autoencoder.name == PIXEL:
         raise UsageError("there is no autoencoder in these settings", "name one: --autoencoder taesd3")
     path = png_path(output.out, f"reconstruct-{text.slug(name)}", force=output.force)
     find_autoencoder(config, quiet=output.quiet)
     pairs = _reconstruct(config, data.count, device.device, quiet=output.quiet)
-    _draw_pairs(pairs, config, path)
+    from ..visual.dataset_sheet import save_pairs
+
+    save_pairs(pairs, str(config.autoencoder.source), path)
     finite = [pair.psnr for pair in pairs if math.isfinite(pair.psnr)] or [math.inf]
     figures = {"psnr_db": sum(finite) / len(finite), "worst_db": min(finite), "best_db": max(finite)}
     numbers = {name: value if math.isfinite(value) else None for name, value in figures.items()}
@@ -189,23 +162,6 @@ def _reconstruct(config: RunConfig, count: int, device: str, *, quiet: bool) -> 
         from ..runtime.device import find_device
     with watching(quiet=quiet), console.bar("reconstructing", quiet=quiet) as on_image:
         return reconstruct(config, images, count, device=find_device(device), on_image=on_image)
-
-
-def _draw_pairs(pairs: Sequence[Reconstruction], config: RunConfig, path: Path) -> None:
-    """A page of originals, each with what came back on its right."""
-    import numpy as np
-
-    from ..visual.grid import grid, save_png
-
-    factor = -(-MIN_CELL // max(config.data.image_size))
-    cells = [
-        np.concatenate([pair.original, pair.decoded], axis=1).repeat(factor, 0).repeat(factor, 1)
-        for pair in pairs[:MAX_PAIRS]
-    ]
-    captions = [f"{pair.psnr:.1f} dB" for pair in pairs[:MAX_PAIRS]]
-    title = f"{config.autoencoder.source}: original | decoded"
-    picture = grid(cells, min(COLUMNS, len(cells)), captions=captions, title=title, scale=1)
-    save_png(picture, path, {"autoencoder": str(config.autoencoder.source), "software": "ditkit"})
 
 
 def _lines_of_pairs(count: int, config: RunConfig, figures: dict[str, float], path: Path) -> Iterator[str]:
@@ -229,7 +185,7 @@ def list_(output: Annotated[Output, only("json")]) -> None:
 
     descriptions = registry.DATASETS.descriptions()
     with console.spinner("measuring …"):
-        entries = [_record(entry) for entry in cache.entries()]
+        entries = [entry.record for entry in cache.entries()]
     total = sum(entry["bytes"] for entry in entries)
     record = {"cache": str(cache_dir()), "datasets": descriptions, "entries": entries, "bytes": total}
     show_result(output, record, [*_dataset_lines(descriptions), *_cache_lines(entries, total, cache_dir())])
@@ -239,18 +195,6 @@ def list_(output: Annotated[Output, only("json")]) -> None:
         console.say("`ditkit data remove --unfinished` removes what downloads and other work have left unfinished")
     for link in cache.links():
         console.say(f"warning: {link} leads elsewhere; what is there is neither listed nor removed")
-
-
-def _record(entry: Entry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "path": str(entry.path),
-        "bytes": entry.size,
-        "modified": entry.modified,
-        "source": entry.source,
-        "unfinished": entry.unfinished,
-        **({"shared": str(entry.shared)} if entry.shared else {}),
-    }
 
 
 def _dataset_lines(descriptions: dict[str, str]) -> Iterator[str]:
@@ -315,25 +259,17 @@ def remove(entries: Entries, output: Annotated[Output, only("yes json quiet")]) 
 
 def _remove(entries: Sequence[Entry], output: Output) -> None:
     """Remove all that can be removed; then raise the first error, if there was one."""
-    from ..errors import DitkitError
     from ..io import cache
 
-    removed: list[str] = []
-    freed, errors = 0, list[DitkitError]()
     with console.spinner("removing …", quiet=output.quiet):
-        for entry in entries:
-            try:
-                freed += cache.remove(entry)
-                removed.append(entry.name)
-            except DitkitError as error:
-                errors.append(error)
-    if output.json:
-        console.data(json.dumps({"removed": removed, "bytes": freed}))
-    elif removed:
+        removed, freed, errors = cache.remove_all(entries)
+    show_result(output, {"removed": removed, "bytes": freed}, [])
+    silent = output.quiet or output.json
+    if removed:
         what = text.flat(removed[0]) if len(removed) == 1 else f"{len(removed)} entries"
-        console.say(f"removed {what}: {text.format_size(freed)} are free again", quiet=output.quiet)
+        console.say(f"removed {what}: {text.format_size(freed)} are free again", quiet=silent)
     elif not entries:
-        console.say("there is nothing to remove", quiet=output.quiet)
+        console.say("there is nothing to remove", quiet=silent)
     if errors:
         raise errors[0]
 

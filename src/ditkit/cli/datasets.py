@@ -7,20 +7,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import recipes
 from ..autoencoders.files import PIXEL, find_files
 from ..config import RunConfig
 from ..errors import DataError
 from ..runs.folder import RunFolder
+from ..runs.target import Target, resolve
 from ..runtime import launch
 from ..runtime.distributed import ProcessGroup
 from . import console
+from .opt import changes
 
 if TYPE_CHECKING:
     from ..data.contract import Dataset, Datasets
-    from ..runs.target import Target
+    from .options import Output, Settings
+
+
+def resolve_settings(
+    word: str | None, settings: Settings, output: Output, *groups: Any, device: str | None = None
+) -> tuple[RunConfig, str]:
+    """The settings that the options of a command stand for, and the name of what they would train.
+
+    `device` is where they are for, where a recipe may have another one that stands in for it on a GPU.
+    """
+    return resolve(
+        word or "",
+        file=settings.config,
+        settings=settings.settings or [],
+        changes=changes(*groups),
+        runs=output.runs,
+        choose=lambda target, run: target if device is None else for_device(target, device, run),
+    )
 
 
 def for_device(target: Target, device: str, run: RunFolder | None) -> Target:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from . import console
-from .opt import changes, examples, only, opt
+from .opt import examples, only, opt
 from .options import RECIPES, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
 from .train import Target
 
@@ -49,21 +49,15 @@ def run(
     """
     from ..errors import UsageError
     from ..estimation.report import count, estimate, report_lines
-    from ..runs.target import resolve
-    from .datasets import for_device, watching
+    from .datasets import resolve_settings, watching
 
     if what.target is None and settings.config is None:
         raise UsageError(
             "missing argument: what to estimate",
             "try `ditkit estimate mnist`, or any other word that `ditkit train` takes",
         )
-    config, name = resolve(
-        what.target or "",
-        file=settings.config,
-        settings=settings.settings or [],
-        changes=changes(optimiser, data, model, output),
-        runs=output.runs,
-        choose=lambda target, run: for_device(target, machine.device, run),
+    config, name = resolve_settings(
+        what.target, settings, output, optimiser, data, model, output, device=machine.device
     )
     with watching(quiet=output.quiet):
         labels, images = count(config)

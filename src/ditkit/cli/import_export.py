@@ -6,14 +6,12 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from . import complete, console
 from .opt import examples, only, opt
 from .options import MODEL, Model, Output, Settings
-
-if TYPE_CHECKING:
-    from ..runs.model_info import ModelInfo
+from .outputs import show_result
 
 DTYPE = opt(
     f"--dtype {'|'.join(complete.WEIGHT_DTYPES)}",
@@ -73,20 +71,16 @@ def import_(
             progress=console.watch(quiet=quiet),
         )
     info, run = model.info, model.run
-    if output.json:
-        about = {"run": str(run), "checkpoint": str(model.checkpoint), "origin": model.origin}
-        about |= {"parameters": model.parameters, "labels": len(info.labels)}
-        console.data(json.dumps({**about, "step": info.step, "losses": model.losses}))
-    elif not quiet:
-        count = f"{model.parameters / 1e6:.1f}M parameters, {len(info.labels)} labels"
-        step = f", step {info.step:,}" if info.step else ""
-        losses = f", {model.losses:,} losses" if model.losses else ""
-        console.say(f"this is {model.origin}: {count}{step}{losses}")
-        labels = f" --labels {shlex.join(info.labels[:2])}" if info.labels else ""
-        console.say(
-            f"draw with `ditkit sample --model {shlex.quote(str(run) if output.runs_dir else run.name)}{labels}`"
-        )
-        console.data(str(run))
+    count = f"{model.parameters / 1e6:.1f}M parameters, {len(info.labels)} labels"
+    step = f", step {info.step:,}" if info.step else ""
+    losses = f", {model.losses:,} losses" if model.losses else ""
+    console.say(f"this is {model.origin}: {count}{step}{losses}", quiet=quiet)
+    word = shlex.quote(str(run) if output.runs_dir else run.name)
+    labels = f" --labels {shlex.join(info.labels[:2])}" if info.labels else ""
+    console.say(f"draw with `ditkit sample --model {word}{labels}`", quiet=quiet)
+    record = {"run": str(run), "checkpoint": str(model.checkpoint), "origin": model.origin}
+    record |= {"parameters": model.parameters, "labels": len(info.labels), "step": info.step, "losses": model.losses}
+    show_result(output, record, [str(run)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +142,7 @@ def export_(
         )
     path, info = str(exported.path), exported.info
     if target.format == "diffusers":
-        console.say(_how_to_draw(path, info), quiet=output.quiet)
+        console.say(exported.python, quiet=output.quiet)
     if exported.difference is not None:
         part = f"{exported.difference:.1g} of the largest prediction"
         console.say(f"onnxruntime and torch differ by {part}", quiet=output.quiet)
@@ -159,11 +153,3 @@ def export_(
         size = format_size(exported.size)
         console.say(f"{size}, step {info.step}, {info.weights} weights", quiet=output.quiet)
         console.data(path)
-
-
-def _how_to_draw(path: str, info: ModelInfo) -> str:
-    """The Python that draws an image with a pipeline."""
-    settings = info.config.sample
-    label = f"pipe.get_label_ids([{json.dumps(info.labels[0])}])" if info.labels else "[0]"
-    drawn = f"pipe({label}, guidance_scale={settings.guidance:g}, num_inference_steps={settings.steps})"
-    return f"pipe = diffusers.DiTPipeline.from_pretrained({json.dumps(path)}); {drawn}.images[0].show()"

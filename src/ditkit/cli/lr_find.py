@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from . import complete, console
-from .opt import changes, examples, only, opt
+from .opt import examples, only, opt
 from .options import DATA, RECIPES, Data, Device, Latents, Output, Settings
+from .outputs import png_path, show_result
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -61,23 +63,15 @@ def run(
     """
     from ..io import text
     from ..runs.lookup import run_names
-    from ..runs.target import resolve
-    from .datasets import open_training_images
-    from .outputs import png_path
+    from .datasets import open_training_images, resolve_settings
 
     runs = run_names(output.runs)
     target = what.target or ("" if settings.config else str(output.runs / runs[0]) if runs else "mnist")
-    config, name = resolve(
-        target,
-        file=settings.config,
-        settings=settings.settings or [],
-        changes=changes(data, latents, sweep),
-        runs=output.runs,
-    )
+    config, name = resolve_settings(target, settings, output, data, latents, sweep)
     path = png_path(output.out, f"lr-find-{text.slug(name)}", force=output.force, beside=".json")
     datasets = open_training_images(config, quiet=output.quiet, yes=output.yes)
     curve = measure(config, datasets, machine.device, steps=sweep.steps, quiet=output.quiet)
-    _print_curve(curve, path, write(curve, path), as_json=output.json, quiet=output.quiet)
+    _print_curve(curve, path, write(curve, path), output)
 
 
 def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
@@ -99,8 +93,6 @@ def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 
 
 def write(curve: LRCurve, path: Path) -> Path:
     """The plot, and the numbers beside it as .json; returns the latter's path."""
-    import json
-
     console.hush_matplotlib()
     from ..io.atomic import write_file
     from ..visual.plots import plot_lr, save_figure
@@ -111,13 +103,9 @@ def write(curve: LRCurve, path: Path) -> Path:
     return numbers
 
 
-def _print_curve(curve: LRCurve, path: Path, numbers: Path, *, as_json: bool, quiet: bool) -> None:
-    import json
-
+def _print_curve(curve: LRCurve, path: Path, numbers: Path, output: Output) -> None:
     rates = {"suggestion": curve.suggestion, "maximum": curve.maximum}
-    if as_json:
-        console.data(json.dumps({**rates, "plot": str(path), "numbers": str(numbers)}))
-    elif not quiet:
-        console.data(f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})")
-        console.say(f"plot in {path}, numbers in {numbers}")
-        console.say(f"next: train with `--lr {curve.suggestion:.2e}`")
+    line = f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})"
+    show_result(output, {**rates, "plot": str(path), "numbers": str(numbers)}, [line])
+    console.say(f"plot in {path}, numbers in {numbers}", quiet=output.quiet or output.json)
+    console.say(f"next: train with `--lr {curve.suggestion:.2e}`", quiet=output.quiet or output.json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,15 @@ class Exported:
     size: int
     info: ModelInfo
     difference: float | None = None
+
+    @property
+    def python(self) -> str:
+        """The Python that draws an image with a pipeline of diffusers."""
+        settings, labels = self.info.config.sample, self.info.labels
+        label = f"pipe.get_label_ids([{json.dumps(labels[0])}])" if labels else "[0]"
+        drawn = f"pipe({label}, guidance_scale={settings.guidance:g}, num_inference_steps={settings.steps})"
+        opened = f"diffusers.DiTPipeline.from_pretrained({json.dumps(str(self.path))})"
+        return f"pipe = {opened}; {drawn}.images[0].show()"
 
 
 def export(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BusyError, MachineError, UsageError, unknown
+from ..errors import BusyError, DitkitError, MachineError, UsageError, unknown
 from . import atomic, text
 from .locks import exclusive
 from .paths import cache_dir
@@ -76,6 +76,19 @@ class Entry:
             return _noted(self.path.with_name(f"{self.path.name}.json"), ("url",))
         sources = (_noted(self.path / name, keys) for name, keys in _NOTES)
         return next((source for source in sources if source), None)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All about it as plain data."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "bytes": self.size,
+            "modified": self.modified,
+            "source": self.source,
+            "unfinished": self.unfinished,
+            **({"shared": str(self.shared)} if self.shared else {}),
+        }
 
 
 def entries() -> list[Entry]:
@@ -152,6 +165,19 @@ def remove(entry: Entry) -> int:
                 f"check its permissions, or delete {entry.path} yourself",
             ) from None
     return size
+
+
+def remove_all(entries: Sequence[Entry]) -> tuple[list[str], int, list[DitkitError]]:
+    """Delete all entries that can be deleted; returns their names, how many bytes they had, and the errors."""
+    removed: list[str] = []
+    freed, errors = 0, list[DitkitError]()
+    for entry in entries:
+        try:
+            freed += remove(entry)
+            removed.append(entry.name)
+        except DitkitError as error:
+            errors.append(error)
+    return removed, freed, errors
 
 
 def _remove_shared(folder: Path) -> None:

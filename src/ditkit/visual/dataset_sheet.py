@@ -4,17 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..data.survey import Thumbnail
-from .grid import BACKGROUND, FAINT_INK, grid, to_picture
+from ..config import RunConfig
+from ..data.survey import Survey, Thumbnail
+from .grid import BACKGROUND, FAINT_INK, grid, save_png, to_picture
+
+if TYPE_CHECKING:
+    from ..latents.codec import Reconstruction
 
 _FRAME = (230, 50, 50)
 _PAGE = 1700  # pixels for the images themselves, of the 2000 that a grid may have
 _CAPTION, _GAP = 20, 8
 _SMALLEST_CELL = 64
+_SMALLEST_PAIR, _PAIRS_IN_A_ROW, _MAX_PAIRS = 128, 4, 24
+
+
+def save_sheet(survey: Survey, config: RunConfig, name: str, path: Path) -> bool:
+    """Write the sheet of a data set as a PNG; whether there was anything to draw.
+
+    Args:
+        survey: of its images.
+        config: how they are prepared for the network.
+        name: of the data set, for the title.
+        path: of the PNG.
+    """
+    height, width = config.data.image_size
+    seen = "what is cut off, and on the right what the network sees" if survey.encoded else "what the network sees"
+    title = f"{name}: {seen}, {width} wide, {height} high"
+    if config.data.flip:
+        title += ", every second one mirrored"
+    picture = sheet(survey.shown, survey.labels, title=title, mirror=config.data.flip)
+    if picture is not None:
+        save_png(picture, path, {"dataset": name, "software": "ditkit"})
+    return picture is not None
+
+
+def save_pairs(pairs: Sequence[Reconstruction], autoencoder: str, path: Path) -> None:
+    """Write a page of originals, each with what an autoencoder of this name made of it on its right, as a PNG."""
+    pairs = pairs[:_MAX_PAIRS]
+    factor = -(-_SMALLEST_PAIR // max(pairs[0].original.shape[:2]))
+    cells = [
+        np.concatenate([pair.original, pair.decoded], axis=1).repeat(factor, 0).repeat(factor, 1) for pair in pairs
+    ]
+    captions = [f"{pair.psnr:.1f} dB" for pair in pairs]
+    title = f"{autoencoder}: original | decoded"
+    picture = grid(cells, min(_PAIRS_IN_A_ROW, len(cells)), captions=captions, title=title, scale=1)
+    save_png(picture, path, {"autoencoder": autoencoder, "software": "ditkit"})
 
 
 def sheet(shown: Sequence[Thumbnail], labels: Sequence[str], *, title: str, mirror: bool = False) -> Image.Image | None:
