@@ -119,7 +119,7 @@ def export_(
     output: Annotated[Output, only("force runs_dir json quiet")],
 ) -> None:
     """Write a trained model for others to use: EMA weights alone, a diffusers pipeline, or ONNX."""
-    from ..interop.export import check_words, export
+    from ..interop.export import check_words, export, python_of
     from ..io.paths import expanded
     from ..io.text import format_size
     from ..runs.lookup import find_weights
@@ -142,7 +142,7 @@ def export_(
         )
     path, info = str(exported.path), exported.info
     if target.format == "diffusers":
-        console.say(exported.python, quiet=output.quiet)
+        console.say(python_of(exported), quiet=output.quiet)
     if exported.difference is not None:
         part = f"{exported.difference:.1g} of the largest prediction"
         console.say(f"onnxruntime and torch differ by {part}", quiet=output.quiet)

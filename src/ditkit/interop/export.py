@@ -32,15 +32,6 @@ class Exported:
     info: ModelInfo
     difference: float | None = None
 
-    @property
-    def python(self) -> str:
-        """The Python that draws an image with a pipeline of diffusers."""
-        settings, labels = self.info.config.sample, self.info.labels
-        label = f"pipe.get_label_ids([{json.dumps(labels[0])}])" if labels else "[0]"
-        drawn = f"pipe({label}, guidance_scale={settings.guidance:g}, num_inference_steps={settings.steps})"
-        opened = f"diffusers.DiTPipeline.from_pretrained({json.dumps(str(self.path))})"
-        return f"pipe = {opened}; {drawn}.images[0].show()"
-
 
 def export(
     model: str | Path | None = None,
@@ -93,6 +84,15 @@ def export(
         write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}), FREE_SPACE)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Exported(path=path, size=sum(file.stat().st_size for file in files), info=info, difference=difference)
+
+
+def python_of(pipeline: Exported) -> str:
+    """The Python that draws an image with an exported pipeline of diffusers."""
+    settings, labels = pipeline.info.config.sample, pipeline.info.labels
+    label = f"pipe.get_label_ids([{json.dumps(labels[0])}])" if labels else "[0]"
+    drawn = f"pipe({label}, guidance_scale={settings.guidance:g}, num_inference_steps={settings.steps})"
+    opened = f"diffusers.DiTPipeline.from_pretrained({json.dumps(str(pipeline.path))})"
+    return f"pipe = {opened}; {drawn}.images[0].show()"
 
 
 def check_words(format: str = FORMATS[0], dtype: str = DTYPES[0]) -> None:
