@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import random
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_server import Faults, Hub, commit_of, forget, hub
@@ -18,6 +22,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from ditkit.errors import MachineError, UsageError
 from ditkit.io import paths
 from ditkit.io import snapshot as snapshots
+from ditkit.io.cache import entries, remove
 from ditkit.io.download import Patience
 from ditkit.io.progress import reporting_to
 from ditkit.io.snapshot import NOTE, files_of, snapshot, source_of
@@ -330,3 +335,165 @@ def test_a_damaged_note_is_written_again(server: Hub, cache: Path) -> None:
         assert snapshot(REPO, wanted=train) == folder
     (folder / "data/train-0.parquet").write_bytes(b"cut")
     assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG
+
+
+# --- the cache is shared: with other tools, and with processes that were stopped
+
+
+def test_an_interrupt_leaves_no_part_of_a_file(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, blobs = threading.Event(), tmp_path / "hf/hub/datasets--someone--faces/blobs"
+
+    def slow(url: str, temp_file: Any, *, tqdm_class: Any, **options: Any) -> None:
+        with tqdm_class(total=9):
+            temp_file.write(b"part")
+            temp_file.flush()
+            release.wait(30)
+
+    @contextmanager
+    def watch(text: str) -> Iterator[Callable[..., None]]:
+        def interrupt(done: float, total: float | None) -> None:
+            if len(list(blobs.glob("*.incomplete"))) == 2:
+                raise KeyboardInterrupt
+
+        yield interrupt
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", slow)
+    with reporting_to(watch), pytest.raises(KeyboardInterrupt):
+        snapshot(REPO, wanted=train)
+    assert blobs.is_dir() and not list(blobs.iterdir())
+    release.set()
+
+
+def test_parts_of_a_killed_process_are_listed_and_removed_once_nobody_writes_them(server: Hub, tmp_path: Path) -> None:
+    blobs = snapshot(REPO, wanted=train).parents[1] / "blobs"
+    old, new, foreign = blobs / "a.1.incomplete", blobs / "b.1.incomplete", tmp_path / "hf/hub/models--x/blobs"
+    foreign.mkdir(parents=True)
+    for path in (old, new, foreign / "a.1.incomplete"):
+        path.write_bytes(b"part")
+    os.utime(old, (0, 0))
+    os.utime(foreign / "a.1.incomplete", (0, 0))
+    (entry,) = [entry for entry in entries() if entry.unfinished]
+    assert entry.path == old and remove(entry) == 4 and not old.exists() and new.exists()
+
+
+def test_removing_takes_checked_files_alone_and_no_blob_that_another_commit_has(server: Hub, tmp_path: Path) -> None:
+    shared = tmp_path / "hf/hub"
+    server.older[commit_of(FILES)] = FILES
+    folder = snapshot(REPO, wanted=train)
+    hf_hub_download(REPO, "small.json", repo_type="dataset", cache_dir=shared, endpoint=server.endpoint)
+    server.repositories[("dataset", REPO)] = {**FILES, "data/train-1.parquet": b"new" * 1000}
+    newer = Path(snapshot_download(REPO, repo_type="dataset", cache_dir=shared, endpoint=server.endpoint))
+    (entry,) = entries()
+    freed = (folder / "data/train-1.parquet").resolve()
+    remove(entry)
+    assert files_in(folder) == {"small.json": b"{}"} and not freed.exists() and not entry.path.exists()
+    assert files_in(newer) == server.repositories[("dataset", REPO)]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_file_that_was_exchanged_since_its_check_is_checked_again(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    folder = snapshot(REPO, wanted=train)
+    if moved:
+        shutil.copytree(tmp_path / "hf", tmp_path / "other", symlinks=True)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "other/hub"))
+        folder = tmp_path / "other/hub" / folder.relative_to(tmp_path / "hf/hub")
+    before = (folder / "data/train-0.parquet").stat()
+    (folder / "data/train-0.parquet").write_bytes(bytes(len(BIG)))
+    if moved:
+        os.utime(folder / "data/train-0.parquet", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert snapshot(REPO, wanted=train) == folder and files_in(folder)["data/train-0.parquet"] == BIG
+
+
+def test_a_wrong_file_is_asked_about_before_it_is_fetched_and_stays_until_then(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = snapshot(REPO, wanted=train) / "data/train-0.parquet"
+    damaged.write_bytes(bytes(len(BIG)))
+    sent = server.sent.total()
+    monkeypatch.setattr(snapshots, "ASK_FROM", 1000)
+    with reporting_to(None, lambda text: False), pytest.raises(UsageError, match="not done: download 1 file, 300 kB"):
+        snapshot(REPO, wanted=train)
+    server.faults.broken = frozenset({"data/train-0.parquet"})
+    with pytest.raises(MachineError, match="answers 503"):
+        snapshot(REPO, wanted=train, patience=HASTY)
+    assert damaged.read_bytes() == bytes(len(BIG)) and server.sent.total() == sent
+
+
+def test_what_a_link_out_of_the_cache_leads_to_is_not_deleted(server: Hub, tmp_path: Path) -> None:
+    link, mine = snapshot(REPO, wanted=train) / "data/train-0.parquet", tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    link.unlink()
+    link.symlink_to(mine)
+    assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG
+    mine.write_bytes(bytes(len(BIG)))
+    link.resolve().unlink()
+    link.unlink()
+    link.symlink_to(mine)
+    server.faults.wrong_content = True
+    with pytest.raises(MachineError, match="has the sha256"):
+        snapshot(REPO, wanted=train, patience=HASTY)
+    assert mine.read_bytes() == bytes(len(BIG)) and not link.exists()
+
+
+def test_a_full_disk_never_hides_the_first_error(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    snapshots.files_of(REPO)
+    monkeypatch.setattr(snapshots.atomic, "write_atomically", full)
+    server.faults = Faults(wrong_content=True)
+    with pytest.raises(MachineError, match="has the sha256"):
+        snapshot(REPO, wanted=train, patience=HASTY)
+    forget()
+    with pytest.raises(MachineError, match=r"cannot write to .*: No space left on device") as raised:
+        snapshot(REPO, wanted=train)
+    assert raised.value.hint == paths.NO_ROOM
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), FileNotFoundError(2, "gone")])
+def test_a_file_that_cannot_be_read_is_one_error_and_one_that_vanishes_is_fetched(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    snapshot_download(REPO, repo_type="dataset", cache_dir=tmp_path / "hf/hub", endpoint=server.endpoint)
+    errors = [error]
+
+    def read(digest: Any, file: Any) -> None:
+        while errors:
+            raise errors.pop()
+        digest.update(file.read())
+
+    monkeypatch.setattr("ditkit.io.hub.update_digest", read)
+    if isinstance(error, FileNotFoundError):
+        assert files_in(snapshot(REPO, wanted=train))["data/train-0.parquet"] == BIG
+        return
+    with pytest.raises(MachineError, match=r"cannot read .*: Permission denied") as raised:
+        snapshot(REPO, wanted=train)
+    assert "HF_HOME" in str(raised.value.hint)
+
+
+def test_offline_a_part_of_a_model_is_no_list_of_its_files(server: Hub, tmp_path: Path, monkeypatch) -> None:
+    hf_hub_download("someone/weights", "config.json", cache_dir=tmp_path / "hf/hub", endpoint=server.endpoint)
+    monkeypatch.setenv("DITKIT_OFFLINE", "1")
+    assert snapshot("someone/weights", kind="model", wanted=("config.json",)).is_dir()
+    for ask in (
+        lambda: files_of("someone/weights", kind="model"),
+        lambda: files_of("someone/weights", kind="model", needed=("w.bin",)),
+        lambda: snapshot("someone/weights", kind="model", wanted=("config.json", "w.bin")),
+        lambda: snapshot("someone/weights", kind="model", wanted=lambda path: path == "w.bin"),
+    ):
+        with pytest.raises(MachineError, match="is not looked up, because DITKIT_OFFLINE is set"):
+            ask()
+
+
+def test_a_branch_that_another_tool_has_moved_on_is_not_set_back(server: Hub, cache: Path) -> None:
+    branch = snapshot(REPO, wanted=train).parents[1] / "refs/main"
+    assert branch.read_text() == commit_of(FILES)
+    branch.write_text("f" * 40)
+    forget()
+    server.faults.down = True
+    note = note_folder(cache) / NOTE
+    note.write_text(json.dumps({**json.loads(note.read_text()), "checked": []}))  # so that it is all checked again
+    snapshot(REPO, wanted=train, patience=HASTY)
+    assert branch.read_text() == "f" * 40

@@ -52,7 +52,7 @@ def settings(word: str) -> dict[str, Any]:
     if is_repository(word):
         from ..io.snapshot import snapshot
 
-        folder = snapshot(word, kind="model", wanted=lambda name: name == CONFIG, by_hand=BY_HAND)
+        folder = snapshot(word, kind="model", wanted=(CONFIG,), by_hand=BY_HAND)
         return {**nothing, **described(read_config(folder)), "source": word}
     if "/" in word or word.startswith("."):
         raise UsageError(f"there is no folder {word}", "check the path")
@@ -113,7 +113,7 @@ def find_files(config: RunConfig) -> Path:
         from ..io.snapshot import snapshot
 
         revision, files = config.autoencoder.revision, (CONFIG, WEIGHTS)
-        folder = snapshot(source, kind="model", revision=revision, wanted=files.__contains__, by_hand=BY_HAND)
+        folder = snapshot(source, kind="model", revision=revision, wanted=files, by_hand=BY_HAND)
     else:
         raise DataError(f"the autoencoder's folder {source} does not exist", "name it with --autoencoder FOLDER")
     if not (folder / WEIGHTS).is_file():

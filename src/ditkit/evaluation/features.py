@@ -177,9 +177,7 @@ def _dinov2(device: str | torch.device) -> Extractor:
             f"the features of DINOv2 need the package transformers ({error})",
             "`pip install 'ditkit[dinov2]'`, or choose others with --features",
         ) from None
-    folder = snapshot(
-        REPOSITORY, kind="model", revision=None, wanted=frozenset((_CONFIG, _WEIGHTS)).__contains__, by_hand=_BY_HAND
-    )
+    folder = snapshot(REPOSITORY, kind="model", revision=None, wanted=(_CONFIG, _WEIGHTS), by_hand=_BY_HAND)
     logging.disable_progress_bar()
     try:
         loaded: Any = Dinov2Model.from_pretrained(

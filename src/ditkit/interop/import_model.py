@@ -184,9 +184,7 @@ def _fetched(place: HubAddress) -> tuple[Path, str]:
     by_hand = "check the network, or download the file by hand and import that"
     names = sorted(files_of(place.repo, kind="model", revision=place.revision, by_hand=by_hand))
     below, wanted = _choose(place, names)
-    root = snapshot(
-        place.repo, kind="model", revision=place.revision, wanted=frozenset(wanted).__contains__, by_hand=by_hand
-    )
+    root = snapshot(place.repo, kind="model", revision=place.revision, wanted=wanted, by_hand=by_hand)
     return root / below, f"{address(place.repo, place.revision)}/{below}".rstrip("/")
 
 

@@ -1,7 +1,8 @@
 """What is in the cache: its entries, how big they are and where they came from, and removing them.
 
 Folders directly below the cache are kinds (downloads, extracted, hub …), and what is directly in one is an entry. The
-files of an entry of the hub are in the cache that other tools share; they count for it, and are removed with it.
+files of an entry of the hub are in the cache that other tools share. Those that ditkit has checked count for it and are
+removed with it. What a stopped download has left there is an unfinished entry.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import BusyError, DitkitError, MachineError, UsageError, unknown
-from . import atomic, text
+from . import atomic, hub, snapshot, text
 from .locks import exclusive
 from .paths import cache_dir
 
@@ -50,14 +52,17 @@ class Entry:
     @property
     def shared(self) -> Path | None:
         """The folder in the cache of the hub, which other tools share, that has its files."""
-        folder = None if self.path.is_symlink() else _noted(self.path / "about.json", ("snapshot",))
-        return Path(folder) if folder and Path(folder).parent.name == "snapshots" and Path(folder).is_dir() else None
+        return self._shared[0] if self._shared else None
+
+    @cached_property
+    def _shared(self) -> tuple[Path, list[Path]] | None:
+        return None if self.kind != "hub" or self.path.is_symlink() else snapshot.shared_files(self.path)
 
     @property
     def size(self) -> int:
         """Bytes in all its files; links count as themselves, but for those of the hub's cache."""
-        linked = (path.stat().st_size for path in self.shared.rglob("*") if path.is_file()) if self.shared else ()
-        return sum(map(_size, self.files)) + sum(linked)
+        linked = self._shared[1] if self._shared else []
+        return sum(map(_size, self.files)) + sum(_size(path.resolve()) for path in linked)
 
     @property
     def modified(self) -> float:
@@ -104,7 +109,7 @@ def entries() -> list[Entry]:
             noted = name.endswith(".part.json") and name.removesuffix(".json") in names
             if not noted and (unfinished or not name.startswith(".")):
                 entries.append(Entry(kind=kind, path=folder / name, unfinished=unfinished))
-    return entries
+    return entries + [Entry(kind="hub", path=path, unfinished=True) for path in snapshot.leftovers()]
 
 
 def links() -> list[Path]:
@@ -152,8 +157,8 @@ def remove(entry: Entry) -> int:
             for owner in _owners(entry.path.name):
                 if not stack.enter_context(exclusive(entry.path.with_name(owner), wait=False)):
                     raise BusyError(f"{entry.name} is in use", f"wait until that has ended, or delete {entry.path}")
-            if entry.shared:
-                _remove_shared(entry.shared)
+            if entry.shared and (shared := snapshot.shared_files(entry.path)):
+                hub.remove_files(*shared)
             for path in entry.files:
                 trash = path.with_name(f".trash-{secrets.token_hex(4)}")
                 with contextlib.suppress(FileNotFoundError):  # somebody else was faster
@@ -178,15 +183,6 @@ def remove_all(entries: Sequence[Entry]) -> tuple[list[str], int, list[DitkitErr
         except DitkitError as error:
             errors.append(error)
     return removed, freed, errors
-
-
-def _remove_shared(folder: Path) -> None:
-    """Remove a commit from the hub's cache; files that another commit there has, too, stay."""
-    from huggingface_hub import scan_cache_dir
-
-    scan_cache_dir(folder.parents[2]).delete_revisions(folder.name).execute()
-    if folder.exists():
-        raise OSError(None, "huggingface_hub cannot delete it", str(folder))
 
 
 def _delete(path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import logging
 import os
 import re
+import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -63,10 +65,12 @@ def check_repository(repo: str) -> None:
 Kind = Literal["dataset", "model"]
 PARQUET = "try hf://{}@refs/convert/parquet, where the hub keeps many datasets as few large files"
 OFFICIAL = "https://huggingface.co"
+INCOMPLETE = ".incomplete"  # the end of the name of a blob that has not come whole
 _TIMEOUT = 30  # seconds
 _TOO_MANY = 50_000  # files, from which the hub's list is not whole
 _CLIENTS = ("httpx", "httpcore", "requests", "urllib3")  # huggingface_hub has used several
 _LOGIN = "for what is not public set HF_TOKEN to a token of yours, or `hf auth login`"
+_CHECK_FILE = "check its permissions, or name another folder with the environment variable HF_HOME"
 NO_ROOM = "free some space there, or name another folder with the environment variable HF_HOME"
 _ANSWER = TypeVar("_ANSWER")
 
@@ -84,16 +88,24 @@ class Remote:
     git: str | None
 
     def mismatch(self, path: Path) -> str | None:
-        """What is wrong with a file's content; None if it is the hub's, or the hub states no hash."""
-        if self.sha256:
-            kind, expected, digest = "sha256", self.sha256, hashlib.sha256()
-        elif self.git:
-            kind, expected = "git name", self.git
-            digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-        else:
-            return None
-        with path.open("rb") as file:
-            update_digest(digest, file)
+        """What is wrong with a file; None if it is the hub's, as far as the hub states a hash. Raises MachineError."""
+        try:
+            size = path.stat().st_size
+            if size != self.size:
+                return f"has {size:,} bytes, not {self.size:,}"
+            if self.sha256:
+                kind, expected, digest = "sha256", self.sha256, hashlib.sha256()
+            elif self.git:
+                kind, expected = "git name", self.git
+                digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+            else:
+                return None
+            with path.open("rb") as file:
+                update_digest(digest, file)
+        except FileNotFoundError:
+            return "is missing"
+        except OSError as error:
+            raise MachineError(f"cannot read {path}: {error.strerror or error}", _CHECK_FILE) from None
         actual = digest.hexdigest()
         return f"has the {kind} {actual}, not {expected}" if actual != expected else None
 
@@ -104,6 +116,8 @@ class Repository:
     def __init__(self, repo: str, kind: Kind, by_hand: str, patience: Patience):
         self.repo, self.by_hand, self.patience = repo, by_hand, patience
         self.kind: Kind = kind
+        self._stopped = False
+        self._writing = set[str]()  # hashes of the files that are being written
 
     @property
     def endpoint(self) -> str:
@@ -152,27 +166,70 @@ class Repository:
         self.asked(check)
 
     def download(self, path: str, remote: Remote, commit: str) -> None:
-        """One file into the shared cache, unless it is there; its content is checked, and removed if it is wrong."""
-        target = self.folder / "snapshots" / commit / path
+        """One file into the shared cache, unless it is there; a wrong one goes only once another has come.
+
+        Raises MachineError if what the hub sends is wrong, too; it is removed.
+        """
+        target, name = self.folder / "snapshots" / commit / path, remote.sha256 or remote.git or ""
 
         def get(api: Any) -> None:
-            options = {"repo_type": self.kind, "revision": commit, "cache_dir": shared_cache()}
-            api.hf_hub_download(self.repo, path, etag_timeout=_TIMEOUT, **options)
-            if size_of(target) != remote.size:  # the hub says that it is of another commit
+            options = {"repo_type": self.kind, "revision": commit, "cache_dir": shared_cache(), **self._bar(api, name)}
+            blob = _own_blob(target, self.folder)
+            if blob is None or blob.name != (name or blob.name):  # huggingface_hub replaces blobs alone
+                target.unlink(missing_ok=True)
+            try:
+                api.hf_hub_download(
+                    self.repo, path, etag_timeout=_TIMEOUT, force_download=os.path.lexists(target), **options
+                )
+            finally:
+                self._writing.discard(name)
+            if size_of(target) is None:  # the hub says that it is of another commit
                 raise ValueError
 
-        for last in (False, True):
-            if size_of(target) != remote.size:
-                _discard(target)
-                self.asked(get, lambda error: self._not_downloaded(error, path))
-            mismatch = remote.mismatch(target)
-            if mismatch is None:
+        for _ in range(2):
+            if remote.mismatch(target) is None:
                 return
-            if offline():
-                raise MachineError(f"{target} {mismatch}", f"delete {target} to download it again")
-            _discard(target)
-            if last:
-                raise MachineError(f"{address(self.repo, commit)}/{path} {mismatch}", self.by_hand)
+            self.asked(get, lambda error: self._not_downloaded(error, path))
+        if mismatch := remote.mismatch(target):
+            with contextlib.suppress(OSError):
+                _discard(target, self.folder)
+            raise MachineError(f"{address(self.repo, commit)}/{path} {mismatch}", self.by_hand)
+
+    def _bar(self, api: Any, name: str) -> dict[str, Any]:
+        """The option by which huggingface_hub says that it writes a file, and lets itself be stopped.
+
+        Early versions lack it; they go on with the part of a file that a stopped process has left.
+        """
+        if "tqdm_class" not in inspect.signature(api.hf_hub_download).parameters:
+            return {}
+        from huggingface_hub.utils import tqdm
+
+        def on_bytes() -> None:
+            if self._stopped:
+                raise InterruptedError
+            self._writing.add(name)
+
+        class Bar(tqdm):
+            def __init__(self, *args: Any, **kwargs: Any):
+                on_bytes()
+                super().__init__(*args, **kwargs)
+
+            def update(self, n: float | None = 1) -> bool | None:
+                on_bytes()
+                return super().update(n)
+
+        return {"tqdm_class": Bar}
+
+    def stop(self) -> None:
+        """End the downloads of other threads and remove their parts of files, with which nobody could go on.
+
+        huggingface_hub removes them when a download fails, but not in a thread that ends with its process.
+        """
+        self._stopped = True
+        for name in tuple(self._writing):  # whose lock is held here: no other process writes them
+            for part in (self.folder / "blobs").glob(f"{name}.*{INCOMPLETE}"):
+                with contextlib.suppress(OSError):
+                    part.unlink()
 
     def _not_downloaded(self, error: Exception, path: str) -> Exception:
         own = type(error).__module__ == "builtins" and not isinstance(error, (ConnectionError, TimeoutError))
@@ -198,8 +255,9 @@ class Repository:
             try:
                 return ask(api)
             except Exception as error:
-                if type(error).__name__ == "LocalEntryNotFoundError" and isinstance(error.__cause__, Exception):
-                    error = error.__cause__  # "not in the cache", because of this
+                wraps = type(error).__name__ in ("LocalEntryNotFoundError", "ValueError")
+                if wraps and isinstance(error.__cause__, Exception):
+                    error = error.__cause__  # "not in the cache", or "force download failed", because of this
                 wait = _wait(error)
                 if delay is None or wait is None or wait > self.patience.longest:
                     raise explain(error) or self._explained(error) from None
@@ -297,8 +355,43 @@ def size_of(path: Path) -> int | None:
         return None
 
 
-def _discard(path: Path) -> None:
-    """Remove a file of the shared cache, and what its link leads to."""
-    with contextlib.suppress(FileNotFoundError):
-        path.resolve().unlink()
+def _discard(path: Path, repository: Path) -> None:
+    """Remove a file of a repository from the shared cache, and its content if that is the repository's own."""
+    blob = _own_blob(path, repository)
     path.unlink(missing_ok=True)
+    if blob:
+        blob.unlink(missing_ok=True)
+
+
+def _own_blob(path: Path, repository: Path) -> Path | None:
+    """What a link in a snapshot leads to, if it lies among the repository's blobs; a link there is not followed."""
+    try:
+        target = Path(os.path.normpath(path.parent.resolve() / path.readlink()))
+    except OSError:  # it is a file, or missing
+        return None
+    return target if target.parent == repository.resolve() / "blobs" else None
+
+
+def remove_files(snapshot: Path, files: Collection[Path]) -> None:
+    """Remove files of a snapshot from the shared cache; their content, unless another link needs it; empty folders.
+
+    Raises OSError.
+    """
+    repository = snapshot.parents[1]
+    blobs = {blob for file in files if (blob := _own_blob(file, repository))}
+    for file in files:
+        file.unlink(missing_ok=True)
+    needed = {_own_blob(path, repository) for path in snapshot.parent.rglob("*") if path.is_symlink()}
+    for blob in blobs - needed:
+        blob.unlink(missing_ok=True)
+    if any((repository / "blobs").glob(f"*{INCOMPLETE}")):  # another tool may be about to link its file
+        return
+    folders = {folder for file in files for folder in file.parents if snapshot in (folder, *folder.parents)}
+    with contextlib.suppress(OSError):  # not empty
+        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+            folder.rmdir()
+        for ref in (repository / "refs").rglob("*"):
+            if ref.is_file() and ref.read_bytes().strip() == snapshot.name.encode():
+                ref.unlink()
+        snapshot.parent.rmdir()
+        shutil.rmtree(repository)

@@ -3,8 +3,8 @@
 huggingface_hub downloads, several files at a time, so that what another tool has fetched is not fetched again. ditkit
 asks before a large download, shows its progress, and compares every file with the hash that the hub states before it
 is first used, whoever fetched it. What it knows of a commit is a note in its own cache,
-`hub/USER--NAME-COMMIT/about.json`. A download that was stopped goes on with the file it stopped in. Files that an
-earlier ditkit kept beside that note are used where they are.
+`hub/USER--NAME-COMMIT/about.json`. After a download that was stopped, the same call keeps the files that are whole and
+fetches the others from their beginning. Files that an earlier ditkit kept beside that note are used where they are.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from ..errors import UsageError
-from . import atomic
+from ..errors import MachineError, UsageError
+from . import atomic, paths
 from .download import Patience, offline
 from .hub import (
     COMMIT,
+    INCOMPLETE,
     NO_ROOM,
     PARQUET,
     Kind,
@@ -36,13 +37,14 @@ from .hub import (
     size_of,
 )
 from .paths import cache_dir, cache_folder, check_room
-from .progress import confirm, progress
+from .progress import Progress, confirm, progress
 from .text import format_size, plural
 
 NOTE = "about.json"
 ASK_FROM = 50e6  # bytes
 _MOST_FILES = 20_000  # in one snapshot
 _AT_ONCE = 8  # files that are downloaded at the same time
+_ABANDONED = 600  # seconds without a write after which nobody downloads a file any more
 _TICK = 0.2  # seconds between two looks at the progress
 _SPARE = 64 << 20  # bytes of the disk that stay free
 _resolved: dict[tuple[str, ...], str] = {}  # a process sees one commit of a branch, even if it moves on
@@ -53,7 +55,7 @@ def snapshot(
     *,
     kind: Kind = "dataset",
     revision: str | None = None,
-    wanted: Callable[[str], bool],
+    wanted: Callable[[str], bool] | Collection[str],
     by_hand: str | None = None,
     patience: Patience = Patience(),
 ) -> Path:
@@ -62,7 +64,7 @@ def snapshot(
     Other files, which other tools have fetched, may be there, too.
 
     Args:
-        wanted: asked about every file by its path in the repository
+        wanted: paths in the repository, of which those are fetched that it has; or a test of a path
         revision: a branch, tag or commit; without it that of the newest commit, or of the last one seen while the hub
             cannot be reached. Files that are all there need no network.
         by_hand: what to do when the network or the disk refuses
@@ -71,8 +73,10 @@ def snapshot(
         UsageError: for a repository that does not exist or has nothing that is wanted
         MachineError: for network and disk
     """
-    note = _look_up(repo, kind, revision, by_hand, patience)
-    files = {path: remote for path, remote in note.files.items() if wanted(path) and _is_plain(path)}
+    is_wanted = wanted if callable(wanted) else frozenset(wanted).__contains__
+    started = time.time()
+    note = _look_up(repo, kind, revision, by_hand, patience, wanted)
+    files = {path: remote for path, remote in note.files.items() if is_wanted(path) and _is_plain(path)}
     if not files:
         raise UsageError(f"{address(repo, revision)} has none of the files that are needed", "check its name")
     if all(size_of(note.folder / path) == remote.size for path, remote in files.items()):
@@ -82,15 +86,25 @@ def snapshot(
         patience = replace(patience, delays=patience.delays[:2])  # huggingface_hub tries again itself
         hub = Repository(repo, kind, by_hand or "", patience)
         _complete(note, hub, unchecked, by_hand)
-        _remember_branch(hub.folder, revision or "main", note.commit)
+        name = revision or "main"
+        _remember_branch(hub.folder, name, note.commit, is_new=note.revisions.get(name, 0) >= started)
     return note.snapshot
 
 
 def files_of(
-    repo: str, *, kind: Kind = "dataset", revision: str | None = None, by_hand: str | None = None
+    repo: str,
+    *,
+    kind: Kind = "dataset",
+    revision: str | None = None,
+    by_hand: str | None = None,
+    needed: Collection[str] = (),
 ) -> dict[str, Remote]:
-    """All files of a repository by their path in it, as they were when the hub was last asked about this commit."""
-    return _look_up(repo, kind, revision, by_hand, Patience()).files
+    """All files of a repository by their path in it, as they were when the hub was last asked about this commit.
+
+    While the hub cannot be reached and never was, those that other tools have fetched of a model, if the `needed` ones
+    are among them. Raises as `snapshot` does.
+    """
+    return _look_up(repo, kind, revision, by_hand, Patience(), needed).files
 
 
 def source_of(folder: Path) -> str:
@@ -102,14 +116,17 @@ def source_of(folder: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Note:
-    """What is known of a commit; `checked` are the files whose content in the shared cache was the hub's."""
+    """What is known of a commit; `checked` are the files whose content in the shared cache was the hub's.
+
+    It counts for files of that size and time of change in one folder, which the note on disk names.
+    """
 
     kind: Kind
     repo: str
     commit: str
     revisions: Mapping[str, float]  # names that were this commit, and when the hub said so
     files: dict[str, Remote]
-    checked: set[str]
+    checked: dict[str, tuple[int, int]]
 
     @property
     def folder(self) -> Path:
@@ -121,19 +138,37 @@ class _Note:
 
     def has(self, path: str) -> bool:
         """Whether a file is in the shared cache, and was checked."""
-        return path in self.checked and size_of(self.snapshot / path) == self.files[path].size
+        stamp = _stamp(self.snapshot / path)
+        return stamp is not None and stamp == self.checked.get(path) and stamp[0] == self.files[path].size
+
+    def check(self, path: str) -> None:
+        """Note that a file's content was compared with the hub's."""
+        if stamp := _stamp(self.snapshot / path):
+            self.checked[path] = stamp
 
     def write(self) -> None:
-        atomic.make_folder(self.folder)
+        """Replace the note on disk. Raises MachineError."""
         tree = {
             "format": 1,
             "source": address(self.repo, self.commit),
             **vars(self),
             "files": {path: vars(remote) for path, remote in self.files.items()},
-            "checked": sorted(self.checked),
             "snapshot": str(self.snapshot) if self.checked else None,
         }
-        atomic.write_atomically(self.folder / NOTE, json.dumps(tree, indent=1))
+        try:
+            atomic.make_folder(self.folder)
+            atomic.write_atomically(self.folder / NOTE, json.dumps(tree, indent=1))
+        except OSError as error:
+            raise MachineError(f"cannot write to {self.folder}: {error.strerror or error}", paths.NO_ROOM) from None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Bytes and time of the last change of a file; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _read_note(folder: Path) -> _Note | None:
@@ -141,15 +176,40 @@ def _read_note(folder: Path) -> _Note | None:
         tree = json.loads((folder / NOTE).read_bytes())
         if tree.pop("format") != 1 or not tree.pop("source"):
             return None
-        tree.pop("snapshot", None)
+        folder_checked = tree.pop("snapshot", None)
         files = {path: Remote(**remote) for path, remote in tree["files"].items()}
-        return _Note(**{**tree, "files": files, "checked": set(tree.get("checked", ()))})
+        checked = {path: (size, changed) for path, (size, changed) in dict(tree.get("checked") or {}).items()}
+        note = _Note(**{**tree, "files": files, "checked": checked})
+        return note if folder_checked == str(note.snapshot) else replace(note, checked={})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _look_up(repo: str, kind: Kind, revision: str | None, by_hand: str | None, patience: Patience) -> _Note:
-    """What is known of the commit that a revision is now."""
+def shared_files(folder: Path) -> tuple[Path, list[Path]] | None:
+    """The snapshot that a note in a folder is about, and the checked files in it; None if there are none."""
+    note = _read_note(folder)
+    files = [note.snapshot / path for path in note.checked if _is_plain(path)] if note else []
+    present = [path for path in files if size_of(path) is not None]
+    return (note.snapshot, present) if note and present else None
+
+
+def leftovers() -> list[Path]:
+    """Parts of files in the shared cache that nobody writes any more, of repositories that have a note."""
+    notes = [note for folder in (cache_dir() / "hub").glob("*") if (note := _read_note(folder))]
+    folders = sorted({note.snapshot.parents[1] / "blobs" for note in notes})
+    parts = [part for folder in folders for part in sorted(folder.glob(f"*{INCOMPLETE}"))]
+    return [part for part in parts if (stamp := _stamp(part)) and time.time() - stamp[1] / 1e9 > _ABANDONED]
+
+
+def _look_up(
+    repo: str,
+    kind: Kind,
+    revision: str | None,
+    by_hand: str | None,
+    patience: Patience,
+    wanted: Callable[[str], bool] | Collection[str],
+) -> _Note:
+    """What is known of the commit that a revision is now; of what other tools have, only if it has what is wanted."""
     check_repository(repo)
     name = revision or "main"
     key = (str(cache_dir()), kind, repo, name)
@@ -163,13 +223,12 @@ def _look_up(repo: str, kind: Kind, revision: str | None, by_hand: str | None, p
     try:
         commit, files = hub.look_up(commit or name)
     except Unreachable:
-        last = last or _of_other_tools(hub, name)
-        if last is None:
-            raise
-        return last
+        if last or (last := _of_other_tools(hub, name, wanted)):
+            return last
+        raise
     before = _read_note(_note_folder(repo, commit))
     revisions = {**(before.revisions if before else {}), name: time.time()}
-    checked = before.checked if before else set()
+    checked = before.checked if before else {}
     note = _Note(kind=kind, repo=repo, commit=commit, revisions=revisions, files=files, checked=checked)
     cache_folder("hub")
     note.write()
@@ -189,8 +248,8 @@ def _last_seen(repo: str, kind: Kind, name: str) -> _Note | None:
     return max(notes, key=lambda note: note.revisions[name], default=None)
 
 
-def _of_other_tools(hub: Repository, name: str) -> _Note | None:
-    """A model that only other tools have fetched, as far as it is in the shared cache; there is nothing to check it by.
+def _of_other_tools(hub: Repository, name: str, wanted: Callable[[str], bool] | Collection[str]) -> _Note | None:
+    """A model that only other tools have fetched, if what is wanted is there; there is nothing to check it by.
 
     Not a data set: nobody would notice if a part of it were missing.
     """
@@ -198,9 +257,10 @@ def _of_other_tools(hub: Repository, name: str) -> _Note | None:
         commit = name if COMMIT.fullmatch(name) else (hub.folder / "refs" / name).read_text(encoding="utf-8").strip()
         root = hub.folder / "snapshots" / commit
         paths = [path for path in root.rglob("*") if path.is_file()] if hub.kind == "model" else []
-        files = {path.relative_to(root).as_posix(): Remote(path.stat().st_size, None, None) for path in paths}
-        if files:
-            return _Note(kind=hub.kind, repo=hub.repo, commit=commit, revisions={}, files=files, checked=set(files))
+        stamps = {path.relative_to(root).as_posix(): stamp for path in paths if (stamp := _stamp(path))}
+        if any(map(wanted, stamps)) if callable(wanted) else wanted and stamps.keys() >= set(wanted):
+            files = {path: Remote(size, None, None) for path, (size, _) in stamps.items()}
+            return _Note(kind=hub.kind, repo=hub.repo, commit=commit, revisions={}, files=files, checked=stamps)
     return None
 
 
@@ -212,28 +272,61 @@ def _is_plain(path: str) -> bool:
     )
 
 
-def _remember_branch(folder: Path, revision: str, commit: str) -> None:
-    """Tell other tools which commit a branch is, so that they find its files without a network."""
-    if not COMMIT.fullmatch(revision) and _is_plain(revision):
-        path = folder / "refs" / revision
+def _remember_branch(folder: Path, revision: str, commit: str, *, is_new: bool) -> None:
+    """Let other tools find the files without a network: which commit a branch is, if the hub has just said it.
+
+    Otherwise another tool may know a newer commit.
+    """
+    path = folder / "refs" / revision
+    if not COMMIT.fullmatch(revision) and _is_plain(revision) and (is_new or not path.exists()):
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_atomically(path, commit)
 
 
 def _complete(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str | None) -> None:
-    """Check the files that are in the shared cache, and download the others."""
-    missing = {path: remote for path, remote in files.items() if size_of(note.snapshot / path) != remote.size}
-    total = sum(remote.size for remote in files.values())
-    what = f"checking {plural(len(files), 'file')} of {address(note.repo, note.commit)} in {hub.folder}"
-    if missing:
-        what = f"downloading {_agree(note, hub, missing, by_hand)}"
-    with progress(what) as show:
-        try:
-            for path in _fetched(hub, files, note, lambda done: show(done, total)):
-                note.checked.add(path)
-        finally:
+    """Check the files that are in the shared cache; download the others, and those with wrong content."""
+    try:
+        _check(note, hub, files)
+        missing = {path: remote for path, remote in files.items() if not note.has(path)}
+        if missing:
+            what = _agree(note, hub, missing, by_hand)
+            since = time.time()
+            with progress(f"downloading {what}") as show:
+                for path in _each(
+                    missing,
+                    lambda path: hub.download(path, missing[path], note.commit),
+                    show,
+                    lambda: _arriving(hub.folder, since),
+                ):
+                    note.check(path)
+    finally:
+        hub.stop()
+        with contextlib.suppress(MachineError):  # then they are checked again
             note.write()
+
+
+def _check(note: _Note, hub: Repository, files: Mapping[str, Remote]) -> None:
+    """Compare the files that are in the shared cache with the hub's. Raises MachineError for a wrong one, offline."""
+    present = {path: remote for path, remote in files.items() if size_of(note.snapshot / path) == remote.size}
+    if not present:
+        return
+    wrong = dict[str, str]()
+
+    def compare(path: str) -> None:
+        if mismatch := files[path].mismatch(note.snapshot / path):
+            wrong[path] = mismatch
+
+    with progress(
+        f"checking {plural(len(present), 'file')} of {address(note.repo, note.commit)} in {hub.folder}"
+    ) as show:
+        for path in _each(present, compare, show):
+            if path not in wrong:
+                note.check(path)
+    for path, mismatch in wrong.items():
+        if offline():
+            target = note.snapshot / path
+            raise MachineError(f"{target} {mismatch}", f"delete {target} to download it again")
 
 
 def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str | None) -> str:
@@ -253,32 +346,31 @@ def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str 
     return what
 
 
-def _fetched(
-    hub: Repository, files: Mapping[str, Remote], note: _Note, on_bytes: Callable[[int], None]
+def _each(
+    files: Mapping[str, Remote], work: Callable[[str], None], show: Progress, arriving: Callable[[], int] = lambda: 0
 ) -> Iterator[str]:
-    """The paths of files as they come. Raises the first error; what other threads are at is left to them.
+    """The paths of files as several threads get done with them. Raises the first error.
 
     The threads do not keep the process alive: an interrupt need not wait for a large file.
     """
     waiting, finished, stopped = SimpleQueue[str](), SimpleQueue[tuple[str, Exception | None]](), threading.Event()
     for path in files:
         waiting.put(path)
-    started, done, shown = time.time(), 0, 0
 
-    def work() -> None:
+    def go() -> None:
         with contextlib.suppress(Empty):
             while not stopped.is_set():
                 path, error = waiting.get_nowait(), None
                 try:
-                    hub.download(path, files[path], note.commit)
+                    work(path)
                 except Exception as raised:
                     error = raised
                 finished.put((path, error))
 
-    left = set(files)
+    left, done, shown, total = set(files), 0, 0, sum(remote.size for remote in files.values())
     with progress_bars(shown=False):
         for _ in range(min(_AT_ONCE, len(files))):
-            threading.Thread(target=work, daemon=True).start()
+            threading.Thread(target=go, daemon=True).start()
         try:
             while left:
                 with contextlib.suppress(Empty):
@@ -288,8 +380,8 @@ def _fetched(
                     left.remove(path)
                     done += files[path].size
                     yield path
-                shown = max(shown, done + (_arriving(hub.folder, started) if left else 0))
-                on_bytes(shown)
+                shown = max(shown, done + (arriving() if left else 0))
+                show(shown, total)
         finally:
             stopped.set()
 
@@ -297,6 +389,6 @@ def _fetched(
 def _arriving(folder: Path, since: float) -> int:
     """Bytes so far of the files that are on their way to the shared cache."""
     with contextlib.suppress(OSError):
-        statuses = [path.stat() for path in (folder / "blobs").glob("*.incomplete")]
+        statuses = [path.stat() for path in (folder / "blobs").glob(f"*{INCOMPLETE}")]
         return sum(status.st_size for status in statuses if status.st_mtime >= since)
     return 0

@@ -167,13 +167,12 @@ def fetch_model(place: HubAddress, also: Collection[str] = ()) -> Path:
             f"{address(place.repo)}/{place.subset} is a part of a repository; a model of ditkit's is the whole of one",
             "name it as hf://user/name",
         )
-    if WEIGHTS not in files_of(place.repo, kind="model", revision=place.revision, by_hand=_BY_HAND):
+    if WEIGHTS not in files_of(place.repo, kind="model", revision=place.revision, by_hand=_BY_HAND, needed=(WEIGHTS,)):
         raise UsageError(
             f"{address(place.repo, place.revision)} holds no model of ditkit's: it has no {WEIGHTS}",
             f"other projects' models come in by `ditkit import {place.repo}`",
         )
-    wanted = frozenset((WEIGHTS, *also))
-    return snapshot(place.repo, kind="model", revision=place.revision, wanted=wanted.__contains__, by_hand=_BY_HAND)
+    return snapshot(place.repo, kind="model", revision=place.revision, wanted=(WEIGHTS, *also), by_hand=_BY_HAND)
 
 
 def fetch_weights(word: str, *, ema: bool = True) -> Path:
