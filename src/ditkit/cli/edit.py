@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from . import console
 from .opt import examples, only, opt
 from .options import DATA, DIFFUSION, Device, Model, Output, SampleSettings
 from .outputs import output_folder
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ..sampling.generate import Sample
-    from ..sampling.request import SampleRequest
 
 EXAMPLES = (
     "Examples:\n\nditkit edit inpaint face.png --mask mask.png --labels female\n"
@@ -95,7 +88,7 @@ def _edit(
     from ..errors import UsageError
     from ..io import text
     from ..io.paths import expanded
-    from ..sampling.request import GRID, save_image
+    from ..sampling.request import GRID, edit_request, save_edit_grid, save_image
     from .datasets import watching
     from .sample import show_images
     from .sample_request import resolve_request
@@ -109,48 +102,10 @@ def _edit(
     default = Path("edits") / f"{text.slug(image.stem)}-{request.name}"
     folder = output_folder(output, default, [*request.file_names, GRID])
     original, paint = read_for_edit(expanded(image), expanded(mask) if mask else None, request.info.config.data)
-    results = _draw(request, original, paint, strength, device.device, quiet=output.quiet)
     metadata = {**request.png_metadata, "edited": image.name, "strength": f"{strength:g}"}
+    progress = console.watch(quiet=output.quiet)
+    results = edit_request(request, original, paint=paint, strength=strength, device=device.device, progress=progress)
     files = [folder / name for name in request.file_names]
     records = [save_image(result, file, metadata) for result, file in zip(results, files, strict=True)]
-    _save_grid(results, original, paint, folder / GRID, metadata)
+    save_edit_grid(results, original, paint, folder / GRID, metadata)
     show_images(records, folder, output)
-
-
-def _draw(
-    request: SampleRequest, original: np.ndarray, paint: np.ndarray | None, strength: float, device: str, *, quiet: bool
-) -> list[Sample]:
-    with console.loading_torch(quiet=quiet):
-        from ..checkpoint.loading import load_weights
-        from ..runtime.device import find_device
-        from ..sampling.edit import edit
-    trained = load_weights(request.weights, request.info, device=find_device(device))
-    with console.bar("drawing", quiet=quiet) as show:
-        return edit(
-            trained,
-            original,
-            request.labels,
-            paint=paint,
-            strength=strength,
-            seed=request.seed,
-            settings=request.settings,
-            on_step=lambda step, steps, *_: show(step + 1, steps),
-        )
-
-
-def _save_grid(
-    results: Sequence[Sample], original: np.ndarray, paint: np.ndarray | None, path: Path, metadata: dict[str, str]
-) -> None:
-    """The results behind the original, and behind what of it is to be painted."""
-    from ..sampling.request import caption
-    from ..visual.grid import grid, save_png
-
-    cells, captions = [original], ["original"]
-    if paint is not None:
-        covered = original.copy()
-        covered[paint] = 128
-        cells.append(covered)
-        captions.append("to be painted")
-    cells += [result.image for result in results]
-    captions += [caption(result) for result in results]
-    save_png(grid(cells, min(8, len(cells)), captions=captions), path, metadata)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from ..runs.target import ResolvedRun
     from ..runtime.threads import Threads
 
-_PACKAGES = ("tensorboard", "wandb")  # that a tracker of their name needs
 _PROBE_SECONDS = 3.0
 _OUTPUT = "name runs_dir sample_every keep_every evaluate_every snapshot_every track fresh dry_run yes quiet"
 
@@ -115,26 +113,13 @@ def _check_words(config: RunConfig, optimiser: Optimiser, output: TrainOutput, m
     """Raise UsageError for what else is wrong, before any work."""
     from ..evaluation.report import check_features
     from ..runs.resume import check_force_change
+    from ..trackers.contract import check_names
 
     _ = machine.signal, optimiser.seconds
     check_force_change(optimiser.force_change or ())
-    _trackers(output.track or ())
+    check_names(output.track or ())
     if config.train.evaluate_every:
         check_features(None, config.data.channels)
-
-
-def _trackers(words: Sequence[str]) -> tuple[str, ...]:
-    """The trackers by name, each once. Raises UsageError for one that is unknown or misses its package."""
-    from importlib.util import find_spec
-
-    from ..errors import UsageError
-    from ..registry import TRACKERS
-
-    names = tuple(dict.fromkeys(TRACKERS.check(word) for word in words))
-    for name in names:
-        if name in _PACKAGES and find_spec(name) is None:
-            raise UsageError(f"--track {name} needs the package {name}", f"pip install 'ditkit[{name}]'")
-    return names
 
 
 def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
@@ -192,12 +177,12 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
         if plan.finished:
             return
         with console.loading_torch(quiet=quiet):
-            from ..trackers.contract import Tracking
+            from ..trackers.contract import Tracking, check_names
             from ..training.loop import train
             from ..training.step import SpeedOptions
         take_threads(threads)
         progress = TrainingProgress(plan.folder.path.name, quiet=quiet)
-        trackers = _trackers(output.track or ()) if launch.is_main() else ()
+        trackers = check_names(output.track or ()) if launch.is_main() else ()
         tracking = Tracking(trackers, plan.config, progress.note)
 
         def listen(event: Event) -> None:
@@ -235,18 +220,10 @@ def _announce_init_from(run: ResolvedRun, datasets: Datasets, *, quiet: bool) ->
 
 def _chosen_threads(run: ResolvedRun, machine: TrainDevice, *, quiet: bool) -> Threads:
     """How many threads compute; a run that goes on keeps those that it has, and with them its last bits."""
-    import json
-
-    from ..errors import CheckpointError
-    from ..runs.manifest import read_file
+    from ..runs.resume import kept_threads
     from ..runtime.threads import calm_threads, choose_threads
 
-    state: Any = None
-    with contextlib.suppress(CheckpointError, ValueError, RecursionError):  # which training reports
-        newest = None if run.fresh else run.folder.newest_whole("state.json")
-        state = json.loads(read_file(newest, "state.json")) if newest else None
-    kept = state.get("threads") if isinstance(state, dict) else None
-    chosen = choose_threads(machine.threads, kept if isinstance(kept, int) and kept > 0 else None)
+    chosen = choose_threads(machine.threads, None if run.fresh else kept_threads(run.folder))
     calm_threads(chosen)
     if chosen.why:
         console.say(chosen.why, quiet=quiet)

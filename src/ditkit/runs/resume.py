@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import RunConfig, differences
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..io.atomic import is_leftover, make_folder
 from ..io.text import free_name
 from . import manifest
@@ -99,6 +101,16 @@ def steps_done(folder: RunFolder, config: RunConfig) -> int:
     """Steps that a run has done of those that are wanted: where nothing seems left to do, 0 unless that is sure."""
     step = folder.last_step()
     return step if step < config.train.steps or manifest.is_whole(folder.checkpoint(step)) else 0
+
+
+def kept_threads(folder: RunFolder) -> int | None:
+    """How many threads computed when the newest checkpoint of a run was saved; None where that is not known."""
+    state: Any = None
+    with contextlib.suppress(CheckpointError, ValueError, RecursionError):  # which training reports
+        newest = folder.newest_whole("state.json")
+        state = json.loads(manifest.read_file(newest, "state.json")) if newest else None
+    threads = state.get("threads") if isinstance(state, dict) else None
+    return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def check_force_change(keys: Collection[str]) -> None:

@@ -17,6 +17,8 @@ from ..runs.model_info import ModelInfo
 from ..runtime.distributed import ProcessGroup
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .generate import Sample
 
 BACKENDS = ("torch", "jax")
@@ -168,6 +170,34 @@ def _draw_in_jax(request: SampleRequest, device: str, group: ProcessGroup, progr
             yield image
 
 
+def edit_request(
+    request: SampleRequest,
+    image: np.ndarray,
+    *,
+    paint: np.ndarray | None = None,
+    strength: float = 1.0,
+    device: str = "auto",
+    progress: Watch = no_progress,
+) -> list[Sample]:
+    """One edited image for each label of a request; `image`, `paint` and `strength` are those of `sampling.edit`."""
+    with progress(LOADING_TORCH):
+        from ..checkpoint.loading import load_weights
+        from ..runtime.device import find_device
+        from .edit import edit
+    trained = load_weights(request.weights, request.info, device=find_device(device))
+    with progress("drawing") as show:
+        return edit(
+            trained,
+            image,
+            request.labels,
+            paint=paint,
+            strength=strength,
+            seed=request.seed,
+            settings=request.settings,
+            on_step=lambda step, steps, *_: show(step + 1, steps),
+        )
+
+
 def save_image(image: Sample, path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """Write an image as a PNG that says its label, its seed and `metadata`; returns path, label and seed."""
     from ..visual.grid import save_png
@@ -190,3 +220,20 @@ def _save_grid(images: Sequence[Sample], path: Path, request: SampleRequest) -> 
     pixels, captions = [image.image for image in images], [caption(image) for image in images]
     picture = grid(pixels, columns(labels), captions=captions, title=title)
     save_png(picture, path, {"labels": " ".join(labels), "seed": str(request.seed), **request.png_metadata})
+
+
+def save_edit_grid(
+    results: Sequence[Sample], original: np.ndarray, paint: np.ndarray | None, path: Path, metadata: dict[str, str]
+) -> None:
+    """Write edited images behind the original, and behind what of it is to be painted, as one PNG."""
+    from ..visual.grid import grid, save_png
+
+    cells, captions = [original], ["original"]
+    if paint is not None:
+        covered = original.copy()
+        covered[paint] = 128
+        cells.append(covered)
+        captions.append("to be painted")
+    cells += [result.image for result in results]
+    captions += [caption(result) for result in results]
+    save_png(grid(cells, min(8, len(cells)), captions=captions), path, metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from ..config import RunConfig, to_dict
 from ..errors import UsageError
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated
 from ..registry import TRACKERS
+
+_PACKAGES = ("tensorboard", "wandb")  # that a tracker of their name needs
 
 
 class Tracker(Protocol):
@@ -27,6 +30,15 @@ class Tracker(Protocol):
     def close(self) -> None:
         """The run has ended."""
         ...
+
+
+def check_names(words: Sequence[str]) -> tuple[str, ...]:
+    """The names of trackers, each once. Raises UsageError for one that is unknown or misses its package."""
+    names = tuple(dict.fromkeys(TRACKERS.check(word) for word in words))
+    for name in names:
+        if name in _PACKAGES and find_spec(name) is None:
+            raise UsageError(f"--track {name} needs the package {name}", f"pip install 'ditkit[{name}]'")
+    return names
 
 
 def open_tracker(name: str, folder: Path, step: int, config: Mapping[str, Any]) -> Tracker:
