@@ -181,7 +181,7 @@ def test_the_commands_write_images_and_a_grid_that_begins_with_the_original(file
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("inpaint photo.jpg", "which part"),
+        ("inpaint photo.jpg", "the part to paint"),
         ("inpaint photo.jpg --mask small.png", "9 x 9 pixels, the image 80 x 60"),
         ("inpaint photo.jpg --mask black.png", "there is nothing to paint"),
         ("inpaint photo.jpg --mask none.png", "no file none.png"),
