@@ -185,7 +185,7 @@ def test_the_commands_write_images_and_a_grid_that_begins_with_the_original(file
         ("inpaint photo.jpg --mask small.png", "9 x 9 pixels, the image 80 x 60"),
         ("inpaint photo.jpg --mask black.png", "there is nothing to paint"),
         ("inpaint photo.jpg --mask none.png", "no file none.png"),
-        ("img2img", "which image"),
+        ("img2img", "the image to change"),
         ("img2img none.png", "no file none.png"),
         ("img2img photo.jpg --strength 0", "not above 0"),
         ("img2img photo.jpg --strength 1.5", "not above 0"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ METRICS = {  # metric: what it is called, how it is written, which way is better
 def check_features(word: str | None, channels: int) -> None:
     """Raise UsageError for an extractor that is unknown, or whose package or file is missing, before torch loads."""
     name = word or ("lenet" if channels == 1 else "inception")
-    if name in PACKAGES and find_spec(PACKAGES[name][0]) is None:
+    if name in PACKAGES and importlib.util.find_spec(PACKAGES[name][0]) is None:
         package, extra = PACKAGES[name]
         hint = f"`pip install 'ditkit[{extra}]'`, or choose other features with --features"
         raise UsageError(f"the features {name} need the package {package.replace('_', '-')}", hint)

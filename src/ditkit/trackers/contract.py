@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ def check_names(words: Sequence[str]) -> tuple[str, ...]:
     """The names of trackers, each once. Raises UsageError for one that is unknown or misses its package."""
     names = tuple(dict.fromkeys(TRACKERS.check(word) for word in words))
     for name in names:
-        if name in _PACKAGES and find_spec(name) is None:
+        if name in _PACKAGES and importlib.util.find_spec(name) is None:
             raise UsageError(f"--track {name} needs the package {name}", f"pip install 'ditkit[{name}]'")
     return names
 
