@@ -340,7 +340,10 @@ def test_a_damaged_note_is_written_again(server: Hub, cache: Path) -> None:
 # --- the cache is shared: with other tools, and with processes that were stopped
 
 
-def test_an_interrupt_leaves_no_part_of_a_file(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_process_that_is_interrupted_or_ends_leaves_no_part_of_a_file(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     release, blobs = threading.Event(), tmp_path / "hf/hub/datasets--someone--faces/blobs"
 
     def slow(url: str, temp_file: Any, *, tqdm_class: Any, **options: Any) -> None:
@@ -353,13 +356,17 @@ def test_an_interrupt_leaves_no_part_of_a_file(server: Hub, tmp_path: Path, monk
     def watch(text: str) -> Iterator[Callable[..., None]]:
         def interrupt(done: float, total: float | None) -> None:
             if len(list(blobs.glob("*.incomplete"))) == 2:
-                raise KeyboardInterrupt
+                raise error
 
         yield interrupt
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", slow)
-    with reporting_to(watch), pytest.raises(KeyboardInterrupt):
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(snapshots.atexit, "register", at_exit.append)
+    with reporting_to(watch), pytest.raises(error):
         snapshot(REPO, wanted=train)
+    for end in at_exit:
+        end()
     assert blobs.is_dir() and not list(blobs.iterdir())
     release.set()
 
@@ -385,7 +392,7 @@ def test_removing_takes_checked_files_alone_and_no_blob_that_another_commit_has(
     newer = Path(snapshot_download(REPO, repo_type="dataset", cache_dir=shared, endpoint=server.endpoint))
     (entry,) = entries()
     freed = (folder / "data/train-1.parquet").resolve()
-    remove(entry)
+    assert len(BIG) < remove(entry) < 2 * len(BIG)
     assert files_in(folder) == {"small.json": b"{}"} and not freed.exists() and not entry.path.exists()
     assert files_in(newer) == server.repositories[("dataset", REPO)]
 

@@ -158,7 +158,7 @@ def remove(entry: Entry) -> int:
                 if not stack.enter_context(exclusive(entry.path.with_name(owner), wait=False)):
                     raise BusyError(f"{entry.name} is in use", f"wait until that has ended, or delete {entry.path}")
             if entry.shared and (shared := snapshot.shared_files(entry.path)):
-                hub.remove_files(*shared)
+                size -= hub.remove_files(*shared)
             for path in entry.files:
                 trash = path.with_name(f".trash-{secrets.token_hex(4)}")
                 with contextlib.suppress(FileNotFoundError):  # somebody else was faster

@@ -372,10 +372,10 @@ def _own_blob(path: Path, repository: Path) -> Path | None:
     return target if target.parent == repository.resolve() / "blobs" else None
 
 
-def remove_files(snapshot: Path, files: Collection[Path]) -> None:
+def remove_files(snapshot: Path, files: Collection[Path]) -> int:
     """Remove files of a snapshot from the shared cache; their content, unless another link needs it; empty folders.
 
-    Raises OSError.
+    Returns how many bytes stay, because they are needed. Raises OSError.
     """
     repository = snapshot.parents[1]
     blobs = {blob for file in files if (blob := _own_blob(file, repository))}
@@ -384,8 +384,9 @@ def remove_files(snapshot: Path, files: Collection[Path]) -> None:
     needed = {_own_blob(path, repository) for path in snapshot.parent.rglob("*") if path.is_symlink()}
     for blob in blobs - needed:
         blob.unlink(missing_ok=True)
+    kept = sum(size_of(blob) or 0 for blob in blobs & needed)
     if any((repository / "blobs").glob(f"*{INCOMPLETE}")):  # another tool may be about to link its file
-        return
+        return kept
     folders = {folder for file in files for folder in file.parents if snapshot in (folder, *folder.parents)}
     with contextlib.suppress(OSError):  # not empty
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
@@ -395,3 +396,4 @@ def remove_files(snapshot: Path, files: Collection[Path]) -> None:
                 ref.unlink()
         snapshot.parent.rmdir()
         shutil.rmtree(repository)
+    return kept

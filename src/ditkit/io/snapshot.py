@@ -9,6 +9,7 @@ fetches the others from their beginning. Files that an earlier ditkit kept besid
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import re
@@ -40,6 +41,7 @@ from .paths import cache_dir, cache_folder, check_room
 from .progress import Progress, confirm, progress
 from .text import format_size, plural
 
+Wanted = Callable[[str], bool] | Collection[str]  # a test of a path in a repository, or the paths themselves
 NOTE = "about.json"
 ASK_FROM = 50e6  # bytes
 _MOST_FILES = 20_000  # in one snapshot
@@ -55,7 +57,7 @@ def snapshot(
     *,
     kind: Kind = "dataset",
     revision: str | None = None,
-    wanted: Callable[[str], bool] | Collection[str],
+    wanted: Wanted,
     by_hand: str | None = None,
     patience: Patience = Patience(),
 ) -> Path:
@@ -202,12 +204,7 @@ def leftovers() -> list[Path]:
 
 
 def _look_up(
-    repo: str,
-    kind: Kind,
-    revision: str | None,
-    by_hand: str | None,
-    patience: Patience,
-    wanted: Callable[[str], bool] | Collection[str],
+    repo: str, kind: Kind, revision: str | None, by_hand: str | None, patience: Patience, wanted: Wanted
 ) -> _Note:
     """What is known of the commit that a revision is now; of what other tools have, only if it has what is wanted."""
     check_repository(repo)
@@ -248,7 +245,7 @@ def _last_seen(repo: str, kind: Kind, name: str) -> _Note | None:
     return max(notes, key=lambda note: note.revisions[name], default=None)
 
 
-def _of_other_tools(hub: Repository, name: str, wanted: Callable[[str], bool] | Collection[str]) -> _Note | None:
+def _of_other_tools(hub: Repository, name: str, wanted: Wanted) -> _Note | None:
     """A model that only other tools have fetched, if what is wanted is there; there is nothing to check it by.
 
     Not a data set: nobody would notice if a part of it were missing.
@@ -290,18 +287,21 @@ def _complete(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: s
         _check(note, hub, files)
         missing = {path: remote for path, remote in files.items() if not note.has(path)}
         if missing:
-            what = _agree(note, hub, missing, by_hand)
-            since = time.time()
-            with progress(f"downloading {what}") as show:
-                for path in _each(
-                    missing,
-                    lambda path: hub.download(path, missing[path], note.commit),
-                    show,
-                    lambda: _arriving(hub.folder, since),
-                ):
+            with progress(f"downloading {_agree(note, hub, missing, by_hand)}") as show:
+                since = time.time()
+
+                def download(path: str) -> None:
+                    hub.download(path, files[path], note.commit)
+
+                for path in _each(missing, download, show, lambda: _arriving(hub.folder, since)):
                     note.check(path)
-    finally:
+    except Exception:
+        atexit.register(hub.stop)  # until the process ends, the other threads may finish their files
+        raise
+    except BaseException:
         hub.stop()
+        raise
+    finally:
         with contextlib.suppress(MachineError):  # then they are checked again
             note.write()
 
@@ -311,22 +311,19 @@ def _check(note: _Note, hub: Repository, files: Mapping[str, Remote]) -> None:
     present = {path: remote for path, remote in files.items() if size_of(note.snapshot / path) == remote.size}
     if not present:
         return
-    wrong = dict[str, str]()
+    mismatches = dict[str, str | None]()
 
     def compare(path: str) -> None:
-        if mismatch := files[path].mismatch(note.snapshot / path):
-            wrong[path] = mismatch
+        mismatches[path] = files[path].mismatch(note.snapshot / path)
 
-    with progress(
-        f"checking {plural(len(present), 'file')} of {address(note.repo, note.commit)} in {hub.folder}"
-    ) as show:
+    what = f"checking {plural(len(present), 'file')} of {address(note.repo, note.commit)} in {hub.folder}"
+    with progress(what) as show:
         for path in _each(present, compare, show):
-            if path not in wrong:
+            target, mismatch = note.snapshot / path, mismatches[path]
+            if mismatch and offline():
+                raise MachineError(f"{target} {mismatch}", f"delete {target} to download it again")
+            if not mismatch:
                 note.check(path)
-    for path, mismatch in wrong.items():
-        if offline():
-            target = note.snapshot / path
-            raise MachineError(f"{target} {mismatch}", f"delete {target} to download it again")
 
 
 def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str | None) -> str:
