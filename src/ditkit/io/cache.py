@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BusyError, DitkitError, MachineError, UsageError, unknown
-from . import atomic, hub, snapshot, text
+from . import atomic, snapshot, text
 from .locks import exclusive
 from .paths import cache_dir
+from .shared import remove_files
 
 _OTHER_PLACE = "name another folder for it with the environment variable DITKIT_CACHE"
 _LONGEST_NOTE = 1 << 24  # bytes
@@ -158,7 +159,7 @@ def remove(entry: Entry) -> int:
                 if not stack.enter_context(exclusive(entry.path.with_name(owner), wait=False)):
                     raise BusyError(f"{entry.name} is in use", f"wait until that has ended, or delete {entry.path}")
             if entry.shared and (shared := snapshot.shared_files(entry.path)):
-                size -= hub.remove_files(*shared)
+                size -= remove_files(*shared)
             for path in entry.files:
                 trash = path.with_name(f".trash-{secrets.token_hex(4)}")
                 with contextlib.suppress(FileNotFoundError):  # somebody else was faster

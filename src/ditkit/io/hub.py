@@ -8,10 +8,9 @@ import inspect
 import logging
 import os
 import re
-import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from ..errors import MachineError, UsageError
 from .atomic import update_digest
 from .download import Patience, offline, seconds, words
-from .paths import expanded
+from .shared import INCOMPLETE, discard, own_blob, shared_cache, size_of
 
 SCHEME = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -65,7 +64,6 @@ def check_repository(repo: str) -> None:
 Kind = Literal["dataset", "model"]
 PARQUET = "try hf://{}@refs/convert/parquet, where the hub keeps many datasets as few large files"
 OFFICIAL = "https://huggingface.co"
-INCOMPLETE = ".incomplete"  # the end of the name of a blob that has not come whole
 _TIMEOUT = 30  # seconds
 _TOO_MANY = 50_000  # files, from which the hub's list is not whole
 _CLIENTS = ("httpx", "httpcore", "requests", "urllib3")  # huggingface_hub has used several
@@ -174,7 +172,7 @@ class Repository:
 
         def get(api: Any) -> None:
             options = {"repo_type": self.kind, "revision": commit, "cache_dir": shared_cache(), **self._bar(api, name)}
-            blob = _own_blob(target, self.folder)
+            blob = own_blob(target, self.folder)
             if blob is None or blob.name != (name or blob.name):  # huggingface_hub replaces blobs alone
                 target.unlink(missing_ok=True)
             try:
@@ -192,7 +190,7 @@ class Repository:
             self.asked(get, lambda error: self._not_downloaded(error, path))
         if mismatch := remote.mismatch(target):
             with contextlib.suppress(OSError):
-                _discard(target, self.folder)
+                discard(target, self.folder)
             raise MachineError(f"{address(self.repo, commit)}/{path} {mismatch}", self.by_hand)
 
     def _bar(self, api: Any, name: str) -> dict[str, Any]:
@@ -287,14 +285,6 @@ class Repository:
         return error
 
 
-def shared_cache() -> Path:
-    """The cache of huggingface_hub and the tools that use it, as the environment names it now."""
-    for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
-        if folder := os.environ.get(name):
-            return expanded(os.path.expandvars(folder)).absolute() / below
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "huggingface" / "hub"
-
-
 def connection_words(error: Exception) -> str | None:
     """What went wrong with a connection of huggingface_hub's; None for an error of another kind."""
     xet = isinstance(error, RuntimeError) or type(error).__name__ == "XetDownloadError"
@@ -345,55 +335,3 @@ def progress_bars(*, shown: bool) -> Iterator[None]:
     finally:
         if change:
             enable_progress_bars()
-
-
-def size_of(path: Path) -> int | None:
-    """Bytes of a file; None where there is none."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _discard(path: Path, repository: Path) -> None:
-    """Remove a file of a repository from the shared cache, and its content if that is the repository's own."""
-    blob = _own_blob(path, repository)
-    path.unlink(missing_ok=True)
-    if blob:
-        blob.unlink(missing_ok=True)
-
-
-def _own_blob(path: Path, repository: Path) -> Path | None:
-    """What a link in a snapshot leads to, if it lies among the repository's blobs; a link there is not followed."""
-    try:
-        target = Path(os.path.normpath(path.parent.resolve() / path.readlink()))
-    except OSError:  # it is a file, or missing
-        return None
-    return target if target.parent == repository.resolve() / "blobs" else None
-
-
-def remove_files(snapshot: Path, files: Collection[Path]) -> int:
-    """Remove files of a snapshot from the shared cache; their content, unless another link needs it; empty folders.
-
-    Returns how many bytes stay, because they are needed. Raises OSError.
-    """
-    repository = snapshot.parents[1]
-    blobs = {blob for file in files if (blob := _own_blob(file, repository))}
-    for file in files:
-        file.unlink(missing_ok=True)
-    needed = {_own_blob(path, repository) for path in snapshot.parent.rglob("*") if path.is_symlink()}
-    for blob in blobs - needed:
-        blob.unlink(missing_ok=True)
-    kept = sum(size_of(blob) or 0 for blob in blobs & needed)
-    if any((repository / "blobs").glob(f"*{INCOMPLETE}")):  # another tool may be about to link its file
-        return kept
-    folders = {folder for file in files for folder in file.parents if snapshot in (folder, *folder.parents)}
-    with contextlib.suppress(OSError):  # not empty
-        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-            folder.rmdir()
-        for ref in (repository / "refs").rglob("*"):
-            if ref.is_file() and ref.read_bytes().strip() == snapshot.name.encode():
-                ref.unlink()
-        snapshot.parent.rmdir()
-        shutil.rmtree(repository)
-    return kept

@@ -25,7 +25,6 @@ from . import atomic, paths
 from .download import Patience, offline
 from .hub import (
     COMMIT,
-    INCOMPLETE,
     NO_ROOM,
     PARQUET,
     Kind,
@@ -35,10 +34,10 @@ from .hub import (
     address,
     check_repository,
     progress_bars,
-    size_of,
 )
 from .paths import cache_dir, cache_folder, check_room
 from .progress import Progress, confirm, progress
+from .shared import INCOMPLETE, arriving, remember_branch, size_of, stamp_of
 from .text import format_size, plural
 
 Wanted = Callable[[str], bool] | Collection[str]  # a test of a path in a repository, or the paths themselves
@@ -89,7 +88,8 @@ def snapshot(
         hub = Repository(repo, kind, by_hand or "", patience)
         _complete(note, hub, unchecked, by_hand)
         name = revision or "main"
-        _remember_branch(hub.folder, name, note.commit, is_new=note.revisions.get(name, 0) >= started)
+        if _is_plain(name) and not COMMIT.fullmatch(name):
+            remember_branch(hub.folder, name, note.commit, is_new=note.revisions.get(name, 0) >= started)
     return note.snapshot
 
 
@@ -140,12 +140,12 @@ class _Note:
 
     def has(self, path: str) -> bool:
         """Whether a file is in the shared cache, and was checked."""
-        stamp = _stamp(self.snapshot / path)
+        stamp = stamp_of(self.snapshot / path)
         return stamp is not None and stamp == self.checked.get(path) and stamp[0] == self.files[path].size
 
     def check(self, path: str) -> None:
         """Note that a file's content was compared with the hub's."""
-        if stamp := _stamp(self.snapshot / path):
+        if stamp := stamp_of(self.snapshot / path):
             self.checked[path] = stamp
 
     def write(self) -> None:
@@ -162,15 +162,6 @@ class _Note:
             atomic.write_atomically(self.folder / NOTE, json.dumps(tree, indent=1))
         except OSError as error:
             raise MachineError(f"cannot write to {self.folder}: {error.strerror or error}", paths.NO_ROOM) from None
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Bytes and time of the last change of a file; None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _read_note(folder: Path) -> _Note | None:
@@ -200,7 +191,7 @@ def leftovers() -> list[Path]:
     notes = [note for folder in (cache_dir() / "hub").glob("*") if (note := _read_note(folder))]
     folders = sorted({note.snapshot.parents[1] / "blobs" for note in notes})
     parts = [part for folder in folders for part in sorted(folder.glob(f"*{INCOMPLETE}"))]
-    return [part for part in parts if (stamp := _stamp(part)) and time.time() - stamp[1] / 1e9 > _ABANDONED]
+    return [part for part in parts if (stamp := stamp_of(part)) and time.time() - stamp[1] / 1e9 > _ABANDONED]
 
 
 def _look_up(
@@ -254,7 +245,7 @@ def _of_other_tools(hub: Repository, name: str, wanted: Wanted) -> _Note | None:
         commit = name if COMMIT.fullmatch(name) else (hub.folder / "refs" / name).read_text(encoding="utf-8").strip()
         root = hub.folder / "snapshots" / commit
         paths = [path for path in root.rglob("*") if path.is_file()] if hub.kind == "model" else []
-        stamps = {path.relative_to(root).as_posix(): stamp for path in paths if (stamp := _stamp(path))}
+        stamps = {path.relative_to(root).as_posix(): stamp for path in paths if (stamp := stamp_of(path))}
         if any(map(wanted, stamps)) if callable(wanted) else wanted and stamps.keys() >= set(wanted):
             files = {path: Remote(size, None, None) for path, (size, _) in stamps.items()}
             return _Note(kind=hub.kind, repo=hub.repo, commit=commit, revisions={}, files=files, checked=stamps)
@@ -269,18 +260,6 @@ def _is_plain(path: str) -> bool:
     )
 
 
-def _remember_branch(folder: Path, revision: str, commit: str, *, is_new: bool) -> None:
-    """Let other tools find the files without a network: which commit a branch is, if the hub has just said it.
-
-    Otherwise another tool may know a newer commit.
-    """
-    path = folder / "refs" / revision
-    if not COMMIT.fullmatch(revision) and _is_plain(revision) and (is_new or not path.exists()):
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_atomically(path, commit)
-
-
 def _complete(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str | None) -> None:
     """Check the files that are in the shared cache; download the others, and those with wrong content."""
     try:
@@ -293,7 +272,7 @@ def _complete(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: s
                 def download(path: str) -> None:
                     hub.download(path, files[path], note.commit)
 
-                for path in _each(missing, download, show, lambda: _arriving(hub.folder, since)):
+                for path in _each(missing, download, show, lambda: arriving(hub.folder, since)):
                     note.check(path)
     except Exception:
         atexit.register(hub.stop)  # until the process ends, the other threads may finish their files
@@ -344,7 +323,7 @@ def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str 
 
 
 def _each(
-    files: Mapping[str, Remote], work: Callable[[str], None], show: Progress, arriving: Callable[[], int] = lambda: 0
+    files: Mapping[str, Remote], work: Callable[[str], None], show: Progress, coming: Callable[[], int] = lambda: 0
 ) -> Iterator[str]:
     """The paths of files as several threads get done with them. Raises the first error.
 
@@ -377,15 +356,7 @@ def _each(
                     left.remove(path)
                     done += files[path].size
                     yield path
-                shown = max(shown, done + (arriving() if left else 0))
+                shown = max(shown, done + (coming() if left else 0))
                 show(shown, total)
         finally:
             stopped.set()
-
-
-def _arriving(folder: Path, since: float) -> int:
-    """Bytes so far of the files that are on their way to the shared cache."""
-    with contextlib.suppress(OSError):
-        statuses = [path.stat() for path in (folder / "blobs").glob(f"*{INCOMPLETE}")]
-        return sum(status.st_size for status in statuses if status.st_mtime >= since)
-    return 0
