@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import CheckpointError, UsageError
-from ..interop.import_model import import_model
 from ..runs.folder import RunFolder
 from ..runs.lookup import run_names
 from ..runs.model_info import read_model_info
@@ -34,6 +33,8 @@ def faces(labels: list[str] | None, runs: Path, *, yes: bool, quiet: bool) -> st
     if drawing is not None:
         console.say(f"drawing with {runs / drawing}: the newest run does not know these labels", quiet=quiet)
         return drawing
+    from ..interop.import_model import import_model
+
     _confirm(f"no model here draws {' or '.join(sorted(wanted))}", yes=yes)
     with datasets.watching(quiet=quiet, yes=True):
         return str(import_model(REPOSITORY, name=NAME, runs_dir=runs, progress=console.watch(quiet=quiet)).run)

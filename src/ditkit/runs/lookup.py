@@ -9,7 +9,6 @@ from ..errors import CheckpointError, UsageError, unknown
 from ..io import text
 from ..io.hub import HubAddress, address, is_hub, parse
 from ..io.paths import expanded, resolved
-from ..io.snapshot import files_of, snapshot, source_of
 from . import manifest
 from .folder import RunFolder, run_of
 from .model_info import ModelInfo, check_guide, read_model_info
@@ -125,6 +124,8 @@ def model_name(weights: Path, word: str | None = None) -> str:
 
 def origin_of(word: str | None, weights: Path) -> str:
     """Where weights come from: hf://user/name@commit of those on the hub, else their path."""
+    from ..io.snapshot import source_of
+
     return source_of(weights.parent) if is_hub(word) else str(weights)
 
 
@@ -167,6 +168,8 @@ def fetch_model(place: HubAddress, also: Collection[str] = ()) -> Path:
             f"{address(place.repo)}/{place.subset} is a part of a repository; a model of ditkit's is the whole of one",
             "name it as hf://user/name",
         )
+    from ..io.snapshot import files_of, snapshot
+
     if WEIGHTS not in files_of(place.repo, kind="model", revision=place.revision, by_hand=_BY_HAND, needed=(WEIGHTS,)):
         raise UsageError(
             f"{address(place.repo, place.revision)} holds no model of ditkit's: it has no {WEIGHTS}",
