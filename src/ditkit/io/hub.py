@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import MachineError, UsageError
 from .atomic import update_digest
-from .download import Patience, offline, seconds, words
 from .shared import INCOMPLETE, discard, own_blob, shared_cache, size_of
+
+if TYPE_CHECKING:
+    from .download import Patience
 
 SCHEME = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -242,6 +244,8 @@ class Repository:
 
         `explain` may have other words for an error.
         """
+        from .download import offline
+
         if name := offline():
             raise Unreachable(f"{address(self.repo)} is not looked up, because {name} is set", self.by_hand)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # or it asks the hub first who else may be using it
@@ -295,6 +299,8 @@ def connection_words(error: Exception) -> str | None:
     if re.search("peer closed|IncompleteRead", why):
         why = "the connection breaks off"
     if re.search("getaddrinfo|[Nn]ame or service|name resolution|nodename", why):
+        from .download import words
+
         why = words(socket.gaierror())
     return why
 
@@ -310,6 +316,8 @@ def _remote(file: Any) -> Remote:
 
 def _wait(error: Exception) -> float | None:
     """Seconds to wait before another try; None if another would be as bad."""
+    from .download import seconds
+
     response = getattr(error, "response", None)
     if response is None:
         return 0.0 if re.search("Timeout|Protocol|ChunkedEncoding", type(error).__name__) else None

@@ -124,9 +124,11 @@ def model_name(weights: Path, word: str | None = None) -> str:
 
 def origin_of(word: str | None, weights: Path) -> str:
     """Where weights come from: hf://user/name@commit of those on the hub, else their path."""
+    if not is_hub(word):
+        return str(weights)
     from ..io.snapshot import source_of
 
-    return source_of(weights.parent) if is_hub(word) else str(weights)
+    return source_of(weights.parent)
 
 
 def find_guide(word: str, weights: Path, info: ModelInfo, runs: Path, *, scale: float, ema: bool) -> Path:
