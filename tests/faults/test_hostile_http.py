@@ -348,9 +348,9 @@ AT_ONCE = {
     "to_nowhere": "redirects in a circle, or to something that is not a web address",
     "empty": "is an empty file",
     "packed": "packs http://127.0.0.1:",
-    "no_number": "a length that is no number",
-    "long_number": "a length that is no number",
-    "two_lengths": "a length that is no number",
+    "no_number": "a length that is not a number",
+    "long_number": "a length that is not a number",
+    "two_lengths": "a length that is not a number",
     "later": "429 Too Many Requests and asks to wait 86,400 s",
 }
 IN_THE_END = {

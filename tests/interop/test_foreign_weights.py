@@ -301,7 +301,7 @@ def test_what_does_not_fit_together_is_one_line(tmp_path: Path) -> None:
         with pytest.raises((CheckpointError, UsageError)):
             read_foreign(tmp_path / "m.pt")
     refused({"t_embedder.mlp.2.bias": None}, "lacks 't_embedder.mlp.2.bias'")
-    refused({"blocks.0.attn.q_norm.weight": torch.ones(16)}, "none of that network")
+    refused({"blocks.0.attn.q_norm.weight": torch.ones(16)}, "do not belong to that network")
     refused({"pos_embed": torch.zeros(1, 16, 64)}, "not the usual sines and cosines")
     refused({"blocks.0.attn.qkv.weight": torch.zeros(10, 64)}, "does not fit")
     refused({"blocks.1.mlp.fc1.bias": torch.full((256,), torch.nan)}, "not finite")
@@ -338,7 +338,7 @@ def test_a_hostile_pickle_is_refused_by_name_and_not_executed() -> None:
 @pytest.mark.parametrize("content", [b"", b"nothing" * 99, b"<!DOCTYPE html>", b"PK\x03\x04" + bytes(99), b"\x80\x04."])
 def test_a_damaged_file_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"is no file of torch.save, or it is damaged"):
+    with pytest.raises(CheckpointError, match=r"was not written by torch.save, or it is damaged"):
         read_foreign(tmp_path / "model.pt")
 
 

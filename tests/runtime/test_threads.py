@@ -84,7 +84,7 @@ def test_a_number_the_user_and_the_run_that_goes_on_come_before_the_load(machine
     assert choose_threads("auto", kept=16).count == 4
     machine(4)
     fewer = choose_threads("auto", kept=1)
-    assert fewer.count == 1 and "computing with 1 thread, as ever in this run" in str(fewer.why)
+    assert fewer.count == 1 and "computing with 1 thread, as before in this run" in str(fewer.why)
     machine(4, busy=3.0, OMP_NUM_THREADS="2")
     assert choose_threads() == Threads()
 
