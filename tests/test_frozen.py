@@ -1,6 +1,6 @@
 """What stays as it is while the source is moved: help, errors, public names, losses, and a run begun earlier.
 
-What is expected is in `frozen/`; DITKIT_RENEW=1 writes it anew instead of comparing. A `== ditkit …` line added to
+What is expected is in `frozen/`; DITKIT_RENEW=1 writes it again instead of comparing. A `== ditkit …` line added to
 help.txt or errors.txt is one more case. The run in `frozen/run` is made only where it is missing: that one written
 earlier still continues and draws is what it is for.
 """
