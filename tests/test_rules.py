@@ -133,17 +133,29 @@ def test_no_circle_of_imports():
     assert not circles, "\n".join(circles)
 
 
+# Over the limits of 350 lines a file and 60 a function, with their lengths: these may shrink, and none may join them.
+TOO_LONG = {
+    "io.download": 410,
+    "io.snapshot": 362,
+    "evaluation.evaluate.evaluate": 62,
+    "estimation.report.estimate": 63,
+}
+TOO_LONG |= {"training.setup.open_session": 62, "sampling.animate.animate": 61}
+
+
 def test_files_and_functions_stay_small_and_say_what_they_are_for():
     wrong = []
     for file in FILES:
         name, tree, lines = name_of(file), tree_of(file), file.read_text(encoding="utf-8").count("\n")
-        if lines > 450:
+        if lines > TOO_LONG.get(name, 350):
             wrong.append(f"{name} has {lines} lines")
         if not ast.get_docstring(tree):
             wrong.append(f"{name} has no docstring")
         for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= 64:
-                wrong.append(f"{name}.{node.name} has {(node.end_lineno or 0) - node.lineno + 1} lines")
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > TOO_LONG.get(f"{name}.{node.name}", 60):
+                    wrong.append(f"{name}.{node.name} has {length} lines")
         for node in tree.body:
             public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
             if public and not ast.get_docstring(node) and node.name != "names" and len(node.body) > 2:
@@ -161,7 +173,7 @@ def test_the_core_fits_in_one_head():
     print(f"lines of Python: {must_read:,} must be read, {core:,} are the core, {whole:,} in all")
     assert must_read <= 2800
     assert core <= 5000
-    assert whole <= 26_000  # to become 21_500
+    assert whole <= 25_670  # may only shrink, to 21_500
 
 
 def lines_of(names: str) -> int:
