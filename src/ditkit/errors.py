@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
 
 class DitkitError(Exception):
     """Something the user can repair; printed as `error: message` and `hint: hint`, without a traceback.
@@ -50,13 +48,6 @@ class MachineError(DitkitError):
     """The machine lacks or refuses something: disk, memory, permissions, devices, network."""
 
     exit_code = 6
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's own, that of torch on any device, or of a library below it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 class BusyError(DitkitError):

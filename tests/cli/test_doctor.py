@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ditkit.cli import app, console, doctor
+from ditkit.cli import app, console
+from ditkit.runtime import installation
 
 
 def test_a_healthy_machine_is_reported_and_exits_with_0(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert app.main(["doctor", "--runs-dir", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
-    for part, _, needed in doctor.PARTS:
+    for part, _, needed in installation.PARTS:
         assert f"{part} {metadata.version(part)}\n" in out if needed else part in out
     assert "trains on " in out and "GB free" in out and "broken" not in out
     assert not (tmp_path / "runs").exists()
@@ -25,7 +26,7 @@ def test_a_part_that_cannot_be_imported_is_named_and_exits_with_6(
     (tmp_path / "spoilt.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        doctor, "PARTS", (("numpy", "numpy", True), ("pillow", "spoilt", False), ("nothing", "n", True))
+        installation, "PARTS", (("numpy", "numpy", True), ("pillow", "spoilt", False), ("nothing", "n", True))
     )
     assert app.main(["doctor"]) == 6
     out = capsys.readouterr().out

@@ -9,13 +9,13 @@ import pytest
 from command_line import said
 
 import ditkit
-from ditkit.cli.progress import TrainingProgress
 from ditkit.estimation import memory as estimation_memory
 from ditkit.estimation import report as estimation_report
 from ditkit.events import Stepped
 from ditkit.io import paths
 from ditkit.io.progress import no_progress
 from ditkit.runs.folder import RunFolder
+from ditkit.visual.progress import TrainingProgress
 
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=2 --set model.heads=2 --set sample.steps=1 "

@@ -22,12 +22,12 @@ from PIL import Image
 from ditkit import recipes
 from ditkit.cli import app
 from ditkit.cli.options import Optimiser, TrainDevice
-from ditkit.cli.signals import stop_on_signals
 from ditkit.cli.train import _prepared
 from ditkit.data.contract import open_datasets
 from ditkit.runs import folder as run_folder
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.target import ResolvedRun
+from ditkit.runtime.signals import stop_on_signals
 
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=8 "

@@ -118,7 +118,7 @@ def test_training_goes_on_when_every_stream_is_closed(tmp_path: Path) -> None:
 
 def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from ditkit.cli.console import open_streams; open_streams();"
+        "import os, sys; from ditkit.io.terminal import open_streams; open_streams();"
         "sys.exit(os.open('new', os.O_CREAT | os.O_WRONLY) <= 2)"
     )
     for closed in ("<&- >&- 2>&-", ">&-", "2>&-"):

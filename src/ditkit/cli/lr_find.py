@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +70,7 @@ def run(
     path = png_path(output.out, f"lr-find-{text.slug(name)}", force=output.force, beside=".json")
     datasets = open_training_images(config, quiet=output.quiet, yes=output.yes)
     curve = measure(config, datasets, machine.device, steps=sweep.steps, quiet=output.quiet)
-    _print_curve(curve, path, write(curve, path), output)
+    _print_curve(curve, path, draw(curve, path), output)
 
 
 def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
@@ -91,16 +90,12 @@ def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 
         return find_lr(config, device=device, steps=steps, on_step=on_step, datasets=datasets)
 
 
-def write(curve: LRCurve, path: Path) -> Path:
-    """The plot, and the numbers beside it as .json; returns the latter's path."""
+def draw(curve: LRCurve, path: Path) -> Path:
+    """Write the plot and its numbers; returns the path of these."""
     console.hush_matplotlib()
-    from ..io.atomic import write_file
-    from ..visual.plots import plot_lr, save_figure
+    from ..visual.plots import save_lr_curve
 
-    numbers = path.with_suffix(".json")
-    save_figure(plot_lr(curve), path)
-    write_file(numbers, json.dumps(asdict(curve), indent=1, allow_nan=False).encode())
-    return numbers
+    return save_lr_curve(curve, path)
 
 
 def _print_curve(curve: LRCurve, path: Path, numbers: Path, output: Output) -> None:

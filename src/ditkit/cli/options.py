@@ -295,7 +295,7 @@ class TrainDevice(Device):
     @property
     def signal(self) -> int | None:
         """The number of --preempt-signal. Raises UsageError."""
-        from .signals import preempt_signal
+        from ..runtime.signals import preempt_signal
 
         return None if self.preempt_signal is None else preempt_signal(self.preempt_signal)
 

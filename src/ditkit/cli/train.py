@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..io.text import format_duration
 from ..runtime import launch
 from . import complete, console
 from .opt import changes, examples, only, opt
@@ -17,7 +19,7 @@ from .options import AUTO, Data, Optimiser, Settings, TrainDevice, TrainModel, T
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..data.contract import Datasets
-    from ..events import Event
+    from ..events import Event, Finished
     from ..runs.folder import RunFolder
     from ..runs.resume import RunPlan
     from ..runs.target import ResolvedRun
@@ -160,10 +162,10 @@ def _measures_lr(optimiser: Optimiser, folder: RunFolder | None) -> bool:
 
 
 def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
+    from ..runtime.signals import stop_on_signals
     from ..runtime.threads import take_threads
+    from ..visual.progress import TrainingProgress
     from .datasets import open_training_images, watching
-    from .progress import TrainingProgress, next_steps
-    from .signals import stop_on_signals
 
     quiet = output.quiet or not launch.is_main()
     datasets = open_training_images(run.config, quiet=quiet, yes=output.yes)
@@ -270,30 +272,36 @@ def _prepared(
     if plan.finished:
         with contextlib.suppress(BusyError), lock(plan.folder):
             remove_leftovers(plan.folder)  # it may have been killed as it ended
-        _say_finished(plan, quiet=quiet)
+        for line in plan.why_finished():
+            console.say(line, quiet=quiet)
     elif _measures_lr(optimiser, plan.folder):
         plan = _with_measured_lr(plan, datasets, machine.device, quiet=quiet)
     return plan
 
 
 def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, *, quiet: bool) -> RunPlan:
-    from .lr_find import measure, write
+    from .lr_find import draw, measure
 
     curve, picture = measure(run.config, datasets, device, quiet=quiet), run.folder.path / "lr-find.png"
-    write(curve, picture)
+    draw(curve, picture)
     console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {picture}", quiet=quiet)
     config = _with_lr(run.config, curve.suggestion)
     run.folder.write_config(config)
     return replace(run, config=config)
 
 
-def _say_finished(run: RunPlan, *, quiet: bool) -> None:
-    """Why there is nothing to do for a run that has as many steps as its settings ask for."""
-    folder, steps, planned = run.folder.path, run.config.train.steps, run.folder.read_config().train.steps
-    again = f"ditkit train {shlex.quote(str(folder))}"
-    if run.step < planned:
-        console.say(f"{folder} is at step {run.step} of {planned}, past --steps {steps}", quiet=quiet)
-        console.say(f"continue with `{again}`, or start a new run with --fresh", quiet=quiet)
-    else:
-        console.say(f"{folder} is finished: {run.step} steps", quiet=quiet)
-        console.say(f"train on with `{again} --steps {2 * run.step}`, or start a new run with --fresh", quiet=quiet)
+def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) -> list[str]:
+    """Lines to print after a run has ended, with the next command; `elsewhere` if --runs-dir was given."""
+    if finished.reason != "done":
+        why = "out of time" if finished.reason == "time" else "stopped"
+        again = f"ditkit train {shlex.quote(str(finished.folder))}"
+        if not finished.step:
+            return [f"{why} before the first step; begin again with `{again}`"]
+        return [f"{why} at step {finished.step} of {finished.steps}, all saved; continue with `{again}`"]
+    words = ["ditkit", "sample"]
+    if labels and not any(label.startswith("-") for label in labels):
+        words += ["--labels", *labels[:10]]
+    if elsewhere:
+        words += ["--model", str(finished.folder)]
+    took = format_duration(finished.seconds)
+    return [f"done: {finished.steps} steps in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]

@@ -46,6 +46,16 @@ class RunPlan:
     def finished(self) -> bool:
         return self.step >= self.config.train.steps
 
+    def why_finished(self) -> tuple[str, str]:
+        """Why there is nothing to do for a finished run, and what can be done."""
+        folder, steps, planned = self.folder.path, self.config.train.steps, self.folder.read_config().train.steps
+        again = f"ditkit train {shlex.quote(str(folder))}"
+        if self.step < planned:
+            said = f"{folder} is at step {self.step} of {planned}, past --steps {steps}"
+            return said, f"continue with `{again}`, or start a new run with --fresh"
+        said = f"{folder} is finished: {self.step} steps"
+        return said, f"train on with `{again} --steps {2 * self.step}`, or start a new run with --fresh"
+
 
 @contextlib.contextmanager
 def start_or_resume(config: RunConfig, path: Path, *, force_change: Collection[str] = ()) -> Iterator[RunPlan]:

@@ -19,8 +19,9 @@ from typing import Any
 import torch.distributed
 from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
-from ..errors import DitkitError, MachineError, PeerError, UsageError, is_out_of_memory
+from ..errors import MachineError, PeerError, UsageError
 from . import launch
+from .failures import explained
 
 GRACE = 30.0  # seconds that a process has to end by itself after another has failed
 _TICK = 1.0  # seconds between signs of life
@@ -182,10 +183,8 @@ def _lost(why: str) -> MachineError:
 
 
 def _exit_code(error: BaseException) -> int:
-    if isinstance(error, DitkitError):
-        return error.exit_code
-    if isinstance(error, (OSError, ImportError)) or is_out_of_memory(error):
-        return MachineError.exit_code
+    if known := explained(error):
+        return known.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     return 130 if isinstance(error, KeyboardInterrupt) else 1

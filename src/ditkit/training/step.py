@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..data.batches import Batch
-from ..errors import MachineError, UsageError, is_out_of_memory
+from ..errors import MachineError, UsageError
 from ..models.dit import DiT
 from ..objectives.contract import Network, Objective
 from ..runtime.device import autocast
 from ..runtime.distributed import ProcessGroup
+from ..runtime.failures import is_out_of_memory
 from ..runtime.gradient_sync import GradientSync
 from ..seeding import generator
 from . import compile as training_compile

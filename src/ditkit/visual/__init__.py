@@ -1,1 +1,1 @@
-"""Image grids, plots, GIFs and the HTML report."""
+"""Progress bars, image grids, plots, GIFs and the HTML report."""

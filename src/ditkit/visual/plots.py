@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 import warnings
@@ -146,6 +147,15 @@ def plot_lr(curve: Curve) -> Figure:
     _tidy(axes)
     _legend(axes, "lower left")
     return figure
+
+
+def save_lr_curve(curve: Curve, path: Path) -> Path:
+    """Write the plot of a range test, and beside it its numbers as .json; returns the path of these."""
+    numbers = path.with_suffix(".json")
+    values = {name: getattr(curve, name) for name in ("rates", "losses", "smoothed", "suggestion", "maximum")}
+    save_figure(plot_lr(curve), path)
+    write_file(numbers, json.dumps(values, indent=1, allow_nan=False).encode())
+    return numbers
 
 
 def _rate(rate: float) -> str:

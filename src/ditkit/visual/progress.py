@@ -1,22 +1,26 @@
-"""The progress of a training run: a bar where stderr is a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress of long work: bars on a terminal and in a notebook, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
-import shlex
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
+from ..io.progress import LOADING_TORCH, Progress, Watch
+from ..io.terminal import say, stderr
 from ..io.text import format_duration, visible
-from . import console
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
 
 LINES = 20  # plain lines in a run
 BETWEEN_LINES = 10.0  # least seconds between two of them
+_BETWEEN_PERCENTAGES = 15.0  # and between those of other work
 _SMOOTHING = 0.98
 
 
@@ -25,10 +29,10 @@ class TrainingProgress:
 
     def __init__(self, name: str, *, quiet: bool = False):
         self.name, self.quiet = name, quiet
-        self.console = console.stderr()
+        self.console = stderr()
         self.finished: Finished | None = None
         self.labels: tuple[str, ...] = ()
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._task: Any = None
         self._loss: float | None = None
         self._validation: float | None = None
@@ -128,7 +132,7 @@ class TrainingProgress:
             self.note(f"step {event.step}: samples in {event.path}")
 
 
-def _bar(terminal: Any) -> Progress:
+def _bar(terminal: Any) -> Bar:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (MofNCompleteColumn(), BarColumn(None), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn())
@@ -136,18 +140,66 @@ def _bar(terminal: Any) -> Progress:
     return Progress(*columns, console=terminal, refresh_per_second=4, expand=True)
 
 
-def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) -> list[str]:
-    """Lines to print after a run has ended, with the next command; `elsewhere` if --runs-dir was given."""
-    if finished.reason != "done":
-        why = "out of time" if finished.reason == "time" else "stopped"
-        again = f"ditkit train {shlex.quote(str(finished.folder))}"
-        if not finished.step:
-            return [f"{why} before the first step; begin again with `{again}`"]
-        return [f"{why} at step {finished.step} of {finished.steps}, all saved; continue with `{again}`"]
-    words = ["ditkit", "sample"]
-    if labels and not any(label.startswith("-") for label in labels):
-        words += ["--labels", *labels[:10]]
-    if elsewhere:
-        words += ["--model", str(finished.folder)]
-    took = format_duration(finished.seconds)
-    return [f"done: {finished.steps} steps in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]
+@contextmanager
+def spinner(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """A spinner around slow work, where stderr is a terminal."""
+    terminal = stderr()
+    if quiet or not terminal.is_terminal:
+        yield
+        return
+    with terminal.status(text):
+        yield
+
+
+@contextmanager
+def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float | None], None]]:
+    """A bar on stderr where that is a terminal; gives a function that takes (done, of how much)."""
+    terminal = stderr()
+    if quiet or not terminal.is_terminal:
+        yield (lambda done, total: None) if quiet else _lines(text)
+        return
+    from rich.progress import Progress
+
+    with Progress(console=terminal, refresh_per_second=4, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(text: str) -> Callable[[float, float | None], None]:
+    """What a bar does where stderr is no terminal: a line now and then, if it takes long."""
+    last = time.monotonic()
+
+    def show(done: float, total: float | None) -> None:
+        nonlocal last
+        if total and time.monotonic() - last >= _BETWEEN_PERCENTAGES:
+            last = time.monotonic()
+            say(f"{text}: {done / total:.0%}")
+
+    return show
+
+
+def watch(*, quiet: bool = False) -> Watch:
+    """What library functions show their progress with: work named "reading …" spins, other work has a bar."""
+
+    @contextmanager
+    def show(text: str) -> Iterator[Progress]:
+        if text.endswith("…"):
+            with loading_torch(quiet=quiet) if text == LOADING_TORCH else spinner(text, quiet=quiet):
+                yield lambda done, total: None
+        else:
+            with bar(text, quiet=quiet) as update:
+                yield update
+
+    return show
+
+
+@contextmanager
+def loading_torch(*, quiet: bool = False) -> Iterator[None]:
+    """Around the first import of torch and what needs it, which takes seconds: shows a spinner."""
+    from ..runtime.threads import calm_threads, choose_threads, keep_memory
+
+    if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:  # else it is decided
+        calm_threads(choose_threads())
+    keep_memory()
+    with spinner(LOADING_TORCH, quiet=quiet):
+        yield
