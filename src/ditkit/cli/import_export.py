@@ -75,6 +75,8 @@ def import_(
     step = f", step {info.step:,}" if info.step else ""
     losses = f", {model.losses:,} losses" if model.losses else ""
     console.say(f"this is {model.origin}: {count}{step}{losses}", quiet=quiet)
+    for note in model.notes:
+        console.say(note, quiet=quiet)
     word = shlex.quote(str(run) if output.runs_dir else run.name)
     labels = f" --labels {shlex.join(info.labels[:2])}" if info.labels else ""
     console.say(f"draw with `ditkit sample --model {word}{labels}`", quiet=quiet)

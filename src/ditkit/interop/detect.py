@@ -15,6 +15,7 @@ from ..runs.lookup import PICKLES
 from ..runs.model_info import has_model_info, read_model_info
 from . import diffusers, diffusers_config, meta, original, remap
 from .base import ForeignModel, short_names
+from .state_dicts import choose, find_networks, metadata
 from .unpickle import read_pickle
 
 SUFFIXES = (".safetensors", *PICKLES)
@@ -73,8 +74,10 @@ def _read_file(path: Path, settings: Mapping[str, Any]) -> ForeignModel:
     else:
         tree = read_tensors(path)
     for project in (original, meta):
-        if project.fits(tree):
-            return project.read(tree, path, heads)
+        if networks := find_networks(tree, project.MARK):
+            choice = choose(networks)
+            model = project.read(choice, metadata(tree), path, heads)
+            return dataclasses.replace(model, notes=(*([choice.note] if choice.note else []), *model.notes))
     raise CheckpointError(f"{path} is {_describe(tree)}", KNOWN)
 
 

@@ -48,6 +48,7 @@ class ImportedModel:
     origin: str
     parameters: int
     losses: int
+    notes: tuple[str, ...] = ()  # what was taken, left out or assumed: a line each
 
 
 def import_model(
@@ -97,6 +98,7 @@ def import_model(
         origin=foreign.origin,
         parameters=sum(tensor.numel() for tensor in foreign.ema.values()),
         losses=len(foreign.losses),
+        notes=foreign.notes,
     )
 
 

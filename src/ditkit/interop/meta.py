@@ -22,38 +22,29 @@ from ..runs.model_info import LatentStats, ModelInfo
 from . import remap
 from .base import ForeignModel, class_names
 from .remap import Layer, block_layers, linear, patch_layer, reordered
+from .state_dicts import Choice
 
 DIT, SIT = "Meta's DiT", "SiT"
-_MARK = "x_embedder.proj.weight"
+MARK = "x_embedder.proj.weight"
 _MODULATION = (0, 1, 3, 4, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its shift, scale, gate, shift, …
 _LAYERS = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "mlp.first": "mlp.fc1", "mlp.second": "mlp.fc2"}
 _AUTOENCODER = "sd-vae-ft-ema"
 
 
-def fits(tree: Any) -> bool:
-    """Whether it is a state dict of one of them, or a checkpoint of their training that holds some."""
-    return isinstance(tree, Mapping) and any(str(name).endswith(_MARK) for state in _states(tree) for name in state)
-
-
-def _states(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The averaged and the raw weights; a published file is the averaged ones alone."""
-    return remap.states(tree, "ema", "model") or [tree]
-
-
-def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
-    """The model of a file. Raises CheckpointError for what does not fit together."""
+def read(choice: Choice, about: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
+    """The model of a file: the weights chosen, and what it says `about` them. Raises CheckpointError for damage."""
     with remap.reading(path, "a DiT of Meta's"):
-        states = [remap.state_dict(state) for state in _states(tree)]
+        states = [remap.state_dict(network.tensors) for network in choice.networks]
         sit = _is_sit(states[0], path)
-        info = _model_info(states[0], tree.get("args"), heads, path, sit=sit)
+        info = _model_info(states[0], about.get("args"), heads, path, sit=sit)
         ema, *raw = [_converted(state, info, sit=sit) for state in states]
     return ForeignModel(origin=SIT if sit else DIT, info=info, ema=ema, raw=raw[0] if raw else None)
 
 
 def _is_sit(tensors: Mapping[str, Tensor], path: Path) -> bool:
     """By the unused channels, which training leaves at zero, else by the file's name: the tensors are alike."""
-    rows, used = tensors["final_layer.linear.weight"], tensors[_MARK].shape[1]
-    twice = len(rows) == 2 * tensors[_MARK][0].numel()
+    rows, used = tensors["final_layer.linear.weight"], tensors[MARK].shape[1]
+    twice = len(rows) == 2 * tensors[MARK][0].numel()
     if twice and not rows.view(-1, 2 * used, rows.shape[1])[:, used:].any():
         return True
     return re.search(r"(?<![a-z])sit(?![a-z])", path.name.lower()) is not None
@@ -62,12 +53,12 @@ def _is_sit(tensors: Mapping[str, Tensor], path: Path) -> bool:
 def _model_info(
     tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path: Path, *, sit: bool
 ) -> ModelInfo:
-    width, channels, patch, _ = tensors[_MARK].shape
+    width, channels, patch, _ = tensors[MARK].shape
     side = math.isqrt(tensors["pos_embed"].shape[1]) * patch
     labels = class_names(len(tensors["y_embedder.embedding_table.weight"]) - 1)
-    size = presets.SIZES.get(str(getattr(arguments, "model", "")).lower().partition("/")[0].replace("sit", "dit"))
+    size = presets.SIZES.get(str((arguments or {}).get("model", "")).lower().partition("/")[0].replace("sit", "dit"))
     usual = {row[0]: row[2] for row in presets.SIZES.values() if row[0] >= presets.SIZES["dit-s"][0]}
-    learned_sigma = not sit and len(tensors["final_layer.linear.weight"]) == 2 * tensors[_MARK][0].numel()
+    learned_sigma = not sit and len(tensors["final_layer.linear.weight"]) == 2 * tensors[MARK][0].numel()
     flow = {"process": "flow", "objective": "velocity", "timesteps": 1}
     diffusion = {"process": "diffusion", "objective": "learned-sigma" if learned_sigma else "epsilon"}
     autoencoder = autoencoder_settings(_AUTOENCODER)

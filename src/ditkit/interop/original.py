@@ -20,10 +20,11 @@ from ..runs.model_info import ModelInfo
 from . import remap
 from .base import ForeignModel
 from .remap import block_layers, channels_first, linear, patch_layer, reordered, stacked
+from .state_dicts import Choice
 
 ORIGIN = "the original diffusion-transformer"
 FACES = ("female", "male")  # its classes 0 and 1 of CelebA
-_MARK = "patch_ops.patch_proj.weight"
+MARK = "patch_ops.patch_proj.weight"
 _MODULATION = (1, 0, 4, 3, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its scale, shift, gate, scale, …
 _FINAL = (1, 0)  # scale, shift
 _QKV = ("wq", "wk", "wv")
@@ -35,32 +36,21 @@ _LAYERS = {
 _HEADS = {288: 6, 512: 8}  # by width, of the two models that it trains
 
 
-def fits(tree: Any) -> bool:
-    """Whether it is one of its checkpoints, or one of the two state dicts in it."""
-    if not isinstance(tree, Mapping):
-        return False
-    return any(_MARK in str(name) for state in (tree, *_states(tree)) for name in state)
-
-
-def _states(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return remap.states(tree, "ema_state", "model_state")
-
-
-def read(tree: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
-    """The model of a checkpoint. Raises CheckpointError for what does not fit together."""
+def read(choice: Choice, about: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
+    """The model of a file: the weights chosen, and what it says `about` them. Raises CheckpointError for damage."""
     with remap.reading(path, ORIGIN):
-        arguments = dict(tree.get("model_args") or tree.get("train_config") or {})
-        states = [remap.state_dict(state) for state in _states(tree) or [tree]]
-        info = _model_info(states[0], arguments, heads, int(tree.get("step", 0)), path)
+        arguments = dict(about.get("model_args") or about.get("train_config") or {})
+        states = [remap.state_dict(network.tensors) for network in choice.networks]
+        info = _model_info(states[0], arguments, heads, int(about.get("step") or 0), path)
         ema, *raw = [_converted(state, info) for state in states]
-        losses = _losses(tree.get("losses") or (), info.step)
+        losses = _losses(about.get("losses") or (), info.step)
     return ForeignModel(origin=ORIGIN, info=info, ema=ema, raw=raw[0] if raw else None, losses=losses)
 
 
 def _model_info(
     tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], heads: int | None, step: int, path: Path
 ) -> ModelInfo:
-    width, channels, patch, _ = tensors[_MARK].shape
+    width, channels, patch, _ = tensors[MARK].shape
     tokens, rows = tensors["positional_embeddings"].shape[1], len(tensors["label_embed.label_embed.weight"])
     height, columns = (int(arguments.get(side, math.isqrt(tokens) * patch)) for side in "HW")
     if (height // patch) * (columns // patch) != tokens:

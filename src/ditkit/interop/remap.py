@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,21 +33,9 @@ def reading(path: Path, origin: str) -> Iterator[None]:
         ) from None
 
 
-def states(tree: Mapping[str, Any], ema: str, raw: str) -> list[Mapping[str, Any]]:
-    """The averaged and the raw weights of a training checkpoint, as far as it has them, by their names in it."""
-    return [state for state in (tree.get(ema), tree.get(raw)) if isinstance(state, Mapping)]
-
-
-def state_dict(tree: Any) -> dict[str, Tensor]:
-    """Tensors by name, float32, without the prefixes of torch.compile and DataParallel."""
-    if not isinstance(tree, Mapping):
-        raise ValueError("its weights are not tensors by name")
-    tensors: dict[str, Tensor] = {}
-    for name, value in tree.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError("its weights are not tensors by name")
-        tensors[name.removeprefix("_orig_mod.").removeprefix("module.")] = value.detach().float()
-    return tensors
+def state_dict(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network as float32."""
+    return {name: value.detach().float() for name, value in tensors.items()}
 
 
 def linear(tensors: MutableMapping[str, Tensor], name: str) -> Layer:

@@ -1,0 +1,155 @@
+"""Finds the network in what a checkpoint holds, whatever is wrapped around it.
+
+Training scripts and wrappers put state dicts under keys ("ema", "model_state_dict", "module", Lightning's
+"state_dict") and a prefix before every name ("module.", "model.", "_orig_mod."). None of these words are known here.
+A network is found by its mark, the full name of one of its tensors: wherever in the tree a name ends with it, all
+names of that table with the same beginning are the network's, and the beginning is the prefix. Names of what torch
+wraps around a layer are taken out of the middle of names.
+
+`find_networks` returns all of them, those of averaged weights first; `choose` picks the averaged and the raw weights of
+one network; `metadata` is everything else in the file: its arguments, settings and step, as plain data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UsageError
+
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+_AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
+_DEEPEST = 16  # containers in each other
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # tensors do not compare as a whole
+class Network:
+    """A network's tensors by name without the prefix, and where in the file they are."""
+
+    tensors: Mapping[str, Tensor]
+    keys: tuple[str, ...]  # of the tables around them, from the outside: ("state_dict",)
+    prefix: str  # "model.module.", or ""
+    is_averaged: bool  # the moving average (EMA) of weights, as keys or prefix say
+
+    @property
+    def place(self) -> str:
+        """Where it is, as a reader would look it up: state_dict.ema_model; "" for the whole of the file."""
+        return ".".join([*self.keys, *([self.prefix.removesuffix(".")] if self.prefix else [])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The weights to take from a file: the averaged ones, if it has any, and the raw ones."""
+
+    ema: Network
+    raw: Network | None
+    note: str  # which were taken and what else was there, in words; "" where there was no choice
+
+    @property
+    def networks(self) -> list[Network]:
+        """Both, the averaged weights first."""
+        return [self.ema, *([self.raw] if self.raw else [])]
+
+
+def find_networks(tree: Any, mark: str) -> list[Network]:
+    """Every network in the content of a file that has a tensor of this name, those of averaged weights first."""
+    networks = [network for keys, table in _tables(tree) for network in _networks(keys, table, mark)]
+    return sorted(networks, key=lambda network: not network.is_averaged)
+
+
+def choose(networks: Sequence[Network], place: str | None = None) -> Choice:
+    """The averaged and the raw weights among a file's networks (at least one).
+
+    `place` is where those are that shall be taken, as in `Network.place`. Raises UsageError if none are there.
+    """
+    if place is not None:
+        chosen = next((network for network in networks if network.place == place), None)
+        if chosen is None:
+            raise UsageError(f"there are no weights at {place!r}", f"it has {_listed(networks)}")
+        return Choice(ema=chosen, raw=None, note="")
+    ema = networks[0]
+    raws = [network for network in networks if not network.is_averaged and network is not ema]
+    raw = raws[0] if raws and ema.is_averaged and _same_shapes(ema, raws[0]) else None
+    others = [network for network in networks if network not in (ema, raw)]
+    note = f"it has {_listed(networks)}; taken: {ema.place or 'the file itself'}" if others else ""
+    return Choice(ema=ema, raw=raw, note=note)
+
+
+def _listed(networks: Sequence[Network]) -> str:
+    return ", ".join(network.place or "the file itself" for network in networks)
+
+
+def _same_shapes(first: Network, second: Network) -> bool:
+    return {name: value.shape for name, value in first.tensors.items()} == {
+        name: value.shape for name, value in second.tensors.items()
+    }
+
+
+def metadata(tree: Any) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors, as plain data: {"args": {"model": "DiT-S/4"}, "step": 400000}.
+
+    Tables and objects with attributes become dictionaries, tensors of a single number that number; other tensors and
+    what cannot be plain data are left out.
+    """
+    plain = _plain(tree, 0, {})
+    return plain if isinstance(plain, dict) else {}
+
+
+def _networks(keys: tuple[str, ...], table: Mapping[Any, Any], mark: str) -> Iterator[Network]:
+    """The networks of one table; a prefix that begins with another network's belongs to it alone."""
+    named = ((name, value) for name, value in table.items() if isinstance(name, str) and isinstance(value, Tensor))
+    tensors = {_unwrapped(name): value for name, value in named}
+    ends = [name for name in tensors if name == mark or name.endswith(f".{mark}")]
+    prefixes = sorted((name.removesuffix(mark) for name in ends), key=len, reverse=True)
+    by_prefix = any(map(_AVERAGED.search, prefixes))  # as in ema-pytorch's table "ema", which has both
+    words = () if by_prefix else keys
+    for prefix in prefixes:
+        own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        is_averaged = "n_averaged" in table or any(map(_AVERAGED.search, (*words, prefix)))
+        yield Network(tensors=own, keys=keys, prefix=prefix, is_averaged=is_averaged)
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """Every table in a tree and the keys that lead to it, the outer ones first; what is in one is looked at once."""
+    pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    visited = set[int]()
+    while pending:
+        keys, value = pending.pop(0)
+        if not isinstance(value, Mapping):
+            continue
+        yield keys, value
+        if id(value) not in visited and len(keys) < _DEEPEST:
+            visited.add(id(value))
+            pending += [((*keys, str(key)), inner) for key, inner in value.items() if isinstance(inner, Mapping)]
+
+
+def _plain(value: Any, depth: int, done: dict[int, Any]) -> Any:
+    """A value as plain data; None for what has none. `done` holds containers by their id: they may hold each other."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else None
+    if id(value) in done or depth > _DEEPEST:
+        return done.get(id(value))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = done[id(value)] = []
+        items += [_plain(item, depth + 1, done) for item in value]
+        return items
+    pairs = value if isinstance(value, Mapping) else getattr(value, "__dict__", None)
+    if pairs is None:
+        return None
+    table = done[id(value)] = {}
+    table |= {str(key): _plain(item, depth + 1, done) for key, item in pairs.items() if not _is_large(item)}
+    return table
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() != 1
