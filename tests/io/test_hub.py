@@ -151,7 +151,7 @@ def test_a_broken_connection_goes_on_where_it_stopped(server: Hub, monkeypatch: 
 def test_another_process_goes_on_with_the_file_that_one_was_stopped_in(
     server: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "_AT_ONCE", 1)
+    monkeypatch.setattr("ditkit.io.parallel._AT_ONCE", 1)
     server.faults = Faults(broken=frozenset({"data/train-1.parquet"}))
     with pytest.raises(MachineError, match=r"cannot download hf://someone/faces/data/train-1.parquet: .* answers 503"):
         snapshot(REPO, wanted=train, patience=Patience(delays=()))

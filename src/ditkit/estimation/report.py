@@ -18,7 +18,7 @@ from ..models.size import parameters
 from ..runtime.launch import launched
 
 if TYPE_CHECKING:
-    from .memory import RunSetup
+    from .memory import Memory, RunSetup
 
 _MEMORY = {
     "weights": "weights",
@@ -79,13 +79,10 @@ def estimate(
         labels, images = count(config)
     setup, available = _setup(config, labels, images, device, dtype, progress, is_open=datasets is not None)
     from ..runtime.peak_flops import forward_flops
-    from .memory import disk, fitting_parts, memory_needed, usual_parts
+    from .memory import disk, usual_parts
 
     parts = usual_parts(setup)
-    with progress("counting …"):
-        memory = memory_needed(setup, parts)
-        fits = None if available is None else memory.total <= available
-        fitting = fitting_parts(setup, available) if available is not None and not fits else None
+    memory, fits, fitting = _memory(setup, parts, available, progress)
     on_disk, free = disk(config, labels, images or 0), paths.free_disk(Path(folder))
     return {
         "parameters": parameters(config, labels),
@@ -179,6 +176,20 @@ def _setup(
         room=free_store_bytes(place),
     )
     return setup, available_memory(place, taken)
+
+
+def _memory(
+    setup: RunSetup, parts: int, available: int | None, progress: Watch
+) -> tuple[Memory, bool | None, int | None]:
+    """What a batch in `parts` takes, whether it fits, and the parts that would where these do not."""
+    from .memory import fitting_parts, memory_needed
+
+    with progress("counting …"):
+        memory = memory_needed(setup, parts)
+        if available is None:
+            return memory, None, None
+        fits = memory.total <= available
+        return memory, fits, None if fits else fitting_parts(setup, available)
 
 
 def _measured(setup: RunSetup, parts: int, seconds: float, progress: Watch) -> dict[str, Any]:

@@ -143,7 +143,23 @@ def evaluate(
     cache = FeatureCache(identity=about["drawn"], images=samples, extractor=judge.extractor)
     labels = resolve_labels(trained.info.labels, samples)
     draw = partial(_draw, trained, labels, settings=settings, guide=guide, seed=seed, batch_size=batch_size)
-    chunks, (rank, processes) = cache.chunks(), part
+    features = _drawn_features(cache, draw, part, collect, on_image, on_estimate)
+    metrics = judge.score_seen(features, labels)
+    if part[0] == 0:
+        cache.clear()
+    return Evaluation(metrics=metrics, about=about)
+
+
+def _drawn_features(
+    cache: FeatureCache,
+    draw: Callable[..., list[np.ndarray]],
+    part: tuple[int, int],
+    collect: Callable[[Any], list[Any]],
+    on_image: OnImage,
+    on_estimate: Callable[[float], None],
+) -> Features:
+    """The features of all images, of which this process draws its part; those that are cached are not drawn again."""
+    samples, chunks, (rank, processes) = cache.images, cache.chunks(), part
     done = {start: features for start, _ in chunks if (features := cache.load(start))}
     missing = sum(end - start for start, end in chunks if start not in done)
     if missing > 2 * _TIMED:
@@ -158,10 +174,7 @@ def evaluate(
             features = done.get(start) or cache.extract(start, draw(start, end, on_image=on_image))
         done |= {start: drawn for (start, _), drawn in zip(round_chunks, collect(features), strict=False)}
         on_image(round_chunks[-1][1], samples)
-    metrics = judge.score_seen(joined([done[start] for start, _ in chunks]), labels)
-    if rank == 0:
-        cache.clear()
-    return Evaluation(metrics=metrics, about=about)
+    return joined([done[start] for start, _ in chunks])
 
 
 def _draw(

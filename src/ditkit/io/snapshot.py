@@ -13,12 +13,10 @@ import atexit
 import contextlib
 import json
 import re
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from ..errors import MachineError, UsageError
 from . import atomic, paths
@@ -35,8 +33,9 @@ from .hub import (
     check_repository,
     progress_bars,
 )
+from .parallel import in_threads
 from .paths import cache_dir, cache_folder, check_room
-from .progress import Progress, confirm, progress
+from .progress import confirm, progress
 from .shared import INCOMPLETE, arriving, remember_branch, size_of, stamp_of
 from .text import format_size, plural
 
@@ -44,9 +43,7 @@ Wanted = Callable[[str], bool] | Collection[str]  # a test of a path in a reposi
 NOTE = "about.json"
 ASK_FROM = 50e6  # bytes
 _MOST_FILES = 20_000  # in one snapshot
-_AT_ONCE = 8  # files that are downloaded at the same time
 _ABANDONED = 600  # seconds without a write after which nobody downloads a file any more
-_TICK = 0.2  # seconds between two looks at the progress
 _SPARE = 64 << 20  # bytes of the disk that stay free
 _resolved: dict[tuple[str, ...], str] = {}  # a process sees one commit of a branch, even if it moves on
 
@@ -266,13 +263,13 @@ def _complete(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: s
         _check(note, hub, files)
         missing = {path: remote for path, remote in files.items() if not note.has(path)}
         if missing:
-            with progress(f"downloading {_agree(note, hub, missing, by_hand)}") as show:
+            with progress(f"downloading {_agree(note, hub, missing, by_hand)}") as show, progress_bars(shown=False):
                 since = time.time()
 
                 def download(path: str) -> None:
                     hub.download(path, files[path], note.commit)
 
-                for path in _each(missing, download, show, lambda: arriving(hub.folder, since)):
+                for path in in_threads(download, _sizes(missing), show, lambda: arriving(hub.folder, since)):
                     note.check(path)
     except Exception:
         atexit.register(hub.stop)  # until the process ends, the other threads may finish their files
@@ -297,12 +294,16 @@ def _check(note: _Note, hub: Repository, files: Mapping[str, Remote]) -> None:
 
     what = f"checking {plural(len(present), 'file')} of {address(note.repo, note.commit)} in {hub.folder}"
     with progress(what) as show:
-        for path in _each(present, compare, show):
+        for path in in_threads(compare, _sizes(present), show):
             target, mismatch = note.snapshot / path, mismatches[path]
             if mismatch and offline():
                 raise MachineError(f"{target} {mismatch}", f"delete {target} to download it again")
             if not mismatch:
                 note.check(path)
+
+
+def _sizes(files: Mapping[str, Remote]) -> dict[str, int]:
+    return {path: remote.size for path, remote in files.items()}
 
 
 def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str | None) -> str:
@@ -320,43 +321,3 @@ def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str 
     if size > ASK_FROM:
         confirm(f"download {what}", by_hand or "download them by hand and give their folder")
     return what
-
-
-def _each(
-    files: Mapping[str, Remote], work: Callable[[str], None], show: Progress, coming: Callable[[], int] = lambda: 0
-) -> Iterator[str]:
-    """The paths of files as several threads get done with them. Raises the first error.
-
-    The threads do not keep the process alive: an interrupt need not wait for a large file.
-    """
-    waiting, finished, stopped = SimpleQueue[str](), SimpleQueue[tuple[str, Exception | None]](), threading.Event()
-    for path in files:
-        waiting.put(path)
-
-    def go() -> None:
-        with contextlib.suppress(Empty):
-            while not stopped.is_set():
-                path, error = waiting.get_nowait(), None
-                try:
-                    work(path)
-                except Exception as raised:
-                    error = raised
-                finished.put((path, error))
-
-    left, done, shown, total = set(files), 0, 0, sum(remote.size for remote in files.values())
-    with progress_bars(shown=False):
-        for _ in range(min(_AT_ONCE, len(files))):
-            threading.Thread(target=go, daemon=True).start()
-        try:
-            while left:
-                with contextlib.suppress(Empty):
-                    path, error = finished.get(timeout=_TICK)
-                    if error:
-                        raise error
-                    left.remove(path)
-                    done += files[path].size
-                    yield path
-                shown = max(shown, done + (coming() if left else 0))
-                show(shown, total)
-        finally:
-            stopped.set()

@@ -75,9 +75,7 @@ def animate(
     wanted = _labels_drawn(kind, labels, info.labels)
     if kind == "interpolate" and settings.sampler == "ddpm":
         raise UsageError("ddpm adds noise at every step, so neighbours do not look alike", "use --sampler ddim")
-    inside = weights.parent.parent.parent / f"{kind}.gif"  # as it was typed, not resolved
-    place = place or (inside if run_of(weights) else text.free_name(Path(kind), ".gif"))
-    paths.check_writable(place.parent)
+    place = _place(place, kind, weights)
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load
         from ..runtime.device import find_device
@@ -87,6 +85,14 @@ def animate(
     else:
         _interpolate(trained, wanted, settings, seed, frames, place, progress)
     return place
+
+
+def _place(path: Path | None, kind: str, weights: Path) -> Path:
+    """The GIF: in the run of the weights if no other is named, or here. Raises MachineError if it cannot be written."""
+    inside = weights.parent.parent.parent / f"{kind}.gif"  # as it was typed, not resolved
+    path = path or (inside if run_of(weights) else text.free_name(Path(kind), ".gif"))
+    paths.check_writable(path.parent)
+    return path
 
 
 def _labels_drawn(kind: str, labels: Sequence[str] | None, known: Sequence[str]) -> list[str]:

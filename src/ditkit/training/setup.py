@@ -20,7 +20,7 @@ from ..data.contract import Dataset, Datasets, open_datasets
 from ..data.resident import batch_target
 from ..ema import TRACKED, Ema, PowerEmas
 from ..errors import DataError, UsageError
-from ..evaluation.judge import open_judge
+from ..evaluation.judge import Judge, open_judge
 from ..events import OnEvent, Warned
 from ..io import paths
 from ..latents.cache import LatentSpec, open_latents
@@ -124,8 +124,6 @@ def open_session(
     )
     if text:
         on_event(Warned(step=state.step if state else 0, text=text))
-    # Opened before the first step, so that a missing package or file is reported now and not after hours.
-    judged = config.train.evaluate_every is not None and group.is_main
     share, target = group.shard(config.train.batch_size), batch_target(device, config.data.workers)
     session = TrainingSession(
         config=config,
@@ -143,7 +141,7 @@ def open_session(
         logs=RunLogs(folder, state, writes=group.is_main),
         on_event=on_event,
         utilization=open_utilization(config, device, dtype, group.size),
-        judge=open_judge(config, device=device, dataset=dataset) if judged else None,
+        judge=_open_judge(config, device, dataset) if group.is_main else None,
     )
     if state:
         _continue_from(session, state, force_change)
@@ -173,6 +171,11 @@ def _open_trainable(
     # After sharding, which replaces the parameters that the optimiser must know.
     optimizer = optim.adamw(network, config.optim)
     return ema, Trainable(network=network, ema=ema.network, optimizer=optimizer, averages=averages, sharded=sharded)
+
+
+def _open_judge(config: RunConfig, device: torch.device, dataset: Dataset) -> Judge | None:
+    """Opened before the first step, so that a missing package or file is reported now and not after hours."""
+    return None if config.train.evaluate_every is None else open_judge(config, device=device, dataset=dataset)
 
 
 def _restore(
