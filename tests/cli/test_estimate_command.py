@@ -15,7 +15,7 @@ from ditkit.events import Stepped
 from ditkit.io import paths
 from ditkit.io.progress import no_progress
 from ditkit.runs.folder import RunFolder
-from ditkit.visual.progress import TrainingProgress
+from ditkit.visual.training_progress import TrainingProgress
 
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=2 --set model.heads=2 --set sample.steps=1 "

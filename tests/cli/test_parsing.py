@@ -12,7 +12,7 @@ from ditkit.cli.train import next_steps
 from ditkit.errors import UsageError
 from ditkit.events import Finished, Started, Stepped, Validated
 from ditkit.io import text
-from ditkit.visual.progress import TrainingProgress
+from ditkit.visual.training_progress import TrainingProgress
 
 # --- labels, durations, names
 
@@ -117,7 +117,7 @@ def told(
     steps: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: float, quiet: bool = False
 ) -> list[str]:
     now = [0.0]
-    monkeypatch.setattr("ditkit.visual.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ditkit.visual.training_progress.time.monotonic", lambda: now[0])
     with TrainingProgress("x", quiet=quiet) as progress:
         progress(start(steps))
         progress(Validated(step=0, loss=0.5))

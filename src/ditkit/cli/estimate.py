@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated
 
-from . import console
+from . import console, tables
 from .opt import examples, only, opt
 from .options import RECIPES, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
 from .train import Target
@@ -72,8 +72,7 @@ def run(
         seconds=None if machine.no_probe else PROBE_SECONDS,
         progress=console.watch(quiet=output.quiet),
     )
-    for line in [json.dumps(report, allow_nan=False)] if output.json else report_lines(report):
-        console.data(line)
+    tables.show([json.dumps(report, allow_nan=False)] if output.json else report_lines(report))
 
 
 def load_torch(*, quiet: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from . import complete, console
+from . import complete, console, tables
 from .opt import examples, only, opt
 from .options import Output
 from .outputs import check_suffix
@@ -169,14 +170,19 @@ def list_(which: Family) -> None:
 
     if which.family is not None and which.family not in complete.FAMILIES:
         raise unknown("family", which.family, complete.FAMILIES)
-    indent = "" if which.family else "  "
-    for position, family in enumerate([which.family] if which.family else complete.FAMILIES):
-        if not which.family:
-            console.data(f"{chr(10) if position else ''}{family}:")
-        members = _members(family)
-        width = max(map(len, members), default=0)
-        for name, text in members.items():
-            console.data(f"{indent}{name:<{width}}  {text}".rstrip())
+    if which.family:
+        tables.show(_member_lines(which.family, ""))
+        return
+    for position, family in enumerate(complete.FAMILIES):
+        console.data(f"{chr(10) if position else ''}{family}:")
+        tables.show(_member_lines(family, "  "))
+
+
+def _member_lines(family: str, indent: str) -> Iterator[str]:
+    members = _members(family)
+    width = max(map(len, members), default=0)
+    for name, text in members.items():
+        yield f"{indent}{name:<{width}}  {text}".rstrip()
 
 
 def _members(family: str) -> dict[str, str]:

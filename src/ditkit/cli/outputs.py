@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..io import paths
 from ..io.paths import check_file, expanded
 from ..io.text import free_name
-from . import console
+from . import console, tables
 
 if TYPE_CHECKING:
     from .options import Output
@@ -23,8 +23,7 @@ def show_result(output: Output, record: Mapping[str, Any], lines: Iterable[str])
     if output.json:
         console.data(json.dumps(record))
     elif not output.quiet:
-        for line in lines:
-            console.data(line)
+        tables.show(lines)
 
 
 def output_folder(output: Output, default: Path, names: list[str]) -> Path:

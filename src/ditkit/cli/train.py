@@ -164,7 +164,7 @@ def _measures_lr(optimiser: Optimiser, folder: RunFolder | None) -> bool:
 def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
     from ..runtime.signals import stop_on_signals
     from ..runtime.threads import take_threads
-    from ..visual.progress import TrainingProgress
+    from ..visual.training_progress import TrainingProgress
     from .datasets import open_training_images, watching
 
     quiet = output.quiet or not launch.is_main()
