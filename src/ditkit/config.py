@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
@@ -43,6 +42,7 @@ class DataConfig:
     """Which images, and what is done to them before the network sees them."""
 
     name: str = "mnist"
+    reading: Literal[1, 2] = 2  # version of how files become pixels; a run keeps the one that it began with
     path: str | None = None  # where the images are: a folder, an archive, an address; each dataset says what it reads
     revision: str | None = None  # commit of a hub repository; the dataset's own, or the newest, when not given
     image_size: ImageSize = (28, 28)  # height, width in pixels
@@ -198,13 +198,6 @@ class TrainConfig:
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is due after this step, besides the last."""
         return step % self.save_every == 0 or (self.keep_every is not None and step % self.keep_every == 0)
-
-    @property
-    def saves(self) -> int:
-        """How many checkpoints a whole run writes."""
-        every, permanent, before = self.save_every, self.keep_every, self.steps - 1
-        extra = before // permanent - before // math.lcm(every, permanent) if permanent else 0
-        return before // every + extra + 1
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:

@@ -18,6 +18,7 @@ from ditkit.runs import lookup
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.lookup import find_weights
 from ditkit.runs.model_info import read_model_info
+from ditkit.runs.stored import continued
 
 
 def nearest_label(images_NF: np.ndarray) -> list[str]:
@@ -45,7 +46,7 @@ def test_it_is_small_and_knows_nothing_of_the_machine_that_made_it():
     assert name == "mnist" and path is not None and path.stat().st_size < 5_000_000
     info = read_model_info(path)
     assert info.labels == tuple("0123456789") and info.weights == "ema"
-    ours = {key: value for key, value in to_dict(load("mnist")).items() if key != "train"}
+    ours = {key: value for key, value in to_dict(continued(load("mnist"), info.config)).items() if key != "train"}
     assert {key: to_dict(info.config)[key] for key in ours} == ours, "it is not of the recipe as it is now"
     assert info.step == load("mnist").train.steps
 

@@ -250,7 +250,7 @@ def test_a_linked_class_folder_is_followed_and_a_circle_of_links_is_not(tmp_path
         ([], "nowhere", "the folder .*nowhere does not exist", "check the path"),
         (["a.zip"], "a.zip", r"a\.zip is cut short, or no archive", "again"),
         (["a.doc"], "a.doc", r"a\.doc is a file, not a folder of images", "unpack it"),
-        ([], ".", "no images in ", ".bmp .gif .jpeg .jpg .png .tif .tiff .webp"),
+        ([], ".", "no images in ", "ditkit reads JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM"),
         (["a/notes.txt"], ".", "no images in ", "ditkit reads"),
         (["a/1.png", "b/notes.txt"], ".", "no images in the class folder b of", "fill it or remove it"),
         (

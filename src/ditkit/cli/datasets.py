@@ -83,6 +83,7 @@ def open_training_images(config: RunConfig, *, quiet: bool = False, yes: bool = 
     Raises UsageError for a model that is larger than the machine: only the data knows how many labels there are.
     """
     from ..data.contract import Datasets, open_dataset
+    from ..data.formats import left_out_of, sentence
     from ..estimation.fits import check_size
 
     images = open_images(config, quiet=quiet, yes=yes)
@@ -91,6 +92,8 @@ def open_training_images(config: RunConfig, *, quiet: bool = False, yes: bool = 
     datasets = Datasets(train=images, validation=open_dataset(config.data, "validation"))
     find_autoencoder(config, quiet=quiet, yes=yes)
     check_size(config, len(images.labels))
+    if text := sentence(left_out_of(images)):
+        console.say(text, quiet=quiet)
     if len(images.labels) == 1:
         console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
     return datasets

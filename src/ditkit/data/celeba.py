@@ -18,6 +18,7 @@ from ..io.paths import cache_dir, expanded
 from ..io.progress import notify
 from ..io.snapshot import files_of, snapshot
 from .contract import Split, holdout
+from .formats import readable
 from .image_dataset import ImageDataset, image_subset
 from .labels import attributes
 from .sources.files import find
@@ -87,7 +88,7 @@ def _root(folder: Path) -> Path | None:
 def _as_published(config: DataConfig, split: Split, root: Path) -> ImageDataset:
     """The images of the official split. Raises DitkitError when files are missing or malformed."""
     images = root / IMAGES if (root / IMAGES).is_dir() else local_folder(str(root / PACKED))
-    source = find(images)
+    source = find(images, readable(config.reading))
     names = list(source.names)
     if not names:
         raise DataError(f"no images in {images}", f"unpack img_align_celeba.zip there, from {SITE}")

@@ -8,7 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,13 +16,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DataError, UsageError
+from .formats import formats
 
 if TYPE_CHECKING:
     from ..config import DataConfig
 
-# Named, because Pillow would otherwise try every format, and run Ghostscript for an EPS file.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 LONGEST_SIDE = 16384
 MOST_PIXELS = 64_000_000
 
@@ -43,14 +41,14 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def decode(
-    opener: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
+    opener: Callable[[], IO[bytes]], name: str, config: DataConfig, smallest: tuple[int, int] | None = None
 ) -> Image.Image:
     """The first frame of an image, from what opens it as a seekable file: upright, mode L (1 channel) or RGB (3).
 
     Transparency is laid on white, 16-bit and float images are scaled to 8 bits by their range. A JPEG may be decoded
     at a fraction of its size that is still twice `smallest` (height, width). Raises DataError, which calls it `name`.
     """
-    return examine(opener, name, channels, smallest)[0]
+    return examine(opener, name, config, smallest)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +61,12 @@ class Header:
 
 
 def examine(
-    opener: Callable[[], IO[bytes]], name: str, channels: int, smallest: tuple[int, int] | None = None
+    opener: Callable[[], IO[bytes]], name: str, config: DataConfig, smallest: tuple[int, int] | None = None
 ) -> tuple[Image.Image, Header]:
     """The image as `decode` gives it, and the file's header. Raises DataError."""
     _hush_pillow()
     try:
-        with opener() as file, Image.open(file, formats=FORMATS) as image:
+        with opener() as file, Image.open(file, formats=formats(config.reading)) as image:
             size, mode = image.size, image.mode
             _check_size(name, size)
             if smallest is not None:
@@ -77,13 +75,13 @@ def examine(
             _mend_transparency(image)
             image.load()
             turn = _TURNS.get(_orientation(image))
-            plain = _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
+            plain = _flatten(_to_eight_bits(image)).convert("L" if config.channels == 1 else "RGB")
             header = Header(
                 size=(size[1], size[0]) if turn in _EXCHANGING else size, format=image.format or "", mode=mode
             )
             return plain.transpose(turn) if turn is not None else plain, header
     except _DECODING_ERRORS as error:
-        raise DataError(f"cannot read the image {name}: {_why(error)}", "replace it or take it away") from None
+        raise DataError(f"cannot read the image {name}: {_why(error, config)}", "replace it or take it away") from None
 
 
 def fit(
@@ -127,11 +125,11 @@ def read_for_edit(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.n
     for file in (path, mask):
         if file is not None and not file.is_file():
             raise UsageError(f"there is no file {file}", "check the path")
-    image, header = examine(lambda: open_file(path), path.name, data.channels)
+    image, header = examine(lambda: open_file(path), path.name, data)
     pixels = fit(image, height, width, crop=data.crop)
     if mask is None:
         return pixels, None
-    cover, mask_header = examine(lambda: open_file(mask), mask.name, 1)
+    cover, mask_header = examine(lambda: open_file(mask), mask.name, replace(data, channels=1))
     if mask_header.size != header.size:
         sizes = [" x ".join(map(str, size)) for size in (mask_header.size, header.size)]
         raise UsageError(f"the mask is {sizes[0]} pixels, the image {sizes[1]}", "they must be of one size")
@@ -226,11 +224,11 @@ def _flatten(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image)
 
 
-def _why(error: BaseException) -> str:
+def _why(error: BaseException, config: DataConfig) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is gone"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is damaged, or none of " + ", ".join(FORMATS)
+        return "it is damaged, or none of " + ", ".join(formats(config.reading))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).splitlines() or ["it is damaged"])[0]

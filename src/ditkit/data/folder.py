@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..io.hub import is_hub
 from ..io.paths import as_stored, expanded
 from .contract import Split
-from .decode import EXTENSIONS
+from .formats import aside, ending, left_out, readable, spelled
 from .hub import dataset as of_repository
 from .image_dataset import ImageDataset, image_dataset
 from .labels.infer import ALL_EXTENSIONS, TABLES, Labelled, Listing, find_labels
@@ -42,9 +42,9 @@ def images_at(path: str, config: DataConfig, split: Split, names: Collection[str
     """The images at a path; of a folder only the files with these names, if any are given. Raises as `dataset` does."""
     place = local_images(path)
     listing = None if place.is_file() else _on_disk(place, names)
-    archives = [place] if listing is None else _archives(listing, place, names)
+    archives = [place] if listing is None else _archives(listing, place, config, names)
     if listing is not None and not archives:
-        if not len(listing.rows(EXTENSIONS)) and tables_below(place):
+        if not len(listing.rows(readable(config.reading))) and tables_below(place):
             return folder_of_tables(config, split, place)
         source, labels = _labelled_images(listing, config)
     else:
@@ -56,9 +56,11 @@ def images_at(path: str, config: DataConfig, split: Split, names: Collection[str
 
 def _labelled_images(listing: Listing, config: DataConfig) -> tuple[FileSource | MemberSource, Labelled]:
     """The images of a listing, and their labels. Raises DataError when there are none."""
-    images = listing.only(EXTENSIONS)
+    images = listing.only(readable(config.reading))
+    others = left_out(listing.source, [ending(name) for name in listing.source.names], config.reading)
     if not len(images):
-        raise DataError(f"no images in {listing.where}", f"ditkit reads {' '.join(sorted(EXTENSIONS))}")
+        raise DataError(f"no images in {listing.where}{aside(others)}", f"ditkit reads {spelled()}")
+    images = replace(images, source=replace(images.source, left_out=others))
     return images.source, find_labels(listing, images, config)
 
 
@@ -72,9 +74,9 @@ def _on_disk(root: Path, names: Collection[str] | None = None) -> Listing:
     return Listing(where=str(root), source=source, folders=sorted(folders))
 
 
-def _archives(listing: Listing, folder: Path, names: Collection[str] | None = None) -> list[Path]:
+def _archives(listing: Listing, folder: Path, config: DataConfig, names: Collection[str] | None = None) -> list[Path]:
     """The archives of a folder that holds no images itself, in byte order of their names."""
-    if len(listing.rows(EXTENSIONS)):
+    if len(listing.rows(readable(config.reading))):
         return []
     paths = (path for path in folder.iterdir() if path.suffix.lower() in (".zip", ".tar") and path.is_file())
     paths = (path for path in paths if names is None or path.name in names)

@@ -11,7 +11,7 @@ from ..errors import DataError, UsageError
 from ..io.hub import PARQUET, HubAddress, address, is_hub, parse
 from ..io.snapshot import files_of, snapshot
 from .contract import Split
-from .decode import EXTENSIONS
+from .formats import aside, ending, left_out, readable, with_left_out
 from .image_dataset import ImageDataset
 from .sources.extract import SUFFIXES
 from .sources.parquet import SUFFIX, table_images
@@ -29,10 +29,12 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
     revision = config.revision or place.revision
     listed = files_of(place.repo, revision=revision, by_hand=f"check the network, {_BY_HAND}")
     tables = [path for path in listed if path.endswith(SUFFIX)]
-    images = [path for path in listed if path.lower().endswith((*EXTENSIONS, *SUFFIXES))]
+    images = [path for path in listed if ending(path) in readable(config.reading) or path.lower().endswith(SUFFIXES)]
+    others = left_out((), list(filter(None, map(ending, listed))), config.reading)
     if not tables and not images:
         raise DataError(
-            f"{address(place.repo, revision)} has no parquet tables, images or archives among its {len(listed)} files",
+            f"{address(place.repo, revision)} has no parquet tables, images or archives among its {len(listed)} files"
+            f"{aside(others)}",
             PARQUET.format(place.repo),
         )
     info = None
@@ -43,7 +45,8 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
         wanted = {*files["train"], *files["validation"]}
         root = snapshot(place.repo, revision=revision, wanted=wanted.__contains__, by_hand=_by_hand(place, wanted))
         return table_images(config, split, root, files)
-    return _loose(config, split, place, revision, files["train"])
+    loose = _loose(config, split, place, revision, files["train"])
+    return replace(loose, source=with_left_out(loose.source, others))
 
 
 def _loose(

@@ -68,7 +68,7 @@ class ImageDataset:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         row, config = int(self.rows[index]), self.config
-        image = decode(lambda: self.source.open_bytes(row), self.source.place(row), config.channels, config.image_size)
+        image = decode(lambda: self.source.open_bytes(row), self.source.place(row), config, config.image_size)
         return fit(image, *config.image_size, crop=config.crop), int(self.label_ids[index])
 
 
@@ -93,13 +93,13 @@ def image_subset(
     rows = np.asarray(rows, dtype=np.int64)
     ids = np.asarray(label_ids, dtype=np.int64)[rows]
     names = (source.name(int(row)) for row in rows)
-    digest = fingerprint(names, map(int, source.sizes[rows]), map(int, ids))
+    digest = fingerprint(names, map(int, source.sizes[rows]), map(int, ids), config)
     return ImageDataset(labels=labels, fingerprint=digest, source=source, rows=rows, label_ids=ids, config=config)
 
 
-def fingerprint(names: Iterable[str], sizes: Iterable[int], label_ids: Iterable[int]) -> str:
-    """A hash of names, sizes and labels in their order: the same files give the same, wherever they lie."""
-    digest = hashlib.sha256()
+def fingerprint(names: Iterable[str], sizes: Iterable[int], label_ids: Iterable[int], config: DataConfig) -> str:
+    """A hash of names, sizes and labels in their order, and of how files become pixels: the same wherever they lie."""
+    digest = hashlib.sha256(b"" if config.reading == 1 else f"reading {config.reading}\n".encode())
     for name, size, label in zip(names, sizes, label_ids, strict=True):
         digest.update(os.fsencode(name) + f"\0{size}\0{label}\n".encode())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from ..errors import DataError
 from ..io.atomic import update_digest
 from .contract import Dataset, Split
 from .decode import as_array, crop_box, examine, fit
+from .formats import left_out_of
 from .image_dataset import ImageDataset
 from .prefetch import prefetched
 
@@ -75,7 +76,7 @@ def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: 
         return file
 
     try:
-        image, header = examine(open_and_hash, place, config.channels, config.image_size)
+        image, header = examine(open_and_hash, place, config, config.image_size)
         seen = fit(image, *config.image_size, crop=config.crop)
     except DataError as error:
         return Inspection(label_id=label_id, why=error.message.removeprefix(f"cannot read the image {place}: "))
@@ -139,6 +140,7 @@ class Survey:
     labels: tuple[str, ...]
     images: int
     examined: int
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files that look like images and are not read
     encoded: bool  # whether there are encoded images, which the data set decodes
     all_counted: bool  # `counts` is of all images, also of those that were not examined
     counts: dict[Split, list[int]] = field(default_factory=dict)  # images by label id
@@ -189,6 +191,7 @@ def survey(
         labels=images.labels,
         images=len(images),
         examined=count,
+        left_out=left_out_of(next(iter(parts.values()))),
         encoded=all(isinstance(part, ImageDataset) for part in parts.values()),
         all_counted=not (images.label_ids == UNKNOWN).any(),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io import text as io_text
+from .formats import sentence
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -40,6 +41,7 @@ def lines(survey: Survey, config: RunConfig, name: str) -> Iterator[str]:
     yield ""
     yield from _duplicates(survey)
     yield from _unreadable(survey)
+    yield sentence(survey.left_out) or "left out: none"
 
 
 def remedy(survey: Survey, config: RunConfig) -> str:
@@ -72,6 +74,7 @@ def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) 
             "across_labels": survey.across_labels,
             "listed": [[asdict(copy) for copy in group] for group in survey.duplicates_listed],
         },
+        "left_out": dict(survey.left_out),
         "unreadable": survey.unreadable,
         "unreadable_listed": [{"place": place, "why": why} for place, why in survey.unreadable_listed],
         "picture": str(picture) if picture else None,

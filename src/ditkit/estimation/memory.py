@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from ..autoencoders.files import PIXEL
-from ..config import RunConfig
+from ..config import RunConfig, TrainConfig
 from ..data.resident import MOST_CACHE_BYTES
 from ..models import size as models_size
 from ..runtime import memory
@@ -178,7 +178,7 @@ def disk(config: RunConfig, labels: int, images: int) -> Disk:
     checkpoint = models_size.checkpoint_bytes(config, labels) + (64 << 10)
     best = 1 if config.data.validation else 0  # that of the lowest loss
     permanent = train.steps // train.keep_every if train.keep_every else 0
-    kept = min(train.saves, train.keep + best + permanent)
+    kept = min(checkpoints_written(train), train.keep + best + permanent)
     snapshots = train.steps // train.snapshot_every if train.snapshot_every else 0
     height, width = config.data.image_size
     grid = 2 * grid_batch(config, labels) * height * width * config.data.channels * _PIXEL_BYTES
@@ -190,6 +190,13 @@ def disk(config: RunConfig, labels: int, images: int) -> Disk:
         latents=_latents(config, images),
         snapshots=snapshots * _FLOAT * models_size.parameters(config, labels),
     )
+
+
+def checkpoints_written(train: TrainConfig) -> int:
+    """How many checkpoints a whole run writes."""
+    every, permanent, before = train.save_every, train.keep_every, train.steps - 1
+    extra = before // permanent - before // math.lcm(every, permanent) if permanent else 0
+    return before // every + extra + 1
 
 
 def _latents(config: RunConfig, images: int) -> int:

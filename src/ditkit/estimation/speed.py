@@ -23,7 +23,7 @@ from ..runtime.distributed import ProcessGroup
 from ..runtime.peak_flops import Utilization
 from ..training.init_weights import fresh_network
 from ..training.step import SpeedOptions, compute_gradients, open_step_context
-from .memory import RunSetup, grid_batch
+from .memory import RunSetup, checkpoints_written, grid_batch
 
 _MOST = 50  # steps
 _CALLED = 32  # images of a forward pass
@@ -99,7 +99,7 @@ def _for_the_run(setup: RunSetup, gauge: Utilization, step: float, call: float) 
     grids = -(-train.steps // train.sample_every)
     drawing = grids * 2 * grid_batch(config, setup.labels) * guided * sample.steps * call
     validation = -(-train.steps // train.validate_every) * 2 * config.data.validation * call
-    saving = train.saves * size.checkpoint_bytes(config, setup.labels) / _DISK
+    saving = checkpoints_written(train) * size.checkpoint_bytes(config, setup.labels) / _DISK
     speed = train.batch_size / step
     return Timing(
         step=step,

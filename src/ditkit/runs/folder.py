@@ -22,6 +22,7 @@ from ..io.locks import try_lock
 from ..io.paths import expanded
 from . import manifest
 from .metrics import read_metrics
+from .stored import stored_config
 
 
 class _Inside:
@@ -141,7 +142,7 @@ class RunFolder:
 @lru_cache(maxsize=4)
 def _parse_config(path: Path, _version: tuple[int, ...]) -> RunConfig:
     """The settings in a file, which is read again only when it is another version."""
-    return recipes.build(recipes.parse(path))
+    return stored_config(recipes.parse(path))
 
 
 def _version(path: Path) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, from_dict, to_dict
+from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, DitkitError, UsageError, unknown
 from ..io.safetensors import read_header
+from .stored import stored_config
 
 METADATA_KEY = "ditkit"
 FORMAT = 1
@@ -73,7 +74,7 @@ class ModelInfo:
                     f"{source}: format {tree['format']} is newer than this ditkit understands ({FORMAT})",
                     "upgrade with `pip install -U ditkit`",
                 )
-            config, latents = from_dict(tree["config"]), tree.get("latents")
+            config, latents = stored_config(tree["config"]), tree.get("latents")
             if (latents is None) != (config.autoencoder.name == "pixel"):
                 raise ValueError("an autoencoder and latent statistics go together")
             return cls(

@@ -16,6 +16,7 @@ from ..io.atomic import is_leftover, make_folder
 from ..io.text import free_name
 from . import manifest
 from .folder import RunFolder, cannot_write, lock
+from .stored import continued
 
 # Settings that may differ when a run continues: the network and the steps so far stay what they are.
 # fmt: off
@@ -94,7 +95,9 @@ def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_cha
 
 
 def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str]) -> RunPlan:
-    changed = differences(folder.read_config(), config)
+    before = folder.read_config()
+    config = continued(config, before)
+    changed = differences(before, config)
     changed = {key: pair for key, pair in changed.items() if not key.startswith(MAY_CHANGE)}
     refused = {k: pair for k, pair in changed.items() if k not in force_change or not k.startswith(NEEDS_FORCE)}
     if refused:

@@ -18,6 +18,7 @@ from ..registry import DATASETS
 from .folder import RunFolder
 from .init_from import InitFrom, find_init_from
 from .lookup import run_names
+from .stored import continued
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,8 @@ def resolve_run(
         tree = model.applied_to(target.tree if target else {})
         target = replace(target, tree=tree) if target else Target(tree=tree, name=name_of(None, file))
     config = build(target, file=file, settings=settings, changes=changes)
+    if existing:
+        config = continued(config, existing.read_config())
     if model:
         model.check(config)
     return ResolvedRun(config=config, folder=folder, fresh=fresh, init_from=model)

@@ -15,7 +15,8 @@ import numpy as np
 from ...config import DataConfig
 from ...errors import DataError, UsageError, unknown
 from ...io.paths import expanded
-from ..decode import EXTENSIONS, open_file
+from ..decode import open_file
+from ..formats import LISTED, aside, ending, spelled
 from ..sources.archive import MemberSource
 from ..sources.compact_names import NameTable, hashes
 from ..sources.files import FileSource
@@ -23,7 +24,7 @@ from .table import LABELS, Labels, Table, normalized, read_table
 
 TABLES = ("metadata.jsonl", "metadata.csv")  # of the hub's image folders
 _BESIDE = (".cls", ".json", ".txt")  # of one image each, named like it, as in the shards of webdataset
-ALL_EXTENSIONS = frozenset({*EXTENSIONS, *_BESIDE, ".jsonl", ".csv"})
+ALL_EXTENSIONS = frozenset({*LISTED, *_BESIDE, ".jsonl", ".csv"})
 _MOST_BYTES = 1 << 20  # of a file beside an image
 
 Labelled = tuple[tuple[str, ...], np.ndarray]  # labels by id, and the id of each image
@@ -43,7 +44,7 @@ class Listing:
     def rows(self, extensions: Collection[str]) -> np.ndarray:
         """Those that have such extensions."""
         names = self.source.names
-        matching = (os.path.splitext(name)[1].lower() in extensions for name in names)  # noqa: PTH122
+        matching = (ending(name) in extensions for name in names)
         return np.flatnonzero(np.fromiter(matching, dtype=bool, count=len(names)))
 
     def only(self, extensions: Collection[str]) -> Listing:
@@ -184,8 +185,9 @@ def _from_folders(images: Listing) -> Labelled:
     empty = [os.fsdecode(folder) for folder, count in zip(images.folders, counts, strict=True) if not count]
     if empty:
         raise DataError(
-            f"no images in the class folder {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''} of {where}",
-            f"fill it or remove it; ditkit reads {' '.join(sorted(EXTENSIONS))}",
+            f"no images in the class folder {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''} of {where}"
+            f"{aside(images.source.left_out)}",
+            f"fill it or remove it; ditkit reads {spelled()}",
         )
     return tuple(_folder_name(folder, where) for folder in images.folders), label_ids
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import re
 import unicodedata
 from array import array
@@ -20,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import DataError, unknown
-from ..decode import EXTENSIONS
+from ..formats import ENDINGS, ending
 from ..sources.compact_names import NameTable
 
 # Names of columns that need not be configured, the surest first.
@@ -244,7 +243,7 @@ def _delimiter(sample: Sequence[str]) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
+    return ending(name) in ENDINGS
 
 
 def _from_json(lines: Iterator[str], columns: _Columns) -> Iterator[Row]:

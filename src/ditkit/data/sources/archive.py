@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from ...errors import DataError
+from ..formats import ending
 from .archive_names import TWICE, BadArchive, Limits, Member, MemberNames, accepted, folded
 from .compact_names import NameTable, hashes, is_all
 from .extract import open_archive, refused
@@ -65,6 +66,7 @@ class MemberSource:
     archives: tuple[Archive, ...]
     names: NameTable  # within the archive, without a folder that holds everything
     spots: np.ndarray  # of _SPOT
+    left_out: Mapping[str, int] = field(default_factory=dict)  # members that look like images, by ending
     _files: _Descriptors = field(default_factory=lambda: _Descriptors(), compare=False)
 
     @property
@@ -255,7 +257,7 @@ def _indexed(
             files, loose, total = files + 1, loose + (len(parts) == 1), total + member.size
             if total > limits.allowance(archive.size):
                 raise BadArchive(f"would unpack to more than {total:,} bytes, which no archive of images does")
-            if os.path.splitext(parts[-1])[1].lower() in extensions:  # noqa: PTH122
+            if ending(parts[-1]) in extensions:
                 spots.extend(_SPOT_ROW.pack(*member.content, number))
                 yield os.fsencode("/".join(parts))
 

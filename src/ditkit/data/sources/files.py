@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 from weakref import WeakValueDictionary
@@ -13,7 +13,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from ...errors import DataError
-from ..decode import EXTENSIONS, open_file
+from ..decode import open_file
+from ..formats import ENDINGS, ending
 from .compact_names import NameTable
 
 
@@ -24,6 +25,7 @@ class FileSource:
     root: Path
     names: NameTable  # relative to the root, with slashes
     sizes: np.ndarray  # int64 (N,), bytes
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files that look like images, by ending
 
     def __len__(self) -> int:
         return len(self.names)
@@ -42,7 +44,7 @@ class FileSource:
         return replace(self, names=self.names.take(rows), sizes=self.sizes[rows])
 
 
-def find(root: Path, extensions: Collection[str] = EXTENSIONS) -> FileSource:
+def find(root: Path, extensions: Collection[str] = ENDINGS) -> FileSource:
     """The files below a folder that have such extensions, in byte order of their names.
 
     Hidden files are left out. Linked folders are followed at the first level only, so that no circle can be walked.
@@ -91,7 +93,7 @@ def _entries(root: Path, prefix: str, extensions: Collection[str]) -> list[bytes
             if _is_folder(entry):
                 if not prefix or not entry.is_symlink():
                     names.append(os.fsencode(f"{prefix}{entry.name}/"))
-            elif os.path.splitext(entry.name)[1].lower() in extensions:  # noqa: PTH122
+            elif ending(entry.name) in extensions:
                 names.append(os.fsencode(prefix + entry.name))
     return sorted(names)
 

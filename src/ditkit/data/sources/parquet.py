@@ -13,6 +13,7 @@ import numpy as np
 from ...config import DataConfig
 from ...errors import DataError, UsageError, unknown
 from ..contract import Split
+from ..formats import is_picture
 from ..image_dataset import ImageDataset, image_dataset, image_subset
 from ..labels import attributes
 from .parquet_cache import open_packed
@@ -24,7 +25,6 @@ LABEL_NAMES = ("label", "labels", "class", "category", "target", "cls")
 MOST_CLASSES = 10_000
 _ROWS = 64  # read at a time
 _BUFFER = 1 << 20  # bytes
-_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _POINTER = b"version https://git-lfs"
 
 
@@ -156,7 +156,7 @@ def _is_image(table: Path, column: str) -> bool:
     """Whether the first bytes that a column has are those of an image."""
     for block, sizes in image_blocks(table, column):
         if sizes.any():
-            return bytes(block[:4]).startswith(_MAGICS)
+            return is_picture(bytes(block[:16]))
     return False
 
 

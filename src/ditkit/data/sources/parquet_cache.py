@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -43,6 +43,7 @@ class PackedTables:
     """The images of some tables (a Source). A row's name is its number, whatever the tables' files are called."""
 
     packs: tuple[PackedTable, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)  # none: a table's rows have no endings
 
     @cached_property
     def _firsts(self) -> list[int]:

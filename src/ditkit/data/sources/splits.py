@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, UsageError
-from ..decode import EXTENSIONS
+from ..formats import ENDINGS, ending
 
 CARD = "README.md"
 _WORDS = {
@@ -44,7 +44,7 @@ def split_of(path: str) -> str | None:
     The name of a single image says nothing.
     """
     parts = path.lower().split("/")
-    if Path(path).suffix.lower() in EXTENSIONS:
+    if ending(path) in ENDINGS:
         parts.pop()
     for part in reversed(parts):
         words = re.split(r"[^a-z]+", part)
