@@ -32,7 +32,8 @@ DRAW = "--steps 2 --device cpu"
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path) -> Path:
     """A folder with the original's checkpoint and photos of two kinds."""
-    Original(size=(8, 8)).save(tmp_path / "ckpt.pt")
+    (tmp_path / "celeba").mkdir()
+    Original(size=(8, 8)).save(tmp_path / "celeba/ckpt.pt")
     drawn = np.random.default_rng(0)
     for number in range(40):
         folder = tmp_path / "photos" / ("cat" if number % 2 else "male")
@@ -52,7 +53,7 @@ def done(capsys: pytest.CaptureFixture[str], line: str) -> tuple[str, str]:
 
 
 def test_an_imported_model_is_drawn_with_and_plotted_by_its_name(place: Path, capsys) -> None:
-    out, err = done(capsys, "import ckpt.pt --as faces")
+    out, err = done(capsys, "import celeba/ckpt.pt --as faces")
     assert out == "runs/faces\n"
     assert "this is the original diffusion-transformer: 0.0M parameters, 2 labels, step 700, 500 losses" in err
     assert "`ditkit sample --model faces --labels female male`" in err
@@ -67,12 +68,12 @@ def test_an_imported_model_is_drawn_with_and_plotted_by_its_name(place: Path, ca
 
 
 def test_a_name_that_is_taken_is_kept_unless_forced(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     before = sorted((path, path.stat().st_mtime_ns) for path in (place / "runs").rglob("*"))
-    code, _, err = said(capsys, "import ckpt.pt --as faces")
+    code, _, err = said(capsys, "import celeba/ckpt.pt --as faces")
     assert code == 2 and "runs/faces is there already" in err and "--force" in err
     assert sorted((path, path.stat().st_mtime_ns) for path in (place / "runs").rglob("*")) == before
-    about = json.loads(done(capsys, "import ckpt.pt --as faces --force --json --set sample.steps=7")[0])
+    about = json.loads(done(capsys, "import celeba/ckpt.pt --as faces --force --json --set sample.steps=7")[0])
     assert about["run"] == "runs/faces" and about["origin"] == "the original diffusion-transformer"
     assert RunFolder(place / "runs/faces").read_config().sample.steps == 7
     assert [path.name for path in (place / "runs").iterdir()] == ["faces"]
@@ -80,7 +81,7 @@ def test_a_name_that_is_taken_is_kept_unless_forced(place: Path, capsys) -> None
 
 def test_a_name_that_nobody_gave_says_something_and_is_free(place: Path, capsys) -> None:
     (place / "My Faces").mkdir()
-    shutil.copy("ckpt.pt", "My Faces/ckpt.pt")  # which says nothing, but its folder does
+    shutil.copy("celeba/ckpt.pt", "My Faces/ckpt.pt")  # which says nothing, but its folder does
     for expected in ("my-faces", "my-faces-2"):
         assert app.main(["import", "My Faces/ckpt.pt", "--quiet", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["run"] == f"runs/{expected}"
@@ -89,16 +90,16 @@ def test_a_name_that_nobody_gave_says_something_and_is_free(place: Path, capsys)
 
 
 def test_what_an_import_left_behind_that_was_killed_is_no_run_and_goes(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     os.rename(place / "runs/faces", place / "runs/.tmp-placed-faces-01234567")  # noqa: PTH104
     code, _, err = said(capsys, "plot-loss")
     assert code == 2 and "there is no run" in err
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     assert [path.name for path in (place / "runs").iterdir()] == ["faces"]
 
 
 def test_training_an_imported_model_on_is_one_clear_line(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     for line in ("train faces", "train runs/faces --steps 9", "train ./photos --name faces", "train faces --dry-run"):
         code, out, err = said(capsys, line)
         assert (code, out) == (2, "")
@@ -137,20 +138,20 @@ def test_imagenet_labels_are_words_and_one_of_each_is_not_a_thousand(place: Path
 
 
 def test_called_from_python_it_says_what_came_in_and_prints_nothing(place: Path, capsys) -> None:
-    model = import_model("ckpt.pt", name="faces", settings={"sample": {"steps": 7}})
+    model = import_model("celeba/ckpt.pt", name="faces", settings={"sample": {"steps": 7}})
     assert (model.run, model.info.labels, model.losses) == (Path("runs/faces"), ("female", "male"), 500)
     assert model.checkpoint == RunFolder(model.run).checkpoint(700) and model.info.config.sample.steps == 7
     assert model.parameters == sum(tensor.numel() for tensor in load("faces").network.parameters())
     assert capsys.readouterr() == ("", "")
     with pytest.raises(UsageError, match="is there already"):
-        import_model("ckpt.pt", name="faces")
+        import_model("celeba/ckpt.pt", name="faces")
 
 
 # --- train --init-from
 
 
 def test_a_new_run_begins_with_the_weights_and_continues_by_itself(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     train = f"train ./photos --init-from faces {TINY} --set optim.lr=1e-10"
     _, err = done(capsys, f"{train.replace(' --quiet', '')} --steps 2")
     assert (
@@ -171,7 +172,7 @@ def test_a_new_run_begins_with_the_weights_and_continues_by_itself(place: Path, 
 
 
 def test_stopped_and_continued_it_ends_as_if_it_never_was(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     done(capsys, f"train ./photos --init-from faces --name whole {TINY} --steps 6")
     done(capsys, f"train ./photos --init-from faces --name parts {TINY} --steps 6 --max-time 0.001s")
     for _ in range(9):
@@ -206,14 +207,14 @@ def test_a_run_goes_on_with_what_it_began_with_when_that_has_trained_on(place: P
     ],
 )
 def test_another_architecture_is_refused_before_anything_begins(place: Path, words: str, message: str, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     code, _, err = said(capsys, f"train ./photos --init-from faces {words}")
     assert code == 2 and message in err and "it comes with the weights" in err
     assert not (place / "runs/photos").exists()
 
 
 def test_weights_that_are_gone_before_the_first_checkpoint_are_missed(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     done(capsys, f"train ./photos --init-from faces --name new {TINY} --steps 2")
     shutil.rmtree(place / "runs/new/checkpoints")
     shutil.rmtree(place / "runs/faces")
@@ -226,7 +227,7 @@ def test_weights_that_are_gone_before_the_first_checkpoint_are_missed(place: Pat
 
 @pytest.fixture
 def server(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    checkpoint = (place / "ckpt.pt").read_bytes()
+    checkpoint = (place / "celeba/ckpt.pt").read_bytes()
     repositories = {
         ("model", original_faces.REPOSITORY): {
             "README.md": b"faces",
@@ -299,7 +300,7 @@ def test_on_a_terminal_faces_are_asked_about(place: Path, server: Hub, capsys, m
 
 
 def test_the_newest_run_that_knows_faces_draws_them(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     newer = write_run(place / "runs", "pets")
     os.utime(newer / "config.toml", (4e9, 4e9))
     _, err = done(capsys, f"sample --labels female {DRAW}")
@@ -311,7 +312,7 @@ def test_the_newest_run_that_knows_faces_draws_them(place: Path, capsys) -> None
 
 
 def test_the_recipe_of_the_original_is_what_its_import_says(place: Path, capsys) -> None:
-    done(capsys, "import ckpt.pt --as faces --quiet")
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     config = RunFolder(place / "runs/faces").read_config()
     assert recipes.build(recipes.parse(place / "runs/faces/config.toml")) == config
     assert (config.data.name, config.diffusion.objective, config.model.final_activation) == (

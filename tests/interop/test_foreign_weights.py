@@ -83,9 +83,10 @@ def test_the_original_at_its_full_number_of_tokens(tmp_path: Path) -> None:
 
 
 def test_the_originals_noise_levels_labels_losses_and_raw_weights_come_along(tmp_path: Path) -> None:
-    original = Original()
-    original.save(tmp_path / "ckpt.pt", step=700, losses=500)
-    foreign = read_foreign(tmp_path / "ckpt.pt")
+    original, path = Original(), tmp_path / "celeba/ckpt.pt"  # as its repository has it
+    path.parent.mkdir()
+    original.save(path, step=700, losses=500)
+    foreign = read_foreign(path)
     config = foreign.info.config
     assert (foreign.info.labels, foreign.info.step, foreign.info.latents) == (("female", "male"), 700, None)
     assert foreign.losses[0] == (201, 1.0) and foreign.losses[-1] == (700, 1 / 500) and len(foreign.losses) == 500
@@ -154,7 +155,7 @@ def test_a_training_checkpoint_of_meta_gives_both_weights_and_its_arguments_the_
 
 def test_sit_goes_the_other_way_and_its_import_agrees(tmp_path: Path) -> None:
     sit = Meta(seed=1).eval()
-    foreign = read_foreign(sit.save(tmp_path / "SiT-XL-2-256.pt"), HEADS)
+    foreign = read_foreign(sit.save(tmp_path / "weights.pt"), HEADS, "sit")
     network, diffusion = network_of(foreign), foreign.info.config.diffusion
     assert foreign.origin == "SiT" and (diffusion.process, diffusion.objective) == ("flow", "velocity")
     assert not foreign.info.config.model.learned_sigma
@@ -172,7 +173,8 @@ def test_sit_goes_the_other_way_and_its_import_agrees(tmp_path: Path) -> None:
 
 def test_a_drawing_of_an_imported_sit_is_the_one_of_its_own_path(tmp_path: Path) -> None:
     sit = Meta(seed=1, classes=3).eval()
-    foreign = read_foreign(sit.save(tmp_path / "sit.pt"), {**HEADS, "sample": {"sampler": "flow-euler", "steps": 5}})
+    settings = {**HEADS, "sample": {"sampler": "flow-euler", "steps": 5}}
+    foreign = read_foreign(sit.save(tmp_path / "weights.pt"), settings, "sit")
     settings = recipes.build({"sample": {"sampler": "flow-euler", "steps": 5, "guidance": 1.0}}).sample
     drawn = draw(
         network_of(foreign),
@@ -301,7 +303,8 @@ def test_what_does_not_fit_together_is_one_line(tmp_path: Path) -> None:
         with pytest.raises((CheckpointError, UsageError)):
             read_foreign(tmp_path / "m.pt")
     refused({"t_embedder.mlp.2.bias": None}, "lacks 't_embedder.mlp.2.bias'")
-    refused({"blocks.0.attn.q_norm.weight": torch.ones(16)}, "do not belong to that network")
+    refused({"blocks.0.attn.q_norm.weight": torch.ones(16)}, "with normalised queries and keys")
+    refused({"blocks.0.attn.bias_table": torch.ones(16)}, "do not belong to that network")
     refused({"pos_embed": torch.zeros(1, 16, 64)}, "not the usual sines and cosines")
     refused({"blocks.0.attn.qkv.weight": torch.zeros(10, 64)}, "does not fit")
     refused({"blocks.1.mlp.fc1.bias": torch.full((256,), torch.nan)}, "not finite")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = ("safetensors", "diffusers", "onnx")
+PROJECTS = ("dit", "sit", "repa", "lightningdit", "original")
 WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
 FAMILIES = ("datasets", "recipes", "models", "objectives", "samplers", "autoencoders", "trackers")
 Names = list[tuple[str, str]]
@@ -94,6 +95,10 @@ def families(incomplete: str) -> list[str]:
 
 def formats(incomplete: str) -> list[str]:
     return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def projects(incomplete: str) -> list[str]:
+    return [name for name in PROJECTS if name.startswith(incomplete)]
 
 
 def weight_dtypes(incomplete: str) -> list[str]:

@@ -36,6 +36,31 @@ class Source:
     name: str | None = opt("--as NAME", "What it is called here.", shown="the file's")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unsaid:
+    """Model: what the file does not say."""
+
+    project: str | None = opt(
+        f"--project {'|'.join(complete.PROJECTS)}",
+        "Whose training the weights are from; it decides what the network predicts.",
+        complete=complete.projects,
+        shown="what the file says, else assumed, and said",
+    )
+    autoencoder: str | None = opt(
+        "--autoencoder NAME|FOLDER|HUB-ID",
+        "Whose latents the model draws: sd-vae-ft-mse, taesd3 …, a folder in diffusers' layout, a hub repository "
+        "(user/name), or pixel for none.",
+        complete=complete.autoencoders,
+        shown="what the file says; pixel for 1 and 3 channels",
+    )
+    class_names: str | None = opt(
+        "--class-names FILE|FOLDER|NAMES",
+        "Names of the classes: a folder (its subfolders in alphabetical order), a .json file, one of a name a line, or "
+        "cat,dog.",
+        shown="what the file says, else numbers",
+    )
+
+
 @examples(
     "ditkit import vachanvy/Diffusion_Transformer --as celeba-original",
     "ditkit import DiT-XL-2-256x256.pt --as imagenet",
@@ -43,6 +68,7 @@ class Source:
 )
 def import_(
     source: Source,
+    unsaid: Unsaid,
     settings: Annotated[Settings, only("settings")],
     output: Annotated[Output, only("runs_dir force yes json quiet")],
 ) -> None:
@@ -67,6 +93,9 @@ def import_(
             name=source.name,
             runs_dir=output.runs_dir,
             settings=tree,
+            project=unsaid.project,
+            autoencoder=unsaid.autoencoder,
+            class_names=unsaid.class_names,
             force=output.force,
             progress=console.watch(quiet=quiet),
         )

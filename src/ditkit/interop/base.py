@@ -44,6 +44,7 @@ class ForeignModel:
     ema: dict[str, Tensor]  # every parameter of ditkit's DiT by its name, float32; the averaged weights
     raw: dict[str, Tensor] | None = None  # the weights that were averaged, where the file has them too
     losses: tuple[tuple[int, float], ...] = ()  # (step, training loss)
+    names_are_assumed: bool = False  # of the classes: the file holds none
     notes: tuple[str, ...] = ()  # what was taken, left out or assumed: a line each, for the user
 
 

@@ -36,12 +36,13 @@ _UNSUPPORTED = {  # prefix of a tensor's name: what the model is
 _STATES = ("ema", "model_ema", "ema_model", "model", "state_dict", "module")  # where projects put their state dicts
 
 
-def read_foreign(path: Path, settings: Mapping[str, Any] = {}) -> ForeignModel:
+def read_foreign(path: Path, settings: Mapping[str, Any] = {}, project: str | None = None) -> ForeignModel:
     """The model of a file or a folder, checked; `settings` ({"sample": {"steps": 50}}) replace its own.
 
+    `project` is one of projects.PROJECTS, for a file that does not say whose training it is from.
     Raises CheckpointError for what is damaged, refused or in no known format, UsageError for what is ambiguous.
     """
-    model = _read_folder(path, settings) if path.is_dir() else _read_file(path, settings)
+    model = (_read_folder if path.is_dir() else _read_file)(path, settings, project)
     config = recipes.build(to_dict(model.info.config), settings)
     model = dataclasses.replace(model, info=dataclasses.replace(model.info, config=config))
     for tensors in (model.ema, model.raw):
@@ -50,7 +51,7 @@ def read_foreign(path: Path, settings: Mapping[str, Any] = {}) -> ForeignModel:
     return model
 
 
-def _read_folder(folder: Path, settings: Mapping[str, Any]) -> ForeignModel:
+def _read_folder(folder: Path, settings: Mapping[str, Any], project: str | None) -> ForeignModel:
     if (folder / "model_index.json").is_file():
         if diffusers_config.is_pipeline(folder):
             model = diffusers.read(folder)
@@ -61,22 +62,20 @@ def _read_folder(folder: Path, settings: Mapping[str, Any]) -> ForeignModel:
     if len(files) != 1:
         names = ", ".join(path.name for path in files[:5]) or "no file of weights"
         raise UsageError(f"{folder} holds {names}: which is it?", "name one file, or the folder of a DiTPipeline")
-    return _read_file(files[0], settings)
+    return _read_file(files[0], settings, project)
 
 
-def _read_file(path: Path, settings: Mapping[str, Any]) -> ForeignModel:
-    model = settings.get("model")
-    heads = model.get("heads") if isinstance(model, Mapping) else None
+def _read_file(path: Path, settings: Mapping[str, Any], project: str | None) -> ForeignModel:
     if path.suffix.lower() != ".safetensors":
         tree = read_pickle(path)
     elif has_model_info(path):
         return _read_own(path)
     else:
         tree = read_tensors(path)
-    for project in (original, meta):
-        if networks := find_networks(tree, project.MARK):
+    for reader in (original, meta):
+        if networks := find_networks(tree, reader.MARK):
             choice = choose(networks)
-            model = project.read(choice, metadata(tree), path, heads)
+            model = reader.read(choice, metadata(tree), path, settings, project)
             return dataclasses.replace(model, notes=(*([choice.note] if choice.note else []), *model.notes))
     raise CheckpointError(f"{path} is {_describe(tree)}", KNOWN)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import recipes
 from ..autoencoders.files import is_repository
-from ..errors import MachineError, UsageError
+from ..autoencoders.files import settings as autoencoder_settings
+from ..errors import MachineError, UsageError, unknown
 from ..io import atomic, text
 from ..io.hub import HubAddress, address, is_hub, parse
 from ..io.paths import check_space, expanded
@@ -26,6 +27,7 @@ from ..runs.folder import RunFolder
 from ..runs.lookup import METRICS, PICKLES, WEIGHTS, fetch_model
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
+from .projects import PROJECTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +59,9 @@ def import_model(
     name: str | None = None,
     runs_dir: str | Path | None = None,
     settings: Mapping[str, Any] = {},
+    project: str | None = None,
+    autoencoder: str | Path | None = None,
+    class_names: str | Path | None = None,
     force: bool = False,
     progress: Watch = no_progress,
 ) -> ImportedModel:
@@ -71,6 +76,9 @@ def import_model(
         name: of the run; after the file, folder or repository if None.
         runs_dir: where runs live: DITKIT_RUNS, else ./runs if None.
         settings: what the file does not say, as nested settings: {"model": {"heads": 4}}.
+        project: whose training a file that does not say it is from: dit, sit, repa, lightningdit or original.
+        autoencoder: whose latents the model draws: a name, a folder or a repository; "pixel" for none.
+        class_names: names of the classes: a file, a folder, or words with commas (see `class_names`).
         force: replace an earlier import of this name.
         progress: shown what is being done.
 
@@ -79,6 +87,10 @@ def import_model(
         CheckpointError: for files that are damaged or of an unknown format.
         MachineError: for the network and the disk.
     """
+    if project is not None and project not in PROJECTS:
+        raise unknown("project", project, PROJECTS)
+    if autoencoder is not None:
+        settings = {**settings, "autoencoder": autoencoder_settings(str(autoencoder))}
     runs = run_folder.runs_dir(None if runs_dir is None else Path(runs_dir))
     called = text.run_name(name, "--as") if name is not None else None
     place = _local(str(source)) or _on_hub(str(source))
@@ -86,9 +98,10 @@ def import_model(
     _check_name(folder, force=force)
     path, origin = (place, str(place.absolute())) if isinstance(place, Path) else _fetched(place)
     with progress(LOADING_TORCH):
+        from .class_names import named
         from .detect import read_foreign
     with progress(f"reading {path.name} …"):
-        foreign = read_foreign(path, settings)
+        foreign = named(read_foreign(path, settings, project), class_names)
     with progress(f"writing {folder.path} …"):
         checkpoint = write_foreign_as_run(folder, foreign, origin)
     return ImportedModel(

@@ -1,8 +1,7 @@
-"""Meta's DiT and its sister SiT: one set of tensor names, latents of Stable Diffusion's autoencoder, 1000 classes.
+"""Networks with the tensor names of Meta's DiT: DiT, SiT and what else projects.py knows; of latents or of pixels.
 
-DiT (Peebles & Xie 2022) predicts noise and, in as many channels more, where the variance lies. SiT (Ma et al. 2024)
-is a flow: its t is 1 for data and 0 for noise, its velocity data minus noise, and half of its output channels are
-never used. ditkit's flows go the other way, which is folded into the weights. D width, C channels, P patch.
+DiT predicts noise and, in as many channels more, where the variance lies. Half of SiT's output channels are never used.
+Where a flow goes the other way than ditkit's, that is folded into the weights. D width, C channels, P patch.
 """
 
 from __future__ import annotations
@@ -13,103 +12,249 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import recipes
+from ..autoencoders.files import PIXEL
 from ..autoencoders.files import settings as autoencoder_settings
+from ..errors import CheckpointError, UsageError
 from ..models import presets
 from ..runs.model_info import LatentStats, ModelInfo
 from . import remap
 from .base import ForeignModel, class_names
+from .projects import ORIGINAL, Meaning, meaning_of
 from .remap import Layer, block_layers, linear, patch_layer, reordered
 from .state_dicts import Choice
+from .stated import Stated, given
 
-DIT, SIT = "Meta's DiT", "SiT"
 MARK = "x_embedder.proj.weight"
+_AUTOENCODER = "sd-vae-ft-ema"
 _MODULATION = (0, 1, 3, 4, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its shift, scale, gate, shift, …
 _LAYERS = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "mlp.first": "mlp.fc1", "mlp.second": "mlp.fc2"}
-_AUTOENCODER = "sd-vae-ft-ema"
+_OTHER_BLOCKS = {  # a part of a tensor's name: what the network has that DiT does not
+    "feat_rope.": "rotary positions",
+    ".mlp.w12.": "SwiGLU",
+    ".norm1.": "norms with learned scales",
+    ".q_norm.": "normalised queries and keys",
+    "mask_token": "a token for masked patches",
+}
+_STEPS = ("train_steps", "global_step", "step", "steps", "iteration")  # how checkpoints call theirs
 
 
-def read(choice: Choice, about: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
-    """The model of a file: the weights chosen, and what it says `about` them. Raises CheckpointError for damage."""
+def read(
+    choice: Choice, about: Mapping[str, Any], path: Path, settings: Mapping[str, Any], project: str | None = None
+) -> ForeignModel:
+    """The model of a file.
+
+    Args:
+        choice: its weights.
+        about: what it says beside them.
+        path: where it is, for errors.
+        settings: what the user says, as nested settings: they come before every guess.
+        project: one of projects.PROJECTS, if the user says it.
+
+    Raises CheckpointError for damage and for what ditkit does not have, UsageError where it has to be asked.
+    """
+    if project == ORIGINAL:
+        raise UsageError(f"{path} is no network of {project}: it has the tensors of a DiT", "leave out --project")
     with remap.reading(path, "a DiT of Meta's"):
         states = [remap.state_dict(network.tensors) for network in choice.networks]
-        sit = _is_sit(states[0], path)
-        info = _model_info(states[0], about.get("args"), heads, path, sit=sit)
-        ema, *raw = [_converted(state, info, sit=sit) for state in states]
-    return ForeignModel(origin=SIT if sit else DIT, info=info, ema=ema, raw=raw[0] if raw else None)
-
-
-def _is_sit(tensors: Mapping[str, Tensor], path: Path) -> bool:
-    """By the unused channels, which training leaves at zero, else by the file's name: the tensors are alike."""
-    rows, used = tensors["final_layer.linear.weight"], tensors[MARK].shape[1]
-    twice = len(rows) == 2 * tensors[MARK][0].numel()
-    if twice and not rows.view(-1, 2 * used, rows.shape[1])[:, used:].any():
-        return True
-    return re.search(r"(?<![a-z])sit(?![a-z])", path.name.lower()) is not None
-
-
-def _model_info(
-    tensors: Mapping[str, Tensor], arguments: Any, heads: int | None, path: Path, *, sit: bool
-) -> ModelInfo:
-    width, channels, patch, _ = tensors[MARK].shape
-    side = math.isqrt(tensors["pos_embed"].shape[1]) * patch
-    labels = class_names(len(tensors["y_embedder.embedding_table.weight"]) - 1)
-    size = presets.SIZES.get(str((arguments or {}).get("model", "")).lower().partition("/")[0].replace("sit", "dit"))
-    usual = {row[0]: row[2] for row in presets.SIZES.values() if row[0] >= presets.SIZES["dit-s"][0]}
-    learned_sigma = not sit and len(tensors["final_layer.linear.weight"]) == 2 * tensors[MARK][0].numel()
-    flow = {"process": "flow", "objective": "velocity", "timesteps": 1}
-    diffusion = {"process": "diffusion", "objective": "learned-sigma" if learned_sigma else "epsilon"}
-    autoencoder = autoencoder_settings(_AUTOENCODER)
-    if channels != autoencoder["channels"]:
-        raise ValueError(f"latents of {channels} channels")
-    step = int(path.stem) if re.fullmatch(r"\d{5,9}", path.stem) else 0  # its training writes 0400000.pt
-    config = recipes.build(
-        {
-            "data": {"name": "folder", "image_size": side * autoencoder["shrink"], "channels": 3, "flip": True},
-            "model": {
-                "patch": patch,
-                "width": width,
-                "depth": len([name for name in tensors if name.endswith(".attn.qkv.weight")]),
-                "heads": heads or (size[2] if size else remap.known_heads(width, usual, path)),
-                "mlp_ratio": len(tensors["blocks.0.mlp.fc1.weight"]) / width,
-                "learned_sigma": learned_sigma,
-                "frequency_size": tensors["t_embedder.mlp.0.weight"].shape[1],
-            },
-            "diffusion": {**(flow if sit else diffusion), "stratified": False},
-            "autoencoder": autoencoder,
-            "sample": {"sampler": "flow-dpmpp" if sit else "dpmpp", "steps": 25, "guidance": 4.0},
-            "train": {"steps": max(1, step)},
-        }
+        reader = _Reader(states[0], about, path, settings, project)
+        info, meaning = reader.model_info(), reader.meaning
+        ema, *raw = [_converted(state, info, meaning) for state in states]
+    return ForeignModel(
+        origin=meaning.origin,
+        info=info,
+        ema=ema,
+        raw=raw[0] if raw else None,
+        names_are_assumed=True,
+        notes=tuple(reader.assumed),
     )
-    stats = LatentStats(mean=(0.0,) * channels, std=(1.0,) * channels, autoencoder="")
-    return ModelInfo(config=config, labels=labels, step=step, latents=stats)
 
 
-def _converted(tensors: dict[str, Tensor], info: ModelInfo, *, sit: bool) -> dict[str, Tensor]:
+class _Reader:
+    """Finds out what a file leaves open: believes the user, then the file, then assumes and says so."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        about: Mapping[str, Any],
+        path: Path,
+        settings: Mapping[str, Any],
+        project: str | None,
+    ):
+        self.tensors, self.path, self.settings = tensors, path, settings
+        self.about, self.stated = about, Stated(about)
+        self.assumed: list[str] = []
+        self.width, self.channels, self.patch, _ = tensors[MARK].shape
+        twice = len(tensors["final_layer.linear.weight"]) == 2 * tensors[MARK][0].numel()
+        self.meaning = meaning_of(tensors, self.stated, path, project, twice=twice)
+        self._assume(self.meaning.note)
+        _check_blocks(tensors, self.width, self.meaning.origin, path)
+
+    def _assume(self, text: str) -> None:
+        self.assumed += [f"assumed: {text}"] if text else []
+
+    def model_info(self) -> ModelInfo:
+        data, autoencoder = self._images()
+        classes, label_drop = self._classes()
+        diffusion, step = self.meaning.diffusion, self._step()
+        rates = {"lr": self.stated.number("lr", "learning_rate"), "ema_decay": self.stated.number("ema_decay")}
+        config = recipes.build(
+            {
+                "data": {"name": "folder", **data, "flip": True},
+                "model": {
+                    "patch": self.patch,
+                    "width": self.width,
+                    "depth": len([name for name in self.tensors if name.endswith(".attn.qkv.weight")]),
+                    "heads": self._heads(),
+                    "mlp_ratio": len(self.tensors["blocks.0.mlp.fc1.weight"]) / self.width,
+                    "learned_sigma": diffusion["objective"] == "learned-sigma",
+                    "frequency_size": self.tensors["t_embedder.mlp.0.weight"].shape[1],
+                },
+                "diffusion": {**diffusion, "stratified": False, "label_drop": label_drop},
+                "autoencoder": autoencoder,
+                "optim": {name: rate for name, rate in rates.items() if rate and 0 < rate < 1},
+                "sample": {
+                    "sampler": "flow-dpmpp" if self.meaning.is_flow else "dpmpp",
+                    "steps": 25,
+                    "guidance": 4.0 if label_drop else 1.0,
+                },
+                "train": {"steps": max(1, step)},
+            }
+        )
+        stats = LatentStats(mean=(0.0,) * self.channels, std=(1.0,) * self.channels, autoencoder="")
+        latents = None if autoencoder["name"] == PIXEL else stats
+        return ModelInfo(config=config, labels=class_names(classes), step=step, latents=latents)
+
+    def _step(self) -> int:
+        """As the checkpoint says, or its name: 0400000.pt."""
+        steps = [self.about.get(name) for name in _STEPS]
+        named = int(self.path.stem) if re.fullmatch(r"\d{5,9}", self.path.stem) else 0
+        return next((step for step in steps if type(step) is int and 0 < step < 10**9), named)
+
+    def _heads(self) -> int:
+        """No tensor says it; another width's number is not believed."""
+        stated = self.stated.count("num_heads", "heads", "n_heads", "num_attention_heads")
+        heads = given(self.settings, "model", "heads") or (stated if stated and self.width % stated == 0 else None)
+        word = self.stated.text("model", "model_type") or ""  # SiT-S/2, LightningDiT-XL/1
+        size = presets.SIZES.get(re.sub("^.*[ds]it-", "dit-", word.lower()).partition("/")[0])
+        if heads or (size and size[0] == self.width):
+            return heads or (size or (0, 0, 0))[2]
+        usual = {row[0]: row[2] for row in presets.SIZES.values() if row[0] >= presets.SIZES["dit-s"][0]}
+        heads = remap.known_heads(self.width, usual, self.path)
+        self._assume(f"{heads} attention heads, as usual at width {self.width}; if not: --set model.heads=N")
+        return heads
+
+    def _classes(self) -> tuple[int, float]:
+        """The number of classes, and how often a label was left out in training, 0 where guidance has no meaning."""
+        rows = len(self.tensors["y_embedder.embedding_table.weight"])
+        stated, typed = self.stated.count("num_classes"), given(self.settings, "diffusion", "label_drop")
+        dropped = self.stated.number("class_dropout_prob", "cfg_prob", "label_drop", "label_dropout")
+        dropped = float(typed) if isinstance(typed, (int, float)) else dropped
+        if rows == 1:  # one class and no dropout: it is what an unlabelled network has
+            return 0, 0.0
+        if stated in (rows, rows - 1):
+            classes = stated
+        elif dropped is not None:
+            classes = rows - (dropped > 0)
+        else:
+            classes = rows - 1
+            told = f"although it says {stated} classes, " if stated else ""
+            if rows != 1001:
+                self._assume(
+                    f"{told}{classes} classes, and the last row of its label table stands for no label; if it is a "
+                    "class, too: --set diffusion.label_drop=0"
+                )
+        return classes, 0.0 if classes == rows else 0.1 if dropped is None else dropped
+
+    def _images(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The sections [data] and [autoencoder]."""
+        autoencoder = self._autoencoder()
+        size, shrink = self.stated.count("image_size", "resolution"), autoencoder["shrink"]
+        if "pos_embed" in self.tensors:
+            side = math.isqrt(self.tensors["pos_embed"].shape[1]) * self.patch
+        elif typed := given(self.settings, "data", "image_size") or size:
+            side = int(typed) // shrink
+        else:
+            raise UsageError(
+                f"{self.path} holds no table of positions, so it does not say how large its images are",
+                "say it with --set data.image_size=256",
+            )
+        if size and size != side * shrink and not self.settings.get("autoencoder"):
+            raise UsageError(
+                f"{self.path} says that its images have {size} pixels a side, and its network models {side}: "
+                "that is not " + ("pixels" if shrink == 1 else f"{shrink} times fewer"),
+                "say what its latents are of: --autoencoder NAME|FOLDER|HUB-ID, or pixel for none",
+            )
+        colours = self.channels if autoencoder["name"] == PIXEL else 3
+        return {"image_size": side * shrink, "channels": colours}, autoencoder
+
+    def _autoencoder(self) -> dict[str, Any]:
+        """The user's; else none for 1 and 3 channels, and Stable Diffusion's for 4, as these projects have it."""
+        typed = self.settings.get("autoencoder") or {}
+        word = self.stated.text("vae") or ""
+        kind = re.sub(r"^.*sd-vae-ft-", "", word)
+        section = autoencoder_settings("sd-vae-ft-mse" if kind == "mse" else _AUTOENCODER) | dict(typed)
+        if typed.get("name") == PIXEL or (not typed and self.channels in (1, 3)):
+            section = autoencoder_settings(PIXEL)
+        is_known = bool(typed) or self.channels in (1, 3) or kind in ("", "ema", "mse")
+        if not is_known or self.channels not in ((1, 3) if section["name"] == PIXEL else (section["channels"],)):
+            what = f" of {word}" if not is_known else ""
+            raise UsageError(
+                f"{self.path} models {self.channels} channels{what}, and does not say whose latents these are"
+                if section["name"] != PIXEL
+                else f"{self.path} models {self.channels} channels, which are no pixels",
+                "name it: --autoencoder taesd3, a folder in diffusers' layout, or a hub repository (user/name)",
+            )
+        if not (typed or kind or section["name"] == PIXEL):
+            self._assume(f"latents of {_AUTOENCODER}; if not: --autoencoder NAME|FOLDER|HUB-ID")
+        return section
+
+
+def _check_blocks(tensors: Mapping[str, Tensor], width: int, origin: str, path: Path) -> None:
+    """Raise CheckpointError for a network whose blocks are not those of the paper on DiT."""
+    other = [what for part, what in _OTHER_BLOCKS.items() if any(part in name for name in tensors)]
+    modulation = tensors.get("blocks.0.adaLN_modulation.1.weight")
+    if modulation is not None and len(modulation) != 6 * width:
+        other.append(f"{len(modulation) / width:g} modulations a block instead of 6")
+    if other:
+        raise CheckpointError(
+            f"{path} is a network like {origin} with {', '.join(other)}", "ditkit reads DiTs as the paper has them"
+        )
+
+
+def _converted(tensors: dict[str, Tensor], info: ModelInfo, meaning: Meaning) -> dict[str, Tensor]:
     """ditkit's tensors; removes all of the others."""
-    remap.check_positions(tensors.pop("pos_embed")[0], info.config)
+    if "pos_embed" in tensors:
+        remap.check_positions(tensors.pop("pos_embed")[0], info.config)
     weight, bias = linear(tensors, "t_embedder.mlp.0")
+    if meaning.is_reversed:
+        weight = remap.shift_timestep_features(weight, start=1, sign=-1)
     layers = {
         "patch_in": patch_layer(tensors, "x_embedder.proj"),
-        "time.first": ((remap.shift_timestep_features(weight, start=1, sign=-1) if sit else weight), bias),
+        "time.first": (weight, bias),
         "time.second": linear(tensors, "t_embedder.mlp.2"),
     }
     table = tensors.pop("y_embedder.embedding_table.weight")
+    if len(table) == len(info.labels):  # it never dropped a label: without one, only the timestep counts
+        table = torch.cat([table, torch.zeros(1, table.shape[1])])
     for index in range(info.config.model.depth):
         block = f"blocks.{index}"
         layers |= {f"{block}.{name}": layer for name, layer in block_layers(tensors, block, _LAYERS).items()}
         layers[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.adaLN_modulation.1"), _MODULATION)
     layers["final.modulation"] = linear(tensors, "final_layer.adaLN_modulation.1")
-    layers["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), info, sit=sit)
+    layers["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), info, meaning)
     remap.nothing_left(tensors)
     return {"label.weight": table, **remap.flat(layers)}
 
 
-def _prediction(layer: Layer, info: ModelInfo, *, sit: bool) -> Layer:
-    """The last layer with channels first; of SiT those that are used, with the sign of ditkit's velocity."""
+def _prediction(layer: Layer, info: ModelInfo, meaning: Meaning) -> Layer:
+    """The last layer with channels first; those that are used, with the sign of ditkit's velocity."""
     patch, channels = info.config.model.patch, info.config.shape[0]
     weight, bias = remap.channels_first(layer, patch, len(layer[1]) // patch**2)
-    used = channels * patch**2
-    return (-weight[:used], -bias[:used]) if sit else (weight, bias)
+    used = channels * patch**2 * (2 if info.config.model.learned_sigma else 1)
+    is_negated = meaning.is_reversed and meaning.diffusion["objective"] == "velocity"
+    sign = -1 if is_negated else 1
+    return sign * weight[:used], sign * bias[:used]

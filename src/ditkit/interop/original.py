@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from .. import recipes
+from ..errors import UsageError
 from ..runs.model_info import ModelInfo
 from . import remap
 from .base import ForeignModel
+from .projects import ORIGINAL
 from .remap import block_layers, channels_first, linear, patch_layer, reordered, stacked
 from .state_dicts import Choice
+from .stated import given
 
 ORIGIN = "the original diffusion-transformer"
 FACES = ("female", "male")  # its classes 0 and 1 of CelebA
@@ -36,27 +39,57 @@ _LAYERS = {
 _HEADS = {288: 6, 512: 8}  # by width, of the two models that it trains
 
 
-def read(choice: Choice, about: Mapping[str, Any], path: Path, heads: int | None = None) -> ForeignModel:
-    """The model of a file: the weights chosen, and what it says `about` them. Raises CheckpointError for damage."""
+def read(
+    choice: Choice, about: Mapping[str, Any], path: Path, settings: Mapping[str, Any], project: str | None = None
+) -> ForeignModel:
+    """The model of a file: the weights chosen, and what it says `about` them; `settings` are what the user says.
+
+    Raises CheckpointError for damage, UsageError for another `project` and where the number of heads has to be asked.
+    """
+    if project not in (None, ORIGINAL):
+        raise UsageError(f"{path} is no network of {project}: it is {ORIGIN}'s", "leave out --project")
     with remap.reading(path, ORIGIN):
         arguments = dict(about.get("model_args") or about.get("train_config") or {})
         states = [remap.state_dict(network.tensors) for network in choice.networks]
-        info = _model_info(states[0], arguments, heads, int(about.get("step") or 0), path)
+        assumed = {} if arguments else _assumed(states[0])
+        info = _model_info(states[0], {**assumed, **arguments}, settings, int(about.get("step") or 0), path)
         ema, *raw = [_converted(state, info) for state in states]
         losses = _losses(about.get("losses") or (), info.step)
-    return ForeignModel(origin=ORIGIN, info=info, ema=ema, raw=raw[0] if raw else None, losses=losses)
+    listed = ", ".join(f"{name}={value}" for name, value in assumed.items())
+    changed = "--set diffusion.label_drop=0, diffusion.timesteps=N"
+    notes = (f"assumed: {listed}; if not: {changed}",) if assumed else ()
+    return ForeignModel(
+        origin=ORIGIN,
+        info=info,
+        ema=ema,
+        raw=raw[0] if raw else None,
+        losses=losses,
+        names_are_assumed=info.labels != FACES,
+        notes=notes,
+    )
+
+
+def _assumed(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Its arguments for a state dict alone: those of its script for MNIST, which drops no label, or for faces."""
+    (width, channels, *_), rows = tensors[MARK].shape, len(tensors["label_embed.label_embed.weight"])
+    if (width, channels, rows) == (288, 1, 10):
+        return {"num_timesteps": 400, "cfg_dropout_rate": 0.0}
+    return {"num_timesteps": 1000, "cfg_dropout_rate": 0.1}
 
 
 def _model_info(
-    tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], heads: int | None, step: int, path: Path
+    tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], settings: Mapping[str, Any], step: int, path: Path
 ) -> ModelInfo:
     width, channels, patch, _ = tensors[MARK].shape
     tokens, rows = tensors["positional_embeddings"].shape[1], len(tensors["label_embed.label_embed.weight"])
+    heads = given(settings, "model", "heads") or arguments.get("num_heads")
     height, columns = (int(arguments.get(side, math.isqrt(tokens) * patch)) for side in "HW")
     if (height // patch) * (columns // patch) != tokens:
         raise ValueError(f"{tokens} positions for an image of {height}x{columns}")
-    has_null = float(arguments.get("cfg_dropout_rate", 0.1)) > 0
-    labels = _labels(rows - has_null, channels)
+    typed, classes = given(settings, "diffusion", "label_drop"), arguments.get("num_classes")
+    has_null = float(arguments.get("cfg_dropout_rate", 0.1) if typed is None else typed) > 0
+    has_null = rows > classes if classes in (rows, rows - 1) else has_null
+    labels = _labels(rows - has_null, channels, path)
     timesteps = int(arguments.get("num_timesteps", 1000))
     start, end = (float(value) for value in arguments.get("var_range", (1e-4, 2e-2)))
     config = recipes.build(
@@ -70,7 +103,7 @@ def _model_info(
                 "patch": patch,
                 "width": width,
                 "depth": len([name for name in tensors if name.endswith(".att.wq.weight")]),
-                "heads": heads or arguments.get("num_heads") or remap.known_heads(width, _HEADS, path),
+                "heads": heads or remap.known_heads(width, _HEADS, path),
                 "mlp": "gelu",
                 "positions": "1d-interleaved",
                 "time_activation": "selu",
@@ -94,8 +127,10 @@ def _model_info(
     return ModelInfo(config=config, labels=labels, step=step)
 
 
-def _labels(classes: int, channels: int) -> tuple[str, ...]:
-    return FACES if (classes, channels) == (2, 3) else tuple(str(number) for number in range(classes))
+def _labels(classes: int, channels: int, path: Path) -> tuple[str, ...]:
+    """Female and male of two classes in colour that are CelebA's: as published, celeba/ckpt.pt."""
+    is_celeba = any("celeb" in part.lower() for part in path.parts[-2:])
+    return FACES if is_celeba and (classes, channels) == (2, 3) else tuple(map(str, range(classes)))
 
 
 def _converted(tensors: dict[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:

@@ -62,9 +62,11 @@ def stacked(layers: Sequence[Layer]) -> Layer:
 def known_heads(width: int, by_width: Mapping[int, int], path: Path) -> int:
     """The number of heads, which is in no tensor. Raises UsageError for a width that the project does not use."""
     if width not in by_width:
+        numbers = [heads for heads in range(1, 65) if width % heads == 0 and 16 <= width // heads <= 128]
         raise UsageError(
             f"{path} does not say how many heads its attention has, and its width {width} is no usual one",
-            "say it with --set model.heads=6",
+            f"say it with --set model.heads={numbers[-1] if numbers else 1}"
+            + (f" ({', '.join(map(str, numbers))} are possible)" if numbers[1:] else ""),
         )
     return by_width[width]
 
