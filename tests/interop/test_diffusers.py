@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,8 @@ def test_the_pipeline_draws_what_ditkit_draws(process: str, objective: str, samp
     assert pipeline.get_label_ids(["label 2", "label 0"]) == [2, 0]
     assert_same_images(model, pipeline, [2, 0], steps=9)
     assert_same_images(model, pipeline, [1], steps=20, guidance=1.0)
+    again = diffusers.read(tmp_path / "out")
+    assert (again.info.config.sample.sampler, again.notes) == (sampler, ())
 
 
 def test_ancestral_sampling_is_exported_with_the_variance_that_ditkit_uses(tmp_path: Path):
@@ -428,3 +431,78 @@ def test_a_full_disk_leaves_the_old_pipeline_and_nothing_else(tmp_path: Path, mo
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
     after = tensors_in(tmp_path / "out" / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# --- schedulers
+
+
+def read_with(stock: Path, **scheduler: Any) -> ForeignModel:
+    (stock / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler), encoding="utf-8")
+    return diffusers.read(stock)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [("FlowMatchEulerDiscreteScheduler", "flow-euler"), ("FlowMatchHeunDiscreteScheduler", "flow-heun")],
+)
+def test_a_flow_matching_scheduler_is_a_flow_that_predicts_velocity(name: str, sampler: str, tmp_path: Path):
+    stock = write_stock(tmp_path / "stock")
+    found = read_with(stock, _class_name=name, num_train_timesteps=1000, shift=1.0)
+    config = found.info.config
+    assert (config.diffusion.process, config.diffusion.objective) == ("flow", "velocity")
+    assert (config.sample.sampler, config.diffusion.timesteps, found.notes) == (sampler, 1000, ())
+    assert "shift=3.0" in read_with(stock, _class_name=name, shift=3.0).notes[0]
+    with pytest.raises(CheckpointError, match="invert_sigmas"):
+        read_with(stock, _class_name=name, invert_sigmas=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "spacing"),
+    [
+        ("DDIMScheduler", "ddim", "leading"),
+        ("DDPMScheduler", "ddpm", "leading"),
+        ("PNDMScheduler", "dpmpp", "leading"),
+        ("EulerDiscreteScheduler", "ddim", "linspace"),
+        ("EulerAncestralDiscreteScheduler", "ddpm", "linspace"),
+        ("UniPCMultistepScheduler", "unipc", "linspace"),
+        ("DPMSolverMultistepScheduler", "dpmpp", "linspace"),
+        ("DEISMultistepScheduler", "dpmpp", "linspace"),
+    ],
+)
+def test_a_scheduler_of_the_same_process_is_taken_and_what_differs_is_said(
+    name: str, sampler: str, spacing: str, tmp_path: Path
+):
+    stock = write_stock(tmp_path / "stock")
+    found = read_with(stock, _class_name=name)
+    assert found.info.config.sample.sampler == sampler and found.info.config.diffusion.process == "diffusion"
+    (note,) = found.notes
+    assert f"drawn with {sampler}, where the pipeline has {name}" in note and f"timestep_spacing={spacing}" in note
+    assert ("clip_sample=true" in note) == name.startswith("DD")  # the class's default, of latents
+    plain = read_with(stock, _class_name=name, timestep_spacing="trailing", clip_sample=False)
+    taken = name in ("DDIMScheduler", "DDPMScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
+    assert plain.notes == () if taken else name in plain.notes[0]
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "LCMScheduler", "CogVideoXDDIMScheduler", "None"])
+def test_a_scheduler_of_another_process_is_refused_by_name(name: str, tmp_path: Path):
+    stock = write_stock(tmp_path / "stock")
+    with pytest.raises(CheckpointError, match=f"process of a {name}"):
+        read_with(stock, _class_name=name)
+
+
+def test_noise_of_a_flow_is_read_but_not_written(tmp_path: Path):
+    stock = write_stock(tmp_path / "stock")
+    settings = {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "epsilon"}
+    config = read_with(stock, **settings).info.config
+    assert (config.diffusion.process, config.diffusion.objective, config.model.learned_sigma) == (
+        "flow",
+        "epsilon",
+        False,
+    )
+
+
+def test_pixels_are_clamped_as_the_class_clips_by_default(tmp_path: Path):
+    model = trained(diffusion={"process": "diffusion", "objective": "epsilon"}, sample={"sampler": "dpmpp"})
+    diffusers.write(model, tmp_path / "out")
+    found = read_with(tmp_path / "out", _class_name="DDIMScheduler", timestep_spacing="trailing")
+    assert found.info.config.sample.clamp and found.notes == ()

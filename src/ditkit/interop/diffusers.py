@@ -25,11 +25,10 @@ from .diffusers_config import (
     as_json,
     check_expressible,
     read_json,
-    read_scheduler_config,
     read_transformer_config,
-    scheduler_config,
     transformer_config,
 )
+from .diffusers_scheduler import read_scheduler_config, scheduler_config
 from .diffusers_transformer import label_table, labels_in_use, to_diffusers, to_ditkit
 
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -48,35 +47,38 @@ def read(folder: Path) -> ForeignModel:
         raise CheckpointError(f"{folder} is a {tree.get('_class_name')} of diffusers", f"ditkit reads a {PIPELINE}")
     tensors = _read_tensors(transformer)
     try:
-        info = _model_info(folder, tree, tensors)
+        info, note = _model_info(folder, tree, tensors)
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the settings in {folder} are damaged: {error}", "get the folder again") from None
     model = info.config.model
     outputs = info.config.shape[0] * (2 if model.learned_sigma else 1)
     ema = to_ditkit(tensors, model, len(info.labels), outputs=outputs, path=transformer / _WEIGHTS)
-    return ForeignModel(origin=f"diffusers {PIPELINE}", info=info, ema=ema)
+    assumed, notes = not tree.get("id2label"), (note,) if note else ()
+    return ForeignModel(origin=f"diffusers {PIPELINE}", info=info, ema=ema, names_are_assumed=assumed, notes=notes)
 
 
-def _model_info(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelInfo:
-    transformer, schedule = folder / "transformer" / _CONFIG, folder / "scheduler" / _SCHEDULER
+def _model_info(folder: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[ModelInfo, str]:
+    """The model of a pipeline, and a line on what its own sampling does otherwise."""
+    transformer, scheduler = folder / "transformer" / _CONFIG, folder / "scheduler" / _SCHEDULER
     model, channels, side = read_transformer_config(read_json(transformer), transformer)
     data, autoencoder, latents = diffusers_vae.read(folder / "vae", channels, side)
-    diffusion, sampling = read_scheduler_config(
-        read_json(schedule), schedule, learned_sigma=model["learned_sigma"], pixels=latents is None
-    )
+    named = index.get("scheduler")
+    settings = {"_class_name": named[-1] if isinstance(named, list) and named else None, **read_json(scheduler)}
+    schedule = read_scheduler_config(settings, scheduler, learned_sigma=model["learned_sigma"], pixels=latents is None)
     # SiT is a flow whose second half of output channels is never used: it is read without them.
-    model["learned_sigma"] = diffusion["objective"] == "learned-sigma"
+    model["learned_sigma"] = schedule.diffusion["objective"] == "learned-sigma"
     config = recipes.build(
         {
             "data": {"name": "folder", **data},
             "model": model,
-            "diffusion": diffusion,
+            "diffusion": schedule.diffusion,
             "autoencoder": autoencoder,
-            "sample": sampling,
+            "sample": schedule.sample,
         }
     )
     table = label_table(tensors, folder / "transformer" / _WEIGHTS)
-    return ModelInfo(config=config, labels=_labels(index.get("id2label"), table, folder), step=0, latents=latents)
+    labels = _labels(index.get("id2label"), table, folder)
+    return ModelInfo(config=config, labels=labels, step=0, latents=latents), schedule.note
 
 
 def _labels(names: Any, table: Tensor, folder: Path) -> tuple[str, ...]:

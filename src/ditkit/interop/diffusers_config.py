@@ -14,30 +14,13 @@ from typing import Any
 from ..errors import CheckpointError, UsageError
 from ..models.presets import DIFFUSERS, OF_DIFFUSERS
 from ..runs.model_info import ModelInfo
+from .diffusers_scheduler import FINE, PREDICTIONS
 
 INDEX = "model_index.json"
 PIPELINE = "DiTPipeline"
 TRANSFORMER = "DiTTransformer2DModel"
 NULL_LABEL = 1000
 _ACTIVATIONS = {"gelu-tanh": "gelu-approximate", "gelu": "gelu"}
-_PREDICTIONS = {  # (process, objective): what a scheduler of diffusers calls it
-    ("diffusion", "epsilon"): "epsilon",
-    ("diffusion", "learned-sigma"): "epsilon",
-    ("diffusion", "v"): "v_prediction",
-    ("diffusion", "x0"): "sample",
-    ("flow", "velocity"): "flow_prediction",
-    ("flow", "x0"): "sample",
-}
-_DPM = "DPMSolverMultistepScheduler"
-_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler: class, settings of its own
-    "ddim": (_DPM, {"solver_order": 1}),
-    "flow-euler": (_DPM, {"solver_order": 1}),
-    "ddpm": ("DDPMScheduler", {"variance_type": "fixed_small"}),
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2}),
-}
-_SAMPLERS = {"DDIMScheduler": ("ddim", 50), "DDPMScheduler": ("ddpm", 250), "UniPCMultistepScheduler": ("unipc", 25)}
-_GUIDANCE = 4.0  # DiTPipeline's own default
-_FINE = 1000  # timesteps of a flow
 _LARGEST_EPS = 1e-5  # the class's default, where Meta's DiT and ditkit have 1e-6
 _FIXED = {  # of a transformer: what ditkit's network is
     "norm_type": "ada_norm_zero",
@@ -93,12 +76,12 @@ def _obstacles(info: ModelInfo) -> list[tuple[str, Any, str]]:
         for key, needed in OF_DIFFUSERS.items()
         if getattr(config.model, key) != needed and not (key == "mlp" and config.model.mlp in _ACTIVATIONS)
     ]
-    objectives = [objective for process, objective in _PREDICTIONS if process == diffusion.process]
+    objectives = [objective for process, objective in PREDICTIONS if process == diffusion.process]
     if diffusion.objective not in objectives:
         needed = f"on a {diffusion.process} one of {', '.join(objectives)}"
         wrong.append(("diffusion.objective", diffusion.objective, needed))
-    if diffusion.process == "flow" and diffusion.timesteps < _FINE:
-        wrong.append(("diffusion.timesteps", diffusion.timesteps, f"{_FINE} or more: it cuts them to integers"))
+    if diffusion.process == "flow" and diffusion.timesteps < FINE:
+        wrong.append(("diffusion.timesteps", diffusion.timesteps, f"{FINE} or more: it cuts them to integers"))
     height, width = config.data.image_size
     if height != width:
         wrong.append(("data.image_size", f"{height}x{width}", "a square"))
@@ -160,64 +143,3 @@ def read_transformer_config(tree: Mapping[str, Any], path: Path) -> tuple[dict[s
         "learned_sigma": outputs == 2 * channels,
     }
     return model, channels, side
-
-
-def scheduler_config(info: ModelInfo) -> tuple[str, dict[str, Any]]:
-    """Class and settings of the scheduler of diffusers that is, or is closest to, the model's own sampler."""
-    diffusion, sample = info.config.diffusion, info.config.sample
-    name, own = _SCHEDULERS.get(sample.sampler, (_DPM, {"solver_order": 2}))
-    settings = {
-        "num_train_timesteps": diffusion.timesteps,
-        "prediction_type": _PREDICTIONS[diffusion.process, diffusion.objective],
-        **own,
-    }
-    if name == "DDPMScheduler":
-        settings |= {"clip_sample": sample.clamp, "clip_sample_range": 1.0}
-    else:  # a threshold of at least and at most 1 is what sample.clamp does
-        settings |= {"thresholding": sample.clamp, "sample_max_value": 1.0, "final_sigmas_type": "zero"}
-    if diffusion.process == "flow":
-        return name, {**settings, "use_flow_sigmas": True, "flow_shift": 1.0}
-    betas = {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end, "beta_schedule": "linear"}
-    return name, {**settings, **betas, "timestep_spacing": "trailing"}
-
-
-def read_scheduler_config(
-    tree: Mapping[str, Any], path: Path, *, learned_sigma: bool, pixels: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections [diffusion] and [sample]. Raises CheckpointError for a process that ditkit does not have."""
-    prediction, flow = tree.get("prediction_type", "epsilon"), bool(tree.get("use_flow_sigmas", False))
-    process = "flow" if flow else "diffusion"
-    objectives = {(kind, type_): name for (kind, name), type_ in _PREDICTIONS.items() if name != "learned-sigma"}
-    wrong = {}
-    if (process, prediction) not in objectives:
-        wrong["prediction_type"] = prediction
-    if not flow:
-        if (schedule := tree.get("beta_schedule", "linear")) != "linear":
-            wrong["beta_schedule"] = schedule
-        wrong |= {key: "set" for key in ("trained_betas", "rescale_betas_zero_snr") if tree.get(key)}
-    if wrong:
-        listed = ", ".join(f"{key}={value}" for key, value in wrong.items())
-        raise CheckpointError(
-            f"{path}: ditkit has no {process} process of {listed}",
-            "it has linear betas with epsilon, sample or v_prediction, and flow sigmas with flow_prediction or sample",
-        )
-    objective = objectives[process, prediction]
-    diffusion = {
-        "process": process,
-        "objective": "learned-sigma" if learned_sigma and objective == "epsilon" else objective,
-        "timesteps": int(tree.get("num_train_timesteps", 1000)),
-    }
-    if not flow:
-        diffusion |= {key: float(tree[key]) for key in ("beta_start", "beta_end") if key in tree}
-    bounded = tree.get("clip_sample") or (tree.get("thresholding") and tree.get("sample_max_value", 1.0) == 1)
-    sampling = _read_sampling(tree, diffusion["timesteps"], flow=flow)
-    return diffusion, {**sampling, "clamp": pixels and bool(bounded)}
-
-
-def _read_sampling(tree: Mapping[str, Any], timesteps: int, *, flow: bool) -> dict[str, Any]:
-    sampler, steps = _SAMPLERS.get(str(tree.get("_class_name")), ("dpmpp", 25))
-    if sampler == "dpmpp" and tree.get("solver_order") == 1:
-        sampler, steps = "ddim", 50
-    if flow:
-        sampler, steps = ("flow-euler", 50) if sampler == "ddim" else ("flow-dpmpp", 25)
-    return {"sampler": sampler, "steps": min(steps, timesteps), "guidance": _GUIDANCE}
