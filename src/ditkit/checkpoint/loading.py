@@ -14,6 +14,7 @@ from ..autoencoders.contract import Autoencoder, open_autoencoder
 from ..config import RunConfig
 from ..errors import DataError
 from ..io import safetensors
+from ..io.locks import done_reading
 from ..latents.codec import Codec
 from ..models.dit import DiT
 from ..runs import manifest
@@ -104,4 +105,6 @@ def check_same_autoencoder(autoencoder: Autoencoder, stats: LatentStats | None) 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, on the CPU. Raises CheckpointError if it is damaged."""
-    return safetensors.parse(manifest.read_weights(path), path)
+    tensors = safetensors.parse(manifest.read_weights(path), path)
+    done_reading(path.parent)
+    return tensors

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, MachineError
 from ..io import atomic, safetensors
+from ..io.locks import in_use_by_a_reader
 from ..io.paths import check_space
 from ..runs import manifest
 from ..runs.folder import RunFolder, remove_leftovers
@@ -55,7 +56,7 @@ def save(folder: RunFolder, *, info: ModelInfo, state: State, trainable: Trainab
 def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
     """Remove checkpoints but the newest `keep`, that of the lowest validation loss, and multiples of `keep_every`.
 
-    A folder that cannot be removed is left for the next time.
+    A folder that cannot be removed, or that a process reads to draw with it, is left for the next time.
     """
     steps = folder.checkpoint_steps()
     kept = set(steps[-keep:]) | {step for step in steps if keep_every and step % keep_every == 0}
@@ -65,7 +66,8 @@ def prune(folder: RunFolder, keep: int, keep_every: int | None = None) -> None:
     for step in steps:
         if step not in kept:
             with contextlib.suppress(OSError):
-                atomic.rename(folder.checkpoint(step), folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
+                if not in_use_by_a_reader(folder.checkpoint(step)):
+                    atomic.rename(folder.checkpoint(step), folder.checkpoints / f".trash-{uuid.uuid4().hex[:8]}")
     remove_leftovers(folder)
 
 

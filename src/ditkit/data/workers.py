@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -27,6 +30,7 @@ from .batches import Batch, Batches
 
 _ENDLESS = 2**40  # steps
 _CHECK_EVERY = 2.0  # seconds: whether the workers are alive
+_GRACE = 0.5  # seconds in which workers may end by themselves
 
 
 def iterate(batches: Batches, start_step: int, config: DataConfig) -> Generator[Batch, None, None]:
@@ -35,8 +39,9 @@ def iterate(batches: Batches, start_step: int, config: DataConfig) -> Generator[
 
 
 def lost_a_worker(error: BaseException) -> bool:
-    """Whether torch reports that a worker died or hangs: it can raise this in the middle of anything."""
-    return isinstance(error, RuntimeError) and "DataLoader" in str(error)
+    """Whether torch reports that a worker died, hangs or is out of reach, which it can do in the middle of anything."""
+    reports = ("DataLoader", "Communication with the workers")
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in reports)
 
 
 def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Generator[Batch, None, None]:
@@ -55,34 +60,76 @@ def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Ge
             generator=torch.Generator(),  # else it would draw from the global one
         )
         ready: Any = iter(loader)
+    workers = set(multiprocessing.active_children()) - others
     try:
-        yield from _received(ready, config.worker_timeout)
+        yield from _received(ready, workers, config.worker_timeout)
     finally:
-        # torch does this when the iterator is deleted, which a traceback may prevent. Workers that hang ignore the
-        # signal that it sends in the end.
-        ready._shutdown_workers()
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.join(timeout=0.1)
-            if worker.is_alive():
-                worker.kill()
-                worker.join()
+        _end(ready, workers)
 
 
-def _received(ready: Iterator[Batch | DataError], patience: float) -> Iterator[Batch]:
+def _end(ready: Any, workers: Collection[BaseProcess]) -> None:
+    """End the workers, within a second also those that hang.
+
+    torch does this when the iterator is deleted, which a traceback may prevent, and waits five seconds for each.
+    """
+    ending = threading.Thread(target=ready._shutdown_workers, daemon=True)
+    ending.start()
+    ending.join(_GRACE)
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+    ending.join()
+    for worker in workers:
+        worker.join()
+
+
+def _received(ready: Iterator[Batch | DataError], workers: Collection[BaseProcess], patience: float) -> Iterator[Batch]:
     """The batches as they come. torch checks its workers only when a wait is over: so the waits are short."""
     waited = 0.0
-    while True:
+    with contextlib.closing(_Watchdog(workers, patience + 2 * _CHECK_EVERY)) as watchdog:
+        while True:
+            try:
+                with watchdog.watching():
+                    batch = next(ready)
+            except (ConnectionError, EOFError):  # what a killed worker had begun to send
+                raise RuntimeError(f"DataLoader workers gave no batch for {patience:g} seconds") from None
+            except RuntimeError as error:
+                waited += _CHECK_EVERY
+                if "timed out" not in str(error) or waited >= patience:
+                    raise
+                continue
+            waited = 0.0
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+class _Watchdog:
+    """Kills workers that hang while they hand over a batch: torch itself would wait for them without end."""
+
+    def __init__(self, workers: Collection[BaseProcess], patience: float):
+        self._workers, self._patience = workers, patience
+        self._waits_since = math.inf
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        self._waits_since = time.monotonic()
         try:
-            batch = next(ready)
-        except RuntimeError as error:
-            waited += _CHECK_EVERY
-            if "timed out" not in str(error) or waited >= patience:
-                raise
-            continue
-        waited = 0.0
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+            yield
+        finally:
+            self._waits_since = math.inf
+
+    def _watch(self) -> None:
+        while not self._closed.wait(timeout=1.0):
+            if time.monotonic() - self._waits_since > self._patience:
+                for worker in self._workers:
+                    worker.kill()
+                return
+
+    def close(self) -> None:
+        self._closed.set()
 
 
 class _Steps(TorchDataset):

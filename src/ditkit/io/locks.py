@@ -63,3 +63,49 @@ def try_lock(descriptor: int) -> bool | None:
     except OSError as error:
         return False if error.errno in _BUSY else None
     return True
+
+
+_read: dict[Path, int] = {}  # folders that this process reads, and keeps others from removing: their descriptors
+
+
+def keep_for_reading(folder: Path) -> bool:
+    """Keep `in_use_by_a_reader` true for a folder, in other processes, until `done_reading`; false if it is gone.
+
+    flock, which belongs to the descriptor: a lock of lockf would end as soon as any file of the folder is closed.
+    """
+    if os.name == "nt":  # refuses to rename what is open
+        return folder.is_dir()
+    import fcntl
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    done_reading(folder)
+    _read[folder] = descriptor
+    return folder.is_dir()  # else it was renamed, to be removed, before it was locked
+
+
+def done_reading(folder: Path) -> None:
+    """Let a folder be removed again."""
+    descriptor = _read.pop(folder, None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def in_use_by_a_reader(folder: Path) -> bool:
+    """Whether another process reads a folder at this moment."""
+    if os.name == "nt":
+        return False
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _BUSY
+    finally:
+        os.close(descriptor)
+    return False

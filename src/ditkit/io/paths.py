@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from pathlib import Path
 
 from ..errors import MachineError, UsageError
 from . import atomic
+from .text import free_name
 
 NO_ROOM = "free some space there, or name another folder with the environment variable DITKIT_CACHE"
 
@@ -58,9 +60,40 @@ def cache_folder(name: str) -> Path:
         ) from None
 
 
+def private_folder(name: str) -> Path:
+    """A folder in the cache that this user alone can write to and read, for what is executed when it is opened.
+
+    Raises MachineError if it cannot be made, or is another user's.
+    """
+    folder = cache_folder(name)
+    status = folder.lstat()
+    if stat.S_ISLNK(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+        raise MachineError(
+            f"{folder} is another user's, who could put code there", "name a cache of your own with DITKIT_CACHE"
+        )
+    folder.chmod(0o700)
+    return folder
+
+
 def resolved(path: Path) -> Path:
     """A file's path without links in its folders; of a file that is a link, as in the hub's cache, the name stays."""
     return path.parent.resolve() / path.name
+
+
+def make_free_folder(path: Path) -> Path:
+    """A new, empty folder at `path`, or at the next free `path-2`, `path-3` …; never one that another process has.
+
+    Raises OSError.
+    """
+    atomic.make_folder(path.parent)
+    while True:
+        folder = free_name(path)
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process has just taken that name
+            continue
+        atomic.sync_folder(folder.parent)
+        return folder
 
 
 def nearest_folder(path: Path) -> Path:

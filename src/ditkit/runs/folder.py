@@ -19,10 +19,12 @@ from ..config import RunConfig
 from ..errors import BusyError, CheckpointError, MachineError, UsageError
 from ..io.atomic import is_leftover, write_atomically
 from ..io.locks import try_lock
-from ..io.paths import expanded
+from ..io.paths import expanded, make_free_folder
 from . import manifest
 from .metrics import read_metrics
 from .stored import stored_config
+
+LOCK = "run.lock"
 
 
 class _Inside:
@@ -109,6 +111,8 @@ class RunFolder:
             except (manifest.NewerFormat, manifest.NotThere):
                 raise
             except CheckpointError as error:
+                if not self.checkpoint(step).exists():  # the run trains on, and has just removed its oldest
+                    return self.newest_whole(name, on_damage)
                 damaged.append(error)
                 on_damage(self.checkpoint(step))
                 continue
@@ -181,11 +185,14 @@ def cannot_write(folder: RunFolder, error: OSError) -> MachineError:
     return MachineError(f"cannot write to {folder.path}: {error.strerror}", "choose another --runs-dir")
 
 
+_locked: dict[Path, int] = {}  # folders that this process has locked: descriptors of their run.lock
+
+
 @contextlib.contextmanager
 def lock(folder: RunFolder) -> Iterator[None]:
     """One process per run folder; the lock goes with the process. Raises BusyError naming the holder, MachineError."""
     try:
-        file = (folder.path / "run.lock").open("a+", encoding="utf-8")
+        file = (folder.path / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise cannot_write(folder, error) from None
     with file:
@@ -196,4 +203,45 @@ def lock(folder: RunFolder) -> Iterator[None]:
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        path, outer = folder.path.absolute(), dict(_locked)
+        _locked[path] = file.fileno()
+        try:
+            yield
+        finally:
+            _locked.pop(path)
+            if path in outer:  # of a folder that was there before, whose run this process trains, too
+                _locked[path] = outer[path]
+
+
+def is_ours(folder: RunFolder) -> bool:
+    """Whether a folder still is the one that this process locked: not moved, removed or replaced since.
+
+    A process that trains goes on for hours under a path; whatever has that path by then may be another run.
+    """
+    descriptor = _locked.get(folder.path.absolute())
+    if descriptor is None:
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), (folder.path / LOCK).stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def check_ours(folder: RunFolder) -> None:
+    """Raise FolderLostError if the folder is no longer the one that this process locked."""
+    if not is_ours(folder):
+        raise FolderLostError(folder)
+
+
+class FolderLostError(MachineError):
+    """The folder of a run is not where the run began: what has its path now must not be written to."""
+
+    def __init__(self, folder: RunFolder, hint: str | None = None):
+        super().__init__(f"{folder.path} was moved, removed or replaced while it was trained", hint)
+
+
+def rescue_folder(folder: RunFolder, config: RunConfig) -> RunFolder:
+    """A new run beside a folder that is lost, with its settings, to save the steps of this process in."""
+    rescue = RunFolder(make_free_folder(folder.path.with_name(f"{folder.path.name}-rescued")))
+    rescue.write_config(config)
+    return rescue

@@ -42,6 +42,11 @@ class RunLogs:
             if self._files:
                 self._files[name].cut(getattr(state, length) if state else 0)
 
+    def move_to(self, folder: RunFolder) -> None:
+        """Go on in the files of another folder, or in those of the same one that somebody has removed."""
+        for file in self._files.values():
+            file.move_to(folder.path / file.path.name)
+
     def close(self) -> None:
         for file in self._files.values():
             file.close()

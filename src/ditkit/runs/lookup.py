@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import CheckpointError, UsageError, unknown
 from ..io import text
 from ..io.hub import HubAddress, address, is_hub, parse
+from ..io.locks import keep_for_reading
 from ..io.paths import expanded, resolved
 from . import manifest
 from .folder import RunFolder, run_of
@@ -93,6 +94,8 @@ def find_weights(
             return bundled
     run = find_run(word, runs)
     newest = run.newest_whole(name, on_damage)
+    while newest and not keep_for_reading(newest):  # the run trains on, and has just removed it
+        newest = run.newest_whole(name, on_damage)
     if newest is None:
         raise CheckpointError(
             f"{run.path} has no checkpoint yet", "one is written every train.save_every steps, and when training stops"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ class MetricsFile:
         """Open for appending after the first `length` bytes; what a killed run wrote beyond them is cut off."""
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+            self._descriptor = _open(path)
             self.shortened = os.fstat(self._descriptor).st_size < length  # by someone else
             self.cut(length)
         except OSError as error:
@@ -39,6 +40,12 @@ class MetricsFile:
         kept = min(length, os.fstat(self._descriptor).st_size)
         os.ftruncate(self._descriptor, self._whole_lines(kept))
 
+    def content(self) -> bytes:
+        """All lines, also of a file that somebody has removed since it was opened."""
+        if not hasattr(os, "pread"):  # Windows, which does not remove open files
+            return self.path.read_bytes()
+        return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+
     def sync(self) -> int:
         """Force the lines to disk; returns the file's length in bytes. Raises MachineError when the disk refuses."""
         try:
@@ -53,9 +60,28 @@ class MetricsFile:
     def _refused(self, error: OSError) -> MachineError:
         return MachineError(f"cannot write {self.path}: {error.strerror}", "free some space, then run again")
 
+    def move_to(self, path: Path) -> None:
+        """Go on in another file with the same lines, or in the same one if somebody has removed it since."""
+        if path == self.path and self._is_there():
+            return
+        try:
+            write_atomically(path, self.content())
+            self.close()
+            self.path, self._descriptor = path, _open(path)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _is_there(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        return False
+
     def _whole_lines(self, length: int) -> int:
-        kept = os.pread(self._descriptor, length, 0) if hasattr(os, "pread") else self.path.read_bytes()[:length]
-        return kept.rfind(b"\n") + 1
+        return self.content()[:length].rfind(b"\n") + 1
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

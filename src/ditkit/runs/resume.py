@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig, differences
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, DataError, UsageError
 from ..io.atomic import is_leftover, make_folder
 from ..io.text import free_name
 from . import manifest
-from .folder import RunFolder, cannot_write, lock
+from .folder import LOCK, RunFolder, cannot_write, lock
+from .lookup import WEIGHTS
+from .model_info import read_model_info
 from .stored import continued
 
 # Settings that may differ when a run continues: the network and the steps so far stay what they are.
@@ -84,14 +86,35 @@ def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_cha
         folder.check_continues()
         return _resume(config, folder, force_change)
     path = folder.path
-    if path.exists() and (not path.is_dir() or not all(is_leftover(file) for file in path.iterdir())):
+    if path.exists() and (not path.is_dir() or not all(_is_leftover(file) for file in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run of ditkit", "choose another place with --name or --runs-dir")
     try:
         make_folder(path)
-        folder.write_config(config)
+        with lock(folder):
+            if folder.is_run():  # two processes began it at once
+                return _resume(config, folder, force_change)
+            folder.write_config(config)
     except OSError as error:
         raise cannot_write(folder, error) from None
     return RunPlan(folder=folder, config=config, step=0)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a run that was ended before it had settings left a file behind."""
+    return is_leftover(path) or path.name == LOCK
+
+
+def check_same_run(config: RunConfig, checkpoint: Path, force_change: Collection[str] = ()) -> None:
+    """Raise DataError for a checkpoint of another network or seed: one that came here from another run."""
+    changed = differences(read_model_info(checkpoint / WEIGHTS).config, config)
+    for key, (old, new) in changed.items():
+        if key.startswith(("model.", "diffusion.", "seed")) and key not in force_change:
+            if key.startswith(NEEDS_FORCE) and key != "seed":
+                continue
+            raise DataError(
+                f"{checkpoint} is of another run: {key} = {old!r} (here {new!r})",
+                "move it away; the run then goes on from the checkpoint before",
+            )
 
 
 def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str]) -> RunPlan:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ..errors import DataError, MachineError
 from ..events import Warned
+from ..runs.folder import check_ours
 from .session import TrainingSession
 
 
@@ -34,6 +35,7 @@ def note_bad_images(session: TrainingSession, bad: Mapping[int, str]) -> None:
     session.bad |= dict.fromkeys(new)
     path = session.folder.bad_files
     if session.group.is_main and new:
+        check_ours(session.folder)
         try:
             with path.open("a", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{reason}\n" for reason in new)

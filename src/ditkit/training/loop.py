@@ -16,6 +16,7 @@ from ..data.contract import Datasets
 from ..errors import DataError, MachineError, PeerError
 from ..events import Finished, OnEvent
 from ..latents.cache import Interrupted
+from ..runs.folder import FolderLostError
 from ..runs.resume import RunPlan, start_or_resume
 from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
@@ -120,7 +121,7 @@ def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[],
                 reason = _steps(session, batches, flags, started)
             if not reason:
                 recover(session)  # then batches begin at an earlier step
-    except PeerError:
+    except (PeerError, FolderLostError):
         emergency_save(session)
         raise
     except RuntimeError as error:
@@ -129,6 +130,7 @@ def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[],
         if not workers.lost_a_worker(error):
             raise
         if session.committing or not should_stop() or session.group.size > 1:
+            emergency_save(session)
             raise _worker_died(session, error) from None
         reason = "stopped"  # the signal reached a worker that did not yet ignore it
     if reason != "done":

@@ -13,6 +13,7 @@ from ..data.pixels import to_uint8
 from ..evaluation.metrics import kid
 from ..events import Evaluated, Sampled, Validated
 from ..models.dit import DiT
+from ..runs.folder import check_ours
 from ..runs.model_info import ModelInfo
 from ..sampling.generate import draw, sample
 from ..visual.grid import grid, save_png, side_by_side
@@ -67,6 +68,7 @@ def show(session: TrainingSession) -> None:
     """Draw the sample grid of this step. All processes must call it together."""
     raw, ema = session.full_network(session.trainable.network), session.full_network(session.trainable.ema)
     if session.group.is_main:
+        check_ours(session.folder)
         path = session.folder.samples / f"step-{session.step:07d}.png"
         _draw_grid(session, raw.eval(), ema, path)
         raw.train()

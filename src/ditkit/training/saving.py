@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+
 import torch
 from torch import Tensor
 
 from ..checkpoint import posthoc_ema, store
 from ..checkpoint.tensors import gather
 from ..events import Saved
+from ..runs.folder import FolderLostError, check_ours, is_ours, rescue_folder
 from ..runs.model_info import ModelInfo
 from ..runs.run_state import State
 from ..runtime.fsdp import full_tensor
@@ -35,10 +38,15 @@ def emergency_save(session: TrainingSession) -> None:
 
 
 def _write(session: TrainingSession) -> None:
+    """Into the run's folder; where that was moved or replaced, into a new one, and then raise FolderLostError."""
     at_this_step = session.validated is not None and session.validated[0] == session.step
+    folder, lost = session.folder, not is_ours(session.folder)
     with session.group.uninterruptible():
+        if lost:
+            folder = rescue_folder(folder, session.config)
+        session.logs.move_to(folder)
         path = store.save(
-            session.folder,
+            folder,
             info=ModelInfo(
                 config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats
             ),
@@ -55,6 +63,10 @@ def _write(session: TrainingSession) -> None:
             ),
             trainable=session.trainable,
         )
+    if lost:
+        session.saved = session.step
+        hint = f"step {session.step} is saved in {folder.path}: `ditkit train {shlex.quote(str(folder.path))}` goes on"
+        raise FolderLostError(session.folder, hint)
     session.on_event(Saved(step=session.step, path=path))
     store.prune(session.folder, session.config.train.keep, session.config.train.keep_every)
 
@@ -67,5 +79,6 @@ def take_snapshot(session: TrainingSession) -> None:
         if session.group.is_main:
             tensors[name] = full.to("cpu", torch.float16)
     if session.group.is_main:
+        check_ours(session.folder)
         posthoc_ema.write_snapshot(session.folder, session.step, tensors)
     session.group.barrier()

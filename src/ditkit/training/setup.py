@@ -30,7 +30,7 @@ from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
 from ..runs.logs import RunLogs
 from ..runs.model_info import LatentStats
-from ..runs.resume import IMAGES
+from ..runs.resume import IMAGES, check_same_run
 from ..runs.run_state import State
 from ..runtime import fsdp
 from ..runtime.device import find_dtype
@@ -190,6 +190,7 @@ def _restore(
     """Load the newest checkpoint in all processes; only the main one touches the folder."""
 
     def check(state: State) -> None:
+        check_same_run(config, folder.checkpoint(state.step), force_change)
         if state.labels != dataset.labels:
             raise DataError(f"the labels have changed since {folder.path} was started", "start another with --fresh")
         if state.fingerprint != dataset.fingerprint and IMAGES not in force_change:

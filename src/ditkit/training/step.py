@@ -16,12 +16,12 @@ from ..data.batches import Batch
 from ..errors import MachineError, UsageError
 from ..models.dit import DiT
 from ..objectives.contract import Network, Objective
+from ..runtime import compile as compiling
 from ..runtime.device import autocast
 from ..runtime.distributed import ProcessGroup
 from ..runtime.failures import is_out_of_memory
 from ..runtime.gradient_sync import GradientSync
 from ..seeding import generator
-from . import compile as training_compile
 
 _CACHED = 4 << 20  # bytes of one activation as wide as the network, of a part of a batch, on a CPU
 
@@ -72,7 +72,7 @@ def open_step_context(
     if sharded and speed.compile == "on":
         raise UsageError("a sharded network cannot be compiled", "leave out --compile on, or --shard")
     word = "off" if sharded else speed.compile
-    compile_it, text = training_compile.decide(word, compiled_before, config, device)
+    compile_it, text = compiling.decide(word, compiled_before, config, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where products are float32
     network.recompute = speed.grad_checkpointing == "on"
@@ -88,7 +88,7 @@ def open_step_context(
         gradient_sync=GradientSync(network.parameters()) if group.size > 1 and not sharded else None,
         sharded=sharded,
         may_recompute=speed.grad_checkpointing != "off",
-        compiled=training_compile.compiled(network) if compile_it else None,
+        compiled=compiling.compiled(network) if compile_it else None,
     )
     return context, text
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..errors import MachineError
+from ..io.paths import private_folder
 from ..models.size import flops
 
 _SECONDS = 60.0  # that compiling takes
@@ -34,9 +35,9 @@ def pays_back(config: RunConfig, device: torch.device, threads: int) -> bool:
 
 def why_not(device: torch.device) -> str | None:
     """Why torch.compile does not work on a device, in one line; None when a tiny function was compiled."""
-    _silence(device)
     x = torch.arange(4.0, device=device)
     try:
+        _prepare(device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own imports are full of them
             right = torch.allclose(torch.compile(_tiny, dynamic=False)(x), _tiny(x))
@@ -73,11 +74,18 @@ def compiled(network: nn.Module) -> Callable[..., Tensor]:
     return torch.compile(network.forward, dynamic=False)
 
 
-def _silence(device: torch.device) -> None:
+def _prepare(device: torch.device) -> None:
+    """Quiet loggers, and caches of our own: torch's lie in the shared temporary folder, and hold pickles.
+
+    Whoever made them there first could have torch run any code. Raises MachineError if the folder is not ours.
+    """
+    for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        if variable not in os.environ:
+            os.environ[variable] = str(private_folder("compiled") / name)
     if device.type == "cpu":  # a pool of compilers would outlive a signal that is meant for the training alone
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
-    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    for name in ("torch._inductor", "torch._dynamo", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _tiny(x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from ditkit import recipes
 from ditkit.errors import MachineError
 from ditkit.events import Started, Warned
 from ditkit.runs.folder import RunFolder
-from ditkit.training import compile, step
+from ditkit.runtime import compile
+from ditkit.training import step
 from ditkit.training.step import SpeedOptions
 
 CPU = torch.device("cpu")
@@ -61,7 +62,7 @@ def test_without_a_compiler_auto_goes_on_with_one_line_and_on_is_an_error(tiny, 
 
 @pytest.mark.slow
 def test_a_machine_without_a_compiler_is_found_out(tmp_path):
-    code = "import torch; from ditkit.training.compile import why_not; print(why_not(torch.device('cpu')))"
+    code = "import torch; from ditkit.runtime.compile import why_not; print(why_not(torch.device('cpu')))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "CXX": str(tmp_path / "none"), "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
