@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import psutil
 from harness import command, ended, ending, finish, fork, litter, newest_whole, words, write_digits
 
 
@@ -237,3 +238,33 @@ class Child:
         """Whether it has begun a process that is still there, where the system says."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return bool(children.read_text().split()) if children.exists() else True
+
+
+def frozen_workers(folder: str, twice: bool) -> dict[str, Any]:
+    """Both workers of a run are frozen (as by a dead network drive); then Ctrl-C comes twice, or nothing at all.
+
+    Given: the exit code, the seconds until the end, and the step that is saved.
+    """
+    place = Path(folder)
+    settings = {"data.workers": 2, "data.worker_timeout": 3, "data.worker_start": "fork", "train.steps": 100_000}
+    settings |= {"train.save_every": 100_000, "train.validate_every": 100_000, "train.log_every": 1}
+    run, log = place / "run", place / "log"
+    child = Child(fork(in_own_group(command(words(run, write_digits(place / "digits"), settings))), log))
+    _wait_for_rows(run, child, 0, rows=3)
+    for worker in psutil.Process(child.pid).children():
+        worker.suspend()
+    time.sleep(0.5)  # in which what is prepared already is used up
+    before = time.monotonic()
+    for _ in range(2 if twice else 0):
+        os.kill(child.pid, signal.SIGINT)
+        time.sleep(0.2)
+    code = finish(child.pid, 60)
+    seconds = time.monotonic() - before
+    said = log.read_text(encoding="utf-8")[-3000:]
+    return {
+        "exit": code,
+        "seconds": seconds,
+        "saved": newest_whole(run),
+        "left": outliving([child.pid], 2),
+        "said": said,
+    }

@@ -114,3 +114,23 @@ def test_a_compiled_run_learns_the_same_and_continues_to_the_last_bit(tiny, tmp_
     run(config, tmp_path / "parts", stop_after=2, speed=SpeedOptions(compile="on"))
     run(config, tmp_path / "parts")
     assert digest(tmp_path / "parts") == digest(tmp_path / "straight")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows keeps each user's cache from the others")
+def test_compiled_code_lies_where_only_its_user_can_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    assert compile.why_not(torch.device("cpu")) is None
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled/inductor")
+    assert (tmp_path / "compiled").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows keeps each user's cache from the others")
+def test_nothing_is_compiled_into_a_folder_of_another_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    assert "is another user's, who could put code there" in (compile.why_not(torch.device("cpu")) or "")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ

@@ -73,8 +73,16 @@ def run(
     _print_curve(curve, path, draw(curve, path), output)
 
 
-def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 120, quiet: bool) -> LRCurve:
-    """The range test, with a bar."""
+def measure(
+    config: RunConfig,
+    datasets: Datasets,
+    device: str,
+    *,
+    steps: int = 120,
+    should_stop: Callable[[], bool] = lambda: False,
+    quiet: bool,
+) -> LRCurve:
+    """The range test, with a bar. Raises KeyboardInterrupt when `should_stop` says so."""
     from .datasets import watching
 
     with console.loading_torch(quiet=quiet):
@@ -87,7 +95,7 @@ def measure(config: RunConfig, datasets: Datasets, device: str, *, steps: int = 
                 shown.append(opened.enter_context(console.bar("trying learning rates", quiet=quiet)))
             shown[0](step, steps)
 
-        return find_lr(config, device=device, steps=steps, on_step=on_step, datasets=datasets)
+        return find_lr(config, device=device, steps=steps, on_step=on_step, datasets=datasets, should_stop=should_stop)
 
 
 def draw(curve: LRCurve, path: Path) -> Path:

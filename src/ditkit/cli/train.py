@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..runs.folder import RunFolder
     from ..runs.resume import RunPlan
     from ..runs.target import ResolvedRun
+    from ..runtime.signals import StopRequest
     from ..runtime.threads import Threads
 
 _PROBE_SECONDS = 3.0
@@ -175,7 +176,7 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
         run = replace(run, config=_fitted(run, datasets, machine, quiet=quiet))
     message = "" if quiet else "finishing this step and saving; once more to stop at once"
     with stop_on_signals(message, machine.signal) as stop:
-        plan = _prepared(run, optimiser, machine, datasets, quiet=quiet)
+        plan = _prepared(run, optimiser, machine, datasets, stop, quiet=quiet)
         if plan.finished:
             return
         with console.loading_torch(quiet=quiet):
@@ -252,7 +253,13 @@ def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet
 
 
 def _prepared(
-    run: ResolvedRun, optimiser: Optimiser, machine: TrainDevice, datasets: Datasets, *, quiet: bool
+    run: ResolvedRun,
+    optimiser: Optimiser,
+    machine: TrainDevice,
+    datasets: Datasets,
+    stop: StopRequest,
+    *,
+    quiet: bool,
 ) -> RunPlan:
     """The run, prepared by the leading process, in which a finished one is reported, whoever else works on it."""
     from ..errors import BusyError
@@ -275,14 +282,22 @@ def _prepared(
         for line in plan.why_finished():
             console.say(line, quiet=quiet)
     elif _measures_lr(optimiser, plan.folder):
-        plan = _with_measured_lr(plan, datasets, machine.device, quiet=quiet)
+        with lock(plan.folder):  # another process may be training it, and has saved nothing yet
+            if plan.folder.last_step():
+                return replace(plan, config=_with_lr(plan.config, plan.folder.read_config().optim.lr))
+            plan = _with_measured_lr(plan, datasets, machine.device, stop, quiet=quiet)
     return plan
 
 
-def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, *, quiet: bool) -> RunPlan:
+def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, stop: StopRequest, *, quiet: bool) -> RunPlan:
     from .lr_find import draw, measure
 
-    curve, picture = measure(run.config, datasets, device, quiet=quiet), run.folder.path / "lr-find.png"
+    picture = run.folder.path / "lr-find.png"
+    try:
+        curve = measure(run.config, datasets, device, should_stop=stop, quiet=quiet)
+    except KeyboardInterrupt:
+        console.say("stopped before the learning rate was known; the same command measures it again", quiet=quiet)
+        raise typer.Exit(stop.exit_code or 130) from None
     draw(curve, picture)
     console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {picture}", quiet=quiet)
     config = _with_lr(run.config, curve.suggestion)

@@ -23,7 +23,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM and after a pre-emption signal, 0 when nothing came."""
+        """130 after Ctrl-C, 143 after SIGTERM, SIGHUP and a pre-emption signal, 0 when nothing came."""
         if self.signal is None:
             return 0
         return 128 + (signal.SIGINT if self.signal == signal.SIGINT else signal.SIGTERM)
@@ -31,11 +31,14 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[StopRequest]:
-    """While inside, the first SIGINT, SIGTERM or `also` sets the request and prints `message`.
+    """While inside, the first SIGINT, SIGTERM, SIGHUP or `also` sets the request and prints `message`.
 
-    The second one raises SystemExit, but a pre-emption signal is often sent more than once: it never does.
+    The second one raises SystemExit, but a pre-emption signal is often sent more than once: it never does. SIGHUP says
+    that the terminal is gone, so that what is still printed to it would fail.
     """
     request = StopRequest()
+    hangup = getattr(signal, "SIGHUP", None)
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request():
@@ -43,6 +46,9 @@ def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[Stop
                 return
             raise SystemExit(128 + number)
         request.signal = number
+        if number == hangup:
+            for stream in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         if message:
             with suppress(OSError):  # not print: a signal may come in the middle of another print
                 os.write(2, f"\n{message}\n".encode())
@@ -51,6 +57,8 @@ def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[Stop
         yield request
         return
     numbers = {signal.SIGINT, signal.SIGTERM} | ({signal.Signals(also)} if also is not None else set())
+    if hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL:  # else as by nohup: it goes on without
+        numbers.add(hangup)
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield request

@@ -51,6 +51,7 @@ def find_lr(
     warmup: int = 30,
     on_step: Callable[[int, int, float, float], None] | None = None,
     datasets: Datasets | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> LRCurve:
     """Sweep the rate from 1e-6 to 1 over `steps` steps of a fresh network of this config, until the loss blows up.
 
@@ -61,6 +62,7 @@ def find_lr(
             inner layers before.
         on_step: is called with (step, steps, rate, loss).
         datasets: those of the config, where they are open already.
+        should_stop: is asked at every step; KeyboardInterrupt is raised when it says so.
 
     Raises DitkitError when no rate lowers the loss.
     """
@@ -78,6 +80,8 @@ def find_lr(
     rates, losses = [], []
     best = math.inf
     for step in range(-warmup, steps):
+        if should_stop():
+            raise KeyboardInterrupt
         rate = LOWEST * (HIGHEST / LOWEST) ** (max(step, 0) / (steps - 1)) if step >= 0 else _WARMUP_RATE
         compute_gradients(context, step + warmup, next(batches), "lr finder", list, lambda: None)
         optim.clip(network, config.optim.clip, optim.norm(network))

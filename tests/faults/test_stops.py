@@ -1,0 +1,90 @@
+"""Work that is asked to stop ends soon, whatever its workers and its terminal do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness import fork, in_fresh_process, words, write_digits
+from training_runs import run
+
+from ditkit.cli.app import main
+from ditkit.errors import BusyError
+from ditkit.runs.folder import RunFolder, lock
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals")
+
+
+@pytest.mark.faults
+def test_a_second_ctrl_c_ends_a_run_whose_workers_are_frozen_within_seconds(tmp_path: Path) -> None:
+    result = in_fresh_process("kills:frozen_workers", folder=tmp_path, twice=True)
+    assert result["exit"] == 130 and result["seconds"] < 3 and result["left"] == 0, result
+
+
+@pytest.mark.faults
+def test_frozen_workers_end_the_run_after_the_time_out_and_its_steps_are_saved(tmp_path: Path) -> None:
+    result = in_fresh_process("kills:frozen_workers", folder=tmp_path, twice=False)
+    assert result["exit"] == 6 and result["seconds"] < 20 and result["left"] == 0, result
+    assert result["saved"] >= 3 and f"(step {result['saved']} is kept)" in result["said"], result
+
+
+@pytest.mark.faults
+def test_a_terminal_that_closes_stops_a_run_as_a_signal_does(tmp_path: Path) -> None:
+    case = {"number": signal.SIGHUP, "start": "fork"}
+    (result,) = in_fresh_process("kills:group_signals", folder=tmp_path, cases=[case])
+    assert (result["exit"], result["lost"], result["equal"]) == (143, 0, True), result
+
+
+@pytest.mark.faults
+def test_lr_auto_stops_where_it_is(tmp_path: Path) -> None:
+    line = [*words(tmp_path / "run", write_digits(tmp_path / "digits")), "--lr", "auto", "--set", "model.width=288"]
+    line = [sys.executable, "-m", "ditkit", *[word for word in line if word != "--quiet"]]
+    with (tmp_path / "log").open("wb") as log:
+        child = subprocess.Popen(line, stderr=log)
+    limit = time.monotonic() + 120
+    while not (tmp_path / "run/run.lock").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(2)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 143
+    assert "stopped before the learning rate was known" in (tmp_path / "log").read_text(encoding="utf-8")
+    assert not (tmp_path / "run/lr-find.json").exists()
+
+
+def test_ctrl_c_while_the_program_is_imported_prints_one_line(tmp_path: Path) -> None:
+    blocked = "import sys, _thread; sys.modules['typer'] = None\nclass Gate:\n"
+    blocked += "    def find_spec(self, name, path=None, target=None):\n"
+    blocked += "        if name == 'ditkit.cli.app': raise KeyboardInterrupt\n"
+    blocked += "sys.meta_path.insert(0, Gate())\nfrom ditkit.__main__ import main\nsys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_lr_auto_leaves_a_run_alone_that_another_process_trains(tiny, tmp_path, capsys):
+    config = tiny(train={"steps": 3})
+    run(config, tmp_path / "runs/r", stop_after=1)
+    folder = RunFolder(tmp_path / "runs/r")
+    before = folder.config_file.read_bytes()
+    ready, go = os.pipe()
+    gate, opened = os.pipe()
+
+    def hold() -> int:
+        with lock(folder):
+            os.write(go, b"x")
+            os.read(gate, 1)
+        return 0
+
+    child = fork(hold, tmp_path / "log")
+    os.read(ready, 1)
+    for path in folder.checkpoints.iterdir():  # a run that has saved nothing yet
+        path.rename(tmp_path / path.name)
+    code = main(["train", str(folder.path), "--lr", "auto", "--threads", "1", "--runs-dir", str(tmp_path / "runs")])
+    os.write(opened, b"x")
+    os.waitpid(child, 0)
+    assert code == BusyError.exit_code and "is in use by pid" in capsys.readouterr().err
+    assert folder.config_file.read_bytes() == before and not (folder.path / "lr-find.json").exists()
