@@ -13,27 +13,13 @@ from ..config import to_dict
 from ..errors import CheckpointError, UsageError
 from ..runs.lookup import PICKLES
 from ..runs.model_info import has_model_info, read_model_info
-from . import diffusers, diffusers_config, meta, original, remap
+from . import diffusers, diffusers_config, meta, original, remap, torch_file
 from .base import ForeignModel, short_names
+from .file_kinds import is_safetensors
 from .state_dicts import choose, find_networks, metadata
-from .unpickle import read_pickle
+from .unsupported import KNOWN, describe
 
 SUFFIXES = (".safetensors", *PICKLES)
-KNOWN = (
-    "ditkit reads ckpt.pt of the original project, Meta's DiT and SiT, folders of diffusers' DiTPipeline, and its own "
-    ".safetensors"
-)
-_UNSUPPORTED = {  # prefix of a tensor's name: what the model is
-    "model.diffusion_model.": "a U-Net of Stable Diffusion's kind",
-    "init_conv.": "a U-Net of lucidrains' denoising-diffusion-pytorch",
-    "downs.0.": "a U-Net of lucidrains' denoising-diffusion-pytorch",
-    "inner_model.": "a model of k-diffusion, which is a U-Net or another transformer",
-    "mapping.": "a model of k-diffusion, which is a U-Net or another transformer",
-    "feat_rope": "a LightningDiT, which has other blocks",
-    "transformer_blocks.": "a transformer of diffusers: give the folder of its whole pipeline, with model_index.json",
-    "down_blocks.": "a U-Net or an autoencoder of diffusers",
-}
-_STATES = ("ema", "model_ema", "ema_model", "model", "state_dict", "module")  # where projects put their state dicts
 
 
 def read_foreign(path: Path, settings: Mapping[str, Any] = {}, project: str | None = None) -> ForeignModel:
@@ -66,18 +52,16 @@ def _read_folder(folder: Path, settings: Mapping[str, Any], project: str | None)
 
 
 def _read_file(path: Path, settings: Mapping[str, Any], project: str | None) -> ForeignModel:
-    if path.suffix.lower() != ".safetensors":
-        tree = read_pickle(path)
-    elif has_model_info(path):
+    if is_safetensors(path) and has_model_info(path):
         return _read_own(path)
-    else:
-        tree = read_tensors(path)
+    tree = read_tensors(path) if is_safetensors(path) else torch_file.read(path)
     for reader in (original, meta):
         if networks := find_networks(tree, reader.MARK):
             choice = choose(networks)
+            choice.check_size(path)
             model = reader.read(choice, metadata(tree), path, settings, project)
             return dataclasses.replace(model, notes=(*([choice.note] if choice.note else []), *model.notes))
-    raise CheckpointError(f"{path} is {_describe(tree)}", KNOWN)
+    raise CheckpointError(f"{path} is {describe(tree)}", KNOWN)
 
 
 def _read_own(path: Path) -> ForeignModel:
@@ -85,17 +69,3 @@ def _read_own(path: Path) -> ForeignModel:
     info, tensors = read_model_info(path), read_tensors(path)
     with remap.reading(path, "a weights file of ditkit"):
         return ForeignModel(origin="a model of ditkit", info=info, ema=remap.state_dict(tensors))
-
-
-def _describe(tree: Any) -> str:
-    """What a model is that ditkit does not read, as far as the names of its tensors show."""
-    states = [tree, *(tree.get(name) for name in _STATES)] if isinstance(tree, Mapping) else []
-    names = [str(name) for state in states if isinstance(state, Mapping) for name in state]
-    for mark, kind in _UNSUPPORTED.items():
-        if any(_named(name, mark) for name in names):
-            return kind
-    return "no model that ditkit knows"
-
-
-def _named(name: str, mark: str) -> bool:
-    return name.startswith(mark) or f".{mark}" in f".{name}"

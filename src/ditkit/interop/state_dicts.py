@@ -4,7 +4,8 @@ Training scripts and wrappers put state dicts under keys ("ema", "model_state_di
 "state_dict") and a prefix before every name ("module.", "model.", "_orig_mod."). None of these words are known here.
 A network is found by its mark, the full name of one of its tensors: wherever in the tree a name ends with it, all
 names of that table with the same beginning are the network's, and the beginning is the prefix. Names of what torch
-wraps around a layer are taken out of the middle of names.
+wraps around a layer are taken out of the middle of names. Objects of other programs count as tables of their
+attributes, and whole modules (torch.save(model)) as their state dicts.
 
 `find_networks` returns all of them, those of averaged weights first; `choose` picks the averaged and the raw weights of
 one network; `metadata` is everything else in the file: its arguments, settings and step, as plain data.
@@ -15,15 +16,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
+from .unpickle import Unread
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
 _DEEPEST = 16  # containers in each other
+_CONTAINERS = (Mapping, Unread, list, tuple)
+_LONGEST = 64  # values of a list in which state dicts are looked for
+_MOST_NAMES = 100_000  # tensors of a module
+_WHERE_VALUES_ARE = ("_content", "_val", "_fields")  # of the objects of OmegaConf and ml_collections
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # tensors do not compare as a whole
@@ -54,10 +61,21 @@ class Choice:
         """Both, the averaged weights first."""
         return [self.ema, *([self.raw] if self.raw else [])]
 
+    def check_size(self, path: Path) -> None:
+        """Raise CheckpointError for a file whose tensors all show the same numbers: as copies they are far larger."""
+        for network in self.networks:
+            values = network.tensors.values()
+            stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in values}
+            if sum(value.nbytes for value in values) > 2 * sum(stored.values()):
+                raise CheckpointError(
+                    f"{path} has many tensors of the same numbers", "it is refused: it may be hostile"
+                )
+
 
 def find_networks(tree: Any, mark: str) -> list[Network]:
     """Every network in the content of a file that has a tensor of this name, those of averaged weights first."""
-    networks = [network for keys, table in _tables(tree) for network in _networks(keys, table, mark)]
+    networks = [network for keys, table in tables(tree) for network in _networks(keys, table, mark)]
+    networks += [average for raw in networks for average in _nameless(tree, raw)]
     return sorted(networks, key=lambda network: not network.is_averaged)
 
 
@@ -83,10 +101,11 @@ def _listed(networks: Sequence[Network]) -> str:
     return ", ".join(network.place or "the file itself" for network in networks)
 
 
-def _same_shapes(first: Network, second: Network) -> bool:
-    return {name: value.shape for name, value in first.tensors.items()} == {
-        name: value.shape for name, value in second.tensors.items()
-    }
+def _same_shapes(ema: Network, raw: Network) -> bool:
+    """Whether they are of one network; an average often lacks what is not trained."""
+    names = ema.tensors.keys() & raw.tensors.keys()
+    same = all(ema.tensors[name].shape == raw.tensors[name].shape for name in names)
+    return same and len(names) + 1 >= max(len(ema.tensors), len(raw.tensors))
 
 
 def metadata(tree: Any) -> dict[str, Any]:
@@ -117,24 +136,77 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+def tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
     """Every table in a tree and the keys that lead to it, the outer ones first; what is in one is looked at once."""
     pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     visited = set[int]()
     while pending:
         keys, value = pending.pop(0)
-        if not isinstance(value, Mapping):
+        table = _table(value)
+        if table is None:
             continue
-        yield keys, value
+        yield keys, table
         if id(value) not in visited and len(keys) < _DEEPEST:
             visited.add(id(value))
-            pending += [((*keys, str(key)), inner) for key, inner in value.items() if isinstance(inner, Mapping)]
+            pending += [((*keys, str(key)), inner) for key, inner in table.items() if isinstance(inner, _CONTAINERS)]
+
+
+def _table(value: Any) -> Mapping[Any, Any] | None:
+    """A value as a table; None for what has no names."""
+    if isinstance(value, (list, tuple)):
+        return dict(enumerate(value)) if len(value) <= _LONGEST else None
+    if not isinstance(value, Unread):
+        return value if isinstance(value, Mapping) else None
+    attributes = value.attributes()
+    return _state_dict(attributes) if {"_parameters", "_modules"} <= attributes.keys() else attributes
+
+
+def _state_dict(module: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The parameters and buffers of a module that was saved as a whole, from its attributes."""
+    tensors = dict[str, Tensor]()
+    pending = [("", module)]
+    while pending and len(tensors) + len(pending) < _MOST_NAMES:
+        prefix, attributes = pending.pop()
+        for group in ("_parameters", "_buffers"):
+            pairs = _table(attributes.get(group)) or {}
+            tensors |= {f"{prefix}{name}": value for name, value in pairs.items() if isinstance(value, Tensor)}
+        for name, inner in (_table(attributes.get("_modules")) or {}).items():
+            if isinstance(inner, Unread):
+                pending.append((f"{prefix}{name}.", inner.attributes()))
+    return tensors
+
+
+def _nameless(tree: Any, raw: Network) -> Iterator[Network]:
+    """Averages of a network's weights that say no names: in the order of its own, or under names without dots."""
+    shapes = {name: value.shape for name, value in raw.tensors.items()}
+    trained = {name: shape for name, shape in shapes.items() if name != "pos_embed"}
+    for keys, table in tables(tree):
+        values = table.get("shadow_params")
+        if isinstance(values, (list, tuple)) and all(isinstance(value, Tensor) for value in values):
+            for names in (shapes, trained):
+                if [value.shape for value in values] == list(names.values()):
+                    named = dict(zip(names, values, strict=True))
+                    yield Network(tensors=named, keys=(*keys, "shadow_params"), prefix="", is_averaged=True)
+                    break
+        yield from _without_dots(keys, table, trained)
+
+
+def _without_dots(keys: tuple[str, ...], table: Mapping[Any, Any], names: Mapping[str, Any]) -> Iterator[Network]:
+    """An average as LitEma of latent-diffusion keeps it: model_ema.blocks0attnqkvweight."""
+    short = {name.replace(".", ""): name for name in names}
+    first = next(iter(short))
+    ends = [key for key in table if isinstance(key, str) and key.endswith(first) and first not in names]
+    for prefix in (key.removesuffix(first) for key in ends):
+        tensors = {name: table.get(f"{prefix}{key}") for key, name in short.items()}
+        own = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+        if len(own) == len(names):
+            yield Network(tensors=own, keys=keys, prefix=prefix, is_averaged=True)
 
 
 def _plain(value: Any, depth: int, done: dict[int, Any]) -> Any:
     """A value as plain data; None for what has none. `done` holds containers by their id: they may hold each other."""
     if value is None or isinstance(value, (str, int, float, bool)):
-        return value
+        return str(value) if isinstance(value, str) else value
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else None
     if id(value) in done or depth > _DEEPEST:
@@ -143,12 +215,28 @@ def _plain(value: Any, depth: int, done: dict[int, Any]) -> Any:
         items = done[id(value)] = []
         items += [_plain(item, depth + 1, done) for item in value]
         return items
+    if isinstance(value, Unread):
+        return _plain_object(value, depth, done)
     pairs = value if isinstance(value, Mapping) else getattr(value, "__dict__", None)
     if pairs is None:
         return None
     table = done[id(value)] = {}
     table |= {str(key): _plain(item, depth + 1, done) for key, item in pairs.items() if not _is_large(item)}
     return table
+
+
+def _plain_object(value: Unread, depth: int, done: dict[int, Any]) -> Any:
+    """An object of another program's: its attributes, what it contains, or the single value that it is made of."""
+    attributes = value.attributes()
+    for name in _WHERE_VALUES_ARE:
+        if name in attributes:
+            return _plain(attributes[name], depth + 1, done)
+    if attributes:
+        return done.setdefault(id(value), _plain(attributes, depth, done))
+    if value.values:
+        return _plain(value.values, depth + 1, done)
+    single = value.arguments[0] if len(value.arguments) == 1 else None  # of an enumeration
+    return single if isinstance(single, (str, int, float)) else None
 
 
 def _is_large(value: Any) -> bool:

@@ -101,7 +101,7 @@ _BLOCK = 1 << 16
 _PROGRESS = 1 << 20  # bytes more than ever before, which earn the server another full round of tries
 _LOOK_AT_DISK = 64 << 20  # bytes
 _SPARE = 64 << 20  # bytes of the disk that stay free
-_PAGE_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
+PAGE_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
 _AWAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED)
 
 
@@ -235,7 +235,7 @@ class _Download:
             for block in _blocks(response, self.patience):
                 if part.size == len(head) < 64:
                     head += block[:64]
-                    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):
+                    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGE_STARTS):
                         part.discard()
                         raise self._is_page(self.url)
                 if part.size // _LOOK_AT_DISK != (part.size + len(block)) // _LOOK_AT_DISK:
