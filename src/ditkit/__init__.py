@@ -18,6 +18,7 @@ _HOMES = {
     "edit": "sampling.edit",
     "animate": "sampling.animate",
     "find_lr": "training.lr_finder",
+    "with_data": "data.from_python",
     "import_model": "interop.import_model",
     "export": "interop.export",
     "push": "interop.push",
@@ -32,6 +33,7 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from .checkpoint.loading import load
     from .config import RunConfig
+    from .data.from_python import with_data
     from .errors import DitkitError
     from .estimation.report import estimate
     from .evaluation.compare import compare

@@ -74,14 +74,18 @@ def examine(
                 image.draft(image.mode, (side, side))
             _mend_transparency(image)
             image.load()
-            turn = _TURNS.get(_orientation(image))
-            plain = _flatten(_to_eight_bits(image)).convert("L" if config.channels == 1 else "RGB")
-            header = Header(
-                size=(size[1], size[0]) if turn in _EXCHANGING else size, format=image.format or "", mode=mode
-            )
-            return plain.transpose(turn) if turn is not None else plain, header
+            is_exchanged = _TURNS.get(_orientation(image)) in _EXCHANGING
+            header = Header(size=size[::-1] if is_exchanged else size, format=image.format or "", mode=mode)
+            return to_plain(image, config.channels), header
     except _DECODING_ERRORS as error:
         raise DataError(f"cannot read the image {name}: {_why(error, config)}", "replace it or take it away") from None
+
+
+def to_plain(image: Image.Image, channels: int) -> Image.Image:
+    """An image that is loaded: upright, 8 bits, mode L (1 channel) or RGB (3), transparency laid on white."""
+    turn = _TURNS.get(_orientation(image))
+    plain = _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
+    return plain.transpose(turn) if turn is not None else plain
 
 
 def fit(

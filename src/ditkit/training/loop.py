@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import optim
 from ..config import RunConfig
 from ..data import workers
 from ..data.batches import Batch
 from ..data.contract import Datasets
+from ..data.from_python import with_data
 from ..errors import DataError, MachineError, PeerError
 from ..events import Finished, OnEvent
 from ..latents.cache import Interrupted
@@ -45,6 +47,8 @@ def train(
     force_change: Collection[str] = (),
     speed: SpeedOptions = SpeedOptions(),
     datasets: Datasets | None = None,
+    data: Any = None,
+    labels: Sequence[str] | None = None,
 ) -> Path:
     """Train in `folder` until all steps are done, `max_seconds` have passed or `should_stop()`; returns the folder.
 
@@ -59,16 +63,20 @@ def train(
         should_stop: is asked after every step; the step is finished and saved.
         force_change: settings ("optim.lr", "images") that may differ from those that the run was started with.
         datasets: those of the config, where they are open already.
+        data: images to train on instead: any torch Dataset or sequence of (image, label), or a pair of them, for
+            training and for validation (see `with_data`). The same data must be given again to go on.
+        labels: the names of the classes of `data`, in the order of their numbers.
 
     Raises DitkitError for what the user can mend: other settings than the run has, missing data, a full disk, a loss
     that stays not finite.
     """
+    if data is not None:
+        config, datasets = with_data(config, data, labels)
 
-    def seconds_left() -> float:
-        return (math.inf if max_seconds is None else max_seconds) - (time.monotonic() - began)
+    limit = math.inf if max_seconds is None else max_seconds
 
     def must_stop() -> bool:
-        return should_stop() or seconds_left() < 0
+        return should_stop() or time.monotonic() - began > limit
 
     with join(device) as (group, where), _claim(group, config, Path(folder), force_change) as run:
         began = time.monotonic()  # once all are here: the first one may have measured a learning rate before
@@ -81,17 +89,17 @@ def train(
         except Interrupted:
             if group.size > 1:
                 raise PeerError(143) from None  # not all of them notice at the same place
-            progress = {"step": run.folder.last_step(), "steps": run.config.train.steps, "folder": run.folder.path}
-            reason = "stopped" if should_stop() else "time"
-            on_event(Finished(**progress, seconds=time.monotonic() - began, reason=reason))
+            on_event(_before_training(run, time.monotonic() - began, "stopped" if should_stop() else "time"))
             return run.folder.path
-        try:
-            if group.is_main and run.folder.read_config() != run.config:
-                run.folder.write_config(run.config)  # only now: the data fits and the checkpoint could be read
-            _run(session, seconds_left(), should_stop)
-        finally:
-            session.logs.close()
+        with contextlib.closing(session.logs):
+            _run(session, limit - (time.monotonic() - began), should_stop)
     return run.folder.path
+
+
+def _before_training(run: RunPlan, seconds: float, reason: str) -> Finished:
+    """The end of a run while its latents were encoded."""
+    step, steps, folder = run.folder.last_step(), run.config.train.steps, run.folder.path
+    return Finished(step=step, steps=steps, seconds=seconds, reason=reason, folder=folder)
 
 
 @contextlib.contextmanager
@@ -107,6 +115,8 @@ def _claim(group: ProcessGroup, config: RunConfig, path: Path, force_change: Col
 
 def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[], bool]) -> None:
     """Train from the session's step on, and save however it ends."""
+    if session.group.is_main and session.folder.read_config() != session.config:
+        session.folder.write_config(session.config)  # only now: the data fits and the checkpoint could be read
     started = time.monotonic()
     session.on_event(started_event(session))
 
