@@ -52,6 +52,17 @@ def test_labels_can_be_listed_and_repeated(given: list[str], expected: list[str]
     assert parsing.expand_labels(given, ("cat", "dog", "a,b", "x*2", "-1")) == expected
 
 
+def test_classes_have_numbers_where_no_label_is_one() -> None:
+    assert parsing.expand_labels(["1*2,dog", "0"], ("cat", "dog")) == ["dog", "dog", "dog", "cat"]
+    assert parsing.expand_labels(["1"], ("2", "1")) == ["1"]
+    with pytest.raises(UsageError, match="unknown label '0'"):
+        parsing.expand_labels(["0"], ("cat", "-1"))
+    for word in ("2", "0000000001"):
+        with pytest.raises(UsageError, match=f"there is no class {word}") as caught:
+            parsing.expand_labels([word], ("cat", "dog"))
+        assert "numbers 0 to 1" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

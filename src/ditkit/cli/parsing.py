@@ -41,14 +41,15 @@ def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
 
     labels = split_labels(words, known)
     try:
-        resolve_labels(known, labels)
+        return [label or ANY for label in resolve_labels(known, labels)]
     except UsageError as error:
         if not known:
             other = next(label for label in labels if label != ANY)
             raise UsageError(f"this model has no labels, so no {other!r} either", f"e.g. --labels '{ANY}*16'") from None
         nearest = f"{error.hint} " if "did you mean" in str(error.hint) else ""
-        raise UsageError(error.message, nearest + _list(known)) from None
-    return labels
+        if error.message.startswith("unknown"):
+            raise UsageError(error.message, nearest + _list(known)) from None
+        raise
 
 
 def split_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,7 +153,8 @@ def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[st
 
     Args:
         known: the labels of the model.
-        labels: one for each image ("any" where the model has none), or how many images, going round the labels.
+        labels: one for each image ("any" where the model has none), or how many images, going round the labels. Where
+            no label is itself a number, the number of a class counts as its label: 207 is ImageNet's golden retriever.
 
     Raises UsageError for a label that the model does not know.
     """
@@ -160,11 +162,21 @@ def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[st
         if labels < 1:
             raise UsageError(f"cannot draw {labels} images", "ask for one or more")
         return [known[index % len(known)] if known else None for index in range(labels)]
-    if isinstance(labels, str):
-        labels = [labels]
-    for word in labels:
+    words = [labels] if isinstance(labels, str) else labels
+    if not any(re.fullmatch(r"-?[\d.]+", label) for label in known):
+        words = [_of_number(word, known) for word in words]
+    for word in words:
         if not known and word != "any":
             raise UsageError(f"this model has no labels, so there is no {word!r}", "say how many images to draw")
         if known and word not in known:
             raise unknown("label", word, known)
-    return [word if known else None for word in labels]
+    return [word if known else None for word in words]
+
+
+def _of_number(word: str, known: Sequence[str]) -> str:
+    """The label of the class that a word numbers, from 0; other words as they are."""
+    if not known or not word.isascii() or not word.isdecimal():
+        return word
+    if len(word) > 9 or int(word) >= len(known):
+        raise UsageError(f"there is no class {word}", f"this model's classes have the numbers 0 to {len(known) - 1}")
+    return known[int(word)]
