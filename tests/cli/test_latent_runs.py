@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from autoencoders import write_kl, write_tiny
 from command_line import said, write_run
+from foreign import Meta
 from PIL import Image
 
 from ditkit import recipes
@@ -149,9 +150,36 @@ def test_an_autoencoder_that_moved_is_named(place: Path, capsys: pytest.CaptureF
     (place / "tiny").rename(place / "moved")
     code, _, err = said(capsys, "sample --labels cat")
     assert code == 3 and "does not exist" in err and "--autoencoder FOLDER" in err
-    assert said(capsys, "sample --labels cat --autoencoder ./moved --quiet")[0] == 0
-    code, _, err = said(capsys, "sample --labels cat --autoencoder ./elsewhere")
-    assert code == 2 and "there is no folder elsewhere" in err
+    shutil.copytree(place / "runs/photos", place / "runs/second")
+    (place / "three.png").write_bytes((place / "photos/cat/1.png").read_bytes())
+    for line in (
+        "sample --labels cat",
+        "make-gif denoise photos --labels cat",
+        "make-gif interpolate photos --labels cat dog --frames 2",
+        "edit img2img three.png --model photos --labels cat",
+        "compare photos second --labels cat",
+        "sweep photos --steps 1,2 --labels cat",
+    ):
+        assert said(capsys, f"{line} --quiet --autoencoder moved")[0] == 0, line
+    for folder, message in (
+        ("./elsewhere", "there is no folder ./elsewhere"),
+        ("kl", "has latents of 3 channels, 4 t"),
+    ):
+        code, _, err = said(capsys, f"sample --labels cat --autoencoder {folder}")
+        assert code == 2 and message in err
+    code, _, err = said(capsys, "make-gif train photos --autoencoder moved")
+    assert code == 2 and "--autoencoder is for drawing" in err
+
+
+def test_another_kind_of_autoencoder_is_read_off_its_files(place: Path, capsys: pytest.CaptureFixture[str]):
+    write_tiny(place / "tiny4", channels=4)
+    write_kl(place / "kl4", channels=4)
+    Meta(classes=2).save(place / "dit.pt")
+    line = "import dit.pt --autoencoder ./kl4 --class-names cat,dog --set model.heads=4 --project dit --quiet"
+    assert said(capsys, line)[0] == 0
+    assert said(capsys, "sample --model dit --labels 1 --steps 2 --device cpu --autoencoder tiny4 --quiet")[0] == 0
+    code, _, err = said(capsys, "sample --model dit --labels dog --autoencoder pixel")
+    assert code == 2 and "pixel has no latents, the model latents of 4 channels, 4 times smaller" in err
 
 
 def test_lr_find_works_on_latents(place: Path, capsys: pytest.CaptureFixture[str]):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
+from ..config import AutoencoderConfig, RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..io.atomic import update_digest
 from ..io.paths import as_stored, expanded
@@ -57,6 +57,26 @@ def settings(word: str) -> dict[str, Any]:
     if "/" in word or word.startswith("."):
         raise UsageError(f"there is no folder {word}", "check the path")
     raise unknown("autoencoder", word, descriptions())
+
+
+def moved(autoencoder: AutoencoderConfig, word: str | Path) -> AutoencoderConfig:
+    """The settings of a model's autoencoder that is now what `word` names, as `settings` takes it.
+
+    Raises UsageError for latents of another shape, and as `settings` does.
+    """
+    new = AutoencoderConfig(**settings(str(word)))
+    if (new.channels, new.shrink) != (autoencoder.channels, autoencoder.shrink):
+        has, wanted = (_latents(config) for config in (new, autoencoder))
+        raise UsageError(
+            f"--autoencoder: {word} has {has}, the model {wanted}", "name the one that it was trained with"
+        )
+    return new
+
+
+def _latents(autoencoder: AutoencoderConfig) -> str:
+    if autoencoder.name == PIXEL:
+        return "no latents"
+    return f"latents of {autoencoder.channels} channels, {autoencoder.shrink} times smaller than images"
 
 
 def is_repository(word: str) -> bool:

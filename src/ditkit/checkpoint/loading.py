@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.contract import Autoencoder, open_autoencoder
+from ..autoencoders.files import moved
 from ..config import RunConfig
 from ..errors import DataError
 from ..io import safetensors
@@ -52,7 +53,7 @@ def load(
     Args:
         source: name or path of any of these; the newest run if None.
         ema: the averaged weights, else the raw ones.
-        autoencoder: a folder with that of the run, if it has moved.
+        autoencoder: a folder with that of the run, if it has moved, or one of the same latents by name.
 
     Raises CheckpointError when there is no checkpoint or it is damaged, DataError when the autoencoder is missing or
     another one.
@@ -88,8 +89,7 @@ def open_codec(info: ModelInfo, device: str | torch.device, folder: str | Path |
     """Decodes what a model's network draws. Raises DataError if its autoencoder is missing or another one."""
     config = info.config
     if folder is not None:
-        moved = dataclasses.replace(config.autoencoder, source=str(folder), revision=None)
-        config = dataclasses.replace(config, autoencoder=moved)
+        config = dataclasses.replace(config, autoencoder=moved(config.autoencoder, folder))
     autoencoder = open_autoencoder(config, device)
     check_same_autoencoder(autoencoder, info.latents)
     return Codec(autoencoder, info.latents)

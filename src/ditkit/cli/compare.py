@@ -25,7 +25,7 @@ class Runs:
 def run(
     which: Runs,
     settings: Annotated[SampleSettings, only("labels seed")],
-    model: Annotated[Model, only("no_ema")],
+    model: Annotated[Model, only("no_ema autoencoder")],
     output: Annotated[Output, only("out force json runs_dir quiet", out=FOLDER)],
     device: Device,
 ) -> None:
@@ -48,6 +48,7 @@ def run(
             labels=requests[0].labels if settings.labels else None,
             seed=requests[0].seed,
             ema=not model.no_ema,
+            autoencoder=model.autoencoder,
             device=device.device,
             progress=console.watch(quiet=output.quiet),
         )

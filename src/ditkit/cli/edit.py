@@ -17,7 +17,7 @@ EXAMPLES = (
 )
 MAX_IMAGES = 100
 Settings = Annotated[SampleSettings, only("labels steps guidance sampler seed")]
-Weights = Annotated[Model, only("model no_ema")]
+Weights = Annotated[Model, only("model no_ema autoencoder")]
 IMAGE = "The image to change: PNG, JPEG, WebP …"
 
 

@@ -67,7 +67,7 @@ class RealImages(Data):
 def run(
     settings: Annotated[ManySamples, only("samples steps guidance guidance_interval sampler reuse autoguide seed")],
     real: Annotated[RealImages, only("features neighbours data_dir")],
-    model: Annotated[Model, only("model ema no_ema", model=WHICH)],
+    model: Annotated[Model, only("model ema no_ema autoencoder", model=WHICH)],
     output: Annotated[Output, only("out yes json runs_dir quiet", out=FIGURES)],
     device: Annotated[DrawingDevice, only("device batch_size")],
 ) -> None:
@@ -158,9 +158,9 @@ def _judged(case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: 
         from ..evaluation.neighbours import add_neighbours
         from ..runtime.device import find_device
         from ..sampling.generate import sample
-    place = find_device(device)
-    trained = group.run_together(lambda: load_weights(request.weights, request.info, device=place))
-    guide = load(request.guide, device=place) if request.guide else None
+    place, folder = find_device(device), request.autoencoder
+    trained = group.run_together(lambda: load_weights(request.weights, request.info, device=place, autoencoder=folder))
+    guide = load(request.guide, device=place, autoencoder=folder) if request.guide else None
     with console.bar("looking at real images", quiet=quiet) as show:
         judge: Judge = group.run_together(
             lambda: open_judge(case.config, features=case.real.features, device=place, dataset=images, on_image=show)

@@ -154,7 +154,6 @@ def export_(
     from ..io.paths import expanded
     from ..io.text import format_size
     from ..runs.lookup import find_weights
-    from . import outputs
     from .datasets import watching
     from .sample_request import warn_of_damage
 
@@ -167,7 +166,7 @@ def export_(
             format=target.format,
             dtype=target.dtype,
             ema=not model.no_ema,
-            autoencoder=outputs.autoencoder_folder(model.autoencoder),
+            autoencoder=model.autoencoder,
             force=output.force,
             progress=console.watch(quiet=output.quiet),
         )

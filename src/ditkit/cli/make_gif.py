@@ -52,7 +52,7 @@ FILE = opt(
     "ditkit make-gif interpolate --labels 3 8 0",
 )
 def run(
-    what: Annotated[What, only("what which kind model no_ema")],
+    what: Annotated[What, only("what which kind model no_ema autoencoder")],
     settings: Annotated[SampleSettings, only("labels steps guidance sampler seed")],
     output: Annotated[GifOutput, only("frames out force runs_dir quiet", out=FILE)],
     device: Device,
@@ -69,8 +69,8 @@ def run(
         raise UsageError("--frames is for interpolating", "say `ditkit make-gif interpolate`")
     progress = console.watch(quiet=output.quiet)
     if kind in ("train", "compare"):
-        for name in ("steps", "guidance", "sampler", "labels"):
-            if getattr(settings, name) is not None:
+        for name in ("steps", "guidance", "sampler", "labels", "autoencoder"):
+            if getattr(what if name == "autoencoder" else settings, name) is not None:
                 raise UsageError(f"--{name} is for drawing", "say `ditkit make-gif denoise`, or interpolate")
         path = animate(_find_runs(kind, runs, output.runs), out, kind=kind, progress=progress)
     else:
@@ -86,6 +86,7 @@ def run(
                 seed=request.seed,
                 frames=output.frames or FRAMES,
                 ema=not what.no_ema,
+                autoencoder=what.autoencoder,
                 device=device.device,
                 progress=progress,
             )

@@ -122,7 +122,8 @@ class SampleSettings:
 
     labels: list[str] | None = opt(
         "--labels LABEL...",
-        "What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'.",
+        "What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'; or numbers of "
+        "classes (207), where no label is one.",
         shown="one of each",
     )
     steps: str | None = opt("--steps N", "Sampling steps.", shown=AS_TRAINED, sets="sample.steps")
@@ -172,9 +173,11 @@ class Model:
         complete=complete.run_names,
         shown="the newest run",
     )
-    autoencoder: Path | None = opt(
-        "--autoencoder FOLDER",
-        "Where the autoencoder of a model of latents lies now, if it has moved.",
+    autoencoder: str | None = opt(
+        "--autoencoder FOLDER|NAME|HUB-ID",
+        "Where the autoencoder of a model of latents lies now, if it has moved, or another of the same latents: "
+        "sd-vae-ft-mse …",
+        complete=complete.autoencoders,
         shown="where it was in training",
     )
     ema: str | None = opt(

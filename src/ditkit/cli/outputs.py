@@ -43,17 +43,6 @@ def output_folder(output: Output, default: Path, names: list[str]) -> Path:
     return folder
 
 
-def autoencoder_folder(path: Path | None) -> Path | None:
-    """The folder of an autoencoder that --autoencoder names. Raises UsageError or DataError if there is none."""
-    if path is None:
-        return None
-    from ..autoencoders import files
-
-    if not expanded(path).is_dir():
-        raise UsageError(f"--autoencoder: there is no folder {path}", "check the path")
-    return files.autoencoder_folder(expanded(path))
-
-
 def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool) -> Path:
     """The file that --out names. Raises DitkitError for another ending, and for what cannot be written to.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import recipes
+from ..autoencoders.files import moved
 from ..config import to_dict
 from ..errors import UsageError
 from ..runs import target
 from ..runs.lookup import find_guide, find_weights, model_name, origin_of
 from ..runs.model_info import ModelInfo, read_model_info
 from ..sampling.request import SampleRequest
-from . import console, outputs, parsing
+from . import console, parsing
 from .opt import changes
 from .options import Device, Model, SampleSettings
 
@@ -41,6 +42,8 @@ def resolve_request(
     trees = [target.nested(key, value) for key, value in changed.items()]
     config = recipes.build(to_dict(info.config), {"train": {"accumulate": 1}}, *trees)
     target.check_sampler(config)
+    if model.autoencoder is not None:
+        moved(config.autoencoder, model.autoencoder)  # raises
     guide = None
     if settings.autoguide:
         guide = find_guide(settings.autoguide, weights, info, runs, scale=config.sample.guidance, ema=ema)
@@ -55,7 +58,7 @@ def resolve_request(
         settings=config.sample,
         ema=float(model.ema) if model.ema is not None else None,
         guide=guide,
-        autoencoder=outputs.autoencoder_folder(model.autoencoder),
+        autoencoder=model.autoencoder,
     )
 
 

@@ -36,7 +36,7 @@ Varied = Annotated[
 Weights = Annotated[
     Model,
     only(
-        "model ema no_ema",
+        "model ema no_ema autoencoder",
         model=WHICH,
         ema=opt(
             "--ema LENGTH,…",
@@ -107,6 +107,7 @@ def run(
                 features=judging.features,
                 data_dir=data_dir,
                 ema=not model.no_ema,
+                autoencoder=model.autoencoder,
                 batch_size=request.batch_size,
                 device=device.device,
                 progress=console.watch(quiet=output.quiet),

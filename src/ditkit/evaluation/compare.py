@@ -30,6 +30,7 @@ def compare(
     labels: Sequence[str] | None = None,
     seed: int = 0,
     ema: bool = True,
+    autoencoder: str | Path | None = None,
     device: str = "auto",
     progress: Watch = no_progress,
 ) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def compare(
         labels: of the samples, at most 10, which all runs know; if None, those that all runs have in common.
         seed: image i is drawn from seed `seed + i`, in each run.
         ema: draw with the averaged weights instead of the raw ones.
+        autoencoder: of models of latents, if it has moved, as in `load`; the same for all.
         progress: shown how far the drawing is.
 
     Returns:
@@ -63,7 +65,7 @@ def compare(
     make_folder(place)
     save_figure(plot_losses({name: run.metrics() for name, run in zip(names, folders, strict=True)}), place / FILES[0])
     wanted = _labels_drawn([info.labels for info in infos], labels)
-    _draw(place / FILES[1], names, weights, wanted, seed, device, progress)
+    _draw(place / FILES[1], names, weights, wanted, seed, autoencoder, device, progress)
     write_atomically(place / FILES[2], "\n".join(table(comparison)) + "\n")
     write_atomically(place / FILES[3], json.dumps(comparison, indent=1) + "\n")
     return comparison
@@ -128,6 +130,7 @@ def _draw(
     weights: Sequence[Path],
     labels: Sequence[Sequence[str]],
     seed: int,
+    autoencoder: str | Path | None,
     device: str,
     progress: Watch,
 ) -> None:
@@ -140,7 +143,7 @@ def _draw(
     place, across = find_device(device), len(labels[0])
     images = []
     for source, wanted in zip(weights, labels, strict=True):
-        trained = load(source, device=place)
+        trained = load(source, device=place, autoencoder=autoencoder)
         with progress("drawing") as show:
 
             def on_step(step: int, steps: int, *_: Any, show: Progress = show) -> None:

@@ -75,6 +75,7 @@ def sweep(
     features: str | None = None,
     data_dir: str | None = None,
     ema: bool = True,
+    autoencoder: str | Path | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     progress: Watch = no_progress,
@@ -91,6 +92,7 @@ def sweep(
         features: who looks at them, as in `open_judge`.
         data_dir: where the real images are now; where they were in training if None.
         ema: draw with the averaged weights instead of the raw ones.
+        autoencoder: of a model of latents, if it has moved, as in `load`.
         batch_size: of the images to judge; what fits if None.
         progress: shown what is being done.
         on_row: called with each row as soon as it is drawn.
@@ -105,7 +107,7 @@ def sweep(
     info = read_model_info(weights)
     todo = combinations(info.config, varied)
     judge = _open_judge(info.config, data_dir, features, device, progress) if samples else None
-    models = _loaded(weights, [length for _, length in todo], device, progress)
+    models = _loaded(weights, [length for _, length in todo], autoencoder, device, progress)
     from .evaluate import evaluate
 
     labels = labels or list(info.labels[:SHOWN]) or ["any"] * SHOWN
@@ -140,7 +142,7 @@ def _open_judge(config: RunConfig, data_dir: str | None, features: str | None, d
 
 
 def _loaded(
-    weights: Path, lengths: Iterable[float | None], device: str, progress: Watch
+    weights: Path, lengths: Iterable[float | None], autoencoder: str | Path | None, device: str, progress: Watch
 ) -> dict[float | None, Trained]:
     """The model of each length of the moving average; what happens only at the first drawing has happened."""
     with progress(LOADING_TORCH):
@@ -149,7 +151,8 @@ def _loaded(
         from ..runtime.device import find_device
         from ..sampling.generate import sample
     paths = {length: weights if length is None else average(weights, length) for length in lengths}
-    models = {length: load(path, device=find_device(device)) for length, path in paths.items()}
+    place = find_device(device)
+    models = {length: load(path, device=place, autoencoder=autoencoder) for length, path in paths.items()}
     sample(next(iter(models.values())), 1, steps=2)
     return models
 

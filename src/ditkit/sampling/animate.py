@@ -36,6 +36,7 @@ def animate(
     seed: int = 0,
     frames: int = FRAMES,
     ema: bool = True,
+    autoencoder: str | Path | None = None,
     device: str = "auto",
     progress: Watch = no_progress,
 ) -> Path:
@@ -53,6 +54,7 @@ def animate(
         seed: image i is drawn from seed `seed + i`.
         frames: of interpolate, from each image to the next.
         ema: draw with the averaged weights instead of the raw ones.
+        autoencoder: of a model of latents, if it has moved, as in `load`.
         progress: shown how far the drawing is.
 
     Raises:
@@ -79,7 +81,7 @@ def animate(
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load
         from ..runtime.device import find_device
-    trained = load(weights, device=find_device(device))
+    trained = load(weights, device=find_device(device), autoencoder=autoencoder)
     if kind == "denoise":
         _denoise(trained, wanted, settings, seed, place, progress)
     else:

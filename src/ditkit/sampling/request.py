@@ -40,7 +40,7 @@ class SampleRequest:
     settings: SampleConfig
     ema: float | None = None  # length of the moving average, if --ema gave one
     guide: Path | None = None  # weights that stand for the null label
-    autoencoder: Path | None = None  # where that of the run lies now
+    autoencoder: str | None = None  # where that of the run lies now, or one of the same latents by name
     backend: str = "torch"  # or "jax"
 
     @property
@@ -184,7 +184,8 @@ def edit_request(
         from ..checkpoint.loading import load_weights
         from ..runtime.device import find_device
         from .edit import edit
-    trained = load_weights(request.weights, request.info, device=find_device(device))
+    place = find_device(device)
+    trained = load_weights(request.weights, request.info, device=place, autoencoder=request.autoencoder)
     with progress("drawing") as show:
         return edit(
             trained,
