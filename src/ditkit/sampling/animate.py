@@ -64,11 +64,10 @@ def animate(
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    place = Path(path) if path else None
     sources = [source] if source is None or isinstance(source, (str, Path)) else list(source)
     words = [None if word is None else str(word) for word in sources]
     if kind in ("train", "compare"):
-        return _training([find_run(word, runs_dir()) for word in words], place, progress)
+        return _training([find_run(word, runs_dir()) for word in words], Path(path) if path else None, progress)
     if len(words) > 1:
         raise UsageError(f"{kind} draws with one model", "name one, or compare runs")
     weights = find_weights(words[0], runs_dir(), ema=ema)
@@ -77,7 +76,7 @@ def animate(
     wanted = _labels_drawn(kind, labels, info.labels)
     if kind == "interpolate" and settings.sampler == "ddpm":
         raise UsageError("ddpm adds noise at every step, so neighbours do not look alike", "use --sampler ddim")
-    place = _place(place, kind, weights)
+    place = _place(Path(path) if path else None, kind, weights)
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load
         from ..runtime.device import find_device
