@@ -250,6 +250,27 @@ def test_other_forms_of_known_files_are_read(tmp_path: Path) -> None:
         assert half.ema[name].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_type_of_numbers_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: value.to(dtype) for name, value in Meta(width=384, heads=6, side=32, classes=2).state_dict().items()}
+    torch.save(state, tmp_path / "x.pt")
+    (tmp_path / "y.safetensors").write_bytes(b"".join(map(bytes, safetensors.pieces(state))))
+    for name in ("x.pt", "y.safetensors"):
+        foreign = read_foreign(tmp_path / name)
+        assert torch.equal(foreign.ema["patch_in.bias"], state["x_embedder.proj.bias"].float())
+    state["pos_embed"] = state["pos_embed"] + 0.01
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="not the usual sines and cosines"):
+        read_foreign(tmp_path / "x.pt")
+
+
+def test_the_projectors_of_a_training_are_left_out(tmp_path: Path) -> None:
+    state = Meta().state_dict()
+    torch.save({"ema": {**state, "projectors.0.0.weight": torch.ones(4, 4)}, "steps": 12}, tmp_path / "x.pt")
+    foreign = read_foreign(tmp_path / "x.pt", HEADS)
+    assert foreign.info.step == 12 and any("projectors.0.0.weight" in note for note in foreign.notes)
+
+
 def test_a_weights_file_of_ditkit_comes_in_as_it_is(tmp_path: Path, tiny) -> None:
     info = ModelInfo(config=tiny(), labels=("a", "b"), step=9)
     tensors = dict(build_network(info.config, 2).state_dict())
@@ -303,10 +324,10 @@ def test_what_does_not_fit_together_is_one_line(tmp_path: Path) -> None:
         with pytest.raises((CheckpointError, UsageError)):
             read_foreign(tmp_path / "m.pt")
     refused({"t_embedder.mlp.2.bias": None}, "lacks 't_embedder.mlp.2.bias'")
-    refused({"blocks.0.attn.q_norm.weight": torch.ones(16)}, "with normalised queries and keys")
-    refused({"blocks.0.attn.bias_table": torch.ones(16)}, "do not belong to that network")
+    refused({"blocks.0.attn.q_norm.weight": torch.ones(16)}, "queries and keys are normalised")
+    refused({"blocks.0.attn.bias_table": torch.ones(16)}, "do not belong to that")
     refused({"pos_embed": torch.zeros(1, 16, 64)}, "not the usual sines and cosines")
-    refused({"blocks.0.attn.qkv.weight": torch.zeros(10, 64)}, "does not fit")
+    refused({"blocks.0.attn.qkv.weight": torch.zeros(10, 64)}, "another network than Meta's DiT: .* has the shape")
     refused({"blocks.1.mlp.fc1.bias": torch.full((256,), torch.nan)}, "not finite")
     torch.save(Meta(width=48).state_dict(), tmp_path / "m.pt")
     with pytest.raises(UsageError, match="how many heads") as caught:

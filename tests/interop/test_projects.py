@@ -113,7 +113,7 @@ def test_a_lightningdit_of_plain_blocks_is_read_as_its_transport_says(tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("feat_rope.freqs_cos", "rotary"), ("blocks.0.mlp.w12.weight", "SwiGLU"), ("mask_token", "masked patches")],
+    [("feat_rope.freqs_cos", "rotary"), ("blocks.0.mlp.w12.weight", "SwiGLU"), ("mask_token", "MaskDiT")],
 )
 def test_blocks_of_another_kind_are_named(tmp_path: Path, name: str, word: str) -> None:
     torch.save({**Meta().state_dict(), name: torch.ones(4)}, tmp_path / "a.pt")

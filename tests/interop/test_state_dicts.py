@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from ditkit.errors import UsageError
+from ditkit.errors import CheckpointError, UsageError
 from ditkit.interop.state_dicts import choose, find_networks, metadata
+from ditkit.interop.unsupported import without_extras
 
 MARK = "x_embedder.proj.weight"
 EMA = {MARK: torch.ones(2, 2), "blocks.0.attn.qkv.weight": torch.ones(3)}
@@ -77,3 +79,40 @@ def test_metadata_is_all_else_as_plain_data() -> None:
     assert about["args"] == {"model": "DiT-S/4", "num_classes": 10, "nested": {"lr": 1e-4}}
     assert (about["step"], about["losses"], about["ema"], about["self"]) == (7, [1.0, 0.5], {}, about)
     assert metadata(torch.ones(2)) == {}
+
+
+# --- tensors that a network does not need, or ditkit does not have
+
+
+BELONGS = r"blocks\.\d+\.attn\.qkv\.weight"
+
+
+@pytest.mark.parametrize("name", ["projectors.0.0.weight", "vae.encoder.conv_in.weight", "betas", "loss_fn.x"])
+def test_what_stands_beside_the_network_is_left_out_and_named(name: str) -> None:
+    state = {"blocks.0.attn.qkv.weight": torch.ones(3), name: torch.ones(2)}
+    tensors, notes = without_extras(state, BELONGS, Path("x.pt"))
+    assert list(tensors) == ["blocks.0.attn.qkv.weight"]
+    assert notes == (f"left out, because they are no part of the network: {name}",)
+    assert without_extras(tensors, BELONGS, Path("x.pt")) == (tensors, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("feat_rope.freqs_cos", "rotary positions"),
+        ("blocks.0.mlp.w12.weight", "SwiGLU"),
+        ("blocks.3.attn.q_norm.weight", "queries and keys are normalised"),
+        ("decoder_blocks.0.attn.qkv.weight", "MaskDiT"),
+        ("blocks.0.norm1.weight", "normalisations have weights"),
+        ("sideblocks.0.attn.qkv.weight", "MDT"),
+        ("blocks.0.gamma1", "DiffFit"),
+        ("blocks.0.attn.qkv.lora_A.default.weight", "LoRA"),
+        ("blocks.0.attn.qkv.weight_scale", "quantised"),
+        ("blocks.0.attn.something.weight", r"do not belong to that \(blocks.0.attn.something.weight\)"),
+        ("another.weight", r"do not belong to that \(another.weight\)"),
+    ],
+)
+def test_what_changes_the_network_is_refused_by_its_name(name: str, words: str) -> None:
+    state = {"blocks.0.attn.qkv.weight": torch.ones(3), name: torch.ones(2)}
+    with pytest.raises(CheckpointError, match=words):
+        without_extras(state, BELONGS, Path("x.pt"))

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .. import recipes
-from ..checkpoint.loading import check_fits, read_tensors
+from ..checkpoint.loading import build_network, read_tensors
+from ..checkpoint.tensors import check_tensors
 from ..config import to_dict
 from ..errors import CheckpointError, UsageError
 from ..runs.lookup import PICKLES
@@ -33,8 +37,23 @@ def read_foreign(path: Path, settings: Mapping[str, Any] = {}, project: str | No
     model = dataclasses.replace(model, info=dataclasses.replace(model.info, config=config))
     for tensors in (model.ema, model.raw):
         if tensors is not None:
-            check_fits(model.info, tensors, path)
+            _check_shapes(model, tensors, path)
     return model
+
+
+def _check_shapes(model: ForeignModel, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError for another network's tensors, and for numbers that are not finite."""
+    with torch.device("meta"):  # settings from elsewhere may describe more memory than there is
+        network = build_network(model.info.config, len(model.info.labels))
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    for name, shape in shapes.items():
+        if name in tensors and tuple(tensors[name].shape) != shape:
+            raise CheckpointError(
+                f"{path} is another network than {model.origin}: what becomes {name} has the shape "
+                f"{tuple(tensors[name].shape)} instead of {shape}",
+                KNOWN,
+            )
+    check_tensors(shapes, tensors, path)
 
 
 def _read_folder(folder: Path, settings: Mapping[str, Any], project: str | None) -> ForeignModel:

@@ -27,18 +27,17 @@ from .projects import ORIGINAL, Meaning, meaning_of
 from .remap import Layer, block_layers, linear, patch_layer, reordered
 from .state_dicts import Choice
 from .stated import Stated, given
+from .unsupported import without_extras
 
 MARK = "x_embedder.proj.weight"
 _AUTOENCODER = "sd-vae-ft-ema"
 _MODULATION = (0, 1, 3, 4, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its shift, scale, gate, shift, …
 _LAYERS = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "mlp.first": "mlp.fc1", "mlp.second": "mlp.fc2"}
-_OTHER_BLOCKS = {  # a part of a tensor's name: what the network has that DiT does not
-    "feat_rope.": "rotary positions",
-    ".mlp.w12.": "SwiGLU",
-    ".norm1.": "norms with learned scales",
-    ".q_norm.": "normalised queries and keys",
-    "mask_token": "a token for masked patches",
-}
+_NAMES = (  # a pattern of all of its tensors
+    r"pos_embed|y_embedder\.embedding_table\.weight|(x_embedder\.proj|t_embedder\.mlp\.[02]|"
+    r"(blocks\.\d+|final_layer)\.adaLN_modulation\.1|final_layer\.linear|"
+    r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc[12]))\.(weight|bias)"
+)
 _STEPS = ("train_steps", "global_step", "step", "steps", "iteration")  # how checkpoints call theirs
 
 
@@ -61,15 +60,17 @@ def read(
     with remap.reading(path, "a DiT of Meta's"):
         states = [remap.state_dict(network.tensors) for network in choice.networks]
         reader = _Reader(states[0], about, path, settings, project)
+        _check_blocks(states[0], reader.width, reader.meaning.origin, path)
+        networks = [without_extras(state, _NAMES, path) for state in states]
         info, meaning = reader.model_info(), reader.meaning
-        ema, *raw = [_converted(state, info, meaning) for state in states]
+        ema, *raw = [_converted(state, info, meaning) for state, _ in networks]
     return ForeignModel(
         origin=meaning.origin,
         info=info,
         ema=ema,
         raw=raw[0] if raw else None,
         names_are_assumed=True,
-        notes=tuple(reader.assumed),
+        notes=(*reader.assumed, *networks[0][1]),
     )
 
 
@@ -91,7 +92,6 @@ class _Reader:
         twice = len(tensors["final_layer.linear.weight"]) == 2 * tensors[MARK][0].numel()
         self.meaning = meaning_of(tensors, self.stated, path, project, twice=twice)
         self._assume(self.meaning.note)
-        _check_blocks(tensors, self.width, self.meaning.origin, path)
 
     def _assume(self, text: str) -> None:
         self.assumed += [f"assumed: {text}"] if text else []
@@ -215,13 +215,11 @@ class _Reader:
 
 def _check_blocks(tensors: Mapping[str, Tensor], width: int, origin: str, path: Path) -> None:
     """Raise CheckpointError for a network whose blocks are not those of the paper on DiT."""
-    other = [what for part, what in _OTHER_BLOCKS.items() if any(part in name for name in tensors)]
     modulation = tensors.get("blocks.0.adaLN_modulation.1.weight")
     if modulation is not None and len(modulation) != 6 * width:
-        other.append(f"{len(modulation) / width:g} modulations a block instead of 6")
-    if other:
         raise CheckpointError(
-            f"{path} is a network like {origin} with {', '.join(other)}", "ditkit reads DiTs as the paper has them"
+            f"{path} is a network like {origin} with {len(modulation) / width:g} modulations a block instead of 6",
+            "ditkit reads DiTs as the paper has them",
         )
 
 
@@ -246,7 +244,6 @@ def _converted(tensors: dict[str, Tensor], info: ModelInfo, meaning: Meaning) ->
         layers[f"{block}.modulation"] = reordered(linear(tensors, f"{block}.adaLN_modulation.1"), _MODULATION)
     layers["final.modulation"] = linear(tensors, "final_layer.adaLN_modulation.1")
     layers["final.linear"] = _prediction(linear(tensors, "final_layer.linear"), info, meaning)
-    remap.nothing_left(tensors)
     return {"label.weight": table, **remap.flat(layers)}
 
 

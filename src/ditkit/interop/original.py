@@ -24,6 +24,7 @@ from .projects import ORIGINAL
 from .remap import block_layers, channels_first, linear, patch_layer, reordered, stacked
 from .state_dicts import Choice
 from .stated import given
+from .unsupported import without_extras
 
 ORIGIN = "the original diffusion-transformer"
 FACES = ("female", "male")  # its classes 0 and 1 of CelebA
@@ -36,6 +37,11 @@ _LAYERS = {
     "mlp.first": "pointwise_ffn.layers.0",
     "mlp.second": "pointwise_ffn.layers.3",
 }
+_NAMES = (  # a pattern of all of its tensors
+    r"positional_embeddings|label_embed\.label_embed\.weight|(patch_ops\.patch_proj|time_embed\.mlp\.[02]|"
+    r"blocks\.\d+\.(att\.(wq|wk|wv|w)|pointwise_ffn\.layers\.[03]|scale_shift_scale\.1)|"
+    r"norm_linear\.(shift_scale\.1|linear))\.(weight|bias)"
+)
 _HEADS = {288: 6, 512: 8}  # by width, of the two models that it trains
 
 
@@ -53,7 +59,8 @@ def read(
         states = [remap.state_dict(network.tensors) for network in choice.networks]
         assumed = {} if arguments else _assumed(states[0])
         info = _model_info(states[0], {**assumed, **arguments}, settings, int(about.get("step") or 0), path)
-        ema, *raw = [_converted(state, info) for state in states]
+        networks = [without_extras(state, _NAMES, path) for state in states]
+        ema, *raw = [_converted(state, info) for state, _ in networks]
         losses = _losses(about.get("losses") or (), info.step)
     listed = ", ".join(f"{name}={value}" for name, value in assumed.items())
     changed = "--set diffusion.label_drop=0, diffusion.timesteps=N"
@@ -65,7 +72,7 @@ def read(
         raw=raw[0] if raw else None,
         losses=losses,
         names_are_assumed=info.labels != FACES,
-        notes=notes,
+        notes=(*notes, *networks[0][1]),
     )
 
 
@@ -152,7 +159,6 @@ def _converted(tensors: dict[str, Tensor], info: ModelInfo) -> dict[str, Tensor]
     layers["final.modulation"] = reordered(linear(tensors, "norm_linear.shift_scale.1"), _FINAL)
     layers["final.linear"] = channels_first(linear(tensors, "norm_linear.linear"), patch, channels)
     table = tensors.pop("label_embed.label_embed.weight")
-    remap.nothing_left(tensors)
     if len(table) == len(info.labels):  # it never dropped a label: without one, only the timestep counts
         table = torch.cat([table, torch.zeros(1, table.shape[1])])
     return {"label.weight": table, **remap.flat(layers)}

@@ -29,7 +29,8 @@ def reading(path: Path, origin: str) -> Iterator[None]:
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else (str(error).splitlines() or [""])[0]
         raise CheckpointError(
-            f"{path} looks like {origin}, but cannot be read as such: {why[:200]}", "get the file again"
+            f"{path} looks like {origin}, but cannot be read as such: {why[:200]}",
+            "it is another network, or a part of one: ditkit reads DiTs as their papers have them",
         ) from None
 
 
@@ -69,12 +70,6 @@ def known_heads(width: int, by_width: Mapping[int, int], path: Path) -> int:
             + (f" ({', '.join(map(str, numbers))} are possible)" if numbers[1:] else ""),
         )
     return by_width[width]
-
-
-def nothing_left(tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError if tensors remain that no layer took: it is another architecture."""
-    if tensors:
-        raise ValueError(f"{len(tensors)} of its tensors do not belong to that network ({next(iter(tensors))})")
 
 
 def reordered(layer: Layer, order: Sequence[int]) -> Layer:
@@ -124,5 +119,7 @@ def check_positions(table_TD: Tensor, config: RunConfig) -> None:
     _, height, width = config.shape
     model = config.model
     expected_TD = position_table(model.positions, height // model.patch, width // model.patch, model.width)
-    if table_TD.shape != expected_TD.shape or not torch.allclose(table_TD, expected_TD, atol=1e-3):
+    # Sines in bfloat16 are off by up to 0.002, in float16 by 0.0002; learned positions are off by more.
+    tolerance = 4e-3 if torch.equal(table_TD, table_TD.bfloat16().float()) else 1e-3
+    if table_TD.shape != expected_TD.shape or not torch.allclose(table_TD, expected_TD, atol=tolerance):
         raise ValueError("its positions are not the usual sines and cosines")

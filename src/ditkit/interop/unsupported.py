@@ -62,24 +62,23 @@ _APART = re.compile(  # names of what stands beside a network, from their beginn
 )
 
 
-def without_extras(tensors: Mapping[str, Tensor], known: Sequence[str], path: Path) -> tuple[dict[str, Tensor], str]:
-    """A network's tensors without those that stand apart from it, and a line that names these ("" for none).
+def without_extras(tensors: Mapping[str, Tensor], known: str, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A network's tensors without those that stand apart from it, and a line that names these, if there are any.
 
-    `known` are patterns of the names that belong to it. Raises CheckpointError for a tensor that is neither.
+    `known` is a pattern of the names that belong to it. Raises CheckpointError for a tensor that is neither.
     """
-    belongs = re.compile("|".join(f"(?:{pattern})" for pattern in known))
-    extras = [name for name in tensors if not belongs.fullmatch(name)]
+    extras = [name for name in tensors if not re.fullmatch(known, name)]
     for pattern, kind in _CHANGED.items():
         if names := [name for name in extras if re.search(pattern, name) and not _APART.match(name)]:
             raise CheckpointError(f"{path} is {kind} ({_named(names)}); ditkit has no such network", KNOWN)
     if unknown := [name for name in extras if not _APART.match(name)]:
         raise CheckpointError(
-            f"{path} is like a DiT of Meta's, but {len(unknown)} of its tensors do not belong to that network "
+            f"{path} is like a network that ditkit knows, but {len(unknown)} of its tensors do not belong to that "
             f"({_named(unknown)})",
             "it is another network, which ditkit does not have; or save it without these",
         )
-    note = f"left out, because they are no part of the network: {_named(extras)}" if extras else ""
-    return {name: value for name, value in tensors.items() if name not in extras}, note
+    notes = (f"left out, because they are no part of the network: {_named(extras)}",) if extras else ()
+    return {name: value for name, value in tensors.items() if name not in extras}, notes
 
 
 def describe(tree: Any) -> str:
