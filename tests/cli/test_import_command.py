@@ -171,6 +171,33 @@ def test_a_new_run_begins_with_the_weights_and_continues_by_itself(place: Path, 
     done(capsys, "train runs/photos --steps 5 --quiet")
 
 
+def test_an_import_is_trained_on_at_its_own_rates_unless_they_are_typed(place: Path, capsys) -> None:
+    def rates(name: str) -> tuple[float, float]:
+        config = RunFolder(place / "runs" / name).read_config().optim
+        return config.lr, config.ema_decay
+
+    done(capsys, "import celeba/ckpt.pt --as faces --quiet")
+    train = f"train ./photos --init-from faces {TINY.replace(' --quiet', '')}"
+    _, err = done(capsys, f"{train} --name own --steps 1")
+    assert "; learning rate 0.0001 and EMA decay 0.9999 are those it came with; labels" in err
+    assert rates("own") == (1e-4, 0.9999)
+    _, err = done(capsys, f"{train} --name typed --steps 1 --lr 3e-4 --set optim.ema_decay=0.9")
+    assert rates("typed") == (3e-4, 0.9) and "learning rate" not in err
+    done(capsys, f"{train} --name typed --steps 2")  # a run that has begun keeps what it has
+    assert rates("typed") == (3e-4, 0.9)
+    done(capsys, f"{train.replace('faces', 'own')} --name recipes --steps 1")  # a run of ditkit's: the recipe's rates
+    assert rates("recipes") == (1e-3, 0.999)
+
+
+def test_numbers_of_classes_are_pointed_out_where_labels_have_names(place: Path, capsys) -> None:
+    done(capsys, "import celeba/ckpt.pt --as numbered --class-names 0,1 --quiet")
+    _, err = done(capsys, f"train ./photos --init-from numbered {TINY.replace(' --quiet', '')} --steps 1")
+    assert "cat, male (its classes have numbers only: `ditkit import --class-names`)" in err
+    done(capsys, "import celeba/ckpt.pt --as named --class-names cat,male --quiet")
+    _, err = done(capsys, f"train ./photos --name named-2 --init-from named {TINY.replace(' --quiet', '')} --steps 1")
+    assert "random weights" not in err
+
+
 def test_stopped_and_continued_it_ends_as_if_it_never_was(place: Path, capsys) -> None:
     done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     done(capsys, f"train ./photos --init-from faces --name whole {TINY} --steps 6")

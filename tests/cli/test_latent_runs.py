@@ -21,6 +21,7 @@ from ditkit.data.contract import open_dataset
 from ditkit.latents.codec import Reconstruction, reconstruct
 from ditkit.runs import target
 from ditkit.runs.folder import RunFolder, runs_dir
+from ditkit.runs.model_info import read_model_info
 
 TINY = (
     "--set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=4 --set sample.steps=2 "
@@ -180,6 +181,32 @@ def test_another_kind_of_autoencoder_is_read_off_its_files(place: Path, capsys: 
     assert said(capsys, "sample --model dit --labels 1 --steps 2 --device cpu --autoencoder tiny4 --quiet")[0] == 0
     code, _, err = said(capsys, "sample --model dit --labels dog --autoencoder pixel")
     assert code == 2 and "pixel has no latents, the model latents of 4 channels, 4 times smaller" in err
+
+
+def test_an_imports_statistics_of_latents_follow_the_autoencoder_not_its_path(place: Path, capsys):
+    write_kl(place / "kl4", channels=4)
+    write_kl(place / "other", channels=4, seed=1)
+    shutil.copytree(place / "kl4", place / "copy")
+    Meta(classes=2).save(place / "dit.pt")
+    line = "import dit.pt --autoencoder ./kl4 --class-names cat,dog --set model.heads=4 --project dit --quiet"
+    assert said(capsys, line)[0] == 0
+    drop = " --set model.width=32 --set model.depth=1 --set model.heads=2"
+    train = f"train ./photos {TINY.replace(drop.strip(), '')} --steps 1"
+
+    def mean(name: str, init_from: str, autoencoder: str) -> tuple[tuple[float, ...], str]:
+        words = f"{train} --name {name} --init-from {init_from} --autoencoder {autoencoder}"
+        code, _, err = said(capsys, words)
+        assert code == 0, err
+        stats = read_model_info(RunFolder(place / "runs" / name).checkpoint(1) / "ema.safetensors").latents
+        assert stats is not None
+        return stats.mean, err
+
+    zero, own = (0.0,) * 4, "is taken for its autoencoder"
+    for name, folder in (("same", "kl4"), ("copied", "copy")):  # the import does not say whose its latents are
+        found, err = mean(name, "dit", f"./{folder}")
+        assert found == zero and (own in err) == (name == "copied")
+    assert mean("known", "same", "./copy")[0] == zero  # the very same weights, elsewhere
+    assert mean("changed", "same", "./other")[0] != zero
 
 
 def test_lr_find_works_on_latents(place: Path, capsys: pytest.CaptureFixture[str]):

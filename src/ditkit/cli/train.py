@@ -170,7 +170,7 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
 
     quiet = output.quiet or not launch.is_main()
     datasets = open_training_images(run.config, quiet=quiet, yes=output.yes)
-    _announce_init_from(run, datasets, quiet=quiet)
+    _announce_init_from(run, datasets, measures_lr=_measures_lr(optimiser, run.existing), quiet=quiet)
     threads = _chosen_threads(run, machine, quiet=quiet)
     if optimiser.batch_size == AUTO:
         run = replace(run, config=_fitted(run, datasets, machine, quiet=quiet))
@@ -214,11 +214,12 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
 
 
-def _announce_init_from(run: ResolvedRun, datasets: Datasets, *, quiet: bool) -> None:
+def _announce_init_from(run: ResolvedRun, datasets: Datasets, *, measures_lr: bool, quiet: bool) -> None:
     """Say what the run begins with, if it does now."""
-    begins = run.fresh or not run.folder.checkpoint_steps()
-    if run.init_from and begins and (text := run.init_from.describe(datasets.train.labels)):
-        console.say(text, quiet=quiet)
+    if run.init_from and (run.fresh or not run.folder.checkpoint_steps()):
+        text = run.init_from.describe(datasets.train.labels, run.config, measures_lr=measures_lr)
+        if text:
+            console.say(text, quiet=quiet)
 
 
 def _chosen_threads(run: ResolvedRun, machine: TrainDevice, *, quiet: bool) -> Threads:

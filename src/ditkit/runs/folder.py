@@ -69,6 +69,11 @@ class RunFolder:
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
+    def is_foreign(self) -> bool:
+        """Whether another project trained it: not so where a model of ditkit's was fetched."""
+        origin = self.imported_from().get("origin", "")
+        return bool(origin) and not origin.startswith("a model of ditkit")
+
     def check_continues(self) -> None:
         """Raise UsageError for an imported model."""
         if self.is_imported():

@@ -11,9 +11,9 @@ from typing import Any
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, UsageError
 from ..io.paths import as_stored, resolved
-from .folder import RunFolder
+from .folder import RunFolder, run_of
 from .lookup import find_weights
-from .model_info import read_model_info
+from .model_info import ModelInfo, read_model_info
 
 _SECTIONS = ("model", "diffusion", "autoencoder", "sample")  # settings that come with the weights
 
@@ -25,8 +25,8 @@ class InitFrom:
     word: str  # as typed
     path: str  # its weights file
     config: RunConfig
-    labels: tuple[str, ...] | None = None  # None: the run has begun with it already
-    step: int = 0
+    info: ModelInfo | None = None  # None: the run has begun with it already
+    imported: bool = False  # from another project: it is trained on at its own rates instead of a recipe's
 
     def applied_to(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with the model's instead of their own; files, flags and --set still win over them."""
@@ -36,8 +36,19 @@ class InitFrom:
             **tree,
             **{section: model[section] for section in _SECTIONS},
             "data": {**tree.get("data", {}), **shape},
+            "optim": {**tree.get("optim", {}), **self._rates(tree.get("optim", {}))},
             "train": {**tree.get("train", {}), "init_from": self.path},
         }
+
+    def _rates(self, recipe: Mapping[str, Any]) -> dict[str, float]:
+        """The learning rate and EMA decay: at most and at least an imported model's; those of a run that has begun."""
+        own = self.config.optim
+        if self.info is None:
+            return {"lr": own.lr, "ema_decay": own.ema_decay}
+        if not self.imported:
+            return {}
+        lr, decay = recipe.get("lr", own.lr), recipe.get("ema_decay", own.ema_decay)
+        return {"lr": min(lr, own.lr), "ema_decay": max(decay, own.ema_decay)}
 
     def check(self, config: RunConfig) -> None:
         """Raise UsageError if the settings ask for another architecture than the weights have."""
@@ -51,14 +62,28 @@ class InitFrom:
                     "leave the architecture out: it comes with the weights",
                 )
 
-    def describe(self, labels: Sequence[str]) -> str | None:
-        """A line about what is taken over, and which of the data set's labels are new; None where that is done."""
-        if self.labels is None:
+    def describe(self, labels: Sequence[str], config: RunConfig, *, measures_lr: bool = False) -> str | None:
+        """A line about what is taken over, and which of the data set's labels are new; None where that is done.
+
+        `config` is the new run's, whose learning rate may still have to be measured.
+        """
+        if self.info is None:
             return None
-        new = [label for label in labels if label not in self.labels]
+        known, own = self.info.labels, self.config
+        new = [label for label in labels if label not in known]
         listed = ", ".join(new[:6]) + (" …" if len(new) > 6 else "")
-        fresh = f"; labels that it does not know start from random weights: {listed}" if new else ""
-        return f"beginning with the weights of {self.word}, step {self.step}{fresh}"
+        parts = [f"beginning with the weights of {self.word}, step {self.info.step}"]
+        rates = (config.optim.lr, config.optim.ema_decay) == (own.optim.lr, own.optim.ema_decay)
+        if self.imported and rates and not measures_lr:
+            parts.append(f"learning rate {own.optim.lr:g} and EMA decay {own.optim.ema_decay:g} are those it came with")
+        moved = (config.autoencoder.name, config.autoencoder.source) != (own.autoencoder.name, own.autoencoder.source)
+        if moved and self.info.latents and not self.info.latents.autoencoder:
+            parts.append(f"{config.autoencoder.source} is taken for its autoencoder")
+        if new:
+            numbered = len(new) == len(labels) and all(label.isdecimal() for label in known)
+            hint = " (its classes have numbers only: `ditkit import --class-names`)" if numbered and known else ""
+            parts.append(f"labels that it does not know start from random weights: {listed}{hint}")
+        return "; ".join(parts)
 
 
 def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFrom:
@@ -74,8 +99,9 @@ def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFro
     if written and begun_with and (weights is None or _same_model(Path(begun_with), Path(weights))):
         return InitFrom(word=word, path=begun_with, config=written)
     assert weights is not None
-    info = read_model_info(Path(weights))
-    return InitFrom(word=word, path=weights, config=info.config, labels=info.labels, step=info.step)
+    info, run = read_model_info(Path(weights)), run_of(Path(weights))
+    imported = run is not None and run.is_foreign()
+    return InitFrom(word=word, path=weights, config=info.config, info=info, imported=imported)
 
 
 def _same_model(path: Path, other: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..autoencoders.files import PIXEL, find_files, fingerprint
 from ..checkpoint.loading import build_network, read_tensors
 from ..checkpoint.tensors import load_into
 from ..config import RunConfig
@@ -50,12 +51,11 @@ def first_network(config: RunConfig, labels: Sequence[str], device: torch.device
 
 
 def first_latents(config: RunConfig) -> LatentStats | None:
-    """The latent statistics of the model that the run starts from, if its autoencoder is the same."""
-    if config.train.init_from is None:
+    """The latent statistics of the model that the run starts from, if its autoencoder is the same, or unknown."""
+    if config.train.init_from is None or config.autoencoder.name == PIXEL:
         return None
-    info = _source(config.train.init_from)[1]
-    old, new = info.config.autoencoder, config.autoencoder
-    return info.latents if (old.name, old.source) == (new.name, new.source) else None
+    stats = _source(config.train.init_from)[1].latents
+    return stats if stats and stats.autoencoder in ("", fingerprint(find_files(config))) else None
 
 
 def _source(word: str) -> tuple[Path, ModelInfo]:
