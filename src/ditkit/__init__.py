@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "training.loop",
     "sample": "sampling.generate",
+    "save_grid": "sampling.samples",
     "evaluate": "evaluation.evaluate",
     "open_judge": "evaluation.judge",
     "sweep": "evaluation.sweep",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .sampling.animate import animate
     from .sampling.edit import edit
     from .sampling.generate import sample
+    from .sampling.samples import save_grid
     from .training.loop import train
     from .training.lr_finder import find_lr
 

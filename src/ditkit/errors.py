@@ -9,15 +9,22 @@ from collections.abc import Iterable
 class DitkitError(Exception):
     """Something the user can repair; printed as `error: message` and `hint: hint`, without a traceback.
 
+    Args:
+        message: what is wrong, in one line.
+        hint: what to do about it, if that is known.
+
     Raised as one of the classes below; ditkit exits with 1 itself only for a bug.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None):
-        super().__init__(message)
+        super().__init__(message, hint)
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
 
 class UsageError(DitkitError):

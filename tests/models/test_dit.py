@@ -177,3 +177,10 @@ def test_frequency_shift_is_diffusers_convention():
 def test_a_size_that_patches_do_not_divide_is_refused():
     with pytest.raises(UsageError, match="not divisible by the patch size 4"):
         DiT(small(), channels=1, size=(10, 8), classes=1)
+
+
+def test_a_network_comes_by_the_name_of_its_size():
+    network = DiT.from_preset("dit-pico/4", size=(16, 8), classes=10)
+    assert (network.config.width, network.config.patch, network.channels, network.grid) == (128, 4, 3, (4, 2))
+    with pytest.raises(UsageError, match="unknown model preset 'dit-m/4'"):
+        DiT.from_preset("dit-m/4", size=(16, 8), classes=10)

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from ..errors import UsageError
+from . import presets
 from .blocks import AdaLNBlock, block, modulate, regressed
 from .layers import FusedLinear, Norm, TimestepEmbedding, in_full_precision, position_table, rotary_table
 
@@ -45,9 +46,14 @@ class FinalLayer(nn.Module):
 class DiT(nn.Module):
     """A DiT for images (or latents) of one size.
 
-    `size` is (height, width), each divisible by the patch size. `classes` labels have the ids
-    0 .. classes-1; the null label, for classifier-free guidance and unconditional models, is `classes`. Raises
-    UsageError for a size that is no multiple of the patch.
+    Args:
+        config: its width, depth, conditioning …
+        channels: of the images; twice as many come out with learned sigma.
+        size: (height, width), each divisible by the patch size, else UsageError is raised.
+        classes: labels have the ids 0 .. classes-1; the null label, for classifier-free guidance and unconditional
+            models, is `classes`.
+
+    Timesteps run from 0 to `diffusion.timesteps`, which is 1000, also those of a flow: not from 0 to 1.
 
     `recompute` keeps only the input of each block for backward and computes the rest again: less memory, a third more
     time, the same gradients. Under autocast matrix products are reduced; conditions, modulations and the stream of
@@ -82,6 +88,11 @@ class DiT(nn.Module):
         self.register_buffer("rotary", rotary, persistent=False)
         self.initialize()
 
+    @classmethod
+    def from_preset(cls, name: str, *, channels: int = 3, size: tuple[int, int], classes: int) -> DiT:
+        """A network by the name of its size and patch: `DiT.from_preset("dit-s/4", size=(64, 64), classes=10)`."""
+        return cls(ModelConfig(**presets.settings(name)), channels=channels, size=size, classes=classes)
+
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Set every parameter, drawing from `generator`.
 
@@ -112,7 +123,7 @@ class DiT(nn.Module):
 
         Args:
             x_BCHW: about unit variance.
-            timestep_B: float, in [0, diffusion.timesteps]; the largest is pure noise.
+            timestep_B: float, in [0, diffusion.timesteps], by default 1000 and not 1; the largest is pure noise.
             label_B: int64, ids of labels or the null label.
             modulation_BF: rows of `modulation_table`, which then stand for timesteps and labels.
         """

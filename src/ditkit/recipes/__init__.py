@@ -31,7 +31,14 @@ def descriptions() -> dict[str, str]:
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """A recipe with overrides ({"optim": {"lr": 1e-3}}) on top. Raises UsageError for what is unknown or wrong."""
+    """The settings of a recipe, with others on top.
+
+    Args:
+        name: of the recipe; `ditkit list recipes` names them.
+        overrides: settings that replace the recipe's, as a tree: {"optim": {"lr": 1e-3}}.
+
+    Raises UsageError for a name or a setting that is unknown, and for values that do not go together.
+    """
     return build(tree(name), overrides or {})
 
 

@@ -88,7 +88,7 @@ class ModelInfo:
         except CheckpointError:
             raise
         except (DitkitError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            why = str(error)[:300]
+            why = (error.message if isinstance(error, DitkitError) else str(error))[:300]
             raise CheckpointError(f"{source}: its ditkit card is damaged ({why})", "use another checkpoint") from None
 
 

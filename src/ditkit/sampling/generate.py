@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from ..runtime.device import free_bytes
 from ..samplers.contract import open_scheduler, set_steps, wanted_prediction
 from .block_cache import CachedDenoiser
 from .guidance import Guidance, guided
+from .samples import Sample
 
 if TYPE_CHECKING:
     from .edit import Edit
@@ -48,15 +48,6 @@ class TrainedModel(Protocol):
 
     @property
     def codec(self) -> Codec: ...
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One drawn image; `seed` alone draws it again."""
-
-    image: np.ndarray  # uint8 (height, width, channels)
-    label: str | None  # None from an unconditional model
-    seed: int
 
 
 def sample(

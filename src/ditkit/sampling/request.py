@@ -201,16 +201,8 @@ def edit_request(
 
 def save_image(image: Sample, path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """Write an image as a PNG that says its label, its seed and `metadata`; returns path, label and seed."""
-    from ..visual.grid import save_png
-
-    label = {"label": image.label} if image.label else {}
-    save_png(image.image, path, {**label, "seed": str(image.seed), **metadata})
+    image.save(path, metadata)
     return {"path": str(path), "label": image.label, "seed": image.seed}
-
-
-def caption(image: Sample) -> str:
-    """What stands below an image in a grid."""
-    return image.label or f"seed {image.seed}"
 
 
 def _save_grid(images: Sequence[Sample], path: Path, request: SampleRequest) -> None:
@@ -218,7 +210,7 @@ def _save_grid(images: Sequence[Sample], path: Path, request: SampleRequest) -> 
 
     count, labels = len(request.labels), request.labels[:MAX_IN_GRID]
     title = f"{request.name}: the first {len(images)} of {count}" if len(images) < count else None
-    pixels, captions = [image.image for image in images], [caption(image) for image in images]
+    pixels, captions = [image.image for image in images], [image.caption for image in images]
     picture = grid(pixels, columns(labels), captions=captions, title=title)
     save_png(picture, path, {"labels": " ".join(labels), "seed": str(request.seed), **request.png_metadata})
 
@@ -236,5 +228,5 @@ def save_edit_grid(
         cells.append(covered)
         captions.append("to be painted")
     cells += [result.image for result in results]
-    captions += [caption(result) for result in results]
+    captions += [result.caption for result in results]
     save_png(grid(cells, min(8, len(cells)), captions=captions), path, metadata)
