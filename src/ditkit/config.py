@@ -49,6 +49,7 @@ class DataConfig:
     channels: Literal[1, 3] = 1
     label_by: str | None = None  # attributes (celeba) or the column (tables) that give the labels
     label_file: str | None = None  # a CSV or JSON-lines table of file names and labels
+    label_from: str | None = None  # a regular expression whose first group is the label in a file's name; none; folders
     image_column: str | None = None  # of a table of images
     crop: Literal["center", "top", "pad", "stretch"] = "center"  # how an image gets the wanted aspect ratio
     flip: bool = False  # mirror half of the training images

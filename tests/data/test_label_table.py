@@ -12,7 +12,7 @@ from PIL import Image
 
 from ditkit.config import DataConfig
 from ditkit.data.folder import dataset
-from ditkit.data.labels.table import Labels, joined
+from ditkit.data.labels.values import Labels, text_of
 from ditkit.errors import DataError, DitkitError, UsageError
 
 NAMES = ["a.png", "b.png", "sub/c.png", "sub/d.png"]
@@ -196,20 +196,20 @@ def test_a_missing_table_and_a_folder_of_its_name_are_reported(photos: Path):
 
 
 def test_a_folder_around_several_sets_with_tables_is_not_taken_for_classes(tmp_path: Path):
-    for part in ("test", "train"):
+    for part in ("old", "new"):
         (tmp_path / part).mkdir()
         Image.new("RGB", (6, 5)).save(tmp_path / part / "1.png")
         (tmp_path / part / "metadata.csv").write_text("file_name,label\n1.png,cat\n", encoding="utf-8")
-    with pytest.raises(DitkitError, match=r"holds test/metadata.csv, train/metadata.csv") as caught:
+    with pytest.raises(DitkitError, match=r"holds new/metadata.csv, old/metadata.csv") as caught:
         _labels(tmp_path)
-    assert caught.value.hint == "give the folder of one: test"
-    assert _labels(tmp_path / "train") == {"1.png": "cat"}
+    assert caught.value.hint == "give the folder of one: new"
+    assert _labels(tmp_path / "new") == {"1.png": "cat"}
 
 
 @pytest.mark.parametrize("value", [None, "", " ", [], {}, "x" * 201])
 def test_what_cannot_be_a_label_is_refused(value: object):
     with pytest.raises(ValueError, match="the label"):
-        joined([value])
+        text_of(value)
 
 
 def test_another_table_is_another_set_of_images(photos: Path):

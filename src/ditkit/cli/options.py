@@ -46,6 +46,13 @@ class Data:
         "A .csv or .jsonl with the images' file names and labels, instead of one subfolder per label.",
         sets="data.label_file",
     )
+    label_from: str | None = opt(
+        "--label-from EXPRESSION",
+        r"A label in each file's name: the first group of a regular expression, '(.*)_\d+' for cat_01.jpg. Or folders: "
+        "the outer ones, whatever they are called; or none: no labels.",
+        shown=False,
+        sets="data.label_from",
+    )
     image_size: str | None = opt(
         "--image-size N|HxW",
         "Pixels of the images to learn, 64 or height x width: 96x64.",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from ..errors import UsageError, unknown
-from ..io.text import as_text
+from ..io.text import as_text, composed
 
 MOST_IMAGES = 100_000
 ANY = "any"  # the only label of a model without labels
@@ -59,7 +59,7 @@ def split_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
     """
     choices = tuple(known) or (ANY,)
     labels: list[str] = []
-    for word in (as_text(typed) for typed in words):
+    for word in (composed(as_text(typed)) for typed in words):
         parts = [word] if word in choices else [part for part in word.split(",") if part.strip()]
         if not parts:
             raise UsageError(f"--labels: {word!r} names no label", _list(choices))

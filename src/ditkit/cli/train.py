@@ -266,6 +266,7 @@ def _prepared(
     from ..errors import BusyError
     from ..runs.folder import lock, remove_leftovers
     from ..runs.resume import RunPlan, prepare_run, steps_done
+    from ..runs.same_images import check_finished
 
     if not launch.is_main():  # hears from the leading process when training begins which run it is
         step = steps_done(run.folder, run.config) if run.existing else 0
@@ -278,6 +279,7 @@ def _prepared(
     forced = optimiser.force_change or ()
     plan = prepare_run(run.config, run.folder.path, fresh=run.fresh, force_change=forced)
     if plan.finished:
+        check_finished(datasets.train, plan.folder, plan.config, forced)
         with contextlib.suppress(BusyError), lock(plan.folder):
             remove_leftovers(plan.folder)  # it may have been killed as it ended
         for line in plan.why_finished():

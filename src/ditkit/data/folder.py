@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -16,12 +16,14 @@ from ..errors import DataError
 from ..io.hub import is_hub
 from ..io.paths import as_stored, expanded
 from .contract import Split
-from .formats import aside, ending, left_out, readable, spelled
+from .formats import readable
 from .hub import dataset as of_repository
-from .image_dataset import ImageDataset, image_dataset
-from .labels.infer import ALL_EXTENSIONS, TABLES, Labelled, Listing, find_labels
-from .sources.archive import Archive, MemberSource, look_up
-from .sources.files import FileSource, find, hidden, stamp
+from .image_dataset import ImageDataset, image_dataset, image_subset
+from .labels.infer import ALL_EXTENSIONS, TABLES, USUAL_TABLES, Understood, understand
+from .labels.layout import TRAIN, VALIDATION
+from .labels.listing import Layout, Listing
+from .sources.archive import Archive, look_up
+from .sources.files import find, hidden, stamp
 from .sources.location import from_where, local_images
 from .sources.parquet import folder_of_tables, tables_below
 
@@ -46,32 +48,39 @@ def images_at(path: str, config: DataConfig, split: Split, names: Collection[str
     if listing is not None and not archives:
         if not len(listing.rows(readable(config.reading))) and tables_below(place):
             return folder_of_tables(config, split, place)
-        source, labels = _labelled_images(listing, config)
+        understood = understand(listing, config)
     else:
-        if config.label_file is None and (table := _table_beside(place)) is not None:
+        if config.label_file is None and config.label_from is None and (table := _table_beside(place)) is not None:
             config = replace(config, label_file=as_stored(table))
-        source, labels = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
-    return image_dataset(config, split, source, *labels)
+        understood = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
+    return _of_split(understood, config, split)
 
 
-def _labelled_images(listing: Listing, config: DataConfig) -> tuple[FileSource | MemberSource, Labelled]:
-    """The images of a listing, and their labels. Raises DataError when there are none."""
-    images = listing.only(readable(config.reading))
-    others = left_out(listing.source, [ending(name) for name in listing.source.names], config.reading)
-    if not len(images):
-        raise DataError(f"no images in {listing.where}{aside(others)}", f"ditkit reads {spelled()}")
-    images = replace(images, source=replace(images.source, left_out=others))
-    return images.source, find_labels(listing, images, config)
+def _of_split(understood: Understood, config: DataConfig, split: Split) -> ImageDataset:
+    """The images of a split: of the one that the data set itself has, or of one made by holding images out."""
+    source, labelled = understood.images.source, understood.labelled
+    labels, ids, parts = labelled.labels, labelled.label_ids, understood.parts
+    layout = Layout(labels_from=labelled.origin, notes=labelled.notes)
+    train = np.arange(len(ids)) if parts is None else np.flatnonzero((parts == TRAIN) & (ids >= 0))
+    validation = [] if parts is None else np.flatnonzero((parts == VALIDATION) & (ids >= 0))
+    if not len(validation):
+        images = image_dataset(config, split, source.take(train), labels, ids[train])
+    else:
+        count = min(config.validation, len(validation))
+        spread = np.linspace(0, len(validation), count, endpoint=False, dtype=np.int64)  # they are sorted by label
+        rows = train if split == "train" else np.asarray(validation)[spread]
+        images = image_subset(config, source, rows, labels, ids)
+    return replace(images, layout=layout)
 
 
 def _on_disk(root: Path, names: Collection[str] | None = None) -> Listing:
-    folders = [os.fsencode(entry.name) for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
-    source = find(root, ALL_EXTENSIONS)
+    folders = list[bytes]()
+    source = find(root, ALL_EXTENSIONS, folders)
     if names is not None:
-        tops = {os.fsencode(name.partition("/")[0]) for name in names if "/" in name}
-        folders = [folder for folder in folders if folder in tops]
         source = source.take(np.flatnonzero([name in names for name in source.names]))
-    return Listing(where=str(root), source=source, folders=sorted(folders))
+        around = {os.fsencode(parent) for name in names for parent in PurePosixPath(name).parents}
+        folders = [folder for folder in folders if folder in around]
+    return Listing(where=str(root), source=source, folders=folders)
 
 
 def _archives(listing: Listing, folder: Path, config: DataConfig, names: Collection[str] | None = None) -> list[Path]:
@@ -85,18 +94,16 @@ def _archives(listing: Listing, folder: Path, config: DataConfig, names: Collect
 
 def _table_beside(place: Path) -> Path | None:
     """The table in a folder of archives."""
-    return next((place / name for name in TABLES if (place / name).is_file()), None)
+    return next((place / name for name in (*TABLES, *USUAL_TABLES) if (place / name).is_file()), None)
 
 
 @lru_cache(maxsize=1)  # for training and for validation, before torch has loaded and after
-def _in_archives(
-    place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig
-) -> tuple[FileSource | MemberSource, Labelled]:
+def _in_archives(place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig) -> Understood:
     try:
         source, folders = look_up(archives, ALL_EXTENSIONS)
     except DataError as error:
         raise from_where(error, config.path or "") from None
-    return _labelled_images(Listing(where=str(place), source=source, folders=folders), config)
+    return understand(Listing(where=str(place), source=source, folders=folders), config)
 
 
 def _stamp(path: str | None) -> object:

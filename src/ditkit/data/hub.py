@@ -13,11 +13,11 @@ from ..io.snapshot import files_of, snapshot
 from .contract import Split
 from .formats import aside, ending, left_out, readable, with_left_out
 from .image_dataset import ImageDataset
+from .labels.infer import TABLES
 from .sources.extract import SUFFIXES
 from .sources.parquet import SUFFIX, table_images
 from .sources.splits import CARD, by_split
 
-_LISTS = ("metadata.jsonl", "metadata.csv")  # of file names and what belongs to them
 _BY_HAND = "or download its files by hand and give their folder with --data-dir"
 
 
@@ -60,7 +60,7 @@ def _loose(
     wanted = set(images)
 
     def needed(path: str) -> bool:
-        return path in wanted or (path.startswith(below) and path.rpartition("/")[2] in _LISTS)
+        return path in wanted or (path.startswith(below) and path.rpartition("/")[2] in TABLES)
 
     root = snapshot(place.repo, revision=revision, wanted=needed, by_hand=_by_hand(place, wanted))
     alone = len(images) == 1 and images[0].lower().endswith(SUFFIXES)

@@ -13,6 +13,7 @@ import numpy as np
 from ..config import DataConfig
 from .contract import Split, held_out
 from .decode import decode, fit
+from .labels.listing import Layout
 from .sources.compact_names import hashed
 
 
@@ -53,6 +54,7 @@ class ImageDataset:
     rows: np.ndarray  # int64 (N,): which of the source
     label_ids: np.ndarray  # int64 (N,)
     config: DataConfig
+    layout: Layout | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -21,6 +21,7 @@ from .contract import Dataset, Split
 from .decode import as_array, crop_box, examine, fit
 from .formats import left_out_of
 from .image_dataset import ImageDataset
+from .labels.listing import Layout
 from .prefetch import prefetched
 
 MOST_KEPT_SIDE = 256  # pixels of the thumbnails
@@ -141,6 +142,7 @@ class Survey:
     images: int
     examined: int
     left_out: Mapping[str, int] = field(default_factory=dict)  # files that look like images and are not read
+    layout: Layout | None = None  # how the data set was understood, where that had to be found out
     encoded: bool  # whether there are encoded images, which the data set decodes
     all_counted: bool  # `counts` is of all images, also of those that were not examined
     counts: dict[Split, list[int]] = field(default_factory=dict)  # images by label id
@@ -192,6 +194,7 @@ def survey(
         images=len(images),
         examined=count,
         left_out=left_out_of(next(iter(parts.values()))),
+        layout=getattr(next(iter(parts.values())), "layout", None),
         encoded=all(isinstance(part, ImageDataset) for part in parts.values()),
         all_counted=not (images.label_ids == UNKNOWN).any(),
     )

@@ -33,6 +33,9 @@ def lines(survey: Survey, config: RunConfig, name: str) -> Iterator[str]:
         )
     yield ""
     yield from _counts(survey)
+    if survey.layout:
+        yield f"labels: {io_text.flat(survey.layout.labels_from)}"
+        yield from map(io_text.flat, survey.layout.notes)
     yield ""
     yield from _sizes(survey, config)
     for title, counter in (("formats", survey.formats), ("colours", survey.modes)):
@@ -75,6 +78,8 @@ def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) 
             "listed": [[asdict(copy) for copy in group] for group in survey.duplicates_listed],
         },
         "left_out": dict(survey.left_out),
+        "labels_from": survey.layout.labels_from if survey.layout else None,
+        "layout": list(survey.layout.notes) if survey.layout else [],
         "unreadable": survey.unreadable,
         "unreadable_listed": [{"place": place, "why": why} for place, why in survey.unreadable_listed],
         "picture": str(picture) if picture else None,

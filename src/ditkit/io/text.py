@@ -16,6 +16,11 @@ def as_text(word: str) -> str:
     return word.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
+def composed(text: str) -> str:
+    """Text in which an accented letter is one character (NFC): macOS writes file names with two, keyboards with one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def visible(text: str) -> str:
     """Text whose control and unprintable characters are escaped (file names may hold anything)."""
     return "".join(
@@ -57,9 +62,21 @@ def format_age(seconds: float) -> str:
 
 
 def slug(text: str, otherwise: str = "run") -> str:
-    """A safe file name made of any text: a-z, 0-9, dot, underscore and dash only."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
-    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-.")[:60] or otherwise
+    """A safe file name made of any text: ASCII letters and digits, those of other scripts, dot, underscore and dash."""
+    plain = re.sub("-+", "-", "".join(map(_plain, unicodedata.normalize("NFC", text)))).lower().strip("-.")
+    name = plain[:60].encode()[:120].decode(errors="ignore").rstrip("-.")
+    return f"{otherwise}-{name}" if _DEVICE.match(name) else name or otherwise
+
+
+def _plain(letter: str) -> str:
+    """A letter for a file name: é as e, one without an ASCII letter as it is, a dash for what is no letter."""
+    plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode("ascii")
+    if plain:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
+    return letter if unicodedata.category(letter)[0] in "LMN" else ""
+
+
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.ASCII)  # names that Windows keeps to itself
 
 
 def run_name(word: str, option: str = "--name") -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, DitkitError, UsageError, unknown
 from ..io.safetensors import read_header
+from ..io.text import composed
 from .stored import stored_config
 
 METADATA_KEY = "ditkit"
@@ -81,7 +82,7 @@ class ModelInfo:
             return cls(
                 config=config,
                 latents=LatentStats.from_tree(latents) if latents is not None else None,
-                labels=tuple(str(label) for label in tree["labels"]),
+                labels=tuple(composed(str(label)) for label in tree["labels"]),
                 step=int(tree["step"]),
                 weights=str(tree["weights"]),
             )
@@ -162,15 +163,16 @@ def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[st
         if labels < 1:
             raise UsageError(f"cannot draw {labels} images", "ask for one or more")
         return [known[index % len(known)] if known else None for index in range(labels)]
-    words = [labels] if isinstance(labels, str) else labels
+    words = [composed(word) for word in ([labels] if isinstance(labels, str) else labels)]
+    spelled = {composed(label): label for label in known}  # accents in one way, whatever the system
     if not any(re.fullmatch(r"-?[\d.]+", label) for label in known):
         words = [_of_number(word, known) for word in words]
     for word in words:
         if not known and word != "any":
             raise UsageError(f"this model has no labels, so there is no {word!r}", "say how many images to draw")
-        if known and word not in known:
+        if known and word not in spelled:
             raise unknown("label", word, known)
-    return [word if known else None for word in words]
+    return [spelled[word] if known else None for word in words]
 
 
 def _of_number(word: str, known: Sequence[str]) -> str:
@@ -179,4 +181,4 @@ def _of_number(word: str, known: Sequence[str]) -> str:
         return word
     if len(word) > 9 or int(word) >= len(known):
         raise UsageError(f"there is no class {word}", f"this model's classes have the numbers 0 to {len(known) - 1}")
-    return known[int(word)]
+    return composed(known[int(word)])

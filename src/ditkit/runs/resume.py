@@ -25,7 +25,8 @@ from .stored import continued
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.save_every", "train.sample_every", "train.sample_columns",
     "train.validate_every", "train.evaluate_", "train.keep", "train.accumulate", "train.spike", "train.max_skips",
-    "train.rollbacks", "data.worker", "data.max_bad", "data.path", "data.label_file", "sample.",
+    "train.rollbacks", "data.worker", "data.max_bad", "data.path", "data.label_file",
+    "data.label_from", "sample.",
     "autoencoder.source",
 )
 # Settings that may differ only when the user insists: the run is no longer one that its settings alone repeat.

@@ -19,7 +19,7 @@ from ..data.batches import Batches, Reader
 from ..data.contract import Dataset, Datasets, open_datasets
 from ..data.resident import batch_target
 from ..ema import TRACKED, Ema, PowerEmas
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..evaluation.judge import Judge, open_judge
 from ..events import OnEvent, Warned
 from ..io import paths
@@ -30,8 +30,9 @@ from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
 from ..runs.logs import RunLogs
 from ..runs.model_info import LatentStats
-from ..runs.resume import IMAGES, check_same_run
+from ..runs.resume import check_same_run
 from ..runs.run_state import State
+from ..runs.same_images import check_same_images
 from ..runtime import fsdp
 from ..runtime.device import find_dtype
 from ..runtime.distributed import ProcessGroup
@@ -191,13 +192,7 @@ def _restore(
 
     def check(state: State) -> None:
         check_same_run(config, folder.checkpoint(state.step), force_change)
-        if state.labels != dataset.labels:
-            raise DataError(f"the labels have changed since {folder.path} was started", "start another with --fresh")
-        if state.fingerprint != dataset.fingerprint and IMAGES not in force_change:
-            raise DataError(
-                f"the images have changed since {folder.path} was started",
-                "put them back, go on with the new ones with --force-change images, or start another run with --fresh",
-            )
+        check_same_images(state, dataset, folder, config, force_change)
 
     def warn(path: Path) -> None:
         text = f"{path} is damaged and set aside as .corrupt-*; using the checkpoint before it"

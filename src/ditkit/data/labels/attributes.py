@@ -9,6 +9,8 @@ import numpy as np
 from ...errors import UsageError, unknown
 
 MOST = 6  # attributes, so 64 classes
+_YES_AND_NO = (("1", "-1"), ("1", "0"), ("true", "false"))
+_YES = tuple(yes for yes, _ in _YES_AND_NO)
 NONE = "none"  # an image that has none of several attributes
 
 
@@ -34,6 +36,22 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
     """
     count = len(names)
     return tuple(_name(names, [bool(number >> bit & 1) for bit in range(count)]) for number in range(2**count))
+
+
+def of_answers(names: Sequence[str], combinations: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str] | None:
+    """The class of each combination of answers, in the order of `labels`; None unless all are 1 and -1, or 1 and 0.
+
+    They may also be true and false. One column of 1 alone says too little.
+    """
+    columns = [{answers[column].lower() for answers in combinations} for column in range(len(names))]
+    if not all(any(column <= {yes, no} for yes, no in _YES_AND_NO) for column in columns) or columns == [{"1"}]:
+        return None
+
+    def has(answers: tuple[str, ...]) -> list[bool]:
+        return [answer.lower() in _YES for answer in answers]
+
+    ordered = sorted(combinations, key=lambda answers: has(answers)[::-1])
+    return {answers: _name(names, has(answers)) for answers in ordered}
 
 
 def ids(has: np.ndarray) -> np.ndarray:

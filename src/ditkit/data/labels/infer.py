@@ -1,253 +1,300 @@
-"""Which label each image of a listing has: from a table, from files beside the images, or from the folders."""
+"""Which label each image of a listing has: from a table, from names, from files beside the images, or from folders."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import zlib
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ...config import DataConfig
-from ...errors import DataError, UsageError, unknown
+from ...errors import DataError, UsageError
 from ...io.paths import expanded
 from ..decode import open_file
-from ..formats import LISTED, aside, ending, spelled
+from ..formats import LISTED, aside, ending, left_out, readable, spelled
 from ..sources.archive import MemberSource
-from ..sources.compact_names import NameTable, hashes
-from ..sources.files import FileSource
-from .table import LABELS, Labels, Table, normalized, read_table
+from . import beside
+from .layout import LEFT_OUT, TRAIN, VALIDATION, Folders, Splits, find_splits, only_number
+from .listing import Labelled, Listing
+from .matching import matched
+from .table import read_table
+from .values import Labels, label_of
 
-TABLES = ("metadata.jsonl", "metadata.csv")  # of the hub's image folders
-_BESIDE = (".cls", ".json", ".txt")  # of one image each, named like it, as in the shards of webdataset
-ALL_EXTENSIONS = frozenset({*LISTED, *_BESIDE, ".jsonl", ".csv"})
-_MOST_BYTES = 1 << 20  # of a file beside an image
-
-Labelled = tuple[tuple[str, ...], np.ndarray]  # labels by id, and the id of each image
+TABLES = ("metadata.jsonl", "metadata.csv", "dataset.json")  # of the hub's image folders; of StyleGAN and EDM
+USUAL_TABLES = ("labels.csv", "labels.tsv", "labels.jsonl", "labels.json")  # read where nothing else says more
+_OF_TABLES = (".csv", ".tsv", ".jsonl")
+ALL_EXTENSIONS = frozenset({*LISTED, *beside.EXTENSIONS, *_OF_TABLES})
+NONE, FOLDERS = "none", "folders"  # of data.label_from
+_EXAMPLE = "e.g. --label-from '(.*)_\\d+' for cat_01.jpg"
+_OTHERWISE = "or say --label-from none (no labels) or --label-from folders"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The files of a folder or of archives: images, and what may hold their labels."""
+class Understood:
+    """The images of a listing, their labels, what each is for, and how that was understood."""
 
-    where: str
-    source: FileSource | MemberSource
-    folders: list[bytes]  # at the top
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def rows(self, extensions: Collection[str]) -> np.ndarray:
-        """Those that have such extensions."""
-        names = self.source.names
-        matching = (ending(name) in extensions for name in names)
-        return np.flatnonzero(np.fromiter(matching, dtype=bool, count=len(names)))
-
-    def only(self, extensions: Collection[str]) -> Listing:
-        """The files that have such extensions."""
-        return replace(self, source=self.source.take(self.rows(extensions)))
-
-    def keys(self) -> np.ndarray:
-        """Hashes of the names up to the first dot behind the last slash: the same for files that belong together."""
-        names = (os.fsencode(self.source.name(row)).rpartition(b"/") for row in range(len(self)))
-        return hashes(folder + slash + name.partition(b".")[0] for folder, slash, name in names)
+    images: Listing
+    labelled: Labelled
+    parts: np.ndarray | None = None  # int8 (N,): layout.TRAIN …; None: nothing says so
 
 
-def find_labels(listing: Listing, images: Listing, config: DataConfig) -> Labelled:
-    """The labels of the images: from the configured table, one among them, files beside them, or their folders.
+def understand(listing: Listing, config: DataConfig) -> Understood:
+    """The images of a listing, with labels and splits.
 
-    Without any of it there are no labels, and all ids are 0. Raises DitkitError for what is contradictory.
+    Labels are from what the settings name, else from a table among the files, from files beside the images or from
+    folders; without any of it there are none, and all ids are 0. Folders around everything are looked through, and
+    those called train and test, or so, are splits. Raises DataError without images, DitkitError for contradictions.
     """
-    table = None
-    if config.label_file is not None:
-        path = expanded(config.label_file)
-        table = read_table(lambda: open_file(path), str(path), config.label_by, config.image_column)
-    elif (row := _table_among(listing)) is not None:
-        source = listing.source
-        where = source.place(row)
-        table = read_table(lambda: source.open_bytes(row), where, config.label_by, config.image_column, guess=False)
-    if table is not None:
-        return table.labels, _matched(table, images.source.names, images.where)
-    if (labels := _from_files_beside(listing, images, config.label_by)) is not None:
-        return labels
+    endings = readable(config.reading)
+    others = left_out(listing.source, [ending(name) for name in listing.source.names], config.reading)
+    listing = replace(listing, source=replace(listing.source, left_out=others))
+    images = listing.only(endings)
+    if not len(images):
+        raise DataError(f"no images in {listing.where}{aside(others)}", f"ditkit reads {spelled()}")
+    _check_settings(config)
+    if config.label_from == FOLDERS:
+        return Understood(images=images, labelled=_from_folders(images))
+    if config.reading == 1:
+        return Understood(images=images, labelled=_at_first(listing, images, config))
+    around = Folders.of(images).around()
+    inner, notes = listing, []
+    if around:
+        inner, notes = listing.below("/".join(around) + "/"), [f"all images are in {'/'.join(around)}/"]
+        images = inner.only(endings)
+    splits = find_splits(images, Folders.of(images))
+    notes += splits.notes() if splits else []
+    needed = np.ones(len(images), dtype=bool) if splits is None else splits.parts != LEFT_OUT
+    labelled = _given(images, needed, config) or _from_table_among(listing, images, needed, config)
+    if labelled is None and splits is not None and splits.depth == 0:
+        labelled = _of_each_split(inner, images, splits, config)
+    elif labelled is None:
+        labelled = _found(inner, images, config)
+    parts = splits.parts if labelled.parts is None and splits else labelled.parts
+    if parts is not None:
+        labelled = _as_in_training(labelled, parts)
+    notes += [*labelled.notes, *_unread_tables(listing, labelled.origin, config)]
+    return Understood(images=images, labelled=replace(labelled, notes=tuple(notes)), parts=parts)
+
+
+def _at_first(listing: Listing, images: Listing, config: DataConfig) -> Labelled:
+    """As runs of the first reading had it: the top folders are labels, whatever they are called."""
+    needed = np.ones(len(images), dtype=bool)
+    labelled = _given(images, needed, config) or _from_table_among(listing, images, needed, config, TABLES[:2])
+    return labelled or beside.labels_beside(listing, images, config.label_by) or _from_folders(images)
+
+
+def _check_settings(config: DataConfig) -> None:
+    others = [name for name in ("label_by", "label_file") if getattr(config, name) is not None]
+    if config.label_from is not None and others:
+        option = f"--{others[0].replace('_', '-')}"
+        raise UsageError(f"--label-from and {option} both say where labels come from", "leave one of them out")
+
+
+def _given(images: Listing, needed: np.ndarray, config: DataConfig) -> Labelled | None:
+    """The labels that the settings say, if they do."""
+    if config.label_from == NONE:
+        return _without(images)
+    if config.label_from is not None:
+        return _from_names(images, needed, config.label_from)
+    if config.label_file is None:
+        return None
+    path = expanded(config.label_file)
+    table = read_table(lambda: open_file(path), str(path), config.label_by, config.image_column)
+    assert table is not None  # None only where it may not guess
+    return matched(table, images, needed) if table.labels else _without(images)
+
+
+def _without(images: Listing, why: str = "") -> Labelled:
+    return Labelled(label_ids=np.zeros(len(images), dtype=np.int64), origin=f"none{why and f': {why}'}")
+
+
+def _from_names(images: Listing, needed: np.ndarray, expression: str) -> Labelled:
+    """The first group of an expression that matches the name without its ending; all of the path if it has a slash."""
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UsageError(f"--label-from: {expression!r} is no regular expression: {error}", _EXAMPLE) from None
+    if not pattern.groups:
+        raise UsageError(f"--label-from: {expression!r} has no group in parentheses", _EXAMPLE)
+    labels, chosen, without = Labels(), list[int](), list[int]()
+    for row in range(len(images)):
+        name = images.source.names[row].rpartition(".")[0]
+        match = pattern.fullmatch(name if "/" in expression else name.rpartition("/")[2])
+        if match and (match[1] or "").strip():
+            labels.add([match[1]], images.source.place(row))
+            chosen.append(row)
+        elif needed[row]:
+            without.append(row)
+    if without:
+        first = ", ".join(images.source.names[row] for row in without[:5]) + (" …" if len(without) > 5 else "")
+        raise DataError(
+            f"--label-from {expression!r} does not match {len(without):,} of {len(images):,} names: {first}",
+            "change the expression, or move these images away",
+        )
+    if labels.too_many():
+        raise DataError(
+            f"--label-from {expression!r} makes {labels.count():,} labels of {len(images):,} images: too many",
+            "let the group match less of the name",
+        )
+    by_id, ids = labels.finish()
+    label_ids = np.full(len(images), -1)
+    label_ids[chosen] = ids
+    return Labelled(labels=by_id, label_ids=label_ids, origin=f"from the images' names, by {expression}")
+
+
+def _of_each_split(listing: Listing, images: Listing, splits: Splits, config: DataConfig) -> Labelled:
+    """The labels in the folder or archive of each split, joined by their names."""
+    label_ids, labels, origins = np.full(len(images), -1), dict[str, int](), list[str]()
+    notes = list[str]()
+    for part in (TRAIN, VALIDATION):
+        for number, (name, kind) in enumerate(splits.names.items()):
+            rows = np.flatnonzero(splits.numbers == number)
+            if kind != part or not len(rows):
+                continue
+            inside = _of_archive(listing, number) if splits.of_archives else listing.below(name)
+            labelled = _found(inside, inside.only(readable(config.reading)), config)
+            if part == TRAIN and origins and bool(labels) != bool(labelled.labels):
+                raise DataError(f"only some of {', '.join(splits.names)} in {listing.where} have labels", _OTHERWISE)
+            if part == VALIDATION and labels and not labelled.labels:
+                notes.append(f"not used: {name} ({len(rows):,} images), because they have no labels")
+            elif labelled.labels:
+                new = [labels.setdefault(label, len(labels)) for label in labelled.labels]
+                label_ids[rows] = np.append(new, -1)[labelled.label_ids]
+            elif not labels:
+                label_ids[rows] = 0
+            origins.append(labelled.origin)
+            notes += labelled.notes
+    return Labelled(labels=tuple(labels), label_ids=label_ids, origin=origins[0], notes=tuple(notes))
+
+
+def _of_archive(listing: Listing, number: int) -> Listing:
+    assert isinstance(listing.source, MemberSource)
+    return listing.take(np.flatnonzero(listing.source.spots["shard"] == number))
+
+
+def _as_in_training(labelled: Labelled, parts: np.ndarray) -> Labelled:
+    """The same with the labels that training images have; what has no other is left out of validation."""
+    if not labelled.labels:
+        return labelled
+    ids = labelled.label_ids
+    used = np.unique(ids[(parts == TRAIN) & (ids >= 0)])
+    new = np.full(len(labelled.labels) + 1, -1)
+    new[used] = np.arange(len(used))
+    lost = int(((parts == VALIDATION) & (ids >= 0) & (new[ids] < 0)).sum())
+    notes = (f"not used: {lost:,} images for validation, with labels that no training image has",) if lost else ()
+    labels = tuple(labelled.labels[label] for label in used)
+    return replace(labelled, labels=labels, label_ids=new[ids], notes=(*labelled.notes, *notes))
+
+
+def _found(listing: Listing, images: Listing, config: DataConfig) -> Labelled:
+    """The labels that the files themselves give."""
+    needed = np.ones(len(images), dtype=bool)
+    if (labelled := _from_table_among(listing, images, needed, config)) is not None:
+        return labelled
+    if around := Folders.of(images).around():
+        listing = listing.below("/".join(around) + "/")
+        images = listing.only(readable(config.reading))
+    if (labelled := beside.labels_beside(listing, images, config.label_by)) is not None:
+        return labelled
     if config.label_by is not None:
         raise UsageError(
             f"there is no table in {listing.where} that could have the column {config.label_by!r}",
             "give one with --label-file, or leave out --label-by",
         )
+    folders = Folders.of(images)
+    if only_number(images, folders):
+        return _without(images, "the folders only number the images; --label-from folders takes them as labels")
+    if len(folders.names) == 1 and (labelled := _from_table_among(listing, images, needed, config, USUAL_TABLES)):
+        return labelled
+    _check_one_set(listing)
     return _from_folders(images)
 
 
-def _table_among(listing: Listing) -> int | None:
-    names = {listing.source.names[int(row)]: int(row) for row in listing.rows({".jsonl", ".csv"})}
-    for table in TABLES:
-        if table in names:
-            return names[table]
+def _from_table_among(
+    listing: Listing, images: Listing, needed: np.ndarray, config: DataConfig, names: tuple[str, ...] = TABLES
+) -> Labelled | None:
+    """The labels of a table with one of some names, in the folder of all images or in one around them."""
+    found = _tables(listing, config)
+    row = next((found[name] for name in names if name in found), None)
+    if row is None:
+        return None
+    source, where, guess = listing.source, listing.source.place(row), names is USUAL_TABLES
+    try:
+        table = read_table(lambda: source.open_bytes(row), where, config.label_by, config.image_column, guess=guess)
+        if table is None:
+            return None
+        return matched(table, images, needed) if table.labels else _without(images, f"{where} says so")
+    except DataError as error:
+        raise DataError(error.message, f"{error.hint}; {_OTHERWISE}") from None
+
+
+def _tables(listing: Listing, config: DataConfig) -> dict[str, int]:
+    """The rows of tables by their names, in the folder of all images or in one around it; the innermost of each."""
+    common = Folders.of(listing.only(readable(config.reading))).common()
+    found: dict[str, tuple[int, int]] = {}
+    for row in map(int, listing.rows({*_OF_TABLES, ".json"})):
+        folder, _, table = listing.source.names[row].rpartition("/")
+        parts = tuple(folder.split("/")) if folder else ()
+        if parts == common[: len(parts)]:
+            found[table] = max(found.get(table, (-1, -1)), (len(parts), row))
+    return {table: row for table, (_, row) in found.items()}
+
+
+def _unread_tables(listing: Listing, origin: str, config: DataConfig) -> list[str]:
+    """A line about tables that nothing is taken from."""
+    if config.label_file is not None or config.label_from == NONE:
+        return []
+    names = [name for name in _tables(listing, config) if ending(name) in _OF_TABLES and name not in origin]
+    if any(name.startswith("list_attr_celeba") for name in names):
+        return ["these look like CelebA: `ditkit train celeba --data-dir …` reads its attributes"]
+    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return [f"not read: {listed}; --label-file FILE takes labels from a table"] if names else []
+
+
+def _check_one_set(listing: Listing) -> None:
+    names = (listing.source.names[int(row)] for row in listing.rows({*_OF_TABLES, ".json"}))
     inside = [name for name in names if name.count("/") == 1 and name.partition("/")[2] in TABLES]
     if inside:
         raise DataError(
-            f"{listing.where} is several sets of images, or the folder around one: it holds {', '.join(inside[:5])}",
+            f"{listing.where} is several sets of images: it holds {', '.join(inside[:5])}",
             f"give the folder of one: {inside[0].partition('/')[0]}",
         )
-    return None
-
-
-def _from_files_beside(listing: Listing, images: Listing, label_by: str | None) -> Labelled | None:
-    """Labels from files named like the images; a few stray files are none."""
-    for extension in _BESIDE if label_by is None else (".json",):
-        beside = listing.only({extension})
-        if 2 * len(beside) < len(images):
-            continue
-        rows = _places_of(beside.keys(), images.keys())
-        missing = np.flatnonzero(rows < 0)
-        if 2 * len(missing) > len(rows):
-            continue
-        if len(missing):
-            raise DataError(
-                f"{len(missing):,} of {len(rows):,} images have no {extension} file beside them, "
-                f"the first is {images.source.place(int(missing[0]))}",
-                "add it, or give a table of labels with --label-file",
-            )
-        labels = _collected(_values_beside(beside, rows, extension, label_by), optional=extension == ".txt")
-        if labels is not None:
-            return labels
-    return None
-
-
-def _values_beside(beside: Listing, rows: np.ndarray, extension: str, label_by: str | None) -> Iterator[Any]:
-    """The place of each file and what makes up its label; nothing where JSON has no field of labels."""
-    fields: list[str] = []
-    for row in map(int, rows):
-        place = beside.source.place(row)
-        try:
-            with beside.source.open_bytes(row) as file:
-                text = file.read(_MOST_BYTES).decode("utf-8-sig")
-            content = json.loads(text) if extension == ".json" else text.strip()
-        except (OSError, ValueError, RecursionError, zlib.error) as error:
-            raise DataError(f"cannot read {place}: {error}", "mend it or take it away") from None
-        if extension == ".json":
-            content = content if isinstance(content, dict) else {}
-            fields = fields or _fields(list(content), label_by, place)
-            if not fields:
-                return
-            yield place, [content.get(field) for field in fields]
-        else:
-            is_number = extension == ".cls" and re.fullmatch("[0-9]{1,18}", content)
-            yield place, [int(content) if is_number else content]
-
-
-def _fields(names: list[str], label_by: str | None, place: str) -> list[str]:
-    if label_by is None:
-        return [name for name in LABELS if name in names][:1]
-    wanted = [name.strip() for name in label_by.split(",")]
-    for name in wanted:
-        if name not in names:
-            raise unknown(f"field of {place}:", name, names)
-    return wanted
-
-
-def _collected(values: Iterator[tuple[str, Any]], *, optional: bool) -> Labelled | None:
-    """`optional`: what does not look like labels is none, but captions perhaps."""
-    labels = Labels()
-    for place, parts in values:
-        try:
-            labels.add(parts, place)
-        except DataError:
-            if optional:
-                return None
-            raise
-    if labels.too_many() and not optional:
-        raise DataError(
-            f"the files beside the images hold {labels.count():,} different labels: hardly two images share one",
-            "name the field with --label-by, or give a table of labels with --label-file",
-        )
-    return labels.finish() if labels.count() and not labels.too_many() else None
 
 
 def _from_folders(images: Listing) -> Labelled:
-    names, where = images.source.names, images.where
-    if not images.folders:
-        return (), np.zeros(len(names), dtype=np.int64)
+    names, where, tops = images.source.names, images.where, images.tops
+    if not tops:
+        return _without(images)
     loose = [row for row in range(len(names)) if b"/" not in names.raw(row)]
     if loose:
         raise DataError(
             f"{where} has class folders, but also images beside them: {len(loose)}, the first is {names[loose[0]]}",
-            "move them into a class folder or out of the way",
+            "move them into a class folder or out of the way; --label-from none takes all without labels",
         )
-    ids = {folder: index for index, folder in enumerate(images.folders)}
-    tops = (names.raw(row).partition(b"/")[0] for row in range(len(names)))
-    label_ids = np.fromiter((ids[top] for top in tops), dtype=np.int64, count=len(names))
+    labels = {top: _folder_name(top, where) for top in tops}
+    ids = {label: index for index, label in enumerate(dict.fromkeys(labels.values()))}  # two spellings are one
+    of_top = {top: ids[label] for top, label in labels.items()}
+    label_ids = np.fromiter(
+        (of_top[names.raw(row).partition(b"/")[0]] for row in range(len(names))), dtype=np.int64, count=len(names)
+    )
     counts = np.bincount(label_ids, minlength=len(ids))
-    empty = [os.fsdecode(folder) for folder, count in zip(images.folders, counts, strict=True) if not count]
+    empty = [label for label, count in zip(ids, counts, strict=True) if not count]
     if empty:
         raise DataError(
             f"no images in the class folder {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''} of {where}"
             f"{aside(images.source.left_out)}",
             f"fill it or remove it; ditkit reads {spelled()}",
         )
-    return tuple(_folder_name(folder, where) for folder in images.folders), label_ids
+    return Labelled(labels=tuple(ids), label_ids=label_ids, origin="from the folders")
 
 
 def _folder_name(folder: bytes, where: str) -> str:
-    """A folder's name as text, whatever encoding the system has for names."""
+    """A folder's name as a label, whatever encoding the system has for names."""
     try:
-        return folder.decode("utf-8")
+        return label_of(folder.decode("utf-8"))
     except UnicodeDecodeError:
-        raise DataError(
-            f"the name of the class folder {os.fsdecode(folder)!r} in {where} is not UTF-8", "rename it"
-        ) from None
-
-
-def _matched(table: Table, images: NameTable, place: str) -> np.ndarray:
-    """The label ids of all images, whose names may be in the table without their extension.
-
-    Raises DataError for rows without an image, images without a row, and rows that contradict each other.
-    """
-    rows = hashes(map(table.files.raw, range(len(table.files))))
-    _check_twice(table, rows)
-    whole = hashes(normalized(images.raw(row)) for row in range(len(images)))
-    stems = hashes(normalized(images.raw(row)).rpartition(b".")[0] for row in range(len(images)))
-    row_of = _places_of(rows, whole)
-    row_of = np.where(row_of < 0, _places_of(rows, stems), row_of)
-    lost = np.flatnonzero(~np.isin(rows, rows[row_of[row_of >= 0]]))
-    if len(lost):
-        raise DataError(
-            f"{table.where}, line {table.lines[lost[0]]}: there is no image {table.files[int(lost[0])][:200]!r} "
-            f"in {place}, whose first is {images[0]!r}" + (f"; {len(lost):,} rows have none" if len(lost) > 1 else ""),
-            "file names are relative to the folder of images; take away the rows of images that you do not have",
-        )
-    missing = np.flatnonzero(row_of < 0)
-    if len(missing):
-        first = ", ".join(images[int(row)] for row in missing[:5]) + (" …" if len(missing) > 5 else "")
-        raise DataError(
-            f"{table.where} has no row for {len(missing):,} of {len(images):,} images: {first}",
-            "add their rows, or move these images away",
-        )
-    return table.label_ids[row_of]
-
-
-def _check_twice(table: Table, rows: np.ndarray) -> None:
-    order = np.argsort(rows, kind="stable")
-    before, after = order[:-1], order[1:]
-    torn = np.flatnonzero((rows[before] == rows[after]) & (table.label_ids[before] != table.label_ids[after]))
-    if len(torn):
-        first, second = int(before[torn[0]]), int(after[torn[0]])
-        labels = [table.labels[table.label_ids[row]] for row in (first, second)]
-        raise DataError(
-            f"{table.where}, line {table.lines[second]}: {table.files[second]!r} is {labels[1]!r}, "
-            f"but line {table.lines[first]} says {labels[0]!r}",
-            "leave one row an image",
-        )
-
-
-def _places_of(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where in `values` each of `wanted` is, -1 where it is not."""
-    if not len(values):
-        return np.full(len(wanted), -1)
-    order = np.argsort(values, kind="stable")
-    places = np.minimum(np.searchsorted(values[order], wanted), len(values) - 1)
-    return np.where(values[order][places] == wanted, order[places], -1)
+        why = "is not UTF-8"
+    except ValueError as error:
+        why = f"is no label: {error}"
+    raise DataError(f"the name of the class folder {os.fsdecode(folder)!r} in {where} {why}", "rename it")

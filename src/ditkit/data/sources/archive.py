@@ -101,6 +101,10 @@ class MemberSource:
         """Some of the members."""
         return replace(self, names=self.names.take(rows), spots=self.spots[rows])
 
+    def below(self, folder: str) -> MemberSource:
+        """The same members, all of which are in a folder (with a slash at its end), with names relative to it."""
+        return replace(self, names=self.names.without(len(os.fsencode(folder))))
+
     def _archive(self, row: int) -> Archive:
         return self.archives[int(self.spots["shard"][row])]
 
@@ -189,7 +193,7 @@ def _unpacked(content: bytes, size: int, method: int) -> bytes:
 
 
 def look_up(archives: tuple[Archive, ...], extensions: Collection[str]) -> tuple[MemberSource, list[bytes]]:
-    """The files that have such extensions, in byte order of their names in each archive; and the top folders.
+    """The files that have such extensions, in byte order of their names in each archive; and all folders.
 
     One folder that holds everything is left out of the names. Raises DataError for what is no archive of images.
     """
@@ -200,9 +204,9 @@ def look_up(archives: tuple[Archive, ...], extensions: Collection[str]) -> tuple
     if len(parts) > 1 or skipped:
         begin = len(skipped.encode())
         names = NameTable(part.names.raw(row)[begin:] for part in parts for row in range(len(part.names)))
-    folders = {name[len(skipped) :] for part in parts for name in part.folders if name != skipped[:-1]}
+    folders = {name[len(skipped) :].encode() for part in parts for name in part.folders if name != skipped[:-1]}
     spots = np.concatenate([part.spots for part in parts]) if len(parts) > 1 else parts[0].spots
-    return MemberSource(archives, names, spots), sorted({name.partition("/")[0].encode() for name in folders})
+    return MemberSource(archives, names, spots), sorted(folders)
 
 
 @dataclass(frozen=True)

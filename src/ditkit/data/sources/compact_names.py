@@ -44,6 +44,10 @@ class NameTable:
         sorted_already = all(self.raw(row) <= self.raw(row + 1) for row in rows[:-1])
         return np.array(rows if sorted_already else sorted(rows, key=self.raw), dtype=np.int64)
 
+    def without(self, length: int) -> NameTable:
+        """The names without their first bytes."""
+        return NameTable(self.raw(row)[length:] for row in range(len(self)))
+
     def take(self, rows: Sequence[int] | np.ndarray) -> NameTable:
         """Some of the names, in the order of `rows`."""
         if is_all(rows, len(self)):

@@ -43,22 +43,29 @@ class FileSource:
         """Some of the files."""
         return replace(self, names=self.names.take(rows), sizes=self.sizes[rows])
 
+    def below(self, folder: str) -> FileSource:
+        """The same files, all of which are in a folder (with a slash at its end), with names relative to it."""
+        return replace(self, root=self.root / folder, names=self.names.without(len(os.fsencode(folder))))
 
-def find(root: Path, extensions: Collection[str] = ENDINGS) -> FileSource:
+
+def find(root: Path, extensions: Collection[str] = ENDINGS, folders: list[bytes] | None = None) -> FileSource:
     """The files below a folder that have such extensions, in byte order of their names.
 
-    Hidden files are left out. Linked folders are followed at the first level only, so that no circle can be walked.
-    Broken links and pipes are in it, with size 0: reading them is an error that names them, leaving them out would be
-    silent. Raises DataError for a folder that cannot be read.
+    Hidden files are left out. A linked folder is followed unless it leads to a folder around it, or below the first
+    level to where another link has led. Broken links and pipes are in it, with size 0: reading them is an error that
+    names them, leaving them out would be silent. The folders are added to `folders`. Raises DataError for a folder
+    that cannot be read.
     """
-    sizes = array("q")
+    sizes, links = array("q"), _Links(root)
 
     def names() -> Iterator[bytes]:
-        pending = [iter(_entries(root, "", extensions))]
+        pending = [iter(_entries(root, "", extensions, links))]
         while pending:
             for name in pending[-1]:
                 if name.endswith(b"/"):
-                    pending.append(iter(_entries(root, os.fsdecode(name), extensions)))
+                    if folders is not None:
+                        folders.append(name[:-1])
+                    pending.append(iter(_entries(root, os.fsdecode(name), extensions, links)))
                     break
                 sizes.append(_size(os.path.join(root, os.fsdecode(name))))  # noqa: PTH118
                 yield name
@@ -83,7 +90,26 @@ def _shared(root: Path, names: NameTable) -> NameTable:
     return names
 
 
-def _entries(root: Path, prefix: str, extensions: Collection[str]) -> list[bytes]:
+class _Links:
+    """Which linked folders are followed."""
+
+    def __init__(self, root: Path):
+        self._root, self._followed = root, set[str]()
+
+    def follows(self, prefix: str, name: str) -> bool:
+        """Whether to go where a link in a folder leads: each place once, and never a folder around the link."""
+        target = os.path.realpath(self._root / prefix / name)
+        parts = prefix.split("/")
+        around = (os.path.realpath(self._root / "/".join(parts[:depth])) for depth in range(len(parts)))
+        if any(f"{folder}{os.sep}".startswith(f"{target.rstrip(os.sep)}{os.sep}") for folder in around):
+            return False
+        if prefix and target in self._followed:
+            return False
+        self._followed.add(target)
+        return True
+
+
+def _entries(root: Path, prefix: str, extensions: Collection[str], links: _Links) -> list[bytes]:
     """Files, and folders with a slash at their end, of one folder: sorted so, they come in byte order of all names."""
     names: list[bytes] = []
     with os.scandir(root / prefix) as entries:
@@ -91,7 +117,7 @@ def _entries(root: Path, prefix: str, extensions: Collection[str]) -> list[bytes
             if hidden(entry.name):
                 continue
             if _is_folder(entry):
-                if not prefix or not entry.is_symlink():
+                if not entry.is_symlink() or links.follows(prefix, entry.name):
                     names.append(os.fsencode(f"{prefix}{entry.name}/"))
             elif ending(entry.name) in extensions:
                 names.append(os.fsencode(prefix + entry.name))
@@ -119,6 +145,15 @@ def stamp(file: Path | int) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+# Folders that systems for storage and editors leave among the data, besides those whose names begin with a dot.
+_OF_THE_SYSTEM = frozenset(
+    {
+        *("__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "@recently-snapshot", "$recycle.bin"),
+        *("recycler", "system volume information", "lost+found", "__pycache__"),
+    }
+)
+
+
 def hidden(name: str) -> bool:
     """Whether a file or folder belongs to the system and not to the data."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.lower() in _OF_THE_SYSTEM

@@ -18,6 +18,8 @@ _WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SPLITS = {word: split for split, words in _WORDS.items() for word in words}
+EXACT = frozenset(_SPLITS)  # the words that name a split
+_SAY_NOTHING = ("", "data", "split", "folder", "image", "images", "imgs", "photos", "jpg", "png")
 
 
 def by_split(paths: Sequence[str], info: Path | None, subset: str = "", *, place: str) -> dict[str, list[str]]:
@@ -52,6 +54,24 @@ def split_of(path: str) -> str | None:
             if word in _SPLITS and "partial" not in words:
                 return _SPLITS[word]
     return None
+
+
+def split_named(word: str) -> str | None:
+    """The split that a word names: "validation" for `val`."""
+    return _SPLITS.get(word)
+
+
+def kind_of(name: str) -> tuple[str, str] | None:
+    """The split that a folder is called after, and what else its name says: ("train", "seg") of `seg_train`.
+
+    None where it names none, or two.
+    """
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # trainImages
+    words = [word.removesuffix("set") for word in re.split(r"[\W\d_]+", apart) if word]
+    splits = [_SPLITS[word] for word in words if word in _SPLITS]
+    if len(splits) != 1 or "partial" in words:
+        return None
+    return splits[0], " ".join(word for word in words if word not in _SPLITS and word not in _SAY_NOTHING)
 
 
 def _named(paths: Sequence[str], place: str, below: str = "") -> dict[str, list[str]]:
