@@ -20,6 +20,7 @@ from ditkit.checkpoint.loading import Trained, build_network, open_codec
 from ditkit.checkpoint.tensors import load_into
 from ditkit.errors import CheckpointError, MachineError, UsageError
 from ditkit.interop import diffusers, diffusers_config
+from ditkit.interop.approximate import approximated
 from ditkit.interop.base import ForeignModel
 from ditkit.io import atomic, safetensors
 from ditkit.runs.model_info import LatentStats, ModelInfo
@@ -177,7 +178,7 @@ def test_blocks_with_different_embeddings_are_refused(tmp_path: Path):
     tensors = tensors_in(stock / WEIGHTS)
     tensors["transformer_blocks.1.norm1.emb.timestep_embedder.linear_2.bias"][3] += 1e-6
     atomic.write_file(stock / WEIGHTS, safetensors.pieces(tensors))
-    with pytest.raises(CheckpointError, match=r"different copies of norm1\.emb\.timestep_embedder\.linear_2"):
+    with pytest.raises(CheckpointError, match=r"in its own way \(norm1\.emb\.timestep_embedder\.linear_2"):
         diffusers.read(stock)
 
 
@@ -431,6 +432,52 @@ def test_a_full_disk_leaves_the_old_pipeline_and_nothing_else(tmp_path: Path, mo
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
     after = tensors_in(tmp_path / "out" / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# --- approximations
+
+
+def test_a_flow_of_other_timesteps_is_fitted_almost_exactly(tmp_path: Path):
+    model = trained(model={"frequency_shift": 0}, diffusion={"timesteps": 1})  # as an import of SiT
+    fitted, difference = approximated(model)
+    assert difference is not None and difference < 1e-3
+    diffusers.write(fitted, tmp_path / "out")
+    transformer = load_pipeline(tmp_path / "out").transformer
+    x_BCHW, timestep_B, label_B = (
+        torch.randn(4, 1, 8, 8),
+        torch.tensor([0.0, 3.0, 500.0, 999.0]),
+        torch.tensor([0, 1, 2, 2]),
+    )
+    with torch.inference_mode():
+        theirs = transformer(x_BCHW, timestep=timestep_B, class_labels=label_B).sample
+        ours = model.network(x_BCHW, timestep_B / 1000, label_B)
+    assert (theirs - ours).abs().max() < 2e-3 * ours.abs().max()
+
+
+def test_other_frequencies_are_fitted_better_than_by_leaving_the_weights_as_they_are():
+    diffusion = {"process": "diffusion", "objective": "epsilon"}
+    model = trained(model={"frequency_shift": 0}, diffusion=diffusion, sample={"sampler": "dpmpp"})
+    fitted, difference = approximated(model)
+    kept = build_network(fitted.info.config, len(model.info.labels)).eval()
+    kept.load_state_dict(model.network.state_dict())
+    x_BCHW, timestep_B, label_B = torch.randn(50, 1, 8, 8), torch.arange(0.0, 1000, 20), torch.zeros(50).long()
+    with torch.inference_mode():
+        ours = model.network(x_BCHW, timestep_B, label_B)
+        apart = [(network(x_BCHW, timestep_B, label_B) - ours).std() for network in (fitted.network, kept)]
+    assert difference and 0 < apart[0] < 0.7 * apart[1]
+
+
+def test_a_model_that_is_expressible_is_left_alone_and_others_are_refused(tmp_path: Path):
+    model = trained()
+    assert approximated(model) == (model, None)
+    near, far = trained(model={"frequency_shift": 0}).info, trained(model={"frequency_shift": 0, "norm": "rms"}).info
+    diffusers_config.check_expressible(near, approximately=True)
+    with pytest.raises(UsageError, match="other frequencies than the paper's DiT") as caught:
+        diffusers_config.check_expressible(near)
+    assert "--approximate" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="not even approximately") as caught:
+        diffusers_config.check_expressible(far, approximately=True)
+    assert "--approximate" not in str(caught.value.hint)
 
 
 # --- schedulers

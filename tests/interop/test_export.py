@@ -96,6 +96,18 @@ def test_raw_weights_of_a_run_are_exported_on_request(
 # --- diffusers
 
 
+def test_an_approximation_is_written_on_request_and_its_cost_is_a_number(tmp_path: Path, capsys) -> None:
+    model = {"preset": "diffusers", "width": 32, "depth": 1, "heads": 2, "patch": 7, "frequency_shift": 0}
+    write_model(tmp_path / "small.safetensors", **model)
+    code, _, err = said(capsys, "export small.safetensors --format diffusers")
+    assert code == 2 and "model.frequency_shift=0" in err and "--approximate fits the weights" in err
+    code, out, err = said(capsys, "export small.safetensors --format diffusers --approximate")
+    assert code == 0 and "approximated: on random inputs it differs by 0.0" in err
+    assert diffusers.read(Path(out.strip())).info.config.model.frequency_shift == 1
+    code, _, err = said(capsys, "export small.safetensors --approximate --out x.safetensors")
+    assert code == 2 and "--approximate is for --format diffusers" in err
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_preset_trains_a_model_that_becomes_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
     small = "--set model.width=32 --set model.depth=2 --set model.heads=2 --set data.validation=8"

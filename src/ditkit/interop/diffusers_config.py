@@ -21,6 +21,8 @@ PIPELINE = "DiTPipeline"
 TRANSFORMER = "DiTTransformer2DModel"
 NULL_LABEL = 1000
 _ACTIVATIONS = {"gelu-tanh": "gelu-approximate", "gelu": "gelu"}
+_APPROXIMATED = ("model.frequency_shift", "model.frequency_size", "diffusion.timesteps")
+_WHY = {"model.frequency_shift": ": its features of a timestep have other frequencies than the paper's DiT"}
 _LARGEST_EPS = 1e-5  # the class's default, where Meta's DiT and ditkit have 1e-6
 _FIXED = {  # of a transformer: what ditkit's network is
     "norm_type": "ada_norm_zero",
@@ -55,16 +57,22 @@ def as_json(class_name: str, tree: Mapping[str, Any]) -> list[bytes]:
     return [(json.dumps({**head, **tree}, indent=2) + "\n").encode()]
 
 
-def check_expressible(info: ModelInfo) -> None:
-    """Raise UsageError, naming every setting in the way, unless DiTPipeline can do what the model does."""
+def check_expressible(info: ModelInfo, *, approximately: bool = False) -> None:
+    """Raise UsageError, naming every setting in the way, unless DiTPipeline can do what the model does.
+
+    `approximately` leaves out what `approximate.approximated` changes.
+    """
     obstacles = _obstacles(info)
-    if obstacles:
+    near = all(setting in _APPROXIMATED for setting, _, _ in obstacles)
+    if obstacles and not (near and approximately):
         listed = ", ".join(f"{setting}={_as_text(value)} (it needs {needed})" for setting, value, needed in obstacles)
         model = [setting for setting, _, _ in obstacles if setting.startswith("model.")]
         preset = f"train one that it can express, with --set model.preset={DIFFUSERS}" if model else ""
+        fitted = "--approximate fits the weights to its timesteps, and says how far off that is" if near else ""
+        even = ", not even approximately" if approximately else ""
         raise UsageError(
-            f"diffusers' {PIPELINE} cannot express {listed}",
-            "; ".join(filter(None, [preset, "`--format safetensors` and `onnx` take every model"])),
+            f"diffusers' {PIPELINE} cannot express {listed}{even}",
+            "; ".join(filter(None, [fitted, preset, "`--format safetensors` and `onnx` take every model"])),
         )
 
 
@@ -72,7 +80,7 @@ def _obstacles(info: ModelInfo) -> list[tuple[str, Any, str]]:
     """(setting, its value, what DiTPipeline needs) of each setting that it cannot express."""
     config, diffusion, kind = info.config, info.config.diffusion, info.config.autoencoder.name
     wrong = [
-        (f"model.{key}", getattr(config.model, key), _as_text(needed))
+        (f"model.{key}", getattr(config.model, key), _as_text(needed) + _WHY.get(f"model.{key}", ""))
         for key, needed in OF_DIFFUSERS.items()
         if getattr(config.model, key) != needed and not (key == "mlp" and config.model.mlp in _ACTIVATIONS)
     ]

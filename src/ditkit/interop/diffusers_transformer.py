@@ -43,8 +43,9 @@ def to_ditkit(
         raise CheckpointError(f"{path} lacks the tensor {error.args[0]}", "get the pipeline's folder again") from None
     except _Differ as error:
         raise CheckpointError(
-            f"the blocks of {path} have different copies of {error}, and a DiT has one",
-            "ditkit cannot express such a model",
+            f"every block of {path} embeds timestep and label in its own way ({error} differs), as training with "
+            "diffusers leaves it; the DiT of the paper, and ditkit's, does it once for all blocks",
+            "ditkit reads pipelines that were converted from Meta's weights, or written by `ditkit export`",
         ) from None
     except (RuntimeError, IndexError, ValueError) as error:
         why = (str(error).splitlines() or [""])[0]

@@ -24,7 +24,8 @@ FORMATS = tuple(_ENDINGS)
 class Exported:
     """A file or folder that was written, its size in bytes, and the model in it.
 
-    `difference` is by how much onnxruntime and torch differ, as a part of the largest prediction.
+    `difference` is by how much onnxruntime differs from torch, or an approximation from the model, as a part of the
+    largest prediction; None where neither is concerned.
     """
 
     path: Path
@@ -41,6 +42,7 @@ def export(
     dtype: str = "float32",
     ema: bool = True,
     autoencoder: str | Path | None = None,
+    approximate: bool = False,
     force: bool = False,
     progress: Watch = no_progress,
 ) -> Exported:
@@ -54,6 +56,7 @@ def export(
         dtype: of the weights: float32, float16 or bfloat16.
         ema: take the averaged weights instead of the raw ones.
         autoencoder: the folder of the run's autoencoder, if it has moved.
+        approximate: for diffusers, fit the weights to its features of timesteps where they are other ones.
         force: overwrite what is there.
         progress: shown what is being done.
 
@@ -65,16 +68,20 @@ def export(
     weights = find_weights(None if model is None else str(model), runs_dir(), ema=ema)
     info = read_model_info(weights)
     path = Path(path) if path else Path(f"{model_name(weights)}-{info.step}{_ENDINGS[format]}")
-    _check(info, format, path, force=force)
+    _check(info, format, path, approximate=approximate, force=force)
     with progress(LOADING_TORCH):
         import torch
 
         from ..checkpoint.loading import load, load_network
         from . import diffusers, onnx
+        from .approximate import approximated
         from .base import cast
     numbers, difference = getattr(torch, dtype), None
     if format == "diffusers":
-        diffusers.write(load(weights, autoencoder=autoencoder), path, numbers)
+        trained = load(weights, autoencoder=autoencoder)
+        if approximate:
+            trained, difference = approximated(trained)
+        diffusers.write(trained, path, numbers)
     elif format == "onnx":
         onnx.check_parts()
         with progress("exporting, then checking with onnxruntime …"):
@@ -83,7 +90,8 @@ def export(
         tensors = cast(load_network(info, weights).state_dict(), numbers)
         write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}), FREE_SPACE)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return Exported(path=path, size=sum(file.stat().st_size for file in files), info=info, difference=difference)
+    size = sum(file.stat().st_size for file in files)
+    return Exported(path=path, size=size, info=info, difference=difference)
 
 
 def python_of(pipeline: Exported) -> str:
@@ -102,10 +110,12 @@ def check_words(format: str = FORMATS[0], dtype: str = DTYPES[0]) -> None:
             raise unknown(kind, word, known)
 
 
-def _check(info: ModelInfo, form: str, path: Path, *, force: bool) -> None:
+def _check(info: ModelInfo, form: str, path: Path, *, approximate: bool, force: bool) -> None:
     """Raise DitkitError, before torch loads, for a model that the format cannot express or a place it cannot go to."""
+    if approximate and form != "diffusers":
+        raise UsageError("--approximate is for --format diffusers", "the other formats take every model as it is")
     if form == "diffusers":
-        check_expressible(info)
+        check_expressible(info, approximately=approximate)
         if path.name in ("", ".."):
             raise UsageError(f"--out: {path} names no new folder", "e.g. --out my-pipeline")
         if force and path.exists() and not (path.is_dir() and (is_pipeline(path) or not any(path.iterdir()))):
