@@ -17,7 +17,7 @@ from ..models.size import parameters
 from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import find_weights
 from ..runs.metrics import read_evaluations, spent_seconds
-from ..runs.model_info import ModelInfo, read_model_info
+from ..runs.model_info import ModelInfo, read_model_info, resolve_labels
 
 SHOWN = 10  # images of each run
 FILES = ("losses.png", "samples.png", "compare.md", "compare.json")
@@ -27,7 +27,7 @@ def compare(
     runs: Sequence[str | Path],
     folder: str | Path,
     *,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | int] | None = None,
     seed: int = 0,
     ema: bool = True,
     autoencoder: str | Path | None = None,
@@ -116,10 +116,13 @@ def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
     return {key: [reduce(getattr, key.split("."), config) for config in configs] for key in keys}
 
 
-def _labels_drawn(known: Sequence[Sequence[str]], labels: Sequence[str] | None) -> list[list[str]]:
+def _labels_drawn(known: Sequence[Sequence[str]], labels: Sequence[str | int] | None) -> list[list[str]]:
     """The labels of each run's row: the same where all runs know them, else each run's own, in rows of one length."""
     own = [list(names) or ["any"] * SHOWN for names in known]
-    common = [label for label in labels or own[0] if labels or all(label in names for names in own)][:SHOWN]
+    if labels:
+        common = [label or "any" for label in resolve_labels(known[0], labels)][:SHOWN]
+    else:
+        common = [label for label in own[0] if all(label in names for names in own)][:SHOWN]
     across = len(common) or SHOWN
     return [((common or names) * across)[:across] for names in own]
 

@@ -69,7 +69,7 @@ def sweep(
     model: str | Path | None,
     varied: Mapping[str, Sequence[Any]],
     *,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | int] | None = None,
     seed: int = 0,
     samples: int | None = None,
     features: str | None = None,
@@ -183,7 +183,7 @@ def _combination(config: RunConfig, values: dict[str, Any]) -> tuple[SampleConfi
 
 
 def _timed(
-    trained: Trained, settings: SampleConfig, labels: Sequence[str], seed: int
+    trained: Trained, settings: SampleConfig, labels: Sequence[str | int], seed: int
 ) -> tuple[list[Sample], int, float]:
     """The images, the network calls that each took, and the seconds."""
     from ..sampling.generate import sample

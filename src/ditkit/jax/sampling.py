@@ -36,7 +36,7 @@ _to_clean_and_noise: Any = to_clean_and_noise  # arithmetic that works for array
 
 def sample(
     trained: Trained,
-    labels: Sequence[str] | int,
+    labels: Sequence[str | int] | int,
     *,
     settings: SampleConfig | None = None,
     seed: int = 0,
@@ -60,7 +60,7 @@ def sample(
 
 def sample_batches(
     trained: Trained,
-    labels: Sequence[str] | int,
+    labels: Sequence[str | int] | int,
     *,
     settings: SampleConfig | None = None,
     seed: int = 0,

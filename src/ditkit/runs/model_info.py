@@ -7,8 +7,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, DitkitError, UsageError, unknown
@@ -149,30 +150,41 @@ def _prediction(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def resolve_labels(known: Sequence[str], labels: Sequence[str] | int) -> list[str | None]:
+def resolve_labels(known: Sequence[str], labels: Sequence[str | int] | int) -> list[str | None]:
     """The label of each image to draw; None for each image of a model without labels.
 
     Args:
         known: the labels of the model.
-        labels: one for each image ("any" where the model has none), or how many images, going round the labels. Where
-            no label is itself a number, the number of a class counts as its label: 207 is ImageNet's golden retriever.
+        labels: one for each image ("any" where the model has none), or how many images, going round the labels. A
+            number counts as the label of that name, or, where no label is itself a number, of that class: 207 is
+            ImageNet's golden retriever.
 
     Raises UsageError for a label that the model does not know.
     """
-    if isinstance(labels, int):
-        if labels < 1:
-            raise UsageError(f"cannot draw {labels} images", "ask for one or more")
-        return [known[index % len(known)] if known else None for index in range(labels)]
-    words = [composed(word) for word in ([labels] if isinstance(labels, str) else labels)]
+    if not hasattr(labels, "__len__"):
+        count = index(cast("int", labels))
+        if count < 1:
+            raise UsageError(f"cannot draw {count} images", "ask for one or more")
+        return [known[number % len(known)] if known else None for number in range(count)]
+    given: Sequence[str | int] = [labels] if isinstance(labels, str) else cast("Sequence[str | int]", labels)
+    words = [composed(word) if isinstance(word, str) else _number(word) for word in given]
     spelled = {composed(label): label for label in known}  # accents in one way, whatever the system
     if not any(re.fullmatch(r"-?[\d.]+", label) for label in known):
-        words = [_of_number(word, known) for word in words]
+        words = [_of_number(word, list(spelled)) for word in words]
     for word in words:
         if not known and word != "any":
             raise UsageError(f"this model has no labels, so there is no {word!r}", "say how many images to draw")
         if known and word not in spelled:
             raise unknown("label", word, known)
     return [spelled[word] if known else None for word in words]
+
+
+def _number(label: int) -> str:
+    """A class number, of Python, NumPy or torch, as a word."""
+    try:
+        return str(index(label))
+    except TypeError:
+        raise UsageError(f"{label!r} is neither a label nor the number of a class", "e.g. 3, or '3'") from None
 
 
 def _of_number(word: str, known: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from ..io import paths, text
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import find_run, find_weights
-from ..runs.model_info import read_model_info
+from ..runs.model_info import read_model_info, resolve_labels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +31,7 @@ def animate(
     path: str | Path | None = None,
     *,
     kind: str = "train",
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | int] | None = None,
     settings: SampleConfig | None = None,
     seed: int = 0,
     frames: int = FRAMES,
@@ -96,10 +96,10 @@ def _place(path: Path | None, kind: str, weights: Path) -> Path:
     return path
 
 
-def _labels_drawn(kind: str, labels: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The label of each image. Raises UsageError for more than a GIF can show."""
+def _labels_drawn(kind: str, labels: Sequence[str | int] | None, known: Sequence[str]) -> list[str]:
+    """The label of each image. Raises UsageError for more than a GIF can show, and for one that is unknown."""
     count = 10 if kind == "denoise" else 4
-    wanted = list(labels or known[:count] or ["any"] * count)
+    wanted = [label or "any" for label in resolve_labels(known, labels or known[:count] or count)]
     if kind == "denoise" and len(wanted) > MOST_IMAGES:
         raise UsageError(f"--labels asks for more than {MOST_IMAGES} images, too many for a GIF", "ask for fewer")
     if kind == "interpolate" and len(wanted) > MOST_STOPS:

@@ -48,7 +48,7 @@ class Edit:
 def edit(
     trained: Trained,
     image: np.ndarray,
-    labels: Sequence[str] | int,
+    labels: Sequence[str | int] | int,
     *,
     paint: np.ndarray | None = None,
     strength: float = 1.0,

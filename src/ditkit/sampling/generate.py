@@ -52,7 +52,7 @@ class TrainedModel(Protocol):
 
 def sample(
     trained: TrainedModel,
-    labels: Sequence[str] | int,
+    labels: Sequence[str | int] | int,
     *,
     settings: SampleConfig | None = None,
     seed: int = 0,
@@ -68,8 +68,8 @@ def sample(
     """Draw one image per label, the i-th with seed `seed + i`.
 
     Args:
-        labels: or a number: that many images, going round the labels. An unconditional model takes a number, or the
-            word "any" as often as there are images to draw.
+        labels: names or class numbers; or how many images, going round the labels. An unconditional model takes that,
+            or the word "any" as often as there are images to draw.
         settings: those of the weights file if None; the arguments below replace single ones.
         guidance: 1 is plain conditional sampling, 0 ignores the label.
         guidance_interval: noise levels in [0, 1] between which to guide.

@@ -34,7 +34,7 @@ class Frame:
 
 def interpolate(
     trained: Trained,
-    labels: Sequence[str] | int,
+    labels: Sequence[str | int] | int,
     *,
     frames: int = 16,
     seed: int = 0,
