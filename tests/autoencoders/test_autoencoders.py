@@ -150,7 +150,7 @@ def test_damaged_missing_and_foreign_files_are_reported_in_one_line(tmp_path: Pa
     weights.write_bytes(content[:-40])
     assert "cannot read the autoencoder" in message()
     weights.unlink()
-    assert "lacks diffusion_pytorch_model.safetensors" in message()
+    assert "has no weights: no diffusion_pytorch_model.safetensors" in message()
     write_tiny(tmp_path / "a", channels=7)
     assert "has channels 7, the settings say 5" in message()
     settings_file = tmp_path / "a" / "config.json"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from autoencoders import write_kl
 from command_line import said, write_run
+from diffusers_folder import write_stock
 from foreign import Meta, Original
 from hub_server import Hub, hub
 from PIL import Image
@@ -20,6 +21,7 @@ from PIL import Image
 from ditkit import import_model, load, recipes
 from ditkit.cli import app, original_faces
 from ditkit.errors import UsageError
+from ditkit.io import safetensors
 from ditkit.runs.folder import RunFolder
 
 TINY = (
@@ -293,6 +295,23 @@ def test_a_repository_of_the_hub_is_fetched_once(place: Path, server: Hub, capsy
 def test_what_is_unclear_on_the_hub_is_asked_for(server: Hub, what: str, message: str, hint: str, capsys) -> None:
     code, out, err = said(capsys, f"import {what}")
     assert code in (2, 4) and out == "" and message in err and hint in err, err
+
+
+def test_a_pipeline_of_pickles_alone_is_fetched_imported_and_drawn(place: Path, server: Hub, capsys) -> None:
+    """The layout of facebook/DiT-XL-2-256: .bin only, in transformer and in vae."""
+    stock = write_stock(place / "stock")
+    for part in ("transformer", "vae"):
+        path = stock / part / "diffusion_pytorch_model.safetensors"
+        torch.save(safetensors.parse(bytearray(path.read_bytes()), path), path.with_suffix(".bin"))
+        path.unlink()
+    files = {path.relative_to(stock).as_posix(): path.read_bytes() for path in stock.rglob("*") if path.is_file()}
+    files |= {"README.md": b"x", "transformer/diffusion_pytorch_model.fp16.bin": b"x"}
+    server.repositories["model", "someone/DiT-XL-2-256"] = files
+    out, err = done(capsys, "import someone/DiT-XL-2-256 --as imagenet")
+    assert out == "runs/imagenet\n" and "this is diffusers DiTPipeline" in err
+    assert not any("fp16" in name or "README" in name for name in server.asked)
+    done(capsys, f"sample --model imagenet --labels tench --quiet {DRAW}")
+    assert list(place.glob("samples/*/*.png"))
 
 
 # --- faces that nobody here draws

@@ -192,14 +192,6 @@ def test_tensors_of_another_shape_are_refused(name: str, tmp_path: Path):
         diffusers.read(stock)
 
 
-def test_a_pipeline_of_pickles_is_refused_with_a_way_out(tmp_path: Path):
-    stock = write_stock(tmp_path / "stock")
-    (stock / WEIGHTS).rename(stock / "transformer/diffusion_pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"it has diffusion_pytorch_model\.bin") as caught:
-        diffusers.read(stock)
-    assert ".transformer.save_pretrained" in str(caught.value.hint)
-
-
 def test_only_folders_of_the_pipeline_are_taken_for_one(tmp_path: Path):
     assert not diffusers_config.is_pipeline(tmp_path)
     (tmp_path / "model_index.json").write_text("[", encoding="utf-8")

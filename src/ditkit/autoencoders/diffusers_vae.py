@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import DataError
+from ..io.weight_files import variant_of
 from .contract import Posterior
-from .files import find_files, fingerprint
+from .files import find_files, fingerprint, weights
 
 
 class DiffusersAutoencoder:
@@ -44,7 +45,9 @@ def _read(kind: type[Any], folder: Path) -> Any:
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of settings that older versions wrote
     try:
-        return kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
+        name = weights(folder)[0].name  # of a pickle diffusers, too, reads tensors only
+        options = {"use_safetensors": name.endswith(".safetensors"), "variant": variant_of(name) or None}
+        return kind.from_pretrained(str(folder), local_files_only=True, low_cpu_mem_usage=False, **options)
     except Exception as error:  # diffusers, safetensors and torch raise many kinds for a damaged file
         if "torchvision" in str(error):
             raise  # torchvision of another release than torch: no fault of the file

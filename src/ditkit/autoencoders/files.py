@@ -13,6 +13,7 @@ from ..config import AutoencoderConfig, RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..io.atomic import update_digest
 from ..io.paths import as_stored, expanded
+from ..io.weight_files import component_files
 
 PIXEL = "pixel"
 CONFIG = "config.json"
@@ -118,9 +119,6 @@ def described(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": _KINDS[name], "channels": channels, "shrink": 2 ** (len(blocks) - 1)}
 
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
 def find_files(config: RunConfig) -> Path:
     """The folder of the config's autoencoder, downloaded if need be. Raises DataError if it cannot be found."""
     source = config.autoencoder.source
@@ -130,14 +128,15 @@ def find_files(config: RunConfig) -> Path:
     if path.is_dir():
         folder = autoencoder_folder(path)
     elif is_repository(source):
-        from ..io.snapshot import snapshot
+        from ..io.snapshot import files_of, snapshot
 
-        revision, files = config.autoencoder.revision, (CONFIG, WEIGHTS)
-        folder = snapshot(source, kind="model", revision=revision, wanted=files, by_hand=BY_HAND)
+        revision = config.autoencoder.revision
+        names = files_of(source, kind="model", revision=revision, by_hand=BY_HAND, needed=(CONFIG,))
+        wanted = (CONFIG, *component_files(names, source))
+        folder = snapshot(source, kind="model", revision=revision, wanted=wanted, by_hand=BY_HAND)
     else:
         raise DataError(f"the autoencoder's folder {source} does not exist", "name it with --autoencoder FOLDER")
-    if not (folder / WEIGHTS).is_file():
-        raise DataError(f"{folder} lacks {WEIGHTS}", "ditkit reads no pickles (.bin): get the safetensors file")
+    weights(folder)
     _check(config, folder)
     return folder
 
@@ -159,9 +158,15 @@ def _check(config: RunConfig, folder: Path) -> None:
         )
 
 
+def weights(folder: Path) -> list[Path]:
+    """The files of the autoencoder's weights. Raises CheckpointError if there are none."""
+    return [folder / name for name in component_files((path.name for path in folder.iterdir()), folder)]
+
+
 def fingerprint(folder: Path) -> str:
     """A SHA-256 of config and weights."""
     digest = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
-    with (folder / WEIGHTS).open("rb") as file:
-        update_digest(digest, file)
+    for path in weights(folder):
+        with path.open("rb") as file:
+            update_digest(digest, file)
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,32 @@ from .. import recipes
 from ..checkpoint.loading import build_network, read_tensors
 from ..checkpoint.tensors import check_tensors
 from ..config import to_dict
-from ..errors import CheckpointError, UsageError
-from ..runs.lookup import PICKLES
+from ..errors import CheckpointError
 from ..runs.model_info import has_model_info, read_model_info
-from . import diffusers, diffusers_config, meta, original, remap, torch_file
+from . import diffusers, diffusers_config, meta, original, remap
 from .base import ForeignModel, short_names
 from .file_kinds import is_safetensors
+from .folders import find_model
 from .state_dicts import choose, find_networks, metadata
 from .unsupported import KNOWN, describe
+from .weights import read_files, read_tree
 
-SUFFIXES = (".safetensors", *PICKLES)
 
-
-def read_foreign(path: Path, settings: Mapping[str, Any] = {}, project: str | None = None) -> ForeignModel:
+def read_foreign(
+    path: Path, settings: Mapping[str, Any] = {}, project: str | None = None, state_dict: str | None = None
+) -> ForeignModel:
     """The model of a file or a folder, checked; `settings` ({"sample": {"steps": 50}}) replace its own.
 
-    `project` is one of projects.PROJECTS, for a file that does not say whose training it is from.
+    `project` is one of projects.PROJECTS, for a file that does not say whose training it is from; `state_dict` is where
+    in the file the weights are that shall be taken of several ("ema_0.999").
     Raises CheckpointError for what is damaged, refused or in no known format, UsageError for what is ambiguous.
     """
-    model = (_read_folder if path.is_dir() else _read_file)(path, settings, project)
+    place = find_model(path)
+    if place.pipeline:
+        model = _read_pipeline(place.pipeline)
+    else:
+        model = _read_files(place.files, settings, project, state_dict)
+    model = dataclasses.replace(model, notes=(*([place.note] if place.note else []), *model.notes))
     config = recipes.build(to_dict(model.info.config), settings)
     model = dataclasses.replace(model, info=dataclasses.replace(model.info, config=config))
     for tensors in (model.ema, model.raw):
@@ -56,27 +63,24 @@ def _check_shapes(model: ForeignModel, tensors: Mapping[str, Tensor], path: Path
     check_tensors(shapes, tensors, path)
 
 
-def _read_folder(folder: Path, settings: Mapping[str, Any], project: str | None) -> ForeignModel:
-    if (folder / "model_index.json").is_file():
-        if diffusers_config.is_pipeline(folder):
-            model = diffusers.read(folder)
-            labels = short_names(model.info.labels)
-            return dataclasses.replace(model, info=dataclasses.replace(model.info, labels=labels))
+def _read_pipeline(folder: Path) -> ForeignModel:
+    if not diffusers_config.is_pipeline(folder):
         raise CheckpointError(f"{folder} is a pipeline of diffusers, but no DiTPipeline", KNOWN)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if len(files) != 1:
-        names = ", ".join(path.name for path in files[:5]) or "no file of weights"
-        raise UsageError(f"{folder} holds {names}: which is it?", "name one file, or the folder of a DiTPipeline")
-    return _read_file(files[0], settings, project)
+    model = diffusers.read(folder)
+    labels = short_names(model.info.labels)
+    return dataclasses.replace(model, info=dataclasses.replace(model.info, labels=labels))
 
 
-def _read_file(path: Path, settings: Mapping[str, Any], project: str | None) -> ForeignModel:
+def _read_files(
+    paths: Sequence[Path], settings: Mapping[str, Any], project: str | None, state_dict: str | None
+) -> ForeignModel:
+    path = paths[0]
     if is_safetensors(path) and has_model_info(path):
         return _read_own(path)
-    tree = read_tensors(path) if is_safetensors(path) else torch_file.read(path)
+    tree = read_files(paths) if len(paths) > 1 else read_tree(path)
     for reader in (original, meta):
         if networks := find_networks(tree, reader.MARK):
-            choice = choose(networks)
+            choice = choose(networks, state_dict)
             choice.check_size(path)
             model = reader.read(choice, metadata(tree), path, settings, project)
             return dataclasses.replace(model, notes=(*([choice.note] if choice.note else []), *model.notes))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .. import recipes
-from ..checkpoint.loading import Trained, read_tensors
+from ..checkpoint.loading import Trained
 from ..errors import CheckpointError
 from ..io import safetensors
 from ..io.atomic import Content, write_folder
+from ..io.weight_files import component_files, variant_of
 from ..runs.model_info import ModelInfo
 from . import diffusers_vae
 from .base import ForeignModel, cast
@@ -30,6 +31,7 @@ from .diffusers_config import (
 )
 from .diffusers_scheduler import read_scheduler_config, scheduler_config
 from .diffusers_transformer import label_table, labels_in_use, to_diffusers, to_ditkit
+from .weights import read_files
 
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _SCHEDULER = "scheduler_config.json"
@@ -45,7 +47,10 @@ def read(folder: Path) -> ForeignModel:
     tree = read_json(folder / INDEX)
     if tree.get("_class_name") != PIPELINE:
         raise CheckpointError(f"{folder} is a {tree.get('_class_name')} of diffusers", f"ditkit reads a {PIPELINE}")
-    tensors = _read_tensors(transformer)
+    if not transformer.is_dir():
+        raise CheckpointError(f"{folder} has no folder transformer", "get the whole folder of the pipeline")
+    files = component_files((path.name for path in transformer.iterdir()), transformer)
+    tensors = read_files([transformer / name for name in files])
     try:
         info, note = _model_info(folder, tree, tensors)
     except (TypeError, ValueError, OverflowError) as error:
@@ -53,7 +58,9 @@ def read(folder: Path) -> ForeignModel:
     model = info.config.model
     outputs = info.config.shape[0] * (2 if model.learned_sigma else 1)
     ema = to_ditkit(tensors, model, len(info.labels), outputs=outputs, path=transformer / _WEIGHTS)
-    assumed, notes = not tree.get("id2label"), (note,) if note else ()
+    variant = variant_of(files[0])
+    taken = f"its weights are those of the variant {variant}, for it has no others" if variant else ""
+    assumed, notes = not tree.get("id2label"), tuple(filter(None, (note, taken)))
     return ForeignModel(origin=f"diffusers {PIPELINE}", info=info, ema=ema, names_are_assumed=assumed, notes=notes)
 
 
@@ -90,17 +97,6 @@ def _labels(names: Any, table: Tensor, folder: Path) -> tuple[str, ...]:
     labels = [named.get(number) or str(number) for number in range(count)]
     counts = Counter(labels)
     return tuple(name if counts[name] == 1 else f"{name} {number}" for number, name in enumerate(labels))
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / _WEIGHTS
-    if path.is_file():
-        return read_tensors(path)
-    others = ", ".join(sorted(other.name for other in folder.glob("diffusion_pytorch_model*"))) or "no weights"
-    raise CheckpointError(
-        f"{folder} lacks {_WEIGHTS}; it has {others}",
-        f"ditkit reads no pickles; in Python: {PIPELINE}.from_pretrained(FOLDER).transformer.save_pretrained({folder})",
-    )
 
 
 def write(trained: Trained, folder: Path, dtype: torch.dtype = torch.float32) -> None:

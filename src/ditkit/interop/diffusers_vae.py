@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autoencoders.files import PIXEL, WEIGHTS, fingerprint, read_config, settings
-from ..checkpoint.loading import read_tensors
+from ..autoencoders.files import PIXEL, fingerprint, read_config, settings, weights
 from ..errors import CheckpointError, UsageError
 from ..latents.codec import Codec
 from ..runs.model_info import LatentStats, ModelInfo
 from .diffusers_config import PIPELINE
+from .weights import read_files
 
 # AutoencoderTiny squashes latents, 3 tanh(x / 3): in float32 that is the identity for numbers this small; a power of
 # two adds no rounding.
@@ -112,11 +112,6 @@ def read(folder: Path, channels: int, side: int) -> tuple[dict[str, Any], dict[s
     image_channels = int(tree.get("in_channels", 3))
     if _is_identity(folder, tree, channels):
         return {"image_size": side, "channels": channels}, {"name": PIXEL}, None
-    if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{folder} lacks {WEIGHTS}",
-            f"ditkit reads no pickles; in Python: {PIPELINE}.from_pretrained(FOLDER).vae.save_pretrained({folder})",
-        )
     section = settings(str(folder))
     if section["channels"] != channels:
         raise CheckpointError(
@@ -132,8 +127,7 @@ def read(folder: Path, channels: int, side: int) -> tuple[dict[str, Any], dict[s
 def _is_identity(folder: Path, tree: Mapping[str, Any], channels: int) -> bool:
     """Whether it is the one that `identity` makes."""
     name, config, tensors = identity(channels)
-    path = folder / WEIGHTS
     if tree.get("_class_name") != name or any(tree.get(key) != value for key, value in config.items()):
         return False
-    stored = read_tensors(path) if path.is_file() else {}
+    stored = read_files(weights(folder))
     return set(stored) == set(tensors) and all(torch.equal(stored[name].float(), tensors[name]) for name in tensors)

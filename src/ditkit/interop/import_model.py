@@ -21,6 +21,7 @@ from ..io.hub import HubAddress, address, is_hub, parse
 from ..io.paths import check_space, expanded
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..io.snapshot import files_of, snapshot, source_of
+from ..io.weight_files import component_files
 from ..runs import folder as run_folder
 from ..runs import manifest
 from ..runs.folder import RunFolder
@@ -210,7 +211,7 @@ def _choose(place: HubAddress, names: Sequence[str]) -> tuple[str, list[str]]:
         return subset, [subset]
     inside = [name for name in names if not place.subset or name.startswith(f"{place.subset}/")]
     if (f"{place.subset}/" if place.subset else "") + _PIPELINE in inside:
-        return place.subset, [name for name in inside if name.endswith((".json", ".safetensors"))]
+        return place.subset, _of_pipeline(inside)
     files = [name for name in inside if _is_weights(name)]
     files = [name for name in files if name.endswith(".safetensors")] or files
     if len(files) == 1:
@@ -220,6 +221,17 @@ def _choose(place: HubAddress, names: Sequence[str]) -> tuple[str, list[str]]:
         raise UsageError(f"{where} has no file of weights that ditkit reads", "it reads .pt and .safetensors")
     listed = ", ".join(files[:6]) + (" …" if len(files) > 6 else "")
     raise UsageError(f"{where} has several files of weights: {listed}", f"name one: `ditkit import {where}/{files[0]}`")
+
+
+def _of_pipeline(names: Sequence[str]) -> list[str]:
+    """The files of a pipeline that are needed: its settings, and one set of weights of each part."""
+    wanted = [name for name in names if name.endswith(".json")]
+    for part in ("transformer", "vae"):
+        folders = {name.rpartition("/")[0] for name in names if f"/{name}".rpartition("/")[0].endswith(f"/{part}")}
+        for folder in folders:
+            inside = [name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == folder]
+            wanted += [f"{folder}/{name}" for name in component_files(inside, folder)]
+    return wanted
 
 
 def write_as_run(

@@ -1,0 +1,143 @@
+"""Which files in a folder are the model: of a training's results, a library's checkpoint, the hub's cache; no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError, UsageError
+from ..io.weight_files import grouped, shards_beside, whole
+from ..runs.lookup import PICKLES
+from .file_kinds import KNOWN_FILES
+
+INDEX = "model_index.json"  # of a pipeline of diffusers
+_ENDINGS = (".safetensors", *PICKLES, ".tar")
+_BESIDE = re.compile(  # what trainings keep beside the weights
+    r"(optimizer|scheduler|random_states|rng_state|scaler|training_args|sampler|custom_checkpoint|dl_state)\w*\."
+    r"|.*optim_states\.pt$|args\.|.*discriminator|.*lpips",
+    re.IGNORECASE,
+)
+_STEP = re.compile(r"(?:.*[a-z_=-])?(\d+)(?:\.\w+)*", re.IGNORECASE)
+_STEPS = re.compile(r"(checkpoint|ckpt|step|epoch|iter|global_step)s?[-_=]?\d+", re.IGNORECASE)
+_LISTED = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Where a model is: the folder of a pipeline, or the files of one set of weights."""
+
+    pipeline: Path | None = None
+    files: Sequence[Path] = ()
+    note: str = ""  # which was taken of several, in words
+
+
+def find_model(place: Path) -> Model:
+    """The model in a file or a folder.
+
+    Raises UsageError where several could be meant, CheckpointError for a folder that holds none, or one of a kind
+    that ditkit does not read, which it names.
+    """
+    if not place.is_dir():
+        return Model(files=shards_beside(place))
+    if (place / INDEX).is_file():
+        return Model(pipeline=place)
+    if (place / "snapshots").is_dir():
+        return find_model(_snapshot(place))
+    names = [path.name for path in place.iterdir() if path.is_file() and not path.name.startswith(".")]
+    weights = [name for name in names if name.lower().endswith(_ENDINGS) and not _BESIDE.match(name)]
+    _refuse_parts(place, names)
+    if not weights:
+        return _in_subfolder(place)
+    groups = _preferred(grouped_or_alone(weights))
+    if len(groups) == 1:
+        return Model(files=[place / name for name in whole(groups[0], place)])
+    numbered = [(_number(names[0]), names) for names in groups]
+    if place.name == "checkpoints" and all(number is not None for number, _ in numbered):
+        newest = max(numbered, key=lambda pair: pair[0] or 0)[1]
+        note = f"of {len(groups)} checkpoints in {place} the newest: {newest[0]}"
+        return Model(files=[place / name for name in newest], note=note)
+    listed = ", ".join(names[0] for names in groups[:_LISTED]) + (" …" if len(groups) > _LISTED else "")
+    raise UsageError(
+        f"{place} holds several files of weights: {listed}", f"name one: `ditkit import {place / groups[0][0]}`"
+    )
+
+
+def grouped_or_alone(names: Iterable[str]) -> list[list[str]]:
+    """Files of weights, those that are shards of one together."""
+    groups = grouped(names)
+    together = list(groups.values())
+    return together + [[name] for name in sorted(set(names) - {name for group in together for name in group})]
+
+
+def _preferred(groups: list[list[str]]) -> list[list[str]]:
+    """Without the .bin of weights that are there as .safetensors, too, as repositories of the hub have them."""
+    if any(group[0].endswith(".safetensors") for group in groups):
+        both = [group for group in groups if not re.match(r"(pytorch_)?model[-.]", group[0]) or _is_safe(group)]
+        return both or groups
+    return groups
+
+
+def _is_safe(group: Sequence[str]) -> bool:
+    return group[0].endswith(".safetensors")
+
+
+def _snapshot(folder: Path) -> Path:
+    """The folder of the files in a repository's folder of the hub's cache: of its main branch, or the only one."""
+    snapshots = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+    try:
+        main = folder / "snapshots" / (folder / "refs/main").read_text(encoding="utf-8").strip()
+    except OSError:
+        main = None
+    if main and main.is_dir():
+        return main
+    if len(snapshots) == 1:
+        return snapshots[0]
+    listed = ", ".join(path.name[:12] for path in snapshots) or "none"
+    raise UsageError(
+        f"{folder} is a repository in the cache of the hub, with the snapshots {listed}", "name the folder of one"
+    )
+
+
+def _refuse_parts(folder: Path, names: Sequence[str]) -> None:
+    """Raise CheckpointError for checkpoints in parts that only the program that wrote them puts together."""
+    if any(name.endswith(".distcp") for name in names):
+        raise CheckpointError(
+            f"{folder} is a checkpoint of torch.distributed.checkpoint, in parts",
+            f"put it together: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pt`",
+        )
+    if any(re.match(r"(bf16_)?zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt", name) for name in names):
+        raise CheckpointError(
+            f"{folder} is a checkpoint of DeepSpeed's ZeRO-3, in parts",
+            f"put it together: `python zero_to_fp32.py {folder.parent} weights.pt`; DeepSpeed put that file beside it",
+        )
+
+
+def _in_subfolder(folder: Path) -> Model:
+    """The model in a folder that holds no weights itself: below `checkpoints`, in the newest step, in its only one."""
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if (folder / "checkpoints").is_dir():
+        return find_model(folder / "checkpoints")
+    steps = [path for path in folders if _STEPS.fullmatch(path.name)]
+    if steps:
+        newest = max(steps, key=lambda path: _number(path.name) or 0)
+        model = find_model(newest)
+        note = f"of {len(steps)} checkpoints in {folder} the newest: {newest.name}" if len(steps) > 1 else model.note
+        return Model(pipeline=model.pipeline, files=model.files, note=note)
+    entries = sorted(path.name for path in folder.iterdir())
+    if len(entries) == 1 and folders:
+        return find_model(folders[0])
+    if not entries:
+        raise CheckpointError(f"{folder} is empty", "check the path")
+    if any(path.name == "transformer" for path in folders):
+        raise CheckpointError(
+            f"{folder} looks like a pipeline of diffusers, and lacks {INDEX}", "get the whole folder of the pipeline"
+        )
+    listed = ", ".join(entries[:_LISTED]) + (" …" if len(entries) > _LISTED else "")
+    raise CheckpointError(f"{folder} holds no file of weights; it has {listed}", KNOWN_FILES)
+
+
+def _number(name: str) -> int | None:
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match else None
