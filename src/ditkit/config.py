@@ -188,6 +188,7 @@ class TrainConfig:
     validate_every: Count = 250
     evaluate_every: Count | None = None  # steps between measurements of the KID of a few drawn images
     evaluate_samples: Annotated[int, Field(ge=10, le=100_000)] = 256  # images drawn for it
+    evaluate_labels: Literal["data", "even"] = "data"  # their labels: as often as the images have them, or in turn
     keep: Annotated[int, Field(ge=1, le=1000)] = 2  # newest checkpoints kept, besides that of the best validation loss
     keep_every: Count | None = None  # checkpoints at multiples of this step are kept permanently
     spike: Annotated[float, Field(gt=1, le=1e9)] = 20.0  # a loss this many times its running mean is not learnt from

@@ -48,6 +48,7 @@ class Evaluated:
     step: int
     kid: float
     error: float  # standard error of it
+    of: str = ""  # how many images, and of which labels
 
 
 @dataclass(frozen=True, kw_only=True)

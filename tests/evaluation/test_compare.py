@@ -12,6 +12,7 @@ from PIL import Image
 import ditkit
 from ditkit.cli.app import main
 from ditkit.errors import UsageError
+from ditkit.evaluation.compare import table
 from ditkit.recipes import build, tree
 
 
@@ -31,6 +32,43 @@ def runs(tmp_path_factory):
     return place
 
 
+def evaluated(frechet: float, error: float, *, images: int = 100, labels_as: str = "data", reference: str = "a"):
+    """A record of evaluation.json, as compare.json has it."""
+    metrics = {"frechet": frechet, "frechet_error": error, "kid": -0.002, "kid_error": 0.003}
+    about = {"images": images, "features": "lenet", "labels_as": labels_as, "reference": reference}
+    return {"metrics": metrics, **about}
+
+
+def compared(*evaluations) -> str:
+    rows = [{"run": name, "evaluation": record} for name, record in zip("ab", evaluations, strict=True)]
+    return "\n".join(table({"runs": rows, "differing": {}}))
+
+
+def test_a_difference_below_noise_is_said_and_figures_carry_their_errors():
+    near, far = compared(evaluated(0.5, 0.1), evaluated(0.6, 0.1)), compared(evaluated(0.5, 0.1), evaluated(2, 0.1))
+    assert "| 0.50 ± 0.10 | -0.0020 ± 0.0030 |" in near and "± is one standard error" in near
+    assert "no row is best beyond noise (two standard errors) in Fréchet, KID" in near
+    assert "in KID:" in far and "a KID below 0 is 0 within its error" in far
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"labels_as": "even"}, "were drawn or seen in different ways"),
+        ({"images": 50}, "were drawn or seen in different ways"),
+        ({"reference": "b"}, "were compared with different real ones"),
+    ],
+)
+def test_figures_that_do_not_compare_are_not_compared(other, said):
+    lines = compared(evaluated(0.5, 0.01), evaluated(0.9, 0.01, **other))
+    assert said in lines and "beyond noise" not in lines
+
+
+def test_older_records_are_of_labels_in_turn(runs, tmp_path, capsys):
+    assert compare(runs, "narrow", "wide", "--labels", "3", "--out", "old") == 0
+    assert "Fréchet (features unknown, 100 images, labels in turn)" in capsys.readouterr().out
+
+
 def compare(runs, *line: str) -> int:
     return main(["compare", *line, "--runs-dir", str(runs), "--device", "cpu"])
 
@@ -42,7 +80,8 @@ def test_figures_differences_and_pictures_of_two_runs(runs, tmp_path, capsys):
     record = json.loads((tmp_path / "c/compare.json").read_text(encoding="utf-8"))
     narrow, wide = record["runs"]
     assert narrow["parameters"] < wide["parameters"] and narrow["step"] == wide["step"] == 3
-    assert wide["frechet (100 images)"] == 12.5 and 0 < narrow["best"] <= narrow["validation loss"]
+    assert wide["evaluation"]["metrics"] == {"frechet": 12.5} and "evaluation" not in narrow
+    assert 0 < narrow["lowest validation loss"] <= narrow["validation loss"]
     assert (tmp_path / "c/compare.md").read_text(encoding="utf-8") in out
     with Image.open(tmp_path / "c/losses.png") as losses, Image.open(tmp_path / "c/samples.png") as samples:
         assert losses.width > 500 and np.asarray(samples).std() > 10

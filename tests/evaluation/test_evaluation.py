@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
 import numpy as np
 import pytest
 
+import ditkit.evaluation.evaluate as evaluate_module
 from ditkit.cli.app import main
 from ditkit.data.contract import open_dataset
 from ditkit.errors import DataError, MachineError, UsageError
 from ditkit.evaluation.evaluate import FeatureCache, evaluate, joined
 from ditkit.evaluation.features import open_extractor
 from ditkit.evaluation.judge import Judge, open_judge
-from ditkit.evaluation.metrics import frechet, inception_score, kid, precision_recall, statistics
+from ditkit.evaluation.metrics import (
+    frechet,
+    frechet_error,
+    inception_score,
+    kernel_sums,
+    kid,
+    precision_recall,
+    share_error,
+    statistics,
+    without_first,
+)
 from ditkit.evaluation.neighbours import nearest
 from ditkit.evaluation.reference import Reference
 from ditkit.recipes import load
@@ -53,10 +65,61 @@ def test_the_frechet_distance_is_the_closed_form_of_gaussians():
 
 def test_kid_is_unbiased_and_its_error_covers_it():
     real = gaussians(600, 0, 1)
-    same = [kid(gaussians(300, 0, 1, seed=seed), real, seed=seed) for seed in range(1, 9)]
+    same = [kid(gaussians(300, 0, 1, seed=seed), real) for seed in range(1, 9)]
     assert abs(np.mean([value for value, _ in same])) < 2 * np.mean([error for _, error in same])
     value, error = kid(gaussians(300, 1, 1, seed=9), real)
-    assert value > 20 * error > 0
+    assert value > 8 * error > 0
+
+
+@pytest.mark.parametrize("count", [20, 300, 1200])
+@pytest.mark.parametrize("shift", [0, 0.3])
+def test_the_errors_of_distances_are_about_how_far_repeated_draws_scatter(count, shift):
+    real = statistics(gaussians(20_000, 0, 1, seed=99))
+    values = []
+    for seed in range(24):
+        drawn = gaussians(count, shift, 1, seed=2 * seed)
+        kernel = kid(drawn, gaussians(count, 0, 1, seed=2 * seed + 1))
+        values.append((*kernel, frechet(statistics(drawn), real), frechet_error(drawn, real)))
+    kids, kid_errors, distances, errors = np.array(values).T
+    assert kid_errors.min() > 0 and errors.min() > 0
+    assert 0.6 < kid_errors.mean() / kids.std() < 2.5 and 0.6 < errors.mean() / distances.std() < 2.5
+
+
+def test_the_kid_of_all_images_expects_what_the_mean_over_subsets_does():
+    drawn, real = gaussians(900, 0.2, 1), gaussians(1500, 0, 1, seed=1)
+    source = np.random.default_rng(0)
+    subsets = [kid(source.permutation(drawn)[:150], source.permutation(real)[:150])[0] for _ in range(100)]
+    value, error = kid(drawn, real, real_sums_M=kernel_sums(real))
+    assert value == kid(drawn, real)[0] and abs(np.mean(subsets) - value) < error
+
+
+def test_labels_drawn_a_set_number_of_times_leave_the_kid_without_bias():
+    """Drawn in turn, ten labels far apart have fewer pairs of one label than images drawn by chance."""
+    middles = np.random.default_rng(0).normal(0, 2, (10, 8))
+    plain, right = [], []
+    for seed in range(1, 25):
+        source = np.random.default_rng(seed)
+        real, drawn = (
+            middles[ids] + source.normal(0, 0.5, (len(ids), 8)) for ids in (np.arange(2000) % 10, np.arange(30) % 10)
+        )
+        labels = [str(number % 10) for number in range(30)]
+        plain.append(kid(drawn, real)), right.append(kid(drawn, real, labels=labels))
+    values, errors = np.array(right).T
+    assert abs(values.mean()) < 3 * values.std() / len(values) ** 0.5 and 0.6 < errors.mean() / values.std() < 5
+    assert np.mean([value for value, _ in plain]) < -5 * values.std()
+
+
+def test_statistics_without_the_first_images_are_those_of_the_others():
+    features = gaussians(50, 1, 2)
+    rest, without = statistics(features[20:]), without_first(statistics(features), features[:20])
+    assert without.images == 30
+    np.testing.assert_allclose(without.mean_F, rest.mean_F, atol=1e-12)
+    np.testing.assert_allclose(without.covariance_FF, rest.covariance_FF, atol=1e-12)
+
+
+def test_a_share_of_few_images_is_never_sure():
+    assert share_error(1.0, 20) > 0.02 and share_error(0.0, 20) == pytest.approx(share_error(1.0, 20))
+    assert share_error(0.5, 10_000) == pytest.approx(0.005, rel=1e-3)
 
 
 def test_precision_and_recall_tell_blurred_from_narrow():
@@ -174,10 +237,24 @@ def test_the_command_keeps_its_figures_with_what_they_depend_on(few_digits, tmp_
     assert record["drawn"]["steps"] == 2 and record["drawn"]["samples"] == 20 and record["step"] == 5400
     assert record["features"]["distance"] == "Fréchet distance (LeNet)" and record["reference"]["images"] == 400
     assert 0 <= record["metrics"]["accuracy"] <= 1 and record["metrics"]["frechet"] > 0
+    assert all(error > 0 for name, error in record["metrics"].items() if name.endswith("_error"))
+    assert record["drawn"]["labels_as"] == "data" and "as often as the real images have them" in record["labels"]
     again = json.loads(command(capsys, *line, "--seed", "5")[1])
     kept = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert [one["drawn"]["first_seed"] for one in kept] == [0, 5] and kept[1]["metrics"] == again["metrics"]
     assert not list((tmp_path / "cache" / "evaluations").iterdir())
+
+
+def test_the_report_says_of_which_labels_and_how_sure_its_figures_are(few_digits, capsys):
+    line = ["mnist", "--samples", "20", "--steps", "1"]
+    _, data, _ = command(capsys, *line)
+    assert "\nlabels as often as the real images have them: " in data and "± is one standard error" in data
+    assert "20 real images against the other 380 have" in data and "of 20 drawn and as many real" in data
+    assert data.count(" ± ") == 5
+    _, even, _ = command(capsys, *line, "--labels-as", "even")
+    assert "\nlabels in turn, as --labels-as even asks" in even
+    code, out, err = command(capsys, *line, "--labels-as", "evn")
+    assert code == 2 and not out and "did you mean 'even'?" in err
 
 
 def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch):
@@ -206,6 +283,35 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch
     assert looks == [0, 8, 16]
     whole = evaluate(trained, judge, samples=24)
     assert looks == [0, 8, 16, 0, 8, 16] and whole.metrics == stopped.metrics
+
+
+def test_the_images_go_to_one_file_also_after_a_stop(few_digits, monkeypatch, tmp_path, capsys):
+    import ditkit
+
+    monkeypatch.setattr("ditkit.evaluation.evaluate.CHUNK", 8)
+    trained, draw = ditkit.load("mnist"), evaluate_module._draw
+    settings = dataclasses.replace(trained.info.config.sample, steps=1)
+    judge, path = open_judge(trained.info.config), tmp_path / "images.npz"
+
+    def stops(*words, **how):
+        if words[2] == 16:  # the third chunk
+            raise KeyboardInterrupt
+        return draw(*words, **how)
+
+    monkeypatch.setattr(evaluate_module, "_draw", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(trained, judge, samples=20, settings=settings, npz=path)
+    assert not path.exists()
+    drawn = []
+    monkeypatch.setattr(evaluate_module, "_draw", lambda *words, **how: drawn.append(words[2]) or draw(*words, **how))
+    evaluation = evaluate(trained, judge, samples=20, settings=settings, npz=path)
+    images = ditkit.sample(trained, list(evaluation.labels), settings=settings)
+    with np.load(path) as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"][..., :1], np.stack([image.image for image in images]))
+        assert arrays["arr_1"].tolist() == [int(image.label) for image in images]
+    assert drawn == [16]
+    code, _, err = command(capsys, "mnist", "--samples", "20", "--npz", str(path))
+    assert code == 2 and "images.npz is there already" in err and "another name with --npz" in err
 
 
 @pytest.mark.slow

@@ -10,7 +10,10 @@ from PIL import Image
 
 import ditkit
 from ditkit.cli.app import main
+from ditkit.config import SampleConfig
 from ditkit.errors import UsageError
+from ditkit.evaluation.figures import written
+from ditkit.evaluation.sweep import SweepRow, table
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +49,44 @@ def _contains(whole: np.ndarray, part: np.ndarray) -> bool:
     return any((whole[y : y + height, x : x + width] == part).all() for y, x in places)
 
 
-def test_ways_are_judged_and_the_best_is_bold(tmp_path, capsys):
+def test_ways_are_judged_and_what_they_depend_on_is_said(tmp_path, capsys):
     code, out, _ = sweep(capsys, "--steps", "1,8", "--samples", "30", "--labels", "1", "2", "--json")
     answer = json.loads(out)
     bad, good = (way["metrics"] for way in answer["ways"])
     assert code == 0 and answer["samples"] == 30 and good["frechet"] < bad["frechet"]
+    assert answer["ways"][0]["judged"]["drawn"]["labels_as"] == "data"
     table = next((tmp_path / "sweeps").glob("*/sweep.md")).read_text(encoding="utf-8").splitlines()
-    assert f"**{good['frechet']:.3f}**" in table[3] and f"**{bad['frechet']:.3f}**" not in table[2]
+    assert written(bad, "frechet") in table[2] and written(good, "frechet") in table[3]
+    assert "30 images a row against 300 real ones; labels as often as the real images have them" in table[5]
+    assert sweep(capsys, "--samples", "20", "--labels-as", "even", "--out", "even")[0] == 0
+    assert "labels in turn" in (tmp_path / "even/sweep.md").read_text(encoding="utf-8")
+
+
+def judged(**metrics: float) -> SweepRow:
+    about = {"drawn": {"samples": 30}, "reference": {"images": 300}, "labels": None}
+    row = {"settings": SampleConfig(), "ema": None, "images": [], "calls": 1, "seconds_an_image": 1.0}
+    return SweepRow(**row, metrics=metrics, about=about)
+
+
+def test_the_best_is_bold_only_beyond_noise():
+    rows = [
+        judged(frechet=5, frechet_error=0.1, kid=0.40, kid_error=0.01, accuracy=0.9, accuracy_error=0.01),
+        judged(frechet=3, frechet_error=0.1, kid=0.11, kid_error=0.01, accuracy=0.91, accuracy_error=0.01),
+        judged(frechet=4, frechet_error=0.1, kid=0.10, kid_error=0.01, accuracy=0.8, accuracy_error=0.01),
+    ]
+    lines = table(rows)
+    assert "**3.00 ± 0.10**" in lines[3] and sum(line.count("**") for line in lines) == 2
+    assert "no row is best beyond noise (two standard errors) in KID, accuracy: draw more images" in lines[-1]
+
+
+def test_a_kid_below_0_is_never_the_best_and_is_explained():
+    lines = table([judged(kid=-0.05, kid_error=0.001), judged(kid=0.5, kid_error=0.001)])
+    assert not any("**" in line for line in lines) and "a KID below 0 is 0 within its error" in lines[-1]
+    assert "**0.5000 ± 0.0010**" in "".join(table([judged(kid=0.5, kid_error=0.001), judged(kid=0.9, kid_error=0.01)]))
+
+
+def test_what_has_no_error_is_never_the_best():
+    assert not any("**" in line for line in table([judged(frechet=1), judged(frechet=9, frechet_error=0.1)]))
 
 
 def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, capsys, monkeypatch):

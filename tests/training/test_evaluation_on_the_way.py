@@ -14,7 +14,7 @@ from ditkit.cli.app import main
 from ditkit.evaluation.evaluate import evaluate
 from ditkit.evaluation.judge import open_judge
 from ditkit.evaluation.reference import Reference
-from ditkit.events import Evaluated
+from ditkit.events import Evaluated, Event, Warned
 
 TINY = {"width": 48, "depth": 2, "heads": 2, "patch": 4}
 
@@ -47,6 +47,23 @@ def test_a_run_is_judged_as_its_checkpoints_would_be(few_real, tmp_path):
     later = evaluate(trained, judge, samples=24, seed=config.seed).metrics
     assert judged[40]["kid"] == pytest.approx(later["kid"], rel=1e-4)
     assert judged[40]["kid_error"] == pytest.approx(later["kid_error"], rel=1e-4)
+
+
+def test_the_labels_of_the_kid_are_said_and_another_way_does_not_go_unsaid(few_real, tmp_path):
+    heard: list[Event] = []
+
+    def texts(kind):
+        return [event.of if isinstance(event, Evaluated) else event.text for event in heard if isinstance(event, kind)]
+
+    ditkit.train(judged_config(steps=20, evaluate_labels="even"), tmp_path / "runs/run", heard.append)
+    assert texts(Evaluated) == ["24 images, labels in turn, as --labels-as even asks"] and not texts(Warned)
+    run = ditkit.train(judged_config(steps=60), tmp_path / "runs/run", heard.append)
+    assert "24 images, labels as often as the real images have them: " in texts(Evaluated)[1]
+    assert (
+        len(texts(Warned)) == 1 and "until step 20 the labels of the KID were drawn in another way" in texts(Warned)[0]
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row.get("kid_labels_as_data") for row in rows if "kid" in row] == [None, True, True]
 
 
 def test_judging_changes_nothing_of_a_run_and_is_continued_with_it(few_real, tmp_path):

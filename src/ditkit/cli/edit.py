@@ -18,6 +18,10 @@ EXAMPLES = (
 MAX_IMAGES = 100
 Settings = Annotated[SampleSettings, only("labels steps guidance sampler seed")]
 Weights = Annotated[Model, only("model no_ema autoencoder")]
+Written = Annotated[
+    Output,
+    only("out force yes json runs_dir quiet", out=opt("--out DIR", "Where images go.", shown="a new folder in edits/")),
+]
 IMAGE = "The image to change: PNG, JPEG, WebP …"
 
 
@@ -45,7 +49,7 @@ class Img2Img:
 
 
 @examples("ditkit edit inpaint three.png --mask mask.png --labels '3*4'")
-def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Output, device: Device) -> None:
+def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Written, device: Device) -> None:
     """Paint over a part of an image, so that it fits the rest, which stays as it is.
 
     The image is cut and resized as the model's training images were. One result for each label.
@@ -58,7 +62,7 @@ def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Output,
 
 
 @examples("ditkit edit img2img three.png --labels 8 --strength 0.7")
-def img2img(source: Img2Img, settings: Settings, model: Weights, output: Output, device: Device) -> None:
+def img2img(source: Img2Img, settings: Settings, model: Weights, output: Written, device: Device) -> None:
     """Draw an image again from a noisy copy of it: another one of the same composition, perhaps of another label.
 
     The image is cut and resized as the model's training images were. One result for each label.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..io import text
-from . import complete, console
+from . import complete, console, parsing
 from .opt import examples, only, opt
 from .options import Data, DrawingDevice, Model, Output, SampleSettings
-from .outputs import check_suffix, show_result
+from .outputs import check_suffix, npz_path, show_result
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -50,6 +50,12 @@ class RealImages(Data):
         "(`pip install 'ditkit\\[dinov2]'`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].",
         shown="lenet for one channel, inception for three",
     )
+    labels_as: str = opt(
+        "--labels-as data|even",
+        "Draw each label as often as the real images have it, or all equally often.",
+        default="data",
+        read=lambda word: parsing.choice("--labels-as", word, ("data", "even")),
+    )
     neighbours: int | None = opt(
         "--neighbours N",
         "Look for the training images nearest to the first N, pixel by pixel: has it learnt, or copied?",
@@ -66,9 +72,9 @@ class RealImages(Data):
 )
 def run(
     settings: Annotated[ManySamples, only("samples steps guidance guidance_interval sampler reuse autoguide seed")],
-    real: Annotated[RealImages, only("features neighbours data_dir")],
+    real: Annotated[RealImages, only("labels_as features neighbours data_dir")],
     model: Annotated[Model, only("model ema no_ema autoencoder", model=WHICH)],
-    output: Annotated[Output, only("out yes json runs_dir quiet", out=FIGURES)],
+    output: Annotated[Output, only("out npz yes json runs_dir quiet", out=FIGURES)],
     device: Annotated[DrawingDevice, only("device batch_size")],
 ) -> None:
     """Judge a model: draw many images and measure how far they are from the images that it was trained on.
@@ -90,6 +96,7 @@ def run(
             samples=settings.samples,
             real=real,
             path=_path(output, request),
+            npz=npz_path(output.npz, force=False),
         )
 
     with launched_together(device.device, quiet=output.quiet) as group:
@@ -100,6 +107,7 @@ def run(
         group.run_together(lambda: append_evaluation(case.path, record) if group.is_main else None)
     if group.is_main:
         files = {"figures": case.path, **({"neighbours": case.picture} if "neighbours" in record else {})}
+        files |= {"images": case.npz} if case.npz else {}
         lines = [f"{name}: {text.flat(str(path))}" for name, path in files.items()]
         show_result(output, {**record, "file": str(case.path)}, [*report_lines(record, case.request.name), *lines])
 
@@ -113,6 +121,7 @@ class _Case:
     samples: int
     real: RealImages
     path: Path  # of the figures
+    npz: Path | None  # of the images
 
     @property
     def picture(self) -> Path:
@@ -184,6 +193,8 @@ def _judged(case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: 
             settings=request.settings,
             guide=guide,
             batch_size=request.batch_size,
+            labels_as=case.real.labels_as,
+            npz=case.npz,
             on_image=show,
             on_estimate=show_time,
             part=(group.rank, group.size),
@@ -191,7 +202,8 @@ def _judged(case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: 
         )
     if case.real.neighbours and group.is_main:
         how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
-        drawn = [result.image for result in sample(trained, case.real.neighbours, guide=guide, **how)]
+        labels = [label or parsing.ANY for label in evaluation.labels[: case.real.neighbours]]
+        drawn = [result.image for result in sample(trained, labels, guide=guide, **how)]
         with console.bar("comparing with real images", quiet=quiet) as show:
             add_neighbours(evaluation, drawn, images, case.picture, request.name, request.png_metadata, show)
     return evaluation

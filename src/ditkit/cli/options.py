@@ -202,6 +202,12 @@ class Output:
 
     out: Path | None = opt("--out DIR", "Where images go.", shown="a new folder in samples/")
     force: bool = opt("--force", "Overwrite what is there.")
+    npz: Path | None = opt(
+        "--npz FILE",
+        "Write all images into one file, too, as guided-diffusion's evaluator and others read it: arr_0 uint8 "
+        "(N, H, W, 3), arr_1 label ids.",
+        shown="none",
+    )
     yes: bool = opt("--yes", "Do not ask.")
     json: bool = opt("--json", "Print one JSON object on stdout.")
     runs_dir: Path | None = opt("--runs-dir DIR", "Where runs live.", shown="DITKIT_RUNS, else ./runs")

@@ -43,8 +43,8 @@ def output_folder(output: Output, default: Path, names: list[str]) -> Path:
     return folder
 
 
-def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool) -> Path:
-    """The file that --out names. Raises DitkitError for another ending, and for what cannot be written to.
+def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool, option: str = "--out") -> Path:
+    """The file that an option names. Raises DitkitError for another ending, and for what cannot be written to.
 
     Args:
         out: the path as it was typed.
@@ -52,11 +52,12 @@ def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool) 
         example: a name for it, whose ending is the usual one.
         others: more endings that it may have.
         force: overwrite what is there.
+        option: the one that names it.
     """
     path = expanded(out)
     if path.is_dir() or path.suffix.lower() not in (Path(example).suffix, *others):
-        raise UsageError(f"--out: {path} is not the name of {kind}", f"e.g. --out {example}")
-    check_file(path, force=force)
+        raise UsageError(f"{option}: {path} is not the name of {kind}", f"e.g. {option} {example}")
+    check_file(path, force=force, option=option)
     return path
 
 
@@ -70,3 +71,8 @@ def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = N
     if beside:
         check_file(path.with_suffix(beside), force=force)
     return path
+
+
+def npz_path(path: Path | None, *, force: bool) -> Path | None:
+    """The file that --npz names, which can be written. Raises UsageError or MachineError."""
+    return None if path is None else check_suffix(path, "a .npz file", "images.npz", force=force, option="--npz")

@@ -129,9 +129,14 @@ def number_or_auto(word: str) -> str:
 
 def switch(option: str, word: str) -> str:
     """`auto`, `on` or `off`. Raises UsageError for another word."""
-    if word in _SWITCH:
+    return choice(option, word, _SWITCH)
+
+
+def choice(option: str, word: str, words: Sequence[str]) -> str:
+    """One of the words that an option knows. Raises UsageError for another."""
+    if word in words:
         return word
-    raise unknown(f"word for {option}:", word, _SWITCH)
+    raise unknown(f"word for {option}:", word, words)
 
 
 def ema_length(text: str) -> float:

@@ -69,7 +69,7 @@ class Judging(RealImages):
 def run(
     settings: Varied,
     model: Weights,
-    judging: Annotated[Judging, only("samples features data_dir")],
+    judging: Annotated[Judging, only("samples labels_as features data_dir")],
     output: Annotated[Output, only("out force yes json runs_dir quiet", out=FOLDER)],
     device: Annotated[DrawingDevice, only("device batch_size")],
 ) -> None:
@@ -104,6 +104,7 @@ def run(
                 labels=shown,
                 seed=request.seed,
                 samples=samples,
+                labels_as=judging.labels_as,
                 features=judging.features,
                 data_dir=data_dir,
                 ema=not model.no_ema,

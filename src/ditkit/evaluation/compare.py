@@ -18,8 +18,12 @@ from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import find_weights
 from ..runs.metrics import read_evaluations, spent_seconds
 from ..runs.model_info import ModelInfo, read_model_info, resolve_labels
+from .figures import HEADINGS, notes, written
+from .label_plan import DATA, EVEN
 
 SHOWN = 10  # images of each run
+COMPARED = ("frechet", "kid", "accuracy")  # figures of the newest evaluation
+_LABELS = {DATA: "labels as in the data", EVEN: "labels in turn", None: "no labels"}
 FILES = ("losses.png", "samples.png", "compare.md", "compare.json")
 
 
@@ -46,8 +50,8 @@ def compare(
         progress: shown how far the drawing is.
 
     Returns:
-        What compare.json has: "runs", a dict of figures for each, and "differing", the settings that are not the same
-        in all runs, each with the list of its values.
+        What compare.json has: "runs", a dict of figures for each, with the newest "evaluation", and "differing", the
+        settings that are not the same in all runs, each with the list of its values.
 
     Raises:
         UsageError: for fewer than two runs, for one that is not there, and for an unknown label.
@@ -97,17 +101,25 @@ def _row(run: RunFolder, info: ModelInfo) -> dict[str, Any]:
         "batch size": info.config.train.batch_size,
         "minutes in steps": spent_seconds(rows) / 60,
         "validation loss": validation[-1] if validation else None,
-        "best": min(validation) if validation else None,
+        "lowest validation loss": min(validation) if validation else None,
     }
     try:
         evaluations = read_evaluations(run.evaluation_file)
     except DataError:
         evaluations = []
-    for evaluation in evaluations[-1:]:
-        images = evaluation.get("drawn", {}).get("samples")
-        shown = {key: value for key, value in evaluation["metrics"].items() if key in ("frechet", "kid", "accuracy")}
-        figures |= {f"{key} ({images} images)": value for key, value in shown.items()}
-    return figures
+    return figures | ({"evaluation": _evaluation(evaluations[-1])} if evaluations else {})
+
+
+def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The newest figures of a run, and what other figures must have in common with them to be compared."""
+    drawn, features, reference = (record.get(key, {}) for key in ("drawn", "features", "reference"))
+    return {
+        "metrics": {key: value for key, value in record["metrics"].items() if key.removesuffix("_error") in COMPARED},
+        "images": drawn.get("samples"),
+        "features": features.get("name"),
+        "labels_as": drawn.get("labels_as", EVEN),  # as older records were, which do not say it
+        "reference": reference.get("hash"),
+    }
 
 
 def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
@@ -159,15 +171,40 @@ def _draw(
 
 
 def table(comparison: Mapping[str, Any]) -> list[str]:
-    """Two tables of Markdown: the figures, and the settings that differ."""
-    rows, differing = comparison["runs"], comparison["differing"]
+    """Markdown: a table of the figures, what they are of, and a table of the settings that differ."""
+    rows, differing = [dict(row) for row in comparison["runs"]], comparison["differing"]
+    evaluations = [row.pop("evaluation", None) for row in rows]
+    for row, evaluation in zip(rows, evaluations, strict=True):
+        row |= _figures(evaluation) if evaluation else {}
     heads = list(dict.fromkeys(key for row in rows for key in row))
     lines = text.markdown(heads, [[_cell(row.get(head)) for head in heads] for row in rows])
+    if said := _notes([evaluation for evaluation in evaluations if evaluation]):
+        lines += ["", *said]
     if differing:
         names = [str(row["run"]) for row in rows]
         settings = [[key, *map(_cell, values)] for key, values in differing.items()]
         lines += ["", *text.markdown(["setting", *names], settings)]
     return lines
+
+
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of an evaluation: figures of other images, features or labels are in other columns."""
+    metrics, features = evaluation["metrics"], evaluation["features"] or "features unknown"
+    of = f"({features}, {evaluation['images']} images, {_LABELS[evaluation['labels_as']]})"
+    return {f"{HEADINGS.get(key, key)} {of}": written(metrics, key) for key in COMPARED if key in metrics}
+
+
+def _notes(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the figures of different runs say of each other."""
+    if len(evaluations) < 2:
+        return []
+    for keys, others in (
+        (("images", "features", "labels_as"), "were drawn or seen in different ways (the headings say how)"),
+        (("reference",), "were compared with different real ones"),
+    ):
+        if len({tuple(evaluation[key] for key in keys) for evaluation in evaluations}) > 1:
+            return [f"the runs' images {others}: their figures do not compare"]
+    return notes([evaluation["metrics"] for evaluation in evaluations], "evaluate more images (--samples)")
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,12 @@ from ..config import SampleConfig
 from ..errors import CheckpointError, UsageError
 from ..io import safetensors
 from ..io.atomic import make_folder, sha256_of, write_atomically
+from ..io.npz import ImageFile
 from ..io.paths import cache_folder
-from ..runs.model_info import resolve_labels
 from ..sampling.generate import sample_batches
 from .features import Extractor, Features
 from .judge import MIN_SAMPLES, Judge
+from .label_plan import DATA, LabelPlan, plan_labels
 from .reference import OnImage
 
 CHUNK = 128  # images; what is lost at most when an evaluation is stopped
@@ -43,6 +45,7 @@ class FeatureCache:
     identity: dict[str, Any]
     images: int
     extractor: Extractor
+    keeps_images: bool = False  # beside their features
 
     @property
     def folder(self) -> Path:
@@ -59,15 +62,23 @@ class FeatureCache:
         path = self._path(start)
         try:
             tensors = safetensors.parse(bytearray(path.read_bytes()), path)
+            if self.keeps_images and "images" not in tensors:
+                return None
             return Features(tensors["features"].numpy(), tensors["logits"].numpy())
         except (OSError, CheckpointError, KeyError):
             return None
+
+    def load_images(self, start: int) -> np.ndarray:
+        """The images of a chunk that `load` finds, uint8 (N, H, W, C)."""
+        path = self._path(start)
+        return safetensors.parse(bytearray(path.read_bytes()), path)["images"].numpy()
 
     def extract(self, start: int, images: list[np.ndarray]) -> Features:
         """Compute the features of a chunk's images and write them."""
         features = self.extractor.extract(images)
         make_folder(self.folder)
         arrays = {"features": features.features_NF, "logits": features.logits_NL}
+        arrays |= {"images": np.stack(images)} if self.keeps_images else {}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         write_atomically(self._path(start), safetensors.pieces(tensors))
         return features
@@ -93,6 +104,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     about: dict[str, Any]
+    labels: Sequence[str | None] = ()  # of the drawn images
 
     @property
     def record(self) -> dict[str, Any]:
@@ -109,12 +121,14 @@ def evaluate(
     settings: SampleConfig | None = None,
     guide: Trained | None = None,
     batch_size: int | None = None,
+    labels_as: str = DATA,
+    npz: Path | None = None,
     on_image: OnImage = lambda _done, _of: None,
     on_estimate: Callable[[float], None] = lambda _seconds: None,
     part: tuple[int, int] = (0, 1),
     collect: Callable[[Any], list[Any]] = lambda value: [value],
 ) -> Evaluation:
-    """Draw images, going round the labels, and score them.
+    """Draw images, each label as often as the real images have it, and score them.
 
     Features are cached until all images are drawn, so that the same call goes on after a stop.
 
@@ -126,55 +140,64 @@ def evaluate(
         settings: of sampling; those of the model if None.
         guide: a worse model, for autoguidance (see `sampling.guidance`).
         batch_size: images drawn at once; chosen if None. It does not change the images.
+        labels_as: "data", or "even" for the labels in turn (see `label_plan.plan_labels`).
+        npz: a file for all images (see `io.npz`). Where it was not asked for before a stop, they are drawn again.
         on_image: called with the number of images drawn so far, and of all.
         on_estimate: called once with the seconds that drawing will take.
         part: (k, n): this process is number k of n, and draws every n-th chunk. The metrics do not depend on n.
         collect: gathers a value from each of the n processes.
 
     Raises:
-        UsageError: for fewer than 10 samples.
+        UsageError: for fewer than 10 samples, and for another word than "data" or "even".
     """
     if samples < MIN_SAMPLES:
         raise UsageError(
             f"{samples} images say nothing", f"draw {MIN_SAMPLES} or more, {DEFAULT_SAMPLES:,} for figures to publish"
         )
     settings = settings or trained.info.config.sample
-    about = _about(trained, judge, settings, guide, samples=samples, seed=seed)
-    cache = FeatureCache(identity=about["drawn"], images=samples, extractor=judge.extractor)
-    labels = resolve_labels(trained.info.labels, samples)
-    draw = partial(_draw, trained, labels, settings=settings, guide=guide, seed=seed, batch_size=batch_size)
-    features = _drawn_features(cache, draw, part, collect, on_image, on_estimate)
-    metrics = judge.score_seen(features, labels)
+    plan = plan_labels(trained.info.labels, judge.reference.labels, samples, labels_as)
+    about = _about(trained, judge, settings, guide, plan, seed=seed)
+    kept = {"images": samples, "extractor": judge.extractor, "keeps_images": npz is not None}
+    cache = FeatureCache(identity=about["drawn"], **kept)
+    draw = partial(_draw, trained, plan.labels, settings=settings, guide=guide, seed=seed, batch_size=batch_size)
+    done = {start: features for start, _ in cache.chunks() if (features := cache.load(start))}
+    missing = sum(end - start for start, end in cache.chunks() if start not in done)
+    if missing > 2 * _TIMED:
+        on_estimate(_seconds_per_image(draw) * missing / part[1])
+    on_image(samples - missing, samples)
+    label_ids = plan.label_ids(trained.info.labels)
+    with ImageFile(npz, samples, label_ids) if npz and part[0] == 0 else nullcontext() as file:
+        _draw_missing(cache, done, draw, on_image, file, part, collect)
+    metrics = judge.score_seen(joined([done[start] for start, _ in cache.chunks()]), plan.labels)
     if part[0] == 0:
         cache.clear()
-    return Evaluation(metrics=metrics, about=about)
+    return Evaluation(metrics=metrics, about=about, labels=plan.labels)
 
 
-def _drawn_features(
+def _draw_missing(
     cache: FeatureCache,
+    done: dict[int, Features],
     draw: Callable[..., list[np.ndarray]],
+    on_image: OnImage,
+    file: ImageFile | None,
     part: tuple[int, int],
     collect: Callable[[Any], list[Any]],
-    on_image: OnImage,
-    on_estimate: Callable[[float], None],
-) -> Features:
-    """The features of all images, of which this process draws its part; those that are cached are not drawn again."""
-    samples, chunks, (rank, processes) = cache.images, cache.chunks(), part
-    done = {start: features for start, _ in chunks if (features := cache.load(start))}
-    missing = sum(end - start for start, end in chunks if start not in done)
-    if missing > 2 * _TIMED:
-        on_estimate(_seconds_per_image(draw) * missing / processes)
-    on_image(samples - missing, samples)
+) -> None:
+    """Draw the chunks that are not `done`, and add their features to it; for the arguments see `evaluate`."""
+    chunks, (rank, processes) = cache.chunks(), part
     # All processes take part in every round, also those for which no chunk is left: `collect` waits for all of them.
     for first in range(0, len(chunks), processes):
         round_chunks = chunks[first : first + processes]
-        features = None
+        features = images = None
         if rank < len(round_chunks):
             start, end = round_chunks[rank]
             features = done.get(start) or cache.extract(start, draw(start, end, on_image=on_image))
-        done |= {start: drawn for (start, _), drawn in zip(round_chunks, collect(features), strict=False)}
-        on_image(round_chunks[-1][1], samples)
-    return joined([done[start] for start, _ in chunks])
+            images = cache.load_images(start) if cache.keeps_images else None
+        for (start, _), (seen, drawn) in zip(round_chunks, collect((features, images)), strict=False):
+            done[start] = seen
+            if file is not None:
+                file.add(drawn)
+        on_image(round_chunks[-1][1], cache.images)
 
 
 def _draw(
@@ -213,26 +236,39 @@ def _seconds_per_image(draw: Callable[[int, int], list[np.ndarray]]) -> float:
 
 
 def _about(
-    trained: Trained, judge: Judge, settings: SampleConfig, guide: Trained | None, *, samples: int, seed: int
+    trained: Trained, judge: Judge, settings: SampleConfig, guide: Trained | None, plan: LabelPlan, *, seed: int
 ) -> dict[str, Any]:
     """All that the metrics depend on."""
     sampling = {key: value for key, value in asdict(settings).items() if key != "clamp" or value}
-    drawn = {"weights": _file_hash(trained.source), "samples": samples, "first_seed": seed, **sampling}
+    drawn = {"weights": _file_hash(trained.source), "samples": len(plan.labels), "first_seed": seed, **sampling}
     if guide is not None:
         drawn |= {"guide": _file_hash(guide.source), "guide_step": guide.info.step}
+    drawn |= {"labels_as": plan.labels_as, "labels": _hash(json.dumps(plan.labels))}
     return {
         "step": trained.info.step,
         "ema": {"ema": True, "model": False}.get(trained.info.weights, trained.info.weights),
         "drawn": drawn,
+        "labels": plan.said,
         "features": {
             "name": judge.extractor.name,
             "distance": judge.extractor.distance,
             "weights": judge.extractor.fingerprint,
         },
-        "reference": {"hash": judge.reference.fingerprint, "images": judge.reference.statistics.images},
+        "reference": _about_reference(judge, len(plan.labels)),
         "device": next(trained.network.parameters()).device.type,
         "software": f"ditkit {__version__}, torch {torch.__version__}",
     }
+
+
+def _about_reference(judge: Judge, samples: int) -> dict[str, Any]:
+    """The real images: how many the Fréchet distance, the other metrics, and `frechet_real` are of."""
+    real = judge.reference
+    numbers = {"images": real.statistics.images, "features": len(real.features_NF), "part": judge.real_part(samples)}
+    return {"hash": real.fingerprint, **numbers}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _file_hash(path: Path) -> str:

@@ -9,17 +9,9 @@ from typing import Any
 
 from ..errors import UsageError, unknown
 from ..io.paths import expanded
+from .figures import FIGURES, NEGATIVE_KID, written
 
 PACKAGES = {"inception": ("torch_fidelity", "evaluate"), "dinov2": ("transformers", "dinov2")}  # and the extra of each
-METRICS = {  # metric: what it is called, how it is written, which way is better
-    "frechet": ("{distance}", "{:.4g}", "0 is best"),
-    "kid": ("KID ({features})", "{:.2g}", "0 is best"),
-    "precision": ("precision", "{:.1%}", "drawn images that look real"),
-    "recall": ("recall", "{:.1%}", "real images that are covered"),
-    "accuracy": ("label accuracy", "{:.2%}", "images of the label that was asked for"),
-    "inception_score": ("Inception Score", "{:.3g}", "more is better"),
-    "memorised": ("memorised", "{:.1%}", "copies of training images"),
-}
 
 
 def check_features(word: str | None, channels: int) -> None:
@@ -49,10 +41,23 @@ def report_lines(record: Mapping[str, Any], name: str) -> Iterator[str]:
         f"{drawn['samples']:,} images of {name} ({drawn['sampler']}, {drawn['steps']} steps, "
         f"guidance {drawn['guidance']:g}) against {record['reference']['images']:,} real ones"
     )
+    yield from [record["labels"]] if record.get("labels") else []
     names = {"distance": features["distance"], "features": features["name"]}
-    shown = {key: METRICS[key][0].format(**names) for key in METRICS if key in metrics}
+    shown = {key: FIGURES[key].title.format(**names) for key in FIGURES if key in metrics}
     width = max(map(len, shown.values()))
     for key, title in shown.items():
-        _, form, meaning = METRICS[key]
-        error = f" ± {metrics['kid_error']:.2g}" if key == "kid" else ""
-        yield f"{title:<{width}}  {form.format(metrics[key]) + error:<18} {meaning}"
+        yield f"{title:<{width}}  {written(metrics, key):<18} {FIGURES[key].meaning}{_reach(record, key)}"
+    yield "± is one standard error" + (f"; {NEGATIVE_KID}" if metrics.get("kid", 0) < 0 else "")
+
+
+def _reach(record: Mapping[str, Any], key: str) -> str:
+    """What a figure has to be read against: how many images it is of, or what real images get."""
+    metrics, real, drawn = record["metrics"], record["reference"]["images"], record["drawn"]["samples"]
+    if key == "frechet" and "frechet_real" in metrics:
+        part = record["reference"]["part"]
+        return f"; {part:,} real images against the other {real - part:,} have {metrics['frechet_real']:.4g}"
+    if key in ("precision", "recall"):
+        return f", of {min(drawn, record['reference'].get('features', real)):,} drawn and as many real"
+    if key == "memorised":
+        return f", of the first {record['neighbours']['images']:,}"
+    return ""

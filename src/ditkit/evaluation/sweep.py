@@ -19,6 +19,8 @@ from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights
 from ..runs.model_info import read_model_info
 from ..runs.target import check_sampler, data_place
+from .figures import FIGURES, HEADINGS, best, notes, written
+from .label_plan import DATA
 
 if TYPE_CHECKING:
     from ..checkpoint.loading import Trained
@@ -31,14 +33,6 @@ FILES = ("sweep.png", "sweep.md", "sweep.json")
 _EMA = "ema"  # the length of the moving average: of the weights, not a sampling setting
 NAMES = ("sampler", "steps", "guidance", "reuse", _EMA)  # in the order of the table's columns
 _CAPTIONS = {"steps": "{} steps", "guidance": "guidance {:g}", "reuse": "reuse {}", _EMA: "EMA {:g}"}
-_METRICS = {  # metric: (heading, format)
-    "frechet": ("Fréchet", "{:.3f}"),
-    "kid": ("KID", "{:.4f}"),
-    "precision": ("precision", "{:.1%}"),
-    "recall": ("recall", "{:.1%}"),
-    "accuracy": ("accuracy", "{:.1%}"),
-    "inception_score": ("IS", "{:.2f}"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +40,7 @@ class SweepRow:
     """What one combination of settings drew, what an image took, and its metrics if it was judged.
 
     `ema` is the length of the moving average, None for the one tracked in training; `calls` are those of the network.
+    The time is that of one drawing of all images at once.
     """
 
     settings: SampleConfig
@@ -54,6 +49,7 @@ class SweepRow:
     calls: int
     seconds_an_image: float
     metrics: dict[str, float] | None = None
+    about: dict[str, Any] | None = None  # what the metrics depend on, as in `Evaluation`
 
     def values(self) -> dict[str, Any]:
         """The settings that are columns of the table."""
@@ -61,7 +57,7 @@ class SweepRow:
 
     def record(self) -> dict[str, Any]:
         """All but the images, as plain data."""
-        judged = {} if self.metrics is None else {"metrics": self.metrics}
+        judged = {} if self.metrics is None else {"metrics": self.metrics, "judged": self.about}
         return {**self.values(), "calls": self.calls, "seconds_an_image": self.seconds_an_image, **judged}
 
 
@@ -72,6 +68,7 @@ def sweep(
     labels: Sequence[str | int] | None = None,
     seed: int = 0,
     samples: int | None = None,
+    labels_as: str = DATA,
     features: str | None = None,
     data_dir: str | None = None,
     ema: bool = True,
@@ -89,6 +86,7 @@ def sweep(
             {"steps": [10, 20], "guidance": [1, 1.5, 2]}. What is not in it is as the model was trained to be sampled.
         labels: of the images to look at; the first 12 of the model if None. Image i is drawn from seed `seed + i`.
         samples: images of each combination that are judged as `evaluate` does, at least 10; None judges none.
+        labels_as: of the images that are judged: "data", as often as the real images have them, or "even".
         features: who looks at them, as in `open_judge`.
         data_dir: where the real images are now; where they were in training if None.
         ema: draw with the averaged weights instead of the raw ones.
@@ -107,20 +105,16 @@ def sweep(
     info = read_model_info(weights)
     todo = combinations(info.config, varied)
     judge = _open_judge(info.config, data_dir, features, device, progress) if samples else None
-    models = _loaded(weights, [length for _, length in todo], autoencoder, device, progress)
-    from .evaluate import evaluate
-
     labels = labels or list(info.labels[:SHOWN]) or ["any"] * SHOWN
+    models = _loaded(weights, [length for _, length in todo], autoencoder, device, progress)
+    _row(models[todo[0][1]], replace(info.config.sample, steps=2), None, labels, seed)  # what happens only once
     rows = []
     with progress("drawing") as show:
         for settings, length in todo:
-            images, calls, seconds = _timed(models[length], settings, labels, seed)
-            row = SweepRow(settings=settings, ema=length, images=images, calls=calls, seconds_an_image=seconds)
+            row = _row(models[length], settings, length, labels, seed)
             if judge is not None and samples:
-                judged = evaluate(
-                    models[length], judge, samples=samples, seed=seed, settings=settings, batch_size=batch_size
-                )
-                row = replace(row, metrics=judged.metrics)
+                how = {"samples": samples, "seed": seed, "batch_size": batch_size, "labels_as": labels_as}
+                row = _judged(row, models[length], judge, how)
             rows.append(row)
             on_row(row)
             show(len(rows), len(todo))
@@ -144,17 +138,14 @@ def _open_judge(config: RunConfig, data_dir: str | None, features: str | None, d
 def _loaded(
     weights: Path, lengths: Iterable[float | None], autoencoder: str | Path | None, device: str, progress: Watch
 ) -> dict[float | None, Trained]:
-    """The model of each length of the moving average; what happens only at the first drawing has happened."""
+    """The model of each length of the moving average."""
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load
         from ..checkpoint.posthoc_ema import average
         from ..runtime.device import find_device
-        from ..sampling.generate import sample
     paths = {length: weights if length is None else average(weights, length) for length in lengths}
     place = find_device(device)
-    models = {length: load(path, device=place, autoencoder=autoencoder) for length, path in paths.items()}
-    sample(next(iter(models.values())), 1, steps=2)
-    return models
+    return {length: load(path, device=place, autoencoder=autoencoder) for length, path in paths.items()}
 
 
 def combinations(config: RunConfig, varied: Mapping[str, Sequence[Any]]) -> list[tuple[SampleConfig, float | None]]:
@@ -182,10 +173,10 @@ def _combination(config: RunConfig, values: dict[str, Any]) -> tuple[SampleConfi
     return config.sample, None if length is None else float(length)
 
 
-def _timed(
-    trained: Trained, settings: SampleConfig, labels: Sequence[str | int], seed: int
-) -> tuple[list[Sample], int, float]:
-    """The images, the network calls that each took, and the seconds."""
+def _row(
+    trained: Trained, settings: SampleConfig, length: float | None, labels: Sequence[str | int], seed: int
+) -> SweepRow:
+    """What these settings draw, the network calls that each image took, and the seconds."""
     from ..sampling.generate import sample
 
     calls = 0
@@ -196,7 +187,16 @@ def _timed(
 
     started = time.perf_counter()
     images = sample(trained, labels, settings=settings, seed=seed, batch_size=len(labels), on_step=count)
-    return images, calls, (time.perf_counter() - started) / len(images)
+    seconds = (time.perf_counter() - started) / len(images)
+    return SweepRow(settings=settings, ema=length, images=images, calls=calls, seconds_an_image=seconds)
+
+
+def _judged(row: SweepRow, trained: Trained, judge: Judge, how: Mapping[str, Any]) -> SweepRow:
+    """The row with the metrics of its settings; `how` are arguments of `evaluate`."""
+    from .evaluate import evaluate
+
+    evaluation = evaluate(trained, judge, settings=row.settings, **how)
+    return replace(row, metrics=evaluation.metrics, about=evaluation.about)
 
 
 def write(folder: Path, rows: Sequence[SweepRow], about: Mapping[str, Any], *, title: str) -> None:
@@ -227,24 +227,27 @@ def record(rows: Sequence[SweepRow], about: Mapping[str, Any]) -> dict[str, Any]
 
 
 def table(rows: Sequence[SweepRow]) -> list[str]:
-    """Lines of Markdown; the best of each metric is bold."""
+    """Lines of Markdown; of each metric the best is bold, where it is best by more than noise. Notes follow."""
     values = [row.values() for row in rows]
     names = [name for name in NAMES if any(value[name] is not None for value in values)]
     metrics = [(row.metrics or {}) for row in rows]
-    keys = [key for key in _METRICS if any(key in scores for scores in metrics)]
-    best = {key: _best(key, [scores[key] for scores in metrics]) for key in keys}
+    keys = [key for key in FIGURES if any(key in scores for scores in metrics)]
+    winners = {key: best(metrics, key) for key in keys}
     lines = []
-    for row, value, scores in zip(rows, values, metrics, strict=True):
+    for index, (row, value, scores) in enumerate(zip(rows, values, metrics, strict=True)):
         cells = [f"{value[name]:g}" if isinstance(value[name], float) else str(value[name]) for name in names]
         cells += [str(row.calls), f"{1000 * row.seconds_an_image:.0f}"]
         for key in keys:
-            score = _METRICS[key][1].format(scores[key])
-            cells.append(f"**{score}**" if scores[key] == best[key] else score)
+            score = written(scores, key)
+            cells.append(f"**{score}**" if winners[key] == index else score)
         lines.append(cells)
-    return text.markdown([*names, "calls", "ms an image", *(_METRICS[key][0] for key in keys)], lines)
+    headings = [*names, "calls", "ms an image", *(HEADINGS.get(key, key) for key in keys)]
+    return text.markdown(headings, lines) + (["", *_notes(rows, metrics)] if keys else [])
 
 
-def _best(metric: str, values: list[float]) -> float:
-    from .judge import HIGHER_IS_BETTER
-
-    return max(values) if metric in HIGHER_IS_BETTER else min(values)  # an unbiased distance is below 0 by chance
+def _notes(rows: Sequence[SweepRow], metrics: Sequence[Mapping[str, float]]) -> list[str]:
+    """What the figures of the table are of, and what cannot be told from them."""
+    about = next(row.about for row in rows if row.about)
+    compared = f"{about['drawn']['samples']:,} images a row against {about['reference']['images']:,} real ones"
+    said = [about["labels"]] if about["labels"] else []
+    return ["; ".join([compared, *said]), *notes(metrics, "draw more images (--samples)")]

@@ -95,12 +95,28 @@ def describe(content: bytes | bytearray) -> dict[str, Any]:
 
 def write_atomically(path: Path, content: str | bytes | Content) -> dict[str, Any]:
     """Replace a file whole or not at all, durably; returns its length and SHA-256. Raises OSError."""
+    with _temporary(path) as temporary:
+        return write_synced(temporary, content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """An open file that takes the place of `path`, durably, when the block ends without an error. Raises OSError."""
+    make_folder(path.parent)
+    with _temporary(path) as temporary, temporary.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """The name of a file beside `path` that takes its place when the block ends, and is removed after an error."""
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
-        written = write_synced(temporary, content.encode("utf-8") if isinstance(content, str) else content)
+        yield temporary
         rename(temporary, path)
         sync_folder(path.parent)
-        return written
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -145,7 +161,7 @@ def sync_folder(path: Path) -> None:
 def write_file(path: str | Path, content: bytes | Content, hint: str = _CHECK_DISK) -> None:
     """Write or replace a file durably, making its folder. Raises MachineError when the disk does not take it."""
     path = Path(path)
-    with _explained(path, hint):
+    with explained(path, hint):
         make_folder(path.parent)
         write_atomically(path, content)
 
@@ -158,7 +174,7 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
     token = secrets.token_hex(4)
     temporary, old = (folder.with_name(f".{folder.name[:80]}.{kind}{token}.tmp") for kind in ("", "old-"))
     try:
-        with _explained(folder, FREE_SPACE):
+        with explained(folder, FREE_SPACE):
             make_folder(folder.parent)
             for name, content in files.items():
                 path = temporary / name
@@ -174,7 +190,8 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, hint: str) -> Iterator[None]:
+def explained(path: Path, hint: str) -> Iterator[None]:
+    """Raise MachineError where writing to `path` raises OSError."""
     try:
         yield
     except OSError as error:

@@ -137,8 +137,8 @@ def check_writable(folder: Path) -> None:
         raise MachineError(f"cannot write to {existing}", "choose another place with --out")
 
 
-def check_file(path: Path, *, force: bool) -> None:
+def check_file(path: Path, *, force: bool, option: str = "--out") -> None:
     """Raise DitkitError when a file cannot be written there, or would overwrite another without --force."""
     check_writable(path.parent)
     if os.path.lexists(path) and not force:
-        raise UsageError(f"{path} is there already", "overwrite it with --force, or choose another name with --out")
+        raise UsageError(f"{path} is there already", f"overwrite it with --force, or choose another name with {option}")

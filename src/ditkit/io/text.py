@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
@@ -119,3 +120,13 @@ def format_count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {letter}"
     return f"{number:,} "
+
+
+def plus_minus(value: float, error: float | None, *, percent: bool = False) -> str:
+    """A figure to two digits of its standard error, or to four without one: `0.0019 ± 0.0010`, `97.80 ± 0.15 %`."""
+    scale, unit = (100, " %") if percent else (1, "")
+    value, error = value * scale, (error or 0) * scale
+    if not 0 < error < math.inf or not math.isfinite(value):
+        return f"{value:.4g}{unit}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"

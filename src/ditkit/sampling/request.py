@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import SampleConfig
 from ..errors import UsageError, unknown
 from ..io import text
+from ..io.npz import ImageFile
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..runs.model_info import ModelInfo
 from ..runtime.distributed import ProcessGroup
@@ -51,6 +53,12 @@ class SampleRequest:
         return [f"{index:0{digits}d}{ending}.png" for index, ending in enumerate(endings)]
 
     @property
+    def label_ids(self) -> list[int] | None:
+        """The number of each image's label among those of the model; None if it has none."""
+        numbers = {label: number for number, label in enumerate(self.info.labels)}
+        return [numbers[label] for label in self.labels] if numbers else None
+
+    @property
     def png_metadata(self) -> dict[str, str]:
         """What every PNG says about its making."""
         settings = self.settings
@@ -87,21 +95,26 @@ def draw_to_folder(
     folder: Path,
     device: str = "auto",
     *,
+    npz: Path | None = None,
     group: ProcessGroup | None = None,
     progress: Watch = no_progress,
 ) -> list[dict[str, Any]]:
     """Write every image of a request as soon as it is drawn, then a grid; returns path, label and seed of each.
 
-    Of several processes the main one writes, and returns them. For the arguments see `draw`.
+    Of several processes the main one writes, and returns them. `npz` is a file for all images (see `io.npz`); for the
+    other arguments see `draw`.
     """
     group = group or ProcessGroup()
     in_grid: list[Sample] = []
     records: list[dict[str, Any]] = []
     names = request.file_names
-    for image in draw(request, device, group=group, progress=progress):
-        if group.is_main:
-            records.append(save_image(image, folder / names[len(records)], request.png_metadata))
-            in_grid += [image] if len(in_grid) < MAX_IN_GRID else []
+    with ImageFile(npz, len(names), request.label_ids) if npz and group.is_main else nullcontext() as file:
+        for image in draw(request, device, group=group, progress=progress):
+            if group.is_main:
+                records.append(save_image(image, folder / names[len(records)], request.png_metadata))
+                in_grid += [image] if len(in_grid) < MAX_IN_GRID else []
+            if file is not None:
+                file.add(image.image[None])
     group.run_together(lambda: _save_grid(in_grid, folder / GRID, request) if group.is_main else None)
     return records
 

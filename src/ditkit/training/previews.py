@@ -10,12 +10,13 @@ from torch import nn
 
 from ..checkpoint.loading import Trained
 from ..data.pixels import to_uint8
-from ..evaluation.metrics import kid
-from ..events import Evaluated, Sampled, Validated
+from ..evaluation.in_training import labels_changed, measure_kid
+from ..events import Sampled, Validated, Warned
 from ..models.dit import DiT
 from ..runs.folder import check_ours
+from ..runs.metrics import read_rows
 from ..runs.model_info import ModelInfo
-from ..sampling.generate import draw, sample
+from ..sampling.generate import draw
 from ..visual.grid import grid, save_png, side_by_side
 from .session import TrainingSession
 
@@ -46,21 +47,16 @@ def validate(session: TrainingSession) -> None:
 
 
 def judge(session: TrainingSession) -> None:
-    """Measure the Kernel Inception Distance (Bińkowski et al. 2018), for which few images suffice.
-
-    The images are those of the same seeds each time, `seed`, `seed + 1` …; number, sampler and guidance are settings.
-    """
+    """Measure the KID of a few images drawn with the EMA weights (see `evaluation.in_training`)."""
     ema = session.full_network(session.trainable.ema)
     if session.judge is not None and session.group.is_main:
-        config, step = session.config, session.step
-        info = ModelInfo(config=config, labels=session.labels, step=step, latents=session.codec.stats)
+        info = ModelInfo(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats)
         trained = Trained(info=info, network=cast(DiT, ema), codec=session.codec, source=session.folder.path)
-        samples = sample(trained, config.train.evaluate_samples, seed=config.seed)
-        features = session.judge.extractor.extract([drawn.image for drawn in samples])
-        distance, error = kid(features.features_NF, session.judge.reference.features_NF)
-        row = {"kid": float(f"{distance:.7g}"), "kid_error": float(f"{error:.7g}")}
-        session.logs.append("metrics", {"step": step, **row})
-        session.on_event(Evaluated(step=step, kid=distance, error=error))
+        row, event = measure_kid(session.judge, trained)
+        if changed := labels_changed(read_rows(session.folder.metrics_file), row):
+            session.on_event(Warned(step=session.step, text=changed))
+        session.logs.append("metrics", row)
+        session.on_event(event)
     session.group.barrier()
 
 

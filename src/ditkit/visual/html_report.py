@@ -17,6 +17,7 @@ from PIL import Image
 from .. import __version__, recipes
 from ..config import RunConfig
 from ..errors import DataError
+from ..io.text import plus_minus
 from ..runs.folder import RunFolder
 from ..runs.metrics import read_evaluations, read_rows, spent_seconds
 from .gif import thinned
@@ -75,9 +76,9 @@ def _facts(folder: RunFolder, config: RunConfig, rows: Sequence[Mapping[str, Any
     if validation:
         facts["validation loss"] = f"{validation[-1]:.4f}"
         facts["best validation loss"] = f"{min(validation):.4f}"
-    distances = [row["kid"] for row in rows if "kid" in row]
+    distances = [plus_minus(row["kid"], row.get("kid_error")) for row in rows if "kid" in row]
     if distances:
-        facts["KID, while it trained"] = f"{distances[-1]:.4f}"
+        facts["KID, while it trained"] = distances[-1]
     seconds = spent_seconds(losses)
     if seconds:
         facts["time in steps"] = f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
@@ -133,15 +134,23 @@ def _evaluations(folder: RunFolder) -> str:
         return ""
     if not records:
         return ""
-    metrics = list(dict.fromkeys(key for record in records for key in record["metrics"] if key != "kid_error"))
-    heads = ["step", "images", "sampler", "steps", "guidance", "features", *metrics]
+    metrics = list(dict.fromkeys(key for record in records for key in record["metrics"]))
+    metrics = [key for key in metrics if not key.endswith("_error")]
+    heads = ["step", "images", "labels", "sampler", "steps", "guidance", "features", *metrics]
     lines = []
     for record in records:
         drawn, features = record.get("drawn", {}), record.get("features", {})
-        cells = [record.get("step"), drawn.get("samples"), drawn.get("sampler"), drawn.get("steps")]
-        cells += [drawn.get("guidance"), features.get("name"), *(record["metrics"].get(key) for key in metrics)]
+        labels = {"data": "as in the data", None: None}.get(drawn.get("labels_as", "even"), "in turn")
+        cells = [record.get("step"), drawn.get("samples"), labels, drawn.get("sampler"), drawn.get("steps")]
+        cells += [drawn.get("guidance"), features.get("name"), *(_figure(record["metrics"], key) for key in metrics)]
         lines.append(_row("td", ["" if cell is None else _short(cell) for cell in cells]))
-    return f'<h2>Evaluation</h2><div class="wide"><table>{_row("th", heads)}{"".join(lines)}</table></div>'
+    table = f'<div class="wide"><table>{_row("th", heads)}{"".join(lines)}</table></div>'
+    note = "± is one standard error; rows compare where images, labels and features are the same"
+    return f'<h2>Evaluation</h2>{table}<p class="soft">{note}</p>'
+
+
+def _figure(metrics: Mapping[str, float], key: str) -> str | None:
+    return plus_minus(metrics[key], metrics.get(f"{key}_error")) if key in metrics else None
 
 
 def _animation(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
 from ..io.terminal import stderr
-from ..io.text import format_duration, visible
+from ..io.text import format_duration, plus_minus, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -53,7 +53,7 @@ class TrainingProgress:
         elif isinstance(event, Validated):
             self._validation = event.loss
         elif isinstance(event, Evaluated):
-            self.note(f"step {event.step}: KID {event.kid:.4f} ± {event.error:.4f}")
+            self.note(f"step {event.step}: KID {plus_minus(event.kid, event.error)} ({event.of})")
         elif isinstance(event, Sampled):
             self._show(event)
         elif isinstance(event, Warned):
