@@ -383,3 +383,85 @@ def test_images_beside_tables_are_what_is_meant(root: Path) -> None:
     (root / "all.parquet").write_bytes(table(IMAGES))
     (root / "1.png").write_bytes(IMAGES[0])
     assert len(opened(root, validation=0)) == 1
+
+
+# --- labels of other types, tables that differ, splits in a column
+
+LISTS = pyarrow.array([[one] for one in NUMBERS])
+WHOLE = pyarrow.array([float(one) for one in NUMBERS])
+CAFE = ["cafe\u0301", "caf\u00e9", "bar"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "expected"),
+    [
+        ({"label": WHOLE}, {}, ("0", "1", "2")),
+        ({"label": WHOLE.cast(pyarrow.float32())}, {}, ("0", "1", "2")),
+        ({"label": [CAFE[one] for one in NUMBERS]}, {}, ("bar", "café")),
+        ({"label": LISTS}, {"label_from": "none"}, ()),
+        ({"label": LISTS, "kind": NUMBERS}, {"label_by": "kind"}, ("0", "1", "2")),
+        ({"Smiling": [2 * (one % 2) - 1 for one in range(40)]}, {"label_by": "smiling"}, ("not_smiling", "smiling")),
+        (
+            {"Male": [2 * (one % 2) - 1 for one in range(40)], "Hat": [one // 2 % 2 for one in range(40)]},
+            {"label_by": "male,hat"},
+            ("female", "male", "female+hat", "male+hat"),
+        ),
+    ],
+)
+def test_labels_of_any_type_that_names_classes_are_read(
+    root: Path, columns: dict, settings: dict, expected: tuple[str, ...]
+) -> None:
+    (root / "all.parquet").write_bytes(table(IMAGES, **columns))
+    data = opened(root, validation=0, **settings)
+    assert data.labels == expected and len(set(data.label_ids)) == max(1, len(expected)) and len(data) == 40
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (LISTS, r"the column label of all\.parquet holds list<.*>, which is no label"),
+        (pyarrow.array([{"id": one} for one in NUMBERS]), "holds struct<id: int64>, which is no label"),
+        (pyarrow.array([0.5 + one for one in NUMBERS]), r"the column label of all\.parquet holds no labels"),
+        (pyarrow.array([None, *map(float, NUMBERS[1:])]), "1 rows of .* have nothing in the column label"),
+        (pyarrow.array([float("nan"), *map(float, NUMBERS[1:])]), "1 rows of .* have nothing in the column label"),
+        (["a\nb", *"c" * 39], r"the label 'a\\nb' has a line break"),
+    ],
+)
+def test_a_column_called_label_that_is_none_is_never_left_out_silently(
+    root: Path, column: object, message: str
+) -> None:
+    (root / "all.parquet").write_bytes(table(IMAGES, label=column))
+    with pytest.raises(DitkitError, match=message) as caught:
+        opened(root)
+    assert "--label-by" in str(caught.value.hint) or "--label-from none" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [pyarrow.array([0, 1], pyarrow.int8()), pyarrow.array([0.0, 1.0]), pyarrow.array([1, 0], pyarrow.uint16())],
+)
+def test_numbers_of_different_widths_in_tables_are_the_same_labels(root: Path, second: pyarrow.Array) -> None:
+    (root / "a.parquet").write_bytes(table(IMAGES[:2], label=[0, 1]))
+    (root / "b.parquet").write_bytes(table(IMAGES[2:4], label=second))
+    assert opened(root, validation=0).labels == ("0", "1")
+    assert opened(root, validation=0).label_ids.tolist() == [0, 1, *map(int, second.to_pylist())]
+
+
+@pytest.mark.parametrize("second", [["a", "b"], [True, False], [[0], [1]]])
+def test_a_column_of_another_type_in_one_table_is_said_as_such(root: Path, second: list) -> None:
+    (root / "train-0.parquet").write_bytes(table(IMAGES[:2], label=[0, 1]))
+    (root / "train-1.parquet").write_bytes(table(IMAGES[2:4], label=second))
+    with pytest.raises(DataError, match=r"label is int64 in train-0\.parquet and .* in train-1\.parquet") as caught:
+        opened(root)
+    assert "damaged" not in str(caught.value) and "again" not in str(caught.value.hint)
+
+
+def test_a_column_of_splits_is_followed_or_what_is_wrong_with_it_is_said(root: Path) -> None:
+    words = (["train"] * 6 + ["Val", "val", "test", "test"]) * 4
+    (root / "all.parquet").write_bytes(table(IMAGES, label=NUMBERS, split=words))
+    train, held = opened(root), opened(root, "validation", validation=100)
+    assert len(train) == 24 and len(held) == 8
+    assert train.layout is not None and "24 to train on, 8 for validation; not used: 8" in train.layout.notes[0]
+    (root / "all.parquet").write_bytes(table(IMAGES, label=NUMBERS, split=["fold1", "fold2"] * 20))
+    folds = opened(root, validation=0)
+    assert len(folds) == 40 and folds.layout is not None and "'fold1' is no split" in folds.layout.notes[0]

@@ -85,7 +85,7 @@ def _table(rows: Iterator[Row], columns: Columns) -> Table:
             "it is probably another column: name the right one with --label-by",
         )
     by_id, ids = labels.finish(columns.attributes())
-    parts, notes = _parts(splits, where)
+    parts, notes = parts_of(splits, where)
     return Table(
         where=where,
         files=names,
@@ -97,7 +97,7 @@ def _table(rows: Iterator[Row], columns: Columns) -> Table:
     )
 
 
-def _parts(splits: list[str | None], where: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def parts_of(splits: list[str | None], where: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """What each row is for, where a column says so in words that are known; else a line about it."""
     words = {word for word in splits if word is not None}
     if not words:
