@@ -27,6 +27,8 @@ _HOMES = {
     "DiT": "models.dit",
     "RunConfig": "config",
     "load_recipe": "recipes",
+    "TrainingProgress": "visual.training_progress",
+    "progress_bars": "visual.progress",
     "DitkitError": "errors",
 }
 __all__ = [*_HOMES, "__version__"]
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from .sampling.samples import save_grid
     from .training.loop import train
     from .training.lr_finder import find_lr
+    from .visual.progress import progress_bars
+    from .visual.training_progress import TrainingProgress
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,8 @@ from ..io.terminal import LastingStderr, accept_all_letters, flush, open_streams
 from ..io.text import visible
 from ..runtime import launch
 from ..runtime.failures import explained
-from ..visual.progress import bar, loading_torch, spinner, watch
+from ..visual.progress import bar, loading_torch, spinner
+from ..visual.progress import progress_bars as watch
 
 __all__ = ["accept_all_letters", "bar", "flush", "loading_torch", "open_streams", "say", "spinner", "stderr", "watch"]
 

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ..runtime import launch
@@ -82,6 +83,11 @@ def stderr() -> Console:
         if name not in ("COLUMNS", "LINES") or (value.isascii() and value.isdigit() and len(value) < 6)
     }
     return Console(file=file, stderr=True, highlight=False, soft_wrap=True, _environ=sized)
+
+
+def draws_bars(console: Console) -> bool:
+    """Whether a bar can move on it: a terminal, or a notebook with ipywidgets."""
+    return find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
 
 
 def say(text: str, *, quiet: bool = False) -> None:

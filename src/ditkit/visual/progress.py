@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..io.progress import LOADING_TORCH, Progress, Watch
-from ..io.terminal import say, stderr
+from ..io.terminal import draws_bars, say, stderr
 
 _BETWEEN_LINES = 15.0  # seconds, where there is no terminal
 
@@ -18,7 +18,7 @@ _BETWEEN_LINES = 15.0  # seconds, where there is no terminal
 def spinner(text: str, *, quiet: bool = False) -> Iterator[None]:
     """A spinner around slow work, where stderr is a terminal."""
     terminal = stderr()
-    if quiet or not terminal.is_terminal:
+    if quiet or not draws_bars(terminal):
         yield
         return
     with terminal.status(text):
@@ -29,7 +29,7 @@ def spinner(text: str, *, quiet: bool = False) -> Iterator[None]:
 def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float | None], None]]:
     """A bar on stderr where that is a terminal; gives a function that takes (done, of how much)."""
     terminal = stderr()
-    if quiet or not terminal.is_terminal:
+    if quiet or not draws_bars(terminal):
         yield (lambda done, total: None) if quiet else _lines(text)
         return
     from rich.progress import Progress
@@ -52,8 +52,12 @@ def _lines(text: str) -> Callable[[float, float | None], None]:
     return show
 
 
-def watch(*, quiet: bool = False) -> Watch:
-    """What library functions show their progress with: work named "reading …" spins, other work has a bar."""
+def progress_bars(*, quiet: bool = False) -> Watch:
+    """For `progress=` of library functions: work named "reading …" spins, other work has a bar.
+
+    They are drawn on stderr, where that is a terminal, and in a notebook with ipywidgets; elsewhere a line comes now
+    and then. `quiet` shows nothing.
+    """
 
     @contextmanager
     def show(text: str) -> Iterator[Progress]:

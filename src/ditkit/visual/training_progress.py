@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
-from ..io.terminal import stderr
+from ..io.terminal import draws_bars, stderr
 from ..io.text import format_duration, plus_minus, visible
 
 if TYPE_CHECKING:
@@ -19,9 +19,16 @@ _SMOOTHING = 0.98
 
 
 class TrainingProgress:
-    """Listens to a run's events; use as a context manager, so that the terminal is left as it was."""
+    """Shows a run's progress: `with TrainingProgress() as progress: ditkit.train(config, folder, progress)`.
 
-    def __init__(self, name: str, *, quiet: bool = False):
+    In a notebook it shows the sample grids, too; the bar needs ipywidgets there, without which lines stand for it.
+
+    Args:
+        name: of the run; its folder's if None.
+        quiet: say nothing.
+    """
+
+    def __init__(self, name: str | None = None, *, quiet: bool = False):
         self.name, self.quiet = name, quiet
         self.console = stderr()
         self.finished: Finished | None = None
@@ -69,12 +76,13 @@ class TrainingProgress:
         self._began, self._next_line = time.monotonic(), event.step
         self._last_line = self._began - BETWEEN_LINES
         labels = f"{len(event.labels)} labels" if event.labels else "no labels"
+        name = self.name or event.folder.name
         verb = f"continuing at step {event.step} of" if event.step else "training"
         self.note(
-            f"{verb} {self.name}: {event.parameters / 1e6:.1f}M parameters on {event.device} ({event.dtype}), "
+            f"{verb} {name}: {event.parameters / 1e6:.1f}M parameters on {event.device} ({event.dtype}), "
             f"{event.images:,} images, {labels}, in {event.folder}"
         )
-        if self.console.is_terminal and not self.quiet:
+        if draws_bars(self.console) and not self.quiet:
             self._bar = _bar(self.console)
             self._task = self._bar.add_task("", total=event.steps, completed=event.step, numbers="")
             self._bar.start()
@@ -111,7 +119,12 @@ class TrainingProgress:
     def _show(self, event: Sampled) -> None:
         if self.quiet:
             return
-        if self.console.is_terminal and self.console.color_system == "truecolor":
+        if self.console.is_jupyter:
+            from IPython.display import Image, display
+
+            self.note(f"step {event.step}:")
+            display(Image(filename=str(event.path)))
+        elif self.console.is_terminal and self.console.color_system == "truecolor":
             from PIL import Image
 
             from ..visual.grid import half_blocks
