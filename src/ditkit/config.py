@@ -51,6 +51,9 @@ class DataConfig:
     label_file: str | None = None  # a CSV or JSON-lines table of file names and labels
     label_from: str | None = None  # a regular expression whose first group is the label in a file's name; none; folders
     image_column: str | None = None  # of a table of images
+    black: float | None = None  # of images of 16 bits, 32 bits or floats; None: once for the set, from some images
+    white: float | None = None  # likewise (data/levels.py has the rule)
+    background: Literal["white", "black"] | None = None  # of transparent images; None: once for the set, likewise
     crop: Literal["center", "top", "pad", "stretch"] = "center"  # how an image gets the wanted aspect ratio
     flip: bool = False  # mirror half of the training images
     validation: CountOrZero = 500  # images held out for the validation loss

@@ -87,8 +87,8 @@ def show(
     if picture:
         lines = [*lines, f"picture: {text.flat(str(picture))}"]
     show_result(output, survey_report.as_json(result, config, name, picture), lines)
-    if result.unreadable:
-        console.say(survey_report.remedy(result, config), quiet=output.quiet)
+    for warning in survey_report.warnings(result, config):
+        console.say(warning, quiet=output.quiet)
 
 
 def _open(config: RunConfig, *, quiet: bool) -> dict[Split, Dataset]:

@@ -85,6 +85,7 @@ def open_training_images(config: RunConfig, *, quiet: bool = False, yes: bool = 
     from ..data.contract import Datasets, open_dataset
     from ..data.formats import left_out_of, sentence
     from ..data.labels.listing import notes_of
+    from ..data.settle import sentences
     from ..estimation.fits import check_size
 
     images = open_images(config, quiet=quiet, yes=yes)
@@ -93,7 +94,8 @@ def open_training_images(config: RunConfig, *, quiet: bool = False, yes: bool = 
     datasets = Datasets(train=images, validation=open_dataset(config.data, "validation"))
     find_autoencoder(config, quiet=quiet, yes=yes)
     check_size(config, len(images.labels))
-    for text in (*notes_of(images), sentence(left_out_of(images))):
+    texts = [*notes_of(images), *sentences(getattr(images, "config", config.data), config.data)]
+    for text in (*texts, sentence(left_out_of(images))):
         console.say(text, quiet=quiet or not text)
     if len(images.labels) == 1:
         console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)

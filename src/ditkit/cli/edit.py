@@ -88,7 +88,7 @@ def _edit(
     strength: float = 1.0,
 ) -> None:
     """Check everything, draw one image for each label, and write them beside a grid that begins with the original."""
-    from ..data.decode import read_for_edit
+    from ..data.edit_input import read_for_edit
     from ..errors import UsageError
     from ..io import text
     from ..io.paths import expanded

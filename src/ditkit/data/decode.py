@@ -7,16 +7,19 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
+from .colour import to_srgb
 from .formats import formats
+from .levels import is_deep, to_eight_bits
 
 if TYPE_CHECKING:
     from ..config import DataConfig
@@ -25,8 +28,8 @@ LONGEST_SIDE = 16384
 MOST_PIXELS = 64_000_000
 
 # Pillow raises almost any exception for damaged files.
-_DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
-_DECODING_ERRORS += (AttributeError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
+decode_errors = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
+decode_errors += (AttributeError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,7 +40,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGING = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))  # width and height
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def decode(
@@ -45,8 +47,9 @@ def decode(
 ) -> Image.Image:
     """The first frame of an image, from what opens it as a seekable file: upright, mode L (1 channel) or RGB (3).
 
-    Transparency is laid on white, 16-bit and float images are scaled to 8 bits by their range. A JPEG may be decoded
-    at a fraction of its size that is still twice `smallest` (height, width). Raises DataError, which calls it `name`.
+    Colours are made sRGB by the image's profile, transparency is laid on `config.background`, and levels of 16 bits,
+    32 bits and floats become 8 bits between `config.black` and `config.white`. A JPEG may be decoded at a fraction of
+    its size that is still twice `smallest` (height, width). Raises DataError, which calls the image `name`.
     """
     return examine(opener, name, config, smallest)[0]
 
@@ -58,15 +61,15 @@ class Header:
     size: tuple[int, int]  # width, height, of the whole image upright
     format: str
     mode: str
+    profile: str = ""  # the name of its colour profile, or colour.IGNORED
 
 
 def examine(
     opener: Callable[[], IO[bytes]], name: str, config: DataConfig, smallest: tuple[int, int] | None = None
 ) -> tuple[Image.Image, Header]:
     """The image as `decode` gives it, and the file's header. Raises DataError."""
-    _hush_pillow()
     try:
-        with opener() as file, Image.open(file, formats=formats(config.reading)) as image:
+        with opened(opener, config) as image:
             size, mode = image.size, image.mode
             _check_size(name, size)
             if smallest is not None:
@@ -74,18 +77,29 @@ def examine(
                 image.draft(image.mode, (side, side))
             _mend_transparency(image)
             image.load()
+            plain, profile = to_plain(image, config)
             is_exchanged = _TURNS.get(_orientation(image)) in _EXCHANGING
-            header = Header(size=size[::-1] if is_exchanged else size, format=image.format or "", mode=mode)
-            return to_plain(image, config.channels), header
-    except _DECODING_ERRORS as error:
+            size = size[::-1] if is_exchanged else size
+            return plain, Header(size=size, format=image.format or "", mode=mode, profile=profile)
+    except decode_errors as error:
         raise DataError(f"cannot read the image {name}: {_why(error, config)}", "replace it or take it away") from None
 
 
-def to_plain(image: Image.Image, channels: int) -> Image.Image:
-    """An image that is loaded: upright, 8 bits, mode L (1 channel) or RGB (3), transparency laid on white."""
-    turn = _TURNS.get(_orientation(image))
-    plain = _flatten(_to_eight_bits(image)).convert("L" if channels == 1 else "RGB")
-    return plain.transpose(turn) if turn is not None else plain
+def to_plain(image: Image.Image, config: DataConfig) -> tuple[Image.Image, str]:
+    """An image that is loaded as `decode` gives it, and the name of its colour profile (`colour.to_srgb`)."""
+    turn, background = _TURNS.get(_orientation(image)), 0 if config.background == "black" else 255
+    plain, profile = (image, "") if config.reading == 1 else to_srgb(image)
+    plain = to_eight_bits(image, config, background) if is_deep(image) else plain
+    plain = _flatten(plain, background).convert("L" if config.channels == 1 else "RGB")
+    return plain.transpose(turn) if turn is not None else plain, profile
+
+
+@contextmanager
+def opened(opener: Callable[[], IO[bytes]], config: DataConfig) -> Iterator[ImageFile.ImageFile]:
+    """An image whose header is read; errors are some of `decode_errors`."""
+    _hush_pillow()
+    with opener() as file, Image.open(file, formats=formats(config.reading)) as image:
+        yield image
 
 
 def fit(
@@ -117,30 +131,6 @@ def as_array(image: Image.Image | np.ndarray) -> np.ndarray:
     """The pixels as an array of its own, (height, width, channels) also for one channel."""
     pixels = np.array(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def read_for_edit(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
-    """An image as a model's training images were prepared, uint8 (H, W, C), and where `mask` is white, bool (H, W).
-
-    Raises UsageError for a file that is missing, and for a mask of another size or without a white pixel; DataError
-    for one that cannot be decoded.
-    """
-    height, width = data.image_size
-    for file in (path, mask):
-        if file is not None and not file.is_file():
-            raise UsageError(f"there is no file {file}", "check the path")
-    image, header = examine(lambda: open_file(path), path.name, data)
-    pixels = fit(image, height, width, crop=data.crop)
-    if mask is None:
-        return pixels, None
-    cover, mask_header = examine(lambda: open_file(mask), mask.name, replace(data, channels=1))
-    if mask_header.size != header.size:
-        sizes = [" x ".join(map(str, size)) for size in (mask_header.size, header.size)]
-        raise UsageError(f"the mask is {sizes[0]} pixels, the image {sizes[1]}", "they must be of one size")
-    paint = fit(cover, height, width, resample=Image.Resampling.BOX, crop=data.crop)[:, :, 0] > 127
-    if not paint.any():
-        raise UsageError(f"{mask} is black where the model looks: there is nothing to paint", "make that part white")
-    return pixels, paint
 
 
 def crop_box(size: tuple[int, int], height: int, width: int, crop: str) -> tuple[int, int, int, int]:
@@ -184,7 +174,7 @@ def _orientation(image: Image.Image) -> Any:
     """The EXIF orientation; a damaged one is no reason to lose the image."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _DECODING_ERRORS:
+    except decode_errors:
         return None
     return orientation if isinstance(orientation, int) else None
 
@@ -198,34 +188,12 @@ def _mend_transparency(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = tuple(level >> 8 for level in transparent)
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float grey images as mode L; Pillow's own conversion would clip them."""
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return image
-    values, tags = np.array(image, dtype=np.float32), getattr(image, "tag_v2", {})
-    transparent = values == image.info["transparency"] if "transparency" in image.info else None
-    values[np.isnan(values)] = 0
-    brightest = float(values[np.isfinite(values)].max(initial=0))
-    if image.mode.startswith("I;16") or image.format == "PNG":
-        whites = [2.0 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1]
-    else:  # the file does not say where white is: the smallest usual value above its brightest pixel
-        whites = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
-    white = next((white for white in whites if brightest <= white), brightest)
-    levels = np.rint(values.clip(0, white, out=values) * np.float32(255 / white)).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        levels = 255 - levels
-    if transparent is not None:
-        levels[transparent] = 255
-    return Image.fromarray(levels)
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Transparency laid on white."""
+def _flatten(image: Image.Image, background: int) -> Image.Image:
+    """Transparency laid on a grey of 0 to 255."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image)
+    return Image.alpha_composite(Image.new("RGBA", image.size, (background, background, background, 255)), image)
 
 
 def _why(error: BaseException, config: DataConfig) -> str:

@@ -115,13 +115,18 @@ class Files(Protocol):
     def open_bytes(self, row: int) -> IO[bytes]: ...
 
 
-def left_out(files: Files | Sequence[str], endings: Sequence[str], reading: int) -> dict[str, int]:
-    """How many files look like images and are not read, by their endings; `endings` are those of all files."""
+def left_out(files: Files | None, endings: Sequence[str], reading: int) -> dict[str, int]:
+    """How many files look like images and are not read, by their endings; `endings` are those of all files.
+
+    Of files without an ending, those are counted that begin as images do; without `files` none.
+    """
     counts = Counter(ending for ending in endings if ending in LISTED - readable(reading))
     nameless = [row for row, ending in enumerate(endings) if not ending][:_MOST_SNIFFED]
-    if nameless:
+    if nameless and files is not None:
         pictures = sum(_is_picture(files, row) for row in nameless)
         counts[""] = round(counts[""] * pictures / len(nameless))
+    elif nameless:
+        del counts[""]
     most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {ending.rstrip("_"): count for ending, count in most_first if count}
 

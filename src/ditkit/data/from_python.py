@@ -57,7 +57,7 @@ class PythonDataset:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         row = int(self.rows[index])
         image, label = _read(self.items, row, self.lock)
-        plain = to_plain(_as_picture(image, row, self.float_range), self.config.channels)
+        plain, _ = to_plain(_as_picture(image, row, self.float_range), self.config)
         return fit(plain, *self.config.image_size, crop=self.config.crop), _label_id(label, self.labels, row)
 
     def __getstate__(self) -> dict[str, Any]:  # for worker processes, each with a lock of its own

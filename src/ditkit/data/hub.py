@@ -30,7 +30,7 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
     listed = files_of(place.repo, revision=revision, by_hand=f"check the network, {_BY_HAND}")
     tables = [path for path in listed if path.endswith(SUFFIX)]
     images = [path for path in listed if ending(path) in readable(config.reading) or path.lower().endswith(SUFFIXES)]
-    others = left_out((), list(filter(None, map(ending, listed))), config.reading)
+    others = left_out(None, [ending(path) for path in listed], config.reading)
     if not tables and not images:
         raise DataError(
             f"{address(place.repo, revision)} has no parquet tables, images or archives among its {len(listed)} files"

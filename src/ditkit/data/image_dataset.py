@@ -14,6 +14,7 @@ from ..config import DataConfig
 from .contract import Split, held_out
 from .decode import decode, fit
 from .labels.listing import Layout
+from .settle import settled
 from .sources.compact_names import hashed
 
 
@@ -92,7 +93,7 @@ def image_subset(
     label_ids: Sequence[int] | np.ndarray,
 ) -> ImageDataset:
     """The images in some rows of a source; `label_ids` are those of all its rows."""
-    rows = np.asarray(rows, dtype=np.int64)
+    rows, config = np.asarray(rows, dtype=np.int64), settled(config, source)
     ids = np.asarray(label_ids, dtype=np.int64)[rows]
     names = (source.name(int(row)) for row in rows)
     digest = fingerprint(names, map(int, source.sizes[rows]), map(int, ids), config)
@@ -101,7 +102,8 @@ def image_subset(
 
 def fingerprint(names: Iterable[str], sizes: Iterable[int], label_ids: Iterable[int], config: DataConfig) -> str:
     """A hash of names, sizes and labels in their order, and of how files become pixels: the same wherever they lie."""
-    digest = hashlib.sha256(b"" if config.reading == 1 else f"reading {config.reading}\n".encode())
+    how = f"reading {config.reading}, {config.black} to {config.white} on {config.background}\n"
+    digest = hashlib.sha256(b"" if config.reading == 1 else how.encode())
     for name, size, label in zip(names, sizes, label_ids, strict=True):
         digest.update(os.fsencode(name) + f"\0{size}\0{label}\n".encode())
     return digest.hexdigest()

@@ -28,6 +28,7 @@ MOST_KEPT_SIDE = 256  # pixels of the thumbnails
 UNKNOWN = -1  # label id of an image that cannot be read, of a data set that must read it to know
 MOST_LISTED = 1000  # unreadable images, and groups of equal ones, that are kept by name
 MOST_CLASSES = 16  # that get a row of thumbnails
+_DARK, _FLAT = 16, 8  # levels of 256
 _SPARES = 4  # thumbnails of a class beyond those that are wanted, for what turns out unreadable
 
 Size = tuple[int, int]  # width, height
@@ -53,6 +54,9 @@ class Inspection:
     size: Size | None = None
     format: str = ""
     mode: str = ""
+    profile: str = ""
+    brightest: int = 255  # level of 0 to 255
+    range: int = 255  # from its darkest level to its brightest
     shown: Thumbnail | None = None
     why: str | None = None  # it cannot be read
 
@@ -66,7 +70,7 @@ def inspect(part: Dataset, index: int, config: DataConfig, name: str | None) -> 
 
 def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: str | None) -> Inspection:
     """Opened once and read in blocks, whatever its length."""
-    row, label_id = int(part.rows[index]), int(part.label_ids[index])
+    row, label_id, config = int(part.rows[index]), int(part.label_ids[index]), part.config
     place = part.source.place(row)
     digest = hashlib.blake2b(digest_size=16)
 
@@ -92,6 +96,9 @@ def _inspect_original(part: ImageDataset, index: int, config: DataConfig, name: 
         size=header.size,
         format=header.format,
         mode=header.mode,
+        profile=header.profile,
+        brightest=int(seen.max()),
+        range=_range(seen),
         shown=shown,
     )
 
@@ -113,7 +120,13 @@ def _inspect_result(part: Dataset, index: int, config: DataConfig, name: str | N
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     size = image.shape[1], image.shape[0]
     shown = None if name is None else Thumbnail(name=name, label_id=label_id, seen=_small(image))
-    return Inspection(label_id=label_id, digest=digest, size=size, shown=shown)
+    return Inspection(
+        label_id=label_id, digest=digest, size=size, brightest=int(image.max()), range=_range(image), shown=shown
+    )
+
+
+def _range(image: np.ndarray) -> int:
+    return int(image.max()) - int(image.min())
 
 
 def _small(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -149,6 +162,10 @@ class Survey:
     sizes: Counter[Size] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
+    profiles: Counter[str] = field(default_factory=Counter)  # colour profiles by name
+    config: DataConfig = field(default_factory=DataConfig)  # with what was settled when the data set was opened
+    dark: int = 0  # images without a level above a sixteenth of white
+    flat: int = 0  # images of one colour
     enlarged: int = 0  # images smaller than what is made of them
     unreadable: int = 0
     unreadable_listed: list[tuple[str, str]] = field(default_factory=list)  # place, why
@@ -168,6 +185,10 @@ class Survey:
         if inspection.format:
             self.formats[inspection.format] += 1
             self.modes[inspection.mode] += 1
+        if inspection.profile:
+            self.profiles[inspection.profile] += 1
+        self.dark += inspection.brightest < _DARK
+        self.flat += inspection.range < _FLAT
         if inspection.shown:
             self.shown.append(inspection.shown)
 
@@ -189,12 +210,14 @@ def survey(
     indices = np.linspace(0, len(images), count, endpoint=False).astype(np.int64)
     label_ids = images.label_ids[indices]
     picked = _picked(images, indices, label_ids, per_class + _SPARES)
+    first = next(iter(parts.values()))
     result = Survey(
         labels=images.labels,
         images=len(images),
         examined=count,
-        left_out=left_out_of(next(iter(parts.values()))),
-        layout=getattr(next(iter(parts.values())), "layout", None),
+        left_out=left_out_of(first),
+        layout=getattr(first, "layout", None),
+        config=getattr(first, "config", config),
         encoded=all(isinstance(part, ImageDataset) for part in parts.values()),
         all_counted=not (images.label_ids == UNKNOWN).any(),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..io import text as io_text
 from .formats import sentence
+from .settle import sentences
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -38,16 +39,31 @@ def lines(survey: Survey, config: RunConfig, name: str) -> Iterator[str]:
         yield from map(io_text.flat, survey.layout.notes)
     yield ""
     yield from _sizes(survey, config)
-    for title, counter in (("formats", survey.formats), ("colours", survey.modes)):
+    counters = {"formats": survey.formats, "colours": survey.modes, "colour profiles, made sRGB": survey.profiles}
+    for title, counter in counters.items():
         if counter:
             yield f"{title}: " + ", ".join(f"{kind} {number:,}" for kind, number in counter.most_common())
+    yield from sentences(survey.config)
     yield ""
     yield from _duplicates(survey)
     yield from _unreadable(survey)
     yield sentence(survey.left_out) or "left out: none"
 
 
-def remedy(survey: Survey, config: RunConfig) -> str:
+def warnings(survey: Survey, config: RunConfig) -> Iterator[str]:
+    """What is wrong with the images, and what to do."""
+    readable = survey.examined - survey.unreadable
+    if survey.unreadable:
+        yield _remedy(survey, config)
+    if 2 * survey.flat > readable:
+        on = "; see data.background" if survey.config.background else ""
+        yield f"warning: {survey.flat:,} of {readable:,} images are of one colour all over{on}"
+    elif 2 * survey.dark > readable:
+        how = "set data.white" if survey.config.white is not None else "make them brighter before training"
+        yield f"warning: {survey.dark:,} of {readable:,} images have no level above a sixteenth of white: {how}"
+
+
+def _remedy(survey: Survey, config: RunConfig) -> str:
     """The warning about unreadable images: what training would do, and what to do."""
     allowed = survey.unreadable <= config.data.max_bad * survey.examined
     then = "training would replace them by others" if allowed else "training would stop (data.max_bad)"
@@ -70,6 +86,12 @@ def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) 
         "enlarged": survey.enlarged,
         "formats": dict(survey.formats.most_common()),
         "modes": dict(survey.modes.most_common()),
+        "profiles": dict(survey.profiles.most_common()),
+        "black": survey.config.black,
+        "white": survey.config.white,
+        "background": survey.config.background,
+        "dark": survey.dark,
+        "flat": survey.flat,
         "duplicates": {
             "groups": survey.duplicate_groups,
             "images": survey.duplicate_images,

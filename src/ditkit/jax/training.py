@@ -17,6 +17,7 @@ from jax import Array
 from ..config import OptimConfig, RunConfig
 from ..data.batches import Batch, Batches
 from ..data.contract import open_dataset
+from ..data.settle import settled_by
 from ..ema import decay_at
 from ..errors import UsageError
 from ..objectives.contract import Objective, from_clean_and_noise, loss_weight, open_objective
@@ -62,6 +63,7 @@ def train(config: RunConfig, path: str | Path, *, on_step: Callable[[int, float]
     if not Path(path).parent.is_dir():
         raise UsageError(f"there is no folder {Path(path).parent}", "make it first, or choose another path")
     dataset = open_dataset(config.data, "train")
+    config = settled_by(config, dataset)
     objective = open_objective(config.diffusion)
     network, weights = initialize(config, dataset.labels)
     optimizer = adamw(config.optim, config.train.steps)

@@ -23,4 +23,14 @@ def stored_config(tree: Mapping[str, Any]) -> RunConfig:
 
 def continued(config: RunConfig, run: RunConfig) -> RunConfig:
     """The settings for going on with a run, with what it settled when it began: how its images are read."""
-    return replace(config, data=replace(config.data, reading=run.data.reading))
+    wanted, data = config.data, run.data
+    return replace(
+        config,
+        data=replace(
+            wanted,
+            reading=data.reading,
+            black=data.black if wanted.black is None else wanted.black,
+            white=data.white if wanted.white is None else wanted.white,
+            background=wanted.background or data.background,
+        ),
+    )

@@ -18,6 +18,7 @@ from ..config import RunConfig
 from ..data.batches import Batches, Reader
 from ..data.contract import Dataset, Datasets, open_datasets
 from ..data.resident import batch_target
+from ..data.settle import settled_by
 from ..ema import TRACKED, Ema, PowerEmas
 from ..errors import UsageError
 from ..evaluation.judge import Judge, open_judge
@@ -108,7 +109,7 @@ def open_session(
     if config.train.batch_size < group.size:
         raise UsageError(f"{group.size} processes share {config.train.batch_size} images", "raise --batch-size")
     datasets = datasets or open_datasets(config.data)
-    dataset = datasets.train
+    dataset, config = datasets.train, settled_by(config, datasets.train)
     group.require_same(dataset.fingerprint, "images")
     objective = open_objective(config.diffusion)
     dtype = find_dtype(dtype_name, device)

@@ -105,6 +105,10 @@ class MemberSource:
         """The same members, all of which are in a folder (with a slash at its end), with names relative to it."""
         return replace(self, names=self.names.without(len(os.fsencode(folder))))
 
+    def close(self) -> None:
+        """Close the archives; they are opened again when they are read."""
+        self._files.close()
+
     def _archive(self, row: int) -> Archive:
         return self.archives[int(self.spots["shard"][row])]
 
@@ -119,9 +123,12 @@ class _Descriptors:
         return {"_open": {}}
 
     def __del__(self) -> None:
-        for descriptor in self._open.values():
+        self.close()
+
+    def close(self) -> None:
+        while self._open:
             with contextlib.suppress(OSError):
-                os.close(descriptor)
+                os.close(self._open.popitem()[1])
 
     @contextlib.contextmanager
     def reading(self, shard: int, archive: Archive) -> Iterator[int]:
