@@ -240,7 +240,7 @@ def test_list_names_data_sets_and_entries_with_size_and_source(full: Path, capsy
     code, out, err = said(capsys, "data list")
     lines = out.splitlines()
     assert code == 0
-    assert any(line.startswith("  mnist   Handwritten digits") for line in lines)
+    assert any(line.split()[:3] == ["mnist", "Handwritten", "digits,"] for line in lines)
     assert f"in the cache, {full}:" in lines
     at = next(at for at, line in enumerate(lines) if line.split() == [ALL[3], "2", "kB", "0", "s"])
     assert lines[at + 1] == "    from /home/me/photos.zip"

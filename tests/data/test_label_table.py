@@ -150,7 +150,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "rows without an image": (PLAIN.replace("sub/", ""), r"line 4: there is no image 'c.png' .* 2 rows have none"),
     "images without a row": (
         "file,label\na.png,cat\n",
-        r"has no row for 3 of 4 images: b\.png, sub/c\.png, sub/d\.png$",
+        r"has no row for 3 of 4 images: b\.png, sub/c\.png, sub/d\.png\n",
     ),
     "a row twice": (PLAIN + "a.png,dog\n", r"line 6: 'a.png' is 'dog', but line 2 says 'cat'"),
     "an empty label": (PLAIN.replace("b.png,dog", "b.png, "), r"line 3: the label is empty"),

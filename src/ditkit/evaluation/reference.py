@@ -26,6 +26,7 @@ MOST_IMAGES = 50_000  # as is usual for FID
 MOST_FEATURES = 10_000  # of single images, for the metrics that need them
 FEWEST_IMAGES = 3  # that have a covariance when one of them is left out
 _NOT_OF_IMAGES = ("path", "max_bad")  # settings that say where the images are, not what they are
+_ADDED = ("label_from",)  # settings that came later: references made before are those of None
 _OF_READING = ("reading", "black", "white", "background")  # settings that the data set's own fingerprint has
 _OF_LOADING = ("workers", "worker_start", "worker_timeout")  # settings that say how images are loaded
 
@@ -119,6 +120,7 @@ def _as_reference(arrays: dict[str, np.ndarray], fingerprint: str, labels: tuple
 def _fingerprint(dataset: Dataset, config: DataConfig, extractor: Extractor) -> str:
     """Changes with the images, how they are prepared, and the extractor; not with where they are or who loads them."""
     settings = {key: value for key, value in asdict(config).items() if key not in _NOT_OF_IMAGES + _OF_READING}
+    settings = {key: value for key, value in settings.items() if key not in _ADDED or value is not None}
     # Their defaults stand in for them, so that references that were cached with the defaults are found.
     settings |= {key: getattr(DataConfig, key) for key in _OF_LOADING}
     parts = [dataset.fingerprint, settings, extractor.name, extractor.fingerprint, MOST_IMAGES, MOST_FEATURES]
