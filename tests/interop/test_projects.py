@@ -142,7 +142,63 @@ def test_where_nothing_is_told_the_assumption_is_said_and_the_user_decides(tmp_p
     with pytest.raises(UsageError, match="no network of original"):
         read_foreign(path, HEADS, "original")
     named = read_foreign(bare.save(tmp_path / "SiT-S-4.pt"), HEADS)
-    assert named.origin == "SiT" and "by its name alone" in named.notes[0]
+    assert named.origin == "SiT" and "by its name; if" in named.notes[0]
+
+
+def test_a_network_called_dit_may_be_a_flow_unless_something_says_otherwise(tmp_path: Path) -> None:
+    once = Meta(classes=3, twice=False)
+    for arguments, said in (({}, True), ({"diffusion_steps": 1000}, False), ({"prediction": "eps"}, False)):
+        path = saved(once, tmp_path / "a.pt", args=namespace(model="DiT-S/2", vae="ema", **arguments))
+        assert ("it predicts noise; if it is a flow" in " ".join(read_foreign(path).notes)) == said
+
+
+def test_half_of_the_channels_unused_is_a_sits_or_the_users_word(tmp_path: Path) -> None:
+    network: Any = Meta(classes=3)
+    for parameter in network.final_layer.linear.parameters():
+        parameter.data.view(4, 8, -1)[:, 4:] = 0
+    path = network.save(tmp_path / "a.pt")
+    assumed = read_foreign(path, HEADS)
+    assert assumed.origin == "SiT" and "half of its output channels were never used" in assumed.notes[0]
+    assert_predicts(read_foreign(path, HEADS, "dit"), theirs(network, TIMES * 1000), "diffusion", "epsilon")
+
+
+def test_projectors_are_repas_and_are_left_out(tmp_path: Path) -> None:
+    network = Meta(classes=3, twice=False)
+    torch.save({**network.state_dict(), "projectors.0.0.weight": torch.ones(2, 2)}, tmp_path / "a.pt")
+    foreign = read_foreign(tmp_path / "a.pt", HEADS)
+    assert foreign.origin == "REPA's SiT" and "projectors.0.0.weight" in " ".join(foreign.notes)
+    assert_predicts(foreign, theirs(network, TIMES), "flow", "velocity")
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "pred_v"])
+def test_other_predictions_of_a_diffusion_are_believed(tmp_path: Path, prediction: str) -> None:
+    path = saved(Meta(classes=3), tmp_path / "a.pt", config={"heads": 4, "prediction_type": prediction})
+    foreign = read_foreign(path)
+    assert_predicts(foreign, theirs(Meta(classes=3), TIMES * 1000), "diffusion", "v")
+
+
+def test_a_noise_schedule_that_the_file_holds_is_read_or_refused(tmp_path: Path) -> None:
+    network = {f"model.{name}": value for name, value in Meta(classes=3).state_dict().items()}
+    torch.save({"state_dict": {**network, "betas": torch.linspace(2e-4, 0.03, 400)}}, tmp_path / "a.pt")
+    diffusion = read_foreign(tmp_path / "a.pt", HEADS).info.config.diffusion
+    assert (diffusion.timesteps, diffusion.beta_start, diffusion.beta_end) == (400, 2e-4, 0.03)
+    torch.save({"ema": {**network, "betas": torch.linspace(0.01, 0.2, 400) ** 2}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="betas of its own, which are not linear"):
+        read_foreign(tmp_path / "a.pt", HEADS)
+
+
+def test_a_network_without_a_label_table_has_no_labels(tmp_path: Path) -> None:
+    state = Meta().state_dict()
+    del state["y_embedder.embedding_table.weight"]
+    torch.save(state, tmp_path / "a.pt")
+    foreign = read_foreign(tmp_path / "a.pt", HEADS)
+    assert foreign.info.labels == () and foreign.ema["label.weight"].shape == (1, 64)
+    assert "as it has no label table" in " ".join(foreign.notes)
+
+
+def test_a_stated_guidance_is_the_models(tmp_path: Path) -> None:
+    foreign = read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(**SIT, cfg_scale=1.5)))
+    assert foreign.info.config.sample.guidance == 1.5
 
 
 def test_a_prediction_without_its_path_is_asked_about(tmp_path: Path) -> None:

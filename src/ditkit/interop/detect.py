@@ -20,6 +20,7 @@ from . import diffusers, diffusers_config, meta, original, remap
 from .base import ForeignModel, short_names
 from .file_kinds import is_safetensors
 from .folders import find_model
+from .projects import stored_betas
 from .state_dicts import choose, find_networks, metadata
 from .unsupported import KNOWN, describe
 from .weights import read_files, read_tree
@@ -82,7 +83,8 @@ def _read_files(
         if networks := find_networks(tree, reader.MARK):
             choice = choose(networks, state_dict)
             choice.check_size(path)
-            model = reader.read(choice, metadata(tree), path, settings, project)
+            about = {**metadata(tree), "betas": stored_betas(tree)}
+            model = reader.read(choice, about, path, settings, project)
             return dataclasses.replace(model, notes=(*([choice.note] if choice.note else []), *model.notes))
     raise CheckpointError(f"{path} is {describe(tree)}", KNOWN)
 

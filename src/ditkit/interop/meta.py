@@ -30,6 +30,7 @@ from .stated import Stated, given
 from .unsupported import without_extras
 
 MARK = "x_embedder.proj.weight"
+_TABLE = "y_embedder.embedding_table.weight"
 _AUTOENCODER = "sd-vae-ft-ema"
 _MODULATION = (0, 1, 3, 4, 2, 5)  # ditkit's shift, scale, shift, scale, gate, gate in its shift, scale, gate, shift, …
 _LAYERS = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "mlp.first": "mlp.fc1", "mlp.second": "mlp.fc2"}
@@ -89,8 +90,7 @@ class _Reader:
         self.about, self.stated = about, Stated(about)
         self.assumed: list[str] = []
         self.width, self.channels, self.patch, _ = tensors[MARK].shape
-        twice = len(tensors["final_layer.linear.weight"]) == 2 * tensors[MARK][0].numel()
-        self.meaning = meaning_of(tensors, self.stated, path, project, twice=twice)
+        self.meaning = meaning_of(tensors, self.stated, about.get("betas"), path, project)
         self._assume(self.meaning.note)
 
     def _assume(self, text: str) -> None:
@@ -119,7 +119,7 @@ class _Reader:
                 "sample": {
                     "sampler": "flow-dpmpp" if self.meaning.is_flow else "dpmpp",
                     "steps": 25,
-                    "guidance": 4.0 if label_drop else 1.0,
+                    "guidance": self._guidance() if label_drop else 1.0,
                 },
                 "train": {"steps": max(1, step)},
             }
@@ -127,6 +127,10 @@ class _Reader:
         stats = LatentStats(mean=(0.0,) * self.channels, std=(1.0,) * self.channels, autoencoder="")
         latents = None if autoencoder["name"] == PIXEL else stats
         return ModelInfo(config=config, labels=class_names(classes), step=step, latents=latents)
+
+    def _guidance(self) -> float:
+        scale = self.stated.number("cfg_scale", "guidance_scale")
+        return scale if scale and 1 <= scale <= 20 else 4.0
 
     def _step(self) -> int:
         """As the checkpoint says, or its name: 0400000.pt."""
@@ -149,7 +153,10 @@ class _Reader:
 
     def _classes(self) -> tuple[int, float]:
         """The number of classes, and how often a label was left out in training, 0 where guidance has no meaning."""
-        rows = len(self.tensors["y_embedder.embedding_table.weight"])
+        if _TABLE not in self.tensors:
+            self._assume("a network without labels, as it has no label table")
+            return 0, 0.0
+        rows = len(self.tensors[_TABLE])
         stated, typed = self.stated.count("num_classes"), given(self.settings, "diffusion", "label_drop")
         dropped = self.stated.number("class_dropout_prob", "cfg_prob", "label_drop", "label_dropout")
         dropped = float(typed) if isinstance(typed, (int, float)) else dropped
@@ -174,7 +181,13 @@ class _Reader:
         autoencoder = self._autoencoder()
         size, shrink = self.stated.count("image_size", "resolution"), autoencoder["shrink"]
         if "pos_embed" in self.tensors:
-            side = math.isqrt(self.tensors["pos_embed"].shape[1]) * self.patch
+            tokens = self.tensors["pos_embed"].shape[1]
+            side = math.isqrt(tokens) * self.patch
+            if math.isqrt(tokens) ** 2 != tokens:
+                raise CheckpointError(
+                    f"{self.path} has {tokens} positions, which make no square",
+                    "ditkit reads such DiTs of squares only",
+                )
         elif typed := given(self.settings, "data", "image_size") or size:
             side = int(typed) // shrink
         else:
@@ -235,7 +248,7 @@ def _converted(tensors: dict[str, Tensor], info: ModelInfo, meaning: Meaning) ->
         "time.first": (weight, bias),
         "time.second": linear(tensors, "t_embedder.mlp.2"),
     }
-    table = tensors.pop("y_embedder.embedding_table.weight")
+    table = tensors.pop(_TABLE, torch.zeros(0, info.config.model.width))
     if len(table) == len(info.labels):  # it never dropped a label: without one, only the timestep counts
         table = torch.cat([table, torch.zeros(1, table.shape[1])])
     for index in range(info.config.model.depth):

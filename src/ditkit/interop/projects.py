@@ -9,12 +9,13 @@ arguments that a training stored decide, or whoever imports.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, UsageError
+from .state_dicts import tables
 from .stated import Stated
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 ORIGINAL = "original"
 ORIGINS = {"dit": "Meta's DiT", "sit": "SiT", "repa": "REPA's SiT", "lightningdit": "LightningDiT"}
 PROJECTS = (*ORIGINS, ORIGINAL)  # as --project takes them
+_PREDICTION = ("prediction", "prediction_type", "pred_type", "parameterization")
+_OBJECTIVES = {  # what diffusions call their predictions
+    **dict.fromkeys(("epsilon", "eps", "pred_noise", "pred_eps"), "epsilon"),
+    **dict.fromkeys(("sample", "x0", "x_start", "xstart", "pred_x0", "pred_xstart"), "x0"),
+    **dict.fromkeys(("v_prediction", "pred_v"), "v"),
+}
 _HAS = "ditkit has the linear path with prediction of velocity or noise"
 
 
@@ -40,77 +47,117 @@ class Meaning:
         return self.diffusion["process"] == "flow"
 
 
+def stored_betas(tree: Any) -> list[float] | None:
+    """The noise schedule that a wrapper around the network keeps as a tensor; None where there is none."""
+    for _, table in tables(tree):
+        for name, value in table.items():
+            if str(name).rpartition(".")[2] == "betas" and getattr(value, "ndim", 0) == 1 and len(value) > 1:
+                return value.double().tolist()
+    return None
+
+
 def meaning_of(
-    tensors: Mapping[str, Tensor], stated: Stated, path: Path, project: str | None, *, twice: bool
+    tensors: Mapping[str, Tensor], stated: Stated, betas: Sequence[float] | None, path: Path, project: str | None
 ) -> Meaning:
     """What the network in a file predicts.
 
     Args:
         tensors: of the network.
         stated: what the file says beside it.
+        betas: its noise schedule, where it keeps it.
         path: of the file, for its name and for errors.
         project: one of PROJECTS where the user says it, which counts more than all else.
-        twice: whether the network has twice as many output channels as input channels.
 
     Raises UsageError where it has to be asked, CheckpointError for a process that ditkit does not have.
     """
-    word, note = (project, "") if project else _project(tensors, stated, path, twice=twice)
+    learned = _learns_variance(tensors)
+    is_diffusion = bool(betas) or learned or _states_diffusion(stated)
+    word, note = (project, "") if project else _project(tensors, stated, path, is_diffusion=is_diffusion)
     if word == "dit":
-        return Meaning(origin=ORIGINS[word], diffusion=_diffusion(stated, path, learned=twice), note=note)
+        settings = _diffusion(stated, betas, path, learned=learned)
+        return Meaning(origin=ORIGINS[word], diffusion=settings, note=note)
     flow = _flow(word, stated, path)
     return Meaning(origin=ORIGINS[word], diffusion=flow, is_reversed=word != "repa", note=note)
 
 
-def _project(tensors: Mapping[str, Tensor], stated: Stated, path: Path, *, twice: bool) -> tuple[str, str]:
+def _project(tensors: Mapping[str, Tensor], stated: Stated, path: Path, *, is_diffusion: bool) -> tuple[str, str]:
     """(project, what was assumed): by what the file says, else by its tensors, else by its name."""
     if (word := _stated_project(stated, path)) is not None:
         return word, ""
     if any(name.startswith("projectors.") for name in tensors):
         return "repa", ""
-    if twice:
-        return ("sit" if _half_is_unused(tensors) else "dit"), ""
+    if is_diffusion:
+        return "dit", ""
     name = path.name.lower()
     if re.search(r"(?<![a-z])sit(?![a-z])", name) and "dit" not in name:
-        return "sit", "it is a flow of SiT's, by its name alone; if it predicts noise: --project dit"
+        return "sit", "it is a flow of SiT's, by its name; if it predicts noise: --project dit"
+    if _is_doubled(tensors):
+        why = "half of its output channels were never used"
+        return "sit", f"it is a flow of SiT's, as {why}; if it predicts noise: --project dit"
     return "dit", "it predicts noise; if it is a flow: --project sit (t = 1 is data) or repa (t = 1 is noise)"
 
 
 def _stated_project(stated: Stated, path: Path) -> str | None:
     """By the arguments of its training; None where they say nothing."""
     kind, model = (stated.text(name) or "" for name in ("model_type", "model"))
-    route = stated.text("path_type")
+    route, prediction = stated.text("path_type"), stated.text(*_PREDICTION) or ""
     if kind.startswith("LightningDiT") or model.startswith("LightningDiT"):
         return "lightningdit"
     if stated.text("enc_type") or stated.number("proj_coeff") is not None or route in ("linear", "cosine"):
         return "repa"  # which spells its paths small
     if route or model.startswith("SiT"):
         return "sit"
-    if stated.text("prediction"):
+    if prediction and prediction.lower() not in _OBJECTIVES:
         raise UsageError(
-            f"{path} says that it predicts {stated.text('prediction')}, but not on which path",
+            f"{path} says that it predicts {prediction}, but not on which path",
             "say whose training it is: --project dit, sit (t = 1 is data) or repa (t = 1 is noise)",
         )
-    return "dit" if model.startswith("DiT") else None
+    return None
 
 
-def _half_is_unused(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether training left one half of the output channels at zero, as SiT's does, and not the other."""
+def _states_diffusion(stated: Stated) -> bool:
+    """Whether arguments of its training are those of a diffusion; a network called DiT may be a flow as well."""
+    says = (stated.text("noise_schedule", "beta_schedule"), stated.count("diffusion_steps"), stated.text(*_PREDICTION))
+    return any(says) or stated.flag("predict_xstart", "predict_x_start") is not None
+
+
+def _is_doubled(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the network has twice as many output channels as input channels."""
+    return len(tensors["final_layer.linear.weight"]) == 2 * tensors["x_embedder.proj.weight"][0].numel()
+
+
+def _learns_variance(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether it has output channels for the variance, as DiT has; training leaves those of a SiT at zero."""
+    if not _is_doubled(tensors):
+        return False
     rows, channels = tensors["final_layer.linear.weight"], tensors["x_embedder.proj.weight"].shape[1]
     first, second = rows.view(-1, 2, channels, rows.shape[1]).unbind(1)
-    return bool(first.any()) and not bool(second.any())
+    return bool(second.any()) or not bool(first.any())
 
 
-def _diffusion(stated: Stated, path: Path, *, learned: bool) -> dict[str, Any]:
+def _diffusion(stated: Stated, betas: Sequence[float] | None, path: Path, *, learned: bool) -> dict[str, Any]:
     """Of DiT's training: noise of linear betas, and the variance where the network has channels for it."""
-    schedule, steps = stated.text("noise_schedule", "beta_schedule") or "linear", stated.count("diffusion_steps")
-    if schedule != "linear":
-        raise CheckpointError(f"{path} was trained with a noise schedule {schedule}", "ditkit has linear betas")
-    clean = stated.flag("predict_xstart", "predict_x_start") or False
-    count = steps or 1000  # betas are those of 1000 steps, scaled (Nichol & Dhariwal 2021)
+    schedule, count = stated.text("noise_schedule", "beta_schedule") or "linear", stated.count("diffusion_steps")
+    scale = 1000 / (count or 1000)  # betas are those of 1000 steps, scaled (Nichol & Dhariwal 2021)
+    start, end = (betas[0], betas[-1]) if betas else (1e-4 * scale, 2e-2 * scale)
+    start, end = float(f"{start:.6g}"), float(f"{end:.6g}")  # they were stored in single precision
+    count = len(betas) if betas else count or 1000
+    bent = [abs(beta - start - (end - start) * index / (count - 1)) for index, beta in enumerate(betas or ())]
+    if schedule != "linear" or max(bent, default=0.0) > 1e-3 * end:
+        kind = f"a noise schedule {schedule}" if schedule != "linear" else "betas of its own, which are not linear"
+        raise CheckpointError(f"{path} was trained with {kind}", "ditkit has linear betas")
+    objective = _OBJECTIVES.get((stated.text(*_PREDICTION) or "epsilon").lower())
+    if objective is None:
+        raise CheckpointError(
+            f"{path} is a diffusion that predicts {stated.text(*_PREDICTION)}", "ditkit has noise, x0 and v"
+        )
+    if stated.flag("predict_xstart", "predict_x_start"):
+        objective = "x0"
+    is_usual = (count, start, end) == (1000, 1e-4, 2e-2)
     return {
         "process": "diffusion",
-        "objective": "x0" if clean else "learned-sigma" if learned else "epsilon",
-        **({"timesteps": count, "beta_start": 0.1 / count, "beta_end": 20 / count} if count != 1000 else {}),
+        "objective": "learned-sigma" if learned and objective == "epsilon" else objective,
+        **({} if is_usual else {"timesteps": count, "beta_start": start, "beta_end": end}),
     }
 
 
