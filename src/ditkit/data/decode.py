@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import warnings
 import zlib
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DataError
+from ..io.reading import open_regular
 from .colour import to_srgb
 from .formats import formats
 from .levels import is_deep, to_eight_bits
@@ -156,13 +156,12 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """Open a regular file and nothing else: opening a pipe would wait for a writer. Raises OSError, ValueError."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size:
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise ValueError("the file is empty" if stat.S_ISREG(status.st_mode) else "it is not a file")
+    """Open an image file, which may be anything. Raises OSError, and ValueError for an empty file."""
+    file = open_regular(path)
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise ValueError("the file is empty")
+    return file
 
 
 def _hush_pillow() -> None:

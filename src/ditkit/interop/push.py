@@ -17,6 +17,7 @@ from ..io import atomic
 from ..io.download import Patience, offline
 from ..io.hub import OFFICIAL, SCHEME, Repository, Unreachable, address, connection_words, parse, progress_bars, status
 from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..io.reading import open_picture
 from ..runs import manifest
 from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import METRICS, SETTINGS, WEIGHTS, find_weights
@@ -302,15 +303,12 @@ def _draw_losses(rows: Sequence[Mapping[str, Any]], folder: Path, repo: str) -> 
 
 def _copy_grid(run: RunFolder, folder: Path) -> list[str]:
     """The newest sample grid, its pixels alone."""
-    from PIL import Image
-
     from ..visual.grid import save_png
 
     for _, path in reversed(run.sample_grids()):
         try:
-            with Image.open(path) as picture:
-                save_png(picture.convert("RGB"), folder / readme.GRID)
-        except OSError:  # damaged
+            save_png(open_picture(path), folder / readme.GRID)
+        except DataError:  # damaged
             continue
         return [readme.GRID]
     return []

@@ -12,6 +12,7 @@ import tomli_w
 
 from ..config import RunConfig, from_dict, to_dict
 from ..errors import UsageError, unknown
+from ..io.reading import read_regular
 from ..io.text import as_text
 from ..models import presets
 
@@ -61,7 +62,7 @@ def _read(name: str) -> dict[str, Any]:
 def parse(path: Path) -> dict[str, Any]:
     """A TOML file as nested dicts. Raises UsageError if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", "check the path") from None
     except (ValueError, RecursionError) as error:  # a number of 5000 digits and 5000 brackets are no TOML either

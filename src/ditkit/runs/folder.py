@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from ..errors import BusyError, CheckpointError, MachineError, UsageError
 from ..io.atomic import is_leftover, write_atomically
 from ..io.locks import try_lock
 from ..io.paths import expanded, make_free_folder
+from ..io.reading import read_json
 from . import manifest
 from .metrics import read_metrics
 from .stored import stored_config
@@ -65,8 +65,8 @@ class RunFolder:
     def imported_from(self) -> dict[str, str]:
         """`origin` and `source` of an imported model, in words; empty for other runs."""
         try:
-            return {key: str(value) for key, value in json.loads(self.import_file.read_bytes()).items()}
-        except (OSError, ValueError, AttributeError, RecursionError):
+            return {key: str(value) for key, value in read_json(self.import_file).items()}
+        except (OSError, ValueError, AttributeError):
             return {}
 
     def is_foreign(self) -> bool:

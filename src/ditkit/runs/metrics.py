@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -12,6 +13,10 @@ from typing import Any
 
 from ..errors import DataError, MachineError
 from ..io.atomic import write_all, write_atomically
+from ..io.locks import exclusive
+from ..io.reading import read_json, read_regular
+
+_MOST_STEPS = 10**12  # as many as a checkpoint's name has digits for
 
 
 class MetricsFile:
@@ -81,13 +86,15 @@ class MetricsFile:
 
 
 def _open(path: Path) -> int:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; lines that are not JSON objects are skipped, a missing file has none."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(path).decode("utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -98,15 +105,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line, parse_int=_integer)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < _MOST_STEPS:
             rows.append(row)
     return rows
 
 
 def numbers_line(row: Mapping[str, Any]) -> str:
     """A row as a line of metrics.jsonl, with finite numbers alone."""
-    kept = {key: value for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
-    return json.dumps(kept, separators=(",", ":")) + "\n"
+    return json.dumps(_numbers(row), separators=(",", ":")) + "\n"
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if type(value) in (int, float) and math.isfinite(value)}
 
 
 def _integer(text: str) -> int:
@@ -116,29 +126,41 @@ def _integer(text: str) -> int:
 
 
 def read_metrics(metrics: Path, timing: Path | None = None) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl, each joined with the timing of its step."""
-    times = {row["step"]: row for row in read_rows(timing)} if timing else {}
-    return [{**(times.get(row["step"], {}) if "loss" in row else {}), **row} for row in read_rows(metrics)]
+    """Rows of metrics.jsonl, each joined with the timing of its step: finite numbers alone."""
+    times = {row["step"]: _numbers(row) for row in read_rows(timing)} if timing else {}
+    rows = (_numbers(row) for row in read_rows(metrics))
+    return [{**(times.get(row["step"], {}) if "loss" in row else {}), **row} for row in rows]
 
 
 def read_evaluations(path: Path) -> list[dict[str, Any]]:
     """The records of an evaluation.json, the newest last; none without the file. Raises DataError for another file."""
     try:
-        records = json.loads(path.read_bytes())
+        records = read_json(path)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise MachineError(f"cannot read {path}: {error.strerror}", "check the path") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         records = None
-    if not isinstance(records, list) or not all(isinstance(record, dict) and "metrics" in record for record in records):
+    if not isinstance(records, list) or not all(_is_evaluation(record) for record in records):
         raise DataError(f"{path} is not a list of evaluations", "remove it, or name another file with --out")
     return records
 
 
+def _is_evaluation(record: Any) -> bool:
+    if not isinstance(record, dict):
+        return False
+    parts = [record.get(name, {}) for name in ("metrics", "drawn", "features")]
+    return "metrics" in record and all(isinstance(part, dict) for part in parts)
+
+
 def append_evaluation(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a record to an evaluation.json, which is written if it is missing. Raises DataError for another file."""
-    write_atomically(path, json.dumps([*read_evaluations(path), record], indent=1) + "\n")
+    """Add a record to an evaluation.json, which is written if it is missing. Raises DataError for another file.
+
+    Under a lock: two processes that evaluate one run at the same time keep both records.
+    """
+    with exclusive(path):
+        write_atomically(path, json.dumps([*read_evaluations(path), record], indent=1) + "\n")
 
 
 def spent_seconds(rows: Sequence[Mapping[str, Any]]) -> float:

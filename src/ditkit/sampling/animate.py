@@ -10,6 +10,7 @@ from ..config import SampleConfig
 from ..errors import DataError, UsageError, unknown
 from ..io import paths, text
 from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..io.reading import open_picture
 from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import find_run, find_weights
 from ..runs.model_info import read_model_info, resolve_labels
@@ -128,7 +129,7 @@ def _training(runs: Sequence[RunFolder], path: Path | None, progress: Watch) -> 
         for index in thinned(len(steps), MOST_FRAMES):
             step = steps[index]
             newest = [[grid for grid in drawn if grid[0] <= step][-1] for drawn in grids]
-            pictures = [_opened(file) for _, file in newest]
+            pictures = [open_picture(file) for _, file in newest]
             titles = [
                 name if at == step else f"{name}, step {at:,}" for name, (at, _) in zip(names, newest, strict=True)
             ]
@@ -188,14 +189,3 @@ def _interpolate(
     ]
     seconds = len(way) * _FRAME_SECONDS
     write_gif([(name or "", grid([image], 1)) for name, image in pictures], path, seconds=seconds, hold=0)
-
-
-def _opened(grid: Path) -> Image.Image:
-    """A grid that a run has drawn. Raises DataError for one that is damaged."""
-    from PIL import Image
-
-    try:
-        with Image.open(grid) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
-        raise DataError(f"{grid} is damaged", "delete it: the GIF is made of the others") from None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..errors import UsageError
+from ..io.reading import open_picture
 from .contract import Tracker
 
 
@@ -31,8 +31,7 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def image(self, step: int, path: Path) -> None:
-        with Image.open(path) as picture:
-            self._writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self._writer.add_image("samples", np.asarray(open_picture(path)), step, dataformats="HWC")
 
     def close(self) -> None:
         self._writer.close()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ..errors import DataError, MachineError
 from ..events import Warned
+from ..io.reading import read_regular
 from ..runs.folder import check_ours
 from .session import TrainingSession
 
@@ -18,7 +19,10 @@ def open_bad_images(session: TrainingSession, *, same_images: bool) -> None:
     if session.group.is_main and path.exists() and not same_images:
         path.unlink()
     elif session.group.is_main and path.exists():
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            lines = read_regular(path).decode("utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise MachineError(f"cannot read {path}: {error.strerror}", "take it away; it is written anew") from None
         session.bad = dict.fromkeys(line for line in lines if line)
     session.bad = session.group.broadcast(session.bad)
     if any(session.group.all_gather(bool(session.validation.bad))):

@@ -12,11 +12,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from PIL import Image
-
 from .. import __version__, recipes
 from ..config import RunConfig
 from ..errors import DataError
+from ..io.reading import open_picture, read_json, read_regular
 from ..io.text import plus_minus
 from ..runs.folder import RunFolder
 from ..runs.metrics import read_evaluations, read_rows, spent_seconds
@@ -106,9 +105,8 @@ def _grids(folder: RunFolder) -> str:
 def _picture(path: Path) -> str | None:
     """A PNG as a data URI, made smaller if it is very wide; None for one that cannot be read."""
     try:
-        with Image.open(path) as picture:
-            shown = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        shown = open_picture(path)
+    except DataError:
         return None
     if shown.width > WIDEST_GRID:
         shown = shown.resize((WIDEST_GRID, round(shown.height * WIDEST_GRID / shown.width)))
@@ -155,10 +153,8 @@ def _figure(metrics: Mapping[str, float], key: str) -> str | None:
 
 def _animation(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = read_regular(path, LARGEST_GIF)
     except OSError:
-        return ""
-    if len(content) > LARGEST_GIF:
         return ""
     return f'<h2>Training, in a few seconds</h2><img alt="progress" src="{_uri("image/gif", content)}">'
 
@@ -168,7 +164,7 @@ def _environment(folder: RunFolder) -> str:
     facts: dict[str, Any] = {}
     for saved_step in reversed(folder.checkpoint_steps()):
         try:
-            state = json.loads((folder.checkpoint(saved_step) / "state.json").read_bytes())
+            state = read_json(folder.checkpoint(saved_step) / "state.json")
             facts = {"device": state["device"], "processes": state["processes"], **state["versions"]}
             facts |= {"images": state.get("images") or "", "newest checkpoint": f"step {saved_step:,}"}
             break

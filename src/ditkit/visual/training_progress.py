@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
+from ..io.reading import open_picture
 from ..io.terminal import draws_bars, stderr
 from ..io.text import format_duration, plus_minus, visible
 
@@ -125,14 +126,12 @@ class TrainingProgress:
             self.note(f"step {event.step}:")
             display(Image(filename=str(event.path)))
         elif self.console.is_terminal and self.console.color_system == "truecolor":
-            from PIL import Image
-
             from ..visual.grid import half_blocks
 
-            with Image.open(event.path) as grid:
-                rows = max(10, self.console.height - 6)
-                columns = min(self.console.width, 100, 2 * rows * grid.width // grid.height)
-                blocks = half_blocks(grid, max(columns, 10))
+            grid = open_picture(event.path)
+            rows = max(10, self.console.height - 6)
+            columns = min(self.console.width, 100, 2 * rows * grid.width // grid.height)
+            blocks = half_blocks(grid, max(columns, 10))
             self.note(f"step {event.step}: {event.path}")
             self.console.print(blocks)
         else:

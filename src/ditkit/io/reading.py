@@ -1,0 +1,58 @@
+"""Files that somebody else may have made: a pipe is never waited for, nothing is larger than it should be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_LARGEST = 256 << 20  # bytes of a text file: ten million rows of metrics
+_MOST_PIXELS = 64_000_000
+_FORMATS = ("PNG", "GIF")  # what ditkit writes; others may start programs, as EPS does
+
+
+def open_regular(path: Path, *, follow_links: bool = True) -> IO[bytes]:
+    """Open a regular file and nothing else: opening a pipe would wait for a writer. Raises OSError."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags | (0 if follow_links else getattr(os, "O_NOFOLLOW", 0)))
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a file", str(path))
+
+
+def read_regular(path: Path, most: int = _LARGEST) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises OSError."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+        return file.read(most)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError, and ValueError for what is not JSON."""
+    try:
+        return json.loads(read_regular(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def open_picture(path: Path) -> Image.Image:
+    """An RGB picture that ditkit has drawn, PNG or GIF. Raises DataError for anything else, and for a damaged one."""
+    from PIL import Image
+
+    try:
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise ValueError(f"it has {picture.width}x{picture.height} pixels")
+            return picture.convert("RGB")
+    except Exception as error:  # Pillow raises almost any for a damaged file
+        raise DataError(f"cannot read the picture {path}: {error}", "delete it, or draw it again") from None
