@@ -27,7 +27,7 @@ from ditkit.data.contract import open_datasets
 from ditkit.runs import folder as run_folder
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.target import ResolvedRun
-from ditkit.runtime.signals import stop_on_signals
+from ditkit.runtime.signals import StopRequest, stop_on_signals
 
 TINY = (
     "--set model.patch=7 --set model.width=32 --set model.depth=1 --set model.heads=2 --set data.validation=8 "
@@ -187,7 +187,7 @@ def test_all_processes_see_alike_whether_a_run_is_finished(
     datasets = open_datasets(resolved.config.data)
 
     def is_finished() -> bool:
-        return _prepared(resolved, Optimiser(), TrainDevice(), datasets, quiet=True).finished
+        return _prepared(resolved, Optimiser(), TrainDevice(), datasets, StopRequest(), quiet=True).finished
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
@@ -372,7 +372,7 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
 
     asked = []
 
-    def find_lr(config, *, device, steps, on_step, datasets):
+    def find_lr(config, *, device, steps, on_step, datasets, should_stop):
         asked.append(config)
         on_step(1, 2, 1e-6, 1.0)
         rates = [1e-5, 1e-4, 1e-3]

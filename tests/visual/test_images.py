@@ -177,3 +177,10 @@ def test_captions_that_are_too_wide_take_two_lines_where_they_can_be_broken():
     assert one.size == unbreakable.size and two.width == one.width and two.height > one.height
     assert _in_lines("female+smiling", font(11), 64) == ["female+", "smiling"]
     assert _in_lines("female", font(11), 64) == ["female"]
+
+
+@pytest.mark.parametrize("label", ["a\nb", "a\rb", "tab\tstop", "bell\x07", "\x1b[31mred", "\ud800"])
+def test_a_label_with_characters_that_no_font_has_is_drawn_all_the_same(label):
+    image = np.zeros((28, 28, 1), np.uint8)
+    picture = grid([image, image], 2, captions=[label, label + " + " + label * 9], row_names=[label], title=label)
+    assert picture.width > 56

@@ -37,7 +37,8 @@ def reader_gone(stdout: Any) -> int:
 
 
 def data(text: str) -> None:
-    """Something that a script may want, on stdout."""
+    """Something that a script may want, on stdout; a terminal gets no control characters of names and labels."""
+    text = visible(text) if sys.stdout.isatty() else text
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError as error:

@@ -54,5 +54,5 @@ def open_picture(path: Path) -> Image.Image:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise ValueError(f"it has {picture.width}x{picture.height} pixels")
             return picture.convert("RGB")
-    except Exception as error:  # Pillow raises almost any for a damaged file
-        raise DataError(f"cannot read the picture {path}: {error}", "delete it, or draw it again") from None
+    except Exception:  # Pillow raises almost any
+        raise DataError(f"{path} is damaged, or no picture of ditkit's", "delete it, or draw it again") from None

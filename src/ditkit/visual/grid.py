@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import DataError
 from ..io.atomic import write_file
+from ..io.text import flat
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -73,7 +74,7 @@ def text_width(text: str, face: Font) -> int:
 
 def shortened(text: str, face: Font, width: int) -> str:
     """The text on one line, ended by an ellipsis where it is wider than `width` pixels; '' if nothing fits."""
-    text = " ".join(_printable(text).split())
+    text = _on_one_line(text)
     if text_width(text, face) <= width:
         return text
     low, high = 0, len(text)
@@ -82,6 +83,11 @@ def shortened(text: str, face: Font, width: int) -> str:
         fits = text_width(text[:middle].rstrip() + "…", face) <= width
         low, high = (middle, high) if fits else (low, middle - 1)
     return text[:low].rstrip() + "…" if low or text_width("…", face) <= width else ""
+
+
+def _on_one_line(text: str) -> str:
+    """Text without what no font draws: line breaks, control characters, and what `_printable` replaces."""
+    return flat(" ".join(_printable(text).split()))
 
 
 def _printable(text: str) -> str:
@@ -143,7 +149,7 @@ def grid(
 
 def _in_lines(caption: str, face: Font, width: int) -> list[str]:
     """A caption in one line of `width` pixels, or in two if it has a `+` or a space to break at."""
-    whole = shortened(caption, face, text_width(caption, face))
+    whole = _on_one_line(caption)
     breaks = [index + 1 for index, letter in enumerate(whole) if letter in "+ "]
     fitting = [end for end in breaks if end < len(whole) and text_width(whole[:end].rstrip(), face) <= width]
     if text_width(whole, face) <= width or not fitting:
