@@ -125,10 +125,16 @@ def test_a_hostile_pickle_is_refused_with_exit_code_4(place: Path, capsys) -> No
 def test_imagenet_labels_are_words_and_one_of_each_is_not_a_thousand(place: Path, capsys) -> None:
     write_kl(place / "vae", channels=4, levels=4)
     Meta().save(place / "DiT-XL-2-256x256.pt")
-    done(capsys, "import DiT-XL-2-256x256.pt --as imagenet --set model.heads=4 --quiet")
+    _, err = done(capsys, "import DiT-XL-2-256x256.pt --as imagenet --set model.heads=4")
+    assert "assumed: latents of sd-vae-ft-ema; if not: --autoencoder" in err
+    assert "assumed: its 1,000 classes are ImageNet's; if not: --class-names" in err
+    line = "import DiT-XL-2-256x256.pt --as sit --project sit --set model.heads=4 --autoencoder ./vae --json"
+    about = json.loads(done(capsys, line)[0])
+    assert about["origin"] == "SiT" and about["notes"] == [err.splitlines()[-2]]
+    shutil.rmtree(place / "runs/sit")
     about = RunFolder(place / "runs/imagenet").read_config()
     assert about.autoencoder.source == "stabilityai/sd-vae-ft-ema"
-    words = ["sample", "--labels", "golden retriever", "white shark", "--autoencoder", "vae", *DRAW.split(), "--json"]
+    words = ["sample", "--labels", "207", "white shark", "--autoencoder", "vae", *DRAW.split(), "--json"]
     assert app.main(words) == 0
     images = json.loads(capsys.readouterr().out)["images"]
     assert [one["label"] for one in images] == ["golden retriever", "white shark"]

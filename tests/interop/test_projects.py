@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from autoencoders import write_kl
+from diffusers_folder import write_stock
 from foreign import Meta, Original
 from torch import Tensor
 
+from ditkit.autoencoders.files import settings
 from ditkit.checkpoint.loading import build_network
 from ditkit.cli import complete
 from ditkit.errors import CheckpointError, UsageError
@@ -334,6 +337,19 @@ def test_without_a_table_of_positions_the_size_is_stated_or_asked_for(tmp_path: 
     torch.save({"ema": state, "args": namespace(model="DiT-S/2", image_size=64)}, tmp_path / "b.pt")
     for foreign in (typed, read_foreign(tmp_path / "b.pt")):
         assert foreign.info.config.shape == (4, 8, 8)
+
+
+def test_another_autoencoder_of_a_pipeline_has_to_be_of_the_same_latents(tmp_path: Path) -> None:
+    stock = write_stock(tmp_path / "stock")
+    elsewhere = write_kl(tmp_path / "elsewhere", channels=4, seed=1)
+    foreign = read_foreign(stock, {"autoencoder": settings(str(elsewhere))})
+    assert foreign.info.latents and foreign.info.latents.autoencoder == ""
+    assert foreign.info.config.autoencoder.source == str(elsewhere)
+    for word in ("pixel", "taesd", str(write_kl(tmp_path / "other", channels=3))):
+        with pytest.raises(UsageError, match="models other latents"):
+            read_foreign(stock, {"autoencoder": settings(word)})
+    with pytest.raises(UsageError, match="--project is for weights that do not say"):
+        read_foreign(stock, project="dit")
 
 
 # --- the original

@@ -14,13 +14,13 @@ from .. import recipes
 from ..checkpoint.loading import build_network, read_tensors
 from ..checkpoint.tensors import check_tensors
 from ..config import to_dict
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 from ..runs.model_info import has_model_info, read_model_info
 from . import diffusers, diffusers_config, meta, original, remap
 from .base import ForeignModel, short_names
 from .file_kinds import is_safetensors
 from .folders import find_model
-from .projects import stored_betas
+from .projects import ORIGINS, stored_betas
 from .state_dicts import choose, find_networks, metadata
 from .unsupported import KNOWN, describe
 from .weights import read_files, read_tree
@@ -41,12 +41,25 @@ def read_foreign(
     else:
         model = _read_files(place.files, settings, project, state_dict)
     model = dataclasses.replace(model, notes=(*([place.note] if place.note else []), *model.notes))
-    config = recipes.build(to_dict(model.info.config), settings)
-    model = dataclasses.replace(model, info=dataclasses.replace(model.info, config=config))
+    if project and model.origin not in (*ORIGINS.values(), original.ORIGIN):
+        raise UsageError(f"--project is for weights that do not say whose they are; {path} does", "leave it out")
+    model = _with_settings(model, settings, path)
     for tensors in (model.ema, model.raw):
         if tensors is not None:
             _check_shapes(model, tensors, path)
     return model
+
+
+def _with_settings(model: ForeignModel, settings: Mapping[str, Any], path: Path) -> ForeignModel:
+    """The model with what the user says instead of its own; another autoencoder need not be the one of a pipeline."""
+    info = model.info
+    config = recipes.build(to_dict(info.config), settings)
+    old, new, latents = info.config.autoencoder, config.autoencoder, info.latents
+    if old != new:
+        if (old.channels, old.shrink) != (new.channels, new.shrink):
+            raise UsageError(f"{path} models other latents than those of that autoencoder", "leave out --autoencoder")
+        latents = dataclasses.replace(latents, autoencoder="") if latents else None
+    return dataclasses.replace(model, info=dataclasses.replace(info, config=config, latents=latents))
 
 
 def _check_shapes(model: ForeignModel, tensors: Mapping[str, Tensor], path: Path) -> None:
