@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import unicodedata
 from dataclasses import replace
@@ -414,3 +415,79 @@ def test_the_first_reading_takes_the_top_folders_as_labels_as_it_did():
     assert _open(place, reading=1).labels == ("test", "train", "val") == _open(place, label_from="folders").labels
     assert _open(_made(_images("a/cat/1.png", "a/dog/2.png"), "around"), reading=1).labels == ("a",)
     assert np.array_equal(_open(place, reading=1).label_ids, _open(place, label_from="folders").label_ids)
+
+
+# --- IDX files
+
+
+def _idx(array: np.ndarray) -> bytes:
+    return np.array([0x0800 + array.ndim, *array.shape], dtype=">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+def _pair(images: str, labels: str, numbers: list[int], packed: bool = False) -> Files:
+    pixels = np.arange(len(numbers))[:, None, None] * 10 + np.arange(12).reshape(1, 4, 3)
+    files = {images: _idx(pixels), labels: _idx(np.array(numbers))}
+    return {f"{name}.gz": gzip.compress(content) for name, content in files.items()} if packed else {**files}
+
+
+USUAL = ("{0}-images-idx3-ubyte", "{0}-labels-idx1-ubyte")
+IDX = {
+    "MNIST": (USUAL, ("train", "t10k")),
+    "in folders": ((f"raw/{USUAL[0]}", f"raw/{USUAL[1]}"), ("train", "t10k")),
+    "from Kaggle": (("{0}-images.idx3-ubyte", "{0}-labels.idx1-ubyte"), ("train", "t10k")),
+    "each in a folder": ((f"{USUAL[0]}/{USUAL[0]}", f"{USUAL[1]}/{USUAL[1]}"), ("train", "t10k")),
+    "another prefix": (("k49-{}-images-idx3-ubyte", "k49-{}-labels-idx1-ubyte"), ("train", "test")),
+    "other splits": (USUAL, ("train", "val")),
+    "capitals": (("{}_Images_idx3_ubyte", "{}_Labels_idx1_ubyte"), ("Train", "Test")),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("place", ["folder", "a.zip", "a.tar"])
+@pytest.mark.parametrize("kind", IDX)
+def test_idx_files_are_a_data_set_of_their_own(
+    kind: str, place: str, packed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+    (images, labels), (train, held) = IDX[kind]
+    files = _pair(images.format(train), labels.format(train), [3, 7, 3, 5], packed)
+    files |= _pair(images.format(held), labels.format(held), [7, 7, 9], packed)
+    place = _made(files, place)
+    learnt, validation = _open(place, image_size=(4, 3), channels=1), _open(place, "validation", image_size=(4, 3))
+    assert learnt.labels == ("3", "5", "7") == validation.labels
+    assert [int(learnt[index][1]) for index in range(len(learnt))] == [0, 2, 0, 1]
+    assert [int(image[0, 0, 0]) for image, _ in (learnt[index] for index in range(4))] == [0, 10, 20, 30]
+    assert [int(validation[index][1]) for index in range(len(validation))] == [2, 2]  # nothing is known of a 9
+    assert learnt.fingerprint == _open(place).fingerprint != validation.fingerprint
+    assert _open(place, label_from="none").labels == ()
+
+
+def test_emnist_is_turned_upright_and_its_numbers_are_letters():
+    files = _pair("emnist-letters-train-images-idx3-ubyte", "emnist-letters-train-labels-idx1-ubyte", [1, 2, 1])
+    mapping = {"emnist-letters-mapping.txt": "1 65 97\n2 66 98\n3 67 99\n"}
+    letters = _open(_made({**files, **mapping}), image_size=(3, 4))
+    assert letters.labels == ("A", "B") and len(_open("folder", "validation")) == 0
+    assert letters[0][0][:, :, 0].tolist() == np.arange(12).reshape(4, 3).T.tolist()
+    assert any("upright" in note for note in notes_of(letters))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {f"emnist-{name}-train-images-idx3-ubyte": b"" for name in ("digits", "mnist")},
+            "several sets .*emnist-digits",
+        ),
+        ({"train-images-idx3-ubyte": _idx(np.zeros((1, 2, 2)))}, "the labels of train-images-idx3-ubyte are missing"),
+        (_pair("train-images-idx3-ubyte", "train-labels-idx1-ubyte", [1]) | {"train-images-idx3-ubyte": b"x"}, "IDX"),
+        ({"t10k-images-idx3-ubyte": b"x"}, "holds no IDX files for training"),
+        (
+            {"train-images-idx3-ubyte": _idx(np.zeros((2, 2, 2))), "train-labels-idx1-ubyte": _idx(np.zeros(3))},
+            "has 2 images, but there are 3 labels",
+        ),
+    ],
+)
+def test_idx_files_that_are_wrong_or_several_say_so(files: Files, message: str):
+    with pytest.raises(DataError, match=message) as caught:
+        _open(_made(files))
+    assert caught.value.hint

@@ -115,9 +115,10 @@ FIRST = {_parser(command, name): (command, name) for command, name in reversed([
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one run, three folders deep, where nothing trains and nothing is drawn."""
     from ditkit.data import mnist
+    from ditkit.data.sources import idx
     from ditkit.training import loop
 
-    digits = mnist.Digits(
+    digits = idx.IdxImages(
         labels=mnist.LABELS,
         fingerprint="",
         images=np.zeros((10, 28, 28), np.uint8),

@@ -216,17 +216,17 @@ def test_another_accumulation_continues_with_the_same_case_and_says_that_roundin
 
 
 def test_images_that_cannot_be_read_are_replaced_listed_and_limited(tiny, tmp_path, monkeypatch):
-    from ditkit.data.mnist import Digits
+    from ditkit.data.sources.idx import IdxImages
     from ditkit.errors import DataError
 
-    original = Digits.__getitem__
+    original = IdxImages.__getitem__
 
     def broken(self, index):
         if len(self) > 1000 and index % self_every == 0:
             raise DataError(f"cannot read the image {index}.png: it is damaged")
         return original(self, index)
 
-    monkeypatch.setattr(Digits, "__getitem__", broken)
+    monkeypatch.setattr(IdxImages, "__getitem__", broken)
     self_every = 20
     listener = run(tiny(data={"max_bad": 0.001}), tmp_path / "r")
     assert listener.of(Finished)[0].reason == "done"
@@ -243,17 +243,17 @@ def test_images_that_cannot_be_read_are_replaced_listed_and_limited(tiny, tmp_pa
 
 
 def test_held_out_images_that_cannot_be_read_are_left_out_and_listed(tiny, tmp_path, monkeypatch):
-    from ditkit.data.mnist import Digits
+    from ditkit.data.sources.idx import IdxImages
     from ditkit.errors import DataError
 
-    original = Digits.__getitem__
+    original = IdxImages.__getitem__
 
     def broken(self, index):
         if len(self) < 1000 and index in (3, 5):
             raise DataError(f"cannot read the image {index}.png: it is damaged")
         return original(self, index)
 
-    monkeypatch.setattr(Digits, "__getitem__", broken)
+    monkeypatch.setattr(IdxImages, "__getitem__", broken)
     listener = run(tiny(), tmp_path / "r")
     assert listener.of(Finished)[0].reason == "done" and listener.of(Validated)
     listed = (tmp_path / "r/bad_files.txt").read_text().splitlines()

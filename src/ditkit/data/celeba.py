@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import DataConfig
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..io import atomic
 from ..io.hub import address
 from ..io.paths import cache_dir, expanded
@@ -48,6 +48,8 @@ _WANTED = (
 
 def dataset(config: DataConfig, split: Split) -> ImageDataset:
     """The faces of the official split: of `config.path`, or fetched from the hub. Raises DitkitError without them."""
+    if config.label_from or config.label_file:
+        raise UsageError("the labels of celeba are its attributes", "leave out --label-from and --label-file")
     config = replace(config, label_by=config.label_by or MALE)
     faces = _from_hub(config, split) if config.path is None else _on_disk(config, split, config.path)
     _show_licence()

@@ -24,11 +24,14 @@ from .labels.layout import TRAIN, VALIDATION
 from .labels.listing import Layout, Listing
 from .sources.archive import Archive, look_up
 from .sources.files import find, hidden, stamp
-from .sources.location import from_where, local_images
+from .sources.idx import ENDINGS, IdxImages, has_idx, idx_images
+from .sources.location import from_where, local_folder, local_images
 from .sources.parquet import folder_of_tables, tables_below
 
+_LOOKED_FOR = ALL_EXTENSIONS | set(ENDINGS)
 
-def dataset(config: DataConfig, split: Split) -> ImageDataset:
+
+def dataset(config: DataConfig, split: Split) -> ImageDataset | IdxImages:
     """The images at `config.path`: a folder, an archive, a folder of archives or of tables, a hub repository.
 
     Raises DitkitError when there are none, or when it is not clear which label each has.
@@ -40,19 +43,26 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
     return images_at(config.path, config, split)
 
 
-def images_at(path: str, config: DataConfig, split: Split, names: Collection[str] | None = None) -> ImageDataset:
+def images_at(
+    path: str, config: DataConfig, split: Split, names: Collection[str] | None = None
+) -> ImageDataset | IdxImages:
     """The images at a path; of a folder only the files with these names, if any are given. Raises as `dataset` does."""
     place = local_images(path)
     listing = None if place.is_file() else _on_disk(place, names)
     archives = [place] if listing is None else _archives(listing, place, config, names)
     if listing is not None and not archives:
-        if not len(listing.rows(readable(config.reading))) and tables_below(place):
-            return folder_of_tables(config, split, place)
+        if not len(listing.rows(readable(config.reading))):
+            if tables_below(place):
+                return folder_of_tables(config, split, place)
+            if has_idx(listing.source.names):
+                return idx_images(place, config, split)
         understood = understand(listing, config)
     else:
         if config.label_file is None and config.label_from is None and (table := _table_beside(place)) is not None:
             config = replace(config, label_file=as_stored(table))
         understood = _in_archives(place, tuple(map(Archive.at, archives)), _stamp(config.label_file), config)
+    if understood is None:
+        return idx_images(local_folder(path), config, split)
     return _of_split(understood, config, split)
 
 
@@ -75,7 +85,7 @@ def _of_split(understood: Understood, config: DataConfig, split: Split) -> Image
 
 def _on_disk(root: Path, names: Collection[str] | None = None) -> Listing:
     folders = list[bytes]()
-    source = find(root, ALL_EXTENSIONS, folders)
+    source = find(root, _LOOKED_FOR, folders)
     if names is not None:
         source = source.take(np.flatnonzero([name in names for name in source.names]))
         around = {os.fsencode(parent) for name in names for parent in PurePosixPath(name).parents}
@@ -98,12 +108,16 @@ def _table_beside(place: Path) -> Path | None:
 
 
 @lru_cache(maxsize=1)  # for training and for validation, before torch has loaded and after
-def _in_archives(place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig) -> Understood:
+def _in_archives(place: Path, archives: tuple[Archive, ...], stamp: object, config: DataConfig) -> Understood | None:
+    """The images in archives; None for one of IDX files."""
     try:
-        source, folders = look_up(archives, ALL_EXTENSIONS)
+        source, folders = look_up(archives, _LOOKED_FOR)
     except DataError as error:
         raise from_where(error, config.path or "") from None
-    return understand(Listing(where=str(place), source=source, folders=folders), config)
+    listing = Listing(where=str(place), source=source, folders=folders)
+    if len(archives) == 1 and not len(listing.rows(readable(config.reading))) and has_idx(source.names):
+        return None
+    return understand(listing, config)
 
 
 def _stamp(path: str | None) -> object:

@@ -15,13 +15,14 @@ from .formats import aside, ending, left_out, readable, with_left_out
 from .image_dataset import ImageDataset
 from .labels.infer import TABLES
 from .sources.extract import SUFFIXES
+from .sources.idx import IdxImages
 from .sources.parquet import SUFFIX, table_images
 from .sources.splits import CARD, by_split
 
 _BY_HAND = "or download its files by hand and give their folder with --data-dir"
 
 
-def dataset(config: DataConfig, split: Split) -> ImageDataset:
+def dataset(config: DataConfig, split: Split) -> ImageDataset | IdxImages:
     """The images of a repository, downloaded into the cache once. Raises DitkitError where that cannot be."""
     if not is_hub(config.path):
         raise UsageError("the dataset 'hub' needs a repository", "give one: `ditkit train hf://user/dataset`")
@@ -46,12 +47,12 @@ def dataset(config: DataConfig, split: Split) -> ImageDataset:
         root = snapshot(place.repo, revision=revision, wanted=wanted.__contains__, by_hand=_by_hand(place, wanted))
         return table_images(config, split, root, files)
     loose = _loose(config, split, place, revision, files["train"])
-    return replace(loose, source=with_left_out(loose.source, others))
+    return loose if isinstance(loose, IdxImages) else replace(loose, source=with_left_out(loose.source, others))
 
 
 def _loose(
     config: DataConfig, split: Split, place: HubAddress, revision: str | None, images: Sequence[str]
-) -> ImageDataset:
+) -> ImageDataset | IdxImages:
     """Images or archives of them: the folder that holds those for training is as good as one on disk."""
     from .folder import images_at
 

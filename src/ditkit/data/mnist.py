@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import math
-import struct
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..config import DataConfig
 from ..errors import DataError, UsageError
 from .contract import Split
-from .decode import fit
+from .sources import idx
 from .sources.location import local_folder
 
 LABELS = tuple("0123456789")
@@ -27,42 +21,20 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-MOST_BYTES = 1 << 30
 _STEMS: dict[Split, str] = {"train": "train", "validation": "t10k"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Digits:
-    """MNIST in memory (a Dataset)."""
-
-    labels: tuple[str, ...]
-    fingerprint: str
-    images: np.ndarray  # uint8 (N, 28, 28), as in the file
-    label_ids: np.ndarray
-    image_size: tuple[int, int]
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        pixels = self.images[index][:, :, None]
-        if pixels.shape[:2] != self.image_size:
-            # Lanczos would ring: a grey halo around strokes that are white on pure black.
-            pixels = fit(Image.fromarray(self.images[index]), *self.image_size, Image.Resampling.BILINEAR)
-        return np.repeat(pixels, self.channels, axis=2), int(self.label_ids[index])
-
-
-def dataset(config: DataConfig, split: Split) -> Digits:
+def dataset(config: DataConfig, split: Split) -> idx.IdxImages:
     """MNIST as shipped, or IDX files of the same layout from `config.path`, a folder or an archive.
 
     Validation is the start of the t10k set.
     """
-    if config.label_by or config.label_file:
-        raise UsageError("the digits of mnist have their own labels", "leave out --label-by and --label-file")
+    if config.label_by or config.label_file or config.label_from:
+        hint = "leave out --label-by, --label-file and --label-from"
+        raise UsageError("the digits of mnist have their own labels", hint)
     images, label_ids, md5s = _read(split, None if config.path is None else local_folder(config.path))
     count = len(images) if split == "train" else min(config.validation, len(images))
-    return Digits(
+    return idx.IdxImages(
         labels=LABELS,
         fingerprint=hashlib.sha256(" ".join([*md5s, str(count)]).encode()).hexdigest(),
         images=images[:count],
@@ -90,36 +62,16 @@ def _read(split: Split, folder: Path | None) -> tuple[np.ndarray, np.ndarray, tu
 
 
 def _read_idx(name: str, dimensions: int, folder: Path | None) -> tuple[np.ndarray, str]:
-    """One IDX file of bytes as an array, and the md5 of its content, which shipped files must match."""
+    """One file as an array, and the md5 of its content, which shipped files must match."""
     plain = (folder or SHIPPED) / name
     packed = plain.with_name(f"{name}.gz")
     path = plain if plain.is_file() else packed
     if not path.is_file():
         raise DataError(f"{packed.name} is missing from {packed.parent}", _hint(folder))
-    try:
-        with path.open("rb") if path == plain else gzip.open(path) as file:
-            header = file.read(4 + 4 * dimensions)
-            shape = _shape(header, path, dimensions, folder)
-            content = file.read(math.prod(shape) + 1)  # a packed file may hold far more than its header says
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or cannot be read: {error}", _hint(folder)) from None
-    if len(content) != math.prod(shape):
-        raise DataError(f"{path} is damaged: its length is not what its header says", _hint(folder))
-    md5 = hashlib.md5(header + content, usedforsecurity=False).hexdigest()
+    array, md5 = idx.read_idx(path, dimensions, _hint(folder))
     if folder is None and md5 != MD5[name]:
         raise DataError(f"{path} is damaged: its md5 is {md5}, not {MD5[name]}", _hint(folder))
-    return np.frombuffer(content, dtype=np.uint8).reshape(shape), md5
-
-
-def _shape(header: bytes, path: Path, dimensions: int, folder: Path | None) -> tuple[int, ...]:
-    """The shape that an IDX header states: count, and height and width of images."""
-    numbers = struct.unpack(f">{len(header) // 4}I", header[: len(header) // 4 * 4])
-    if len(header) != 4 + 4 * dimensions or numbers[0] != 0x0800 + dimensions:
-        raise DataError(f"{path} is not an IDX file of {'images' if dimensions == 3 else 'labels'}", _hint(folder))
-    if min(numbers[1:]) < 1 or math.prod(numbers[1:]) > MOST_BYTES:
-        size = "x".join(f"{number}" for number in numbers[1:])
-        raise DataError(f"{path} is damaged, or too large: its header says {size}", _hint(folder))
-    return numbers[1:]
+    return array, md5
 
 
 def _hint(folder: Path | None) -> str:

@@ -16,6 +16,7 @@ from ..formats import is_picture
 from ..image_dataset import ImageDataset, image_dataset, image_subset
 from ..labels.listing import Layout
 from ..labels.table import PARTS
+from .files import hidden
 from .parquet_cache import open_packed
 from .parquet_file import features_of, reading
 from .parquet_labels import labels_of, others
@@ -85,7 +86,7 @@ def _is_image(table: Path, column: str) -> bool:
 def tables_below(root: Path) -> list[str]:
     """The parquet files of a folder and of those in it, relative to it, with slashes."""
     tables = (path.relative_to(root) for path in root.rglob(f"*{SUFFIX}") if path.is_file())
-    return sorted(path.as_posix() for path in tables if not any(part.startswith(".") for part in path.parts))
+    return sorted(path.as_posix() for path in tables if not any(map(hidden, path.parts)))
 
 
 def folder_of_tables(config: DataConfig, split: Split, root: Path) -> ImageDataset:
