@@ -1,40 +1,60 @@
-"""Settings that an earlier ditkit wrote."""
+"""Runs and weights of another ditkit are read, or refused by name and version."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 
 import pytest
 
-from ditkit.config import DataConfig, RunConfig, to_dict
-from ditkit.errors import UsageError
+from ditkit import __version__, recipes
+from ditkit.config import RunConfig, to_dict
+from ditkit.errors import CheckpointError, UsageError
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.model_info import ModelInfo
-from ditkit.runs.resume import prepare_run
-from ditkit.runs.stored import stored_config
 
 
-def test_a_run_that_does_not_say_how_images_are_read_has_the_first_reading(tmp_path: Path):
-    folder = RunFolder(tmp_path)
-    folder.config_file.write_text('[data]\nname = "mnist"\n', encoding="utf-8")
-    assert folder.read_config().data.reading == 1
-    folder.config_file.write_text("", encoding="utf-8")
-    assert folder.read_config().data.reading == 1
-    assert RunConfig().data.reading == 2
-    assert stored_config(to_dict(RunConfig())) == RunConfig()
+def write(folder: Path, first_line: str, extra: str = "") -> RunFolder:
+    run = RunFolder(folder)
+    text = recipes.dump(recipes.load("mnist"))
+    run.config_file.write_text(f"{first_line}\n{extra}\n{text}", encoding="utf-8")
+    return run
 
 
-def test_weights_that_do_not_say_it_have_the_first_reading_too():
-    info = ModelInfo(config=RunConfig(), labels=(), step=1)
-    assert ModelInfo.from_json(info.to_json(), Path("x")) == info
-    earlier = ModelInfo.from_json(info.to_json().replace('"reading": 2, ', ""), Path("x"))
-    assert earlier.config.data.reading == 1
+def test_a_run_says_which_ditkit_wrote_its_settings(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_config(recipes.load("mnist"))
+    assert run.config_file.read_text(encoding="utf-8").startswith(f"# ditkit {__version__}\n")
+    assert run.read_config() == recipes.load("mnist")
 
 
-def test_an_earlier_run_goes_on_with_its_reading_whatever_is_the_newest(tmp_path: Path):
-    run = replace(RunConfig(), data=DataConfig(reading=1))
-    RunFolder(tmp_path).write_config(run)
-    assert prepare_run(RunConfig(), tmp_path).config == run
-    with pytest.raises(UsageError, match="was started with seed"):
-        prepare_run(replace(RunConfig(), seed=1), tmp_path)
+@pytest.mark.parametrize("first_line", ["# ditkit 9.1", f"# ditkit {__version__}", "# mine"])
+def test_settings_that_are_known_are_read_whoever_wrote_them(tmp_path: Path, first_line: str) -> None:
+    assert write(tmp_path, first_line).read_config().data.name == "mnist"
+
+
+def test_unknown_settings_of_another_ditkit_are_refused_by_version(tmp_path: Path) -> None:
+    run = write(tmp_path, "# ditkit 9.1", 'dream = "yes"')
+    with pytest.raises(CheckpointError) as caught:
+        run.read_config()
+    assert caught.value.message == (
+        f"{run.config_file}: ditkit 9.1 wrote settings that this one ({__version__}) does not know: dream"
+    )
+    assert caught.value.hint == "upgrade with `pip install -U ditkit`"
+
+
+@pytest.mark.parametrize("first_line", [f"# ditkit {__version__}", "# mine"])
+def test_a_misspelt_setting_is_one_to_mend(tmp_path: Path, first_line: str) -> None:
+    with pytest.raises(UsageError, match="unknown setting 'sead'"):
+        write(tmp_path, first_line, "sead = 1").read_config()
+
+
+def test_weights_with_unknown_settings_are_of_a_newer_ditkit() -> None:
+    tree = json.loads(ModelInfo(config=RunConfig(), labels=("a",), step=1).to_json())
+    tree["config"] = to_dict(RunConfig())
+    tree["config"]["model"]["dream"] = 1
+    with pytest.raises(CheckpointError, match=r"w: a newer ditkit wrote settings that .* not know: model\.dream"):
+        ModelInfo.from_json(json.dumps(tree), Path("w"))
+    tree["format"] = 99
+    with pytest.raises(CheckpointError, match="w: format 99 is newer than this ditkit understands"):
+        ModelInfo.from_json(json.dumps(tree), Path("w"))

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import recipes
 from ..autoencoders.files import is_repository
 from ..autoencoders.files import settings as autoencoder_settings
 from ..errors import MachineError, UsageError, unknown
@@ -28,6 +27,7 @@ from ..runs.folder import RunFolder
 from ..runs.lookup import METRICS, PICKLES, WEIGHTS, fetch_model
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
+from ..runs.stored import config_text
 from .projects import PROJECTS
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def _write(
     atomic.sync_folder(checkpoint)
     atomic.write_synced(new.metrics_file, "".join(map(numbers_line, metrics)).encode())
     atomic.write_synced(new.import_file, json.dumps(about, indent=1).encode())
-    atomic.write_synced(new.config_file, recipes.dump(info.config).encode())
+    atomic.write_synced(new.config_file, config_text(info.config).encode())
     atomic.sync_folder(new.path)
 
 

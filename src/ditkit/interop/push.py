@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import recipes
 from ..errors import CheckpointError, DataError, MachineError, UsageError
 from ..io import atomic
 from ..io.download import Patience, offline
@@ -23,6 +22,7 @@ from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import METRICS, SETTINGS, WEIGHTS, find_weights
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, read_model_info
+from ..runs.stored import config_text
 from . import readme
 from .export import check_words
 
@@ -271,7 +271,7 @@ def collect_files(
         raise CheckpointError(error.message, error.hint) from None
     content = safetensors.pieces(tensors, {METADATA_KEY: replace(public, weights="ema").to_json()})
     atomic.write_synced(folder / WEIGHTS, content)
-    atomic.write_synced(folder / SETTINGS, recipes.dump(public.config).encode())
+    atomic.write_synced(folder / SETTINGS, config_text(public.config).encode())
     pictures = []
     if rows:
         atomic.write_synced(folder / METRICS, "".join(map(numbers_line, rows)).encode())

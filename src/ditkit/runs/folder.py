@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .. import recipes
 from ..config import RunConfig
 from ..errors import BusyError, CheckpointError, MachineError, UsageError
 from ..io.atomic import is_leftover, write_atomically
@@ -22,7 +21,7 @@ from ..io.paths import expanded, make_free_folder
 from ..io.reading import read_json
 from . import manifest
 from .metrics import read_metrics
-from .stored import stored_config
+from .stored import config_text, read_config
 
 LOCK = "run.lock"
 
@@ -91,7 +90,7 @@ class RunFolder:
             raise UsageError(where + error.message, error.hint) from None
 
     def write_config(self, config: RunConfig) -> None:
-        write_atomically(self.config_file, recipes.dump(config))
+        write_atomically(self.config_file, config_text(config))
         _parse_config.cache_clear()  # an inode may be used again within the resolution of the clock
 
     def checkpoint(self, step: int) -> Path:
@@ -151,7 +150,7 @@ class RunFolder:
 @lru_cache(maxsize=4)
 def _parse_config(path: Path, _version: tuple[int, ...]) -> RunConfig:
     """The settings in a file, which is read again only when it is another version."""
-    return stored_config(recipes.parse(path))
+    return read_config(path)
 
 
 def _version(path: Path) -> tuple[int, ...]:

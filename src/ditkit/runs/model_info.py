@@ -77,7 +77,7 @@ class ModelInfo:
                     f"{source}: format {tree['format']} is newer than this ditkit understands ({FORMAT})",
                     "upgrade with `pip install -U ditkit`",
                 )
-            config, latents = stored_config(tree["config"]), tree.get("latents")
+            config, latents = stored_config(tree["config"], f"{source}: a newer ditkit"), tree.get("latents")
             if (latents is None) != (config.autoencoder.name == "pixel"):
                 raise ValueError("an autoencoder and latent statistics go together")
             return cls(

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from .. import recipes
+from .. import __version__, recipes
 from ..config import RunConfig
+from ..errors import CheckpointError
+
+_FIRST_LINE = re.compile(r"# ditkit (\S+)")
 
 
-def stored_config(tree: Mapping[str, Any]) -> RunConfig:
-    """The settings in the files of a run or of weights. Raises UsageError for what is unknown or wrong in them.
+def config_text(config: RunConfig) -> str:
+    """What a run's config.toml holds: its settings, and which ditkit wrote them."""
+    return f"# ditkit {__version__}\n{recipes.dump(config)}"
+
+
+def read_config(path: Path) -> RunConfig:
+    """The settings in a config.toml. Raises as `stored_config` does."""
+    tree = recipes.parse(path)
+    version = _FIRST_LINE.match(path.read_text(encoding="utf-8"))
+    other = version and version[1] != __version__
+    return stored_config(tree, f"{path}: ditkit {version[1]}" if version and other else None)
+
+
+def stored_config(tree: Mapping[str, Any], written_by: str | None = None) -> RunConfig:
+    """The settings in the files of a run or of weights.
 
     One that does not say how its images are read is older than that choice.
+
+    Raises:
+        CheckpointError: for unknown settings, if `written_by` names another ditkit than this one.
+        UsageError: for what else is unknown or wrong in them.
     """
+    if written_by and (names := _unknown(tree)):
+        raise CheckpointError(
+            f"{written_by} wrote settings that this one ({__version__}) does not know: {', '.join(names[:4])}",
+            "upgrade with `pip install -U ditkit`",
+        )
     tree = dict(tree)
     if isinstance(tree.setdefault("data", {}), Mapping):
         tree["data"] = {"reading": 1, **tree["data"]}
@@ -34,3 +61,12 @@ def continued(config: RunConfig, run: RunConfig) -> RunConfig:
             background=wanted.background or data.background,
         ),
     )
+
+
+def _unknown(tree: Mapping[str, Any]) -> list[str]:
+    """The names of settings that this ditkit does not have."""
+    known = {name: {*values} if isinstance(values, dict) else set() for name, values in asdict(RunConfig()).items()}
+    known["model"].add("preset")
+    sections = {name: values for name, values in tree.items() if isinstance(values, Mapping)}
+    inner = {f"{name}.{key}" for name, values in sections.items() for key in values if key not in known.get(name, ())}
+    return sorted(inner | (tree.keys() - known.keys()))
