@@ -142,6 +142,11 @@ def test_labels_are_names_or_numbers(labels: list, given: Any, names: tuple, ids
     assert [datasets.train[index][1] for index in range(3)] == ids
 
 
+def test_deep_images_of_pil_are_read_by_the_white_that_is_given() -> None:
+    image = Image.fromarray(RED[:, :, 0].astype(np.uint16) * 16)
+    assert np.array_equal(images_of([image], channels=1, white=4080.0)[0][0], RED[:, :, :1])
+
+
 def test_the_classes_of_torchvision_are_taken_also_from_a_part() -> None:
     squares: Any = Squares()
     squares.classes = ["left", "right", "above"]
@@ -194,6 +199,7 @@ class Stream(IterableDataset):
         ([RED, (RED, "a")], "item 1 has the label 'a', but the first item has none"),
         ([(RED.astype(np.int64), 0)], "item 0 is an image of int64"),
         ([(RED > 0, 0)], "item 0 is an image of bool"),
+        ([(Image.fromarray(RED[:, :, 0].astype(np.float32)), 0)], "item 0 is an image of PIL's mode F"),
         ([(RED[:, :, :2], 0)], "item 0 has the shape 8x8x2"),
         ([(RED[None], 0)], "item 0 has the shape 1x8x8x3"),
         ([(FLOATS * 255, 0)], "floats from 0 to 255, which is neither"),

@@ -27,12 +27,13 @@ from ..errors import DataError, UsageError, unknown
 from ..io.progress import progress
 from .contract import Dataset, Datasets, Split, holdout
 from .decode import fit, to_plain
+from .levels import is_deep
 
 NAME = "from-python"
 PROBED = 32  # items, which are read twice when the data set is opened
 _OUTSIDE = 1e-3  # how far a float may lie outside its range: resizing and rounding
 _DARK = 0.1  # the smallest value of images in [0, 1] lies below it
-_OF_OTHER_DATA = ("path", "revision", "label_by", "label_file", "image_column")
+_OF_OTHER_DATA = ("path", "revision", "label_by", "label_file", "label_from", "image_column")
 _ITEM = 'an item is (image, label), {"image": …, "label": …}, or an image alone'
 
 
@@ -57,7 +58,13 @@ class PythonDataset:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         row = int(self.rows[index])
         image, label = _read(self.items, row, self.lock)
-        plain, _ = to_plain(_as_picture(image, row, self.float_range), self.config)
+        picture = _as_picture(image, row, self.float_range)
+        if is_deep(picture) and self.config.white is None:
+            raise UsageError(
+                f"item {row} is an image of PIL's mode {picture.mode}, which does not say what is white",
+                "say it with data.white (and data.black), or convert the images to 8 bits",
+            )
+        plain, _ = to_plain(picture, self.config)
         return fit(plain, *self.config.image_size, crop=self.config.crop), _label_id(label, self.labels, row)
 
     def __getstate__(self) -> dict[str, Any]:  # for worker processes, each with a lock of its own
