@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,59 @@ def test_the_folder_may_be_given_from_above_or_from_inside(tmp_path: Path):
         assert dataset(_config(tmp_path / given), "train").fingerprint == expected.fingerprint
 
 
+def _as_csv(file: Path) -> None:
+    """As Kaggle has a list: commas, and a header."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    header, rows = (
+        (["image_id", "partition"], lines)
+        if "partition" in file.name
+        else (
+            ["image_id", *lines[1].split()],
+            lines[2:],
+        )
+    )
+    text = "\n".join(",".join(row) for row in (header, *(row.split() for row in rows)))
+    file.with_suffix(".csv").write_text(text, encoding="utf-8")
+    file.unlink()
+
+
+@pytest.mark.parametrize("kind", ["Kaggle", "nested", "authors", "authors, packed", "authors, in a folder", "PNG"])
+def test_it_is_found_as_people_have_it(tmp_path: Path, kind: str):
+    """Labels and splits are the same in every layout that it is published in."""
+    plain, root = _write(tmp_path / "plain"), _write(tmp_path / "celeba")
+    images, lists = root / "img_align_celeba", ["list_attr_celeba.txt", "list_eval_partition.txt"]
+    if kind in ("Kaggle", "nested"):
+        for name in lists:
+            _as_csv(root / name)
+    if kind == "nested":
+        images.rename(root / "inner")
+        images.mkdir()
+        (root / "inner").rename(images / "img_align_celeba")
+    if kind.startswith("authors"):
+        for folder in ("Img", "Anno", "Eval"):
+            (root / folder).mkdir()
+        (root / lists[0]).rename(root / "Anno" / lists[0])
+        (root / lists[1]).rename(root / "Eval" / lists[1])
+        images.rename(root / "Img" / images.name)
+    if kind == "authors, packed":
+        shutil.make_archive(str(root / "Img/img_align_celeba"), "zip", root / "Img", "img_align_celeba")
+        shutil.rmtree(root / "Img/img_align_celeba")
+    if kind == "PNG":
+        for file in images.iterdir():
+            file.rename(file.with_suffix(".png"))
+        images.rename(root / "img_align_celeba_png")
+    given = [root, *([] if kind == "authors, packed" else [next(root.rglob("00000*")).parent])]
+    given += [tmp_path] if kind == "authors, in a folder" else []
+    if kind == "authors, in a folder":
+        shutil.rmtree(plain)
+        plain = _write(tmp_path.parent / f"{tmp_path.name}-plain")
+    for place in given:
+        for split in ("train", "validation"):
+            expected, found = dataset(_config(plain), split), dataset(_config(place), split)
+            assert found.labels == expected.labels and list(found.label_ids) == list(expected.label_ids)
+            assert [name[:6] for name in found.names] == [name[:6] for name in expected.names]
+
+
 def test_the_fingerprint_follows_names_sizes_and_labels_but_not_the_place(tmp_path: Path):
     here, there = _write(tmp_path / "a"), _write(tmp_path / "b")
     first = dataset(_config(here), "train").fingerprint
@@ -152,7 +206,8 @@ HEAD = "2\nBald Male\n"
         ("list_attr_celeba.txt", "\n <!DOCTYPE html><title>Google Drive - Quota exceeded", "is a web page, probably a"),
         ("list_attr_celeba.txt", b"\xff\xd8\xff\xe0\x00", "is not a text file"),
         ("list_attr_celeba.txt", "", "does not begin with the number of images"),
-        ("list_attr_celeba.txt", "image_id,Bald,Male\n000001.jpg,1,-1\n", "does not begin with the number of images"),
+        ("list_attr_celeba.txt", "image_id,Bald,Male\n000001.jpg,1,-1\n", "has no row for 39 of 40 images"),
+        ("list_attr_celeba.txt", "image_id,Bald,Male\n000001.jpg,1,x\n", "line 2: not a file name and 2 times 1 or -1"),
         ("list_attr_celeba.txt", f"{HEAD}000001.jpg  1 -1\n", "says that it has 2 rows, but has 1"),
         ("list_attr_celeba.txt", f"{HEAD}000001.jpg  1 -1\n000002.jpg  1\n", "line 4: not a file name and 2 times"),
         ("list_attr_celeba.txt", f"{HEAD}000001.jpg  1  7\n000002.jpg  1  1\n", "line 3: not a file name and 2 times"),
