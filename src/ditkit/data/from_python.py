@@ -256,7 +256,9 @@ def _opened(items: Any, rows: Sequence[int] | np.ndarray, labels: tuple[str, ...
         rows=rows,
         labels=labels,
         fingerprint=hashlib.sha256(about.encode()).hexdigest(),
-        float_range=_float_range([_as_array(item[0]) for item in first if item]),
+        float_range=_float_range(
+            [_as_array(image) for image, _ in filter(None, first) if not isinstance(image, Image.Image)]
+        ),
         config=config,
     )
     for index in np.searchsorted(rows, probed):
