@@ -72,7 +72,7 @@ def test_a_run_goes_on_with_the_same_images_only_and_says_where_they_come_from(t
     run(config, tmp_path / "r", stop_after=2, data=Squares())
     with pytest.raises(DataError, match="these are not the images that"):
         run(config, tmp_path / "r", data=Squares(58))
-    with pytest.raises(UsageError, match=r"was started with data\.name = 'from-python' \(now 'mnist'\)"):
+    with pytest.raises(UsageError, match=r"was started with data\.name = \"from-python\" \(now \"mnist\"\)"):
         run(config, tmp_path / "r")
     assert app.main(["train", str(tmp_path / "r")]) == 2
     err = capsys.readouterr().err

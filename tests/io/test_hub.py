@@ -284,7 +284,7 @@ def test_offline_without_the_files_says_so_with_the_callers_hint(monkeypatch: py
         MachineError, match="hf://someone/faces is not looked up, because HF_HUB_OFFLINE is set"
     ) as raised:
         snapshot(REPO, wanted=train, by_hand="put it there")
-    assert raised.value.hint == "put it there"
+    assert raised.value.hint == "put it there (from http://127.0.0.1:9/datasets/someone/faces)"
 
 
 def test_a_hub_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,15 @@ from typing import Any
 from ..config import AutoencoderConfig, RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..io.atomic import update_digest
-from ..io.paths import as_stored, expanded
+from ..io.paths import as_stored, expanded, not_there
 from ..io.weight_files import component_files
 
 PIXEL = "pixel"
 CONFIG = "config.json"
-BY_HAND = "check the network, or name a folder that holds it in diffusers' layout: --autoencoder FOLDER"
+BY_HAND = (
+    "check the network, or get config.json and diffusion_pytorch_model.safetensors by hand and name their folder: "
+    "--autoencoder FOLDER"
+)
 # name: kind, source, channels, shrink, what it is
 _ROWS = {
     "taesd": ("tiny", "madebyollin/taesd", 4, 8, "tiny, for Stable Diffusion's latents"),
@@ -56,7 +59,7 @@ def settings(word: str) -> dict[str, Any]:
         folder = snapshot(word, kind="model", wanted=(CONFIG,), by_hand=BY_HAND)
         return {**nothing, **described(read_config(folder)), "source": word}
     if "/" in word or word.startswith("."):
-        raise UsageError(f"there is no folder {word}", "check the path")
+        raise UsageError(f"there is no folder {word}", not_there(word))
     raise unknown("autoencoder", word, descriptions())
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..config import DataConfig
 from ..errors import UsageError
+from ..io.paths import not_there
 from .decode import examine, fit, open_file
 from .settle import settled
 
@@ -40,7 +41,7 @@ def read_for_edit(path: Path, mask: Path | None, data: DataConfig) -> tuple[np.n
     height, width = data.image_size
     for file in (path, mask):
         if file is not None and not file.is_file():
-            raise UsageError(f"there is no file {file}", "check the path")
+            raise UsageError(f"there is no file {file}", not_there(file))
     data = settled(data, OneImage(path))
     image, header = examine(lambda: open_file(path), path.name, data)
     pixels = fit(image, height, width, crop=data.crop)

@@ -182,7 +182,7 @@ def table(comparison: Mapping[str, Any]) -> list[str]:
         lines += ["", *said]
     if differing:
         names = [str(row["run"]) for row in rows]
-        settings = [[key, *map(_cell, values)] for key, values in differing.items()]
+        settings = [[key, *map(text.as_toml, values)] for key, values in differing.items()]
         lines += ["", *text.markdown(["setting", *names], settings)]
     return lines
 

@@ -20,7 +20,7 @@ from ..checkpoint.loading import read_tensors
 from ..checkpoint.tensors import load_into
 from ..data.pixels import to_levels, to_tensor
 from ..errors import DataError, MachineError, UsageError, unknown
-from ..io.paths import expanded
+from ..io.paths import expanded, not_there
 from ..io.snapshot import snapshot
 
 LENET, INCEPTION, DINOV2 = "lenet", "inception", "dinov2"
@@ -81,7 +81,7 @@ def check_name(word: str) -> None:
             raise UsageError(f"--features: {word} is not a .onnx file", f"give {', '.join(NAMES)}, or a .onnx file")
         raise unknown("extractor", word, NAMES)
     if not expanded(word).is_file():
-        raise UsageError(f"--features: there is no file {word}", "check the path")
+        raise UsageError(f"--features: there is no file {word}", not_there(word))
 
 
 def open_extractor(word: str, device: str | torch.device = "cpu") -> Extractor:

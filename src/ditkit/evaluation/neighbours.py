@@ -13,7 +13,7 @@ from PIL import Image
 from ..data.contract import Dataset
 from ..visual.grid import grid, save_png
 from .features import BATCH
-from .metrics import squared_distances
+from .metrics import share_error, squared_distances
 from .reference import OnImage, readable_images
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def add_neighbours(
     """Find the training images nearest to drawn ones: draw both, and add the share of copies to an evaluation."""
     neighbours = nearest(images, dataset, on_image)
     save_png(neighbours_grid(images, neighbours, dataset, name), picture, metadata)
-    evaluation.metrics["memorised"] = neighbours.memorised
+    memorised = neighbours.memorised
+    evaluation.metrics |= {"memorised": memorised, "memorised_error": share_error(memorised, len(images))}
     evaluation.about["neighbours"] = {"images": len(images), "picture": picture.name}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, unknown
-from ..io.paths import expanded
+from ..io.paths import expanded, not_there
 from .figures import FIGURES, NEGATIVE_KID, written
 
 PACKAGES = {"inception": ("torch_fidelity", "evaluate"), "dinov2": ("transformers", "dinov2")}  # and the extra of each
@@ -26,7 +26,7 @@ def check_features(word: str | None, channels: int) -> None:
     if Path(name).suffix != ".onnx":
         raise unknown("extractor", name, ["lenet", *PACKAGES, "FILE.onnx"])
     if not expanded(name).is_file():
-        raise UsageError(f"--features: there is no file {name}", "check the path")
+        raise UsageError(f"--features: there is no file {name}", not_there(name))
 
 
 def report_lines(record: Mapping[str, Any], name: str) -> Iterator[str]:

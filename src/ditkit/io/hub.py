@@ -114,8 +114,9 @@ class Repository:
     """One on the hub that HF_ENDPOINT names, or on that of Hugging Face; `by_hand` is what to do if that fails."""
 
     def __init__(self, repo: str, kind: Kind, by_hand: str, patience: Patience):
-        self.repo, self.by_hand, self.patience = repo, by_hand, patience
+        self.repo, self.patience = repo, patience
         self.kind: Kind = kind
+        self.by_hand = f"{by_hand} (from {self.page})" if by_hand and "://" not in by_hand else by_hand
         self._stopped = False
         self._writing = set[str]()  # hashes of the files that are being written
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import shutil
@@ -135,6 +136,26 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"--out: {existing} is a file", "name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise MachineError(f"cannot write to {existing}", "choose another place with --out")
+
+
+def not_there(path: str | Path) -> str:
+    """A hint for a path that does not exist: what is beside it under a similar name, or which folder is missing."""
+    missing = expanded(path)
+    if not missing.parent.is_dir():
+        return f"check the path: there is no folder {missing.parent} either"
+    try:
+        names = os.listdir(missing.parent)  # noqa: PTH208
+    except OSError:
+        return "check the path"
+    by_lower = {name.lower(): name for name in sorted(names)}
+    near = difflib.get_close_matches(missing.name.lower(), by_lower, n=1, cutoff=0.7)
+    return f"did you mean {_beside(path, by_lower[near[0]])!r}?" if near else "check the path"
+
+
+def _beside(path: str | Path, name: str) -> str:
+    """The path as it was typed, with another last name."""
+    typed = os.fspath(path).rstrip("/\\" if os.name == "nt" else "/")
+    return typed.removesuffix(Path(typed).name) + name
 
 
 def check_file(path: Path, *, force: bool, option: str = "--out") -> None:

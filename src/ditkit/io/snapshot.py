@@ -83,7 +83,7 @@ def snapshot(
     if unchecked:
         patience = replace(patience, delays=patience.delays[:2])  # huggingface_hub tries again itself
         hub = Repository(repo, kind, by_hand or "", patience)
-        _complete(note, hub, unchecked, by_hand)
+        _complete(note, hub, unchecked)
         name = revision or "main"
         if _is_plain(name) and not COMMIT.fullmatch(name):
             remember_branch(hub.folder, name, note.commit, is_new=note.revisions.get(name, 0) >= started)
@@ -257,13 +257,13 @@ def _is_plain(path: str) -> bool:
     )
 
 
-def _complete(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str | None) -> None:
+def _complete(note: _Note, hub: Repository, files: dict[str, Remote]) -> None:
     """Check the files that are in the shared cache; download the others, and those with wrong content."""
     try:
         _check(note, hub, files)
         missing = {path: remote for path, remote in files.items() if not note.has(path)}
         if missing:
-            with progress(f"downloading {_agree(note, hub, missing, by_hand)}") as show, progress_bars(shown=False):
+            with progress(f"downloading {_agree(note, hub, missing)}") as show, progress_bars(shown=False):
                 since = time.time()
 
                 def download(path: str) -> None:
@@ -306,7 +306,7 @@ def _sizes(files: Mapping[str, Remote]) -> dict[str, int]:
     return {path: remote.size for path, remote in files.items()}
 
 
-def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str | None) -> str:
+def _agree(note: _Note, hub: Repository, files: dict[str, Remote]) -> str:
     """Ask for a download, in words that are given back. Raises what forbids it."""
     place, size = address(note.repo, note.commit), sum(remote.size for remote in files.values())
     if len(files) > _MOST_FILES:
@@ -314,10 +314,10 @@ def _agree(note: _Note, hub: Repository, files: dict[str, Remote], by_hand: str 
             f"{place} has {len(files):,} files, which would take days one by one", PARQUET.format(note.repo)
         )
     if name := offline():
-        raise Unreachable(f"{place} is not downloaded, because {name} is set", by_hand or f"unset {name}")
+        raise Unreachable(f"{place} is not downloaded, because {name} is set", hub.by_hand or f"unset {name}")
     what = f"{plural(len(files), 'file')}, {format_size(size)}, from {place} to {hub.folder}"
     check_room(place, hub.folder, size + _SPARE, NO_ROOM)
     hub.check_access(next(iter(files)), note.commit)
     if size > ASK_FROM:
-        confirm(f"download {what}", by_hand or "download them by hand and give their folder")
+        confirm(f"download {what}", hub.by_hand or "download them by hand and give their folder")
     return what

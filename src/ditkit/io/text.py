@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 
@@ -130,3 +132,8 @@ def plus_minus(value: float, error: float | None, *, percent: bool = False) -> s
         return f"{value:.4g}{unit}"
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"
+
+
+def as_toml(value: Any) -> str:
+    """A setting's value as people write it in a file of settings: `true`, `[64, 64]`, `"center"`."""
+    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)

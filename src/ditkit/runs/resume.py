@@ -13,7 +13,7 @@ from typing import Any
 from ..config import RunConfig, differences
 from ..errors import CheckpointError, DataError, UsageError
 from ..io.atomic import is_leftover, make_folder
-from ..io.text import free_name
+from ..io.text import as_toml, free_name
 from . import manifest
 from .folder import LOCK, RunFolder, cannot_write, lock
 from .lookup import WEIGHTS
@@ -113,7 +113,7 @@ def check_same_run(config: RunConfig, checkpoint: Path, force_change: Collection
             if key.startswith(NEEDS_FORCE) and key != "seed":
                 continue
             raise DataError(
-                f"{checkpoint} is of another run: {key} = {old!r} (here {new!r})",
+                f"{checkpoint} is of another run: {key} = {as_toml(old)} (here {as_toml(new)})",
                 "move it away; the run then goes on from the checkpoint before",
             )
 
@@ -125,7 +125,8 @@ def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str])
     changed = {key: pair for key, pair in changed.items() if not key.startswith(MAY_CHANGE)}
     refused = {k: pair for k, pair in changed.items() if k not in force_change or not k.startswith(NEEDS_FORCE)}
     if refused:
-        listed = ", ".join(f"{key} = {old!r} (now {new!r})" for key, (old, new) in list(refused.items())[:4])
+        some = list(refused.items())[:4]
+        listed = ", ".join(f"{key} = {as_toml(old)} (now {as_toml(new)})" for key, (old, new) in some)
         again = f"ditkit train {shlex.quote(str(folder.path))}"
         hint = f"continue it with `{again}` (its own settings); --fresh or --name starts another"
         if all(key.startswith(NEEDS_FORCE) for key in refused):

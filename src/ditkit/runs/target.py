@@ -13,7 +13,7 @@ from ..config import RunConfig, to_dict
 from ..errors import UsageError, unknown
 from ..io import text
 from ..io.hub import is_hub, parse
-from ..io.paths import as_stored, expanded
+from ..io.paths import as_stored, expanded, not_there
 from ..registry import DATASETS
 from .folder import RunFolder
 from .init_from import InitFrom, find_init_from
@@ -56,7 +56,7 @@ def find_target(word: str, runs: Path) -> Target:
         hint = "give a folder of images, or a .zip or .tar archive of one; a file of settings follows --config"
         raise UsageError(f"{word} is a file", hint)
     if is_path:
-        raise UsageError(f"there is no folder {word}", "check the path")
+        raise UsageError(f"there is no folder {word}", not_there(word))
     names = dict.fromkeys([*recipes.descriptions(), *DATASETS.names(), *run_names(runs)])
     raise unknown("recipe, dataset, run or folder", word, names)
 
@@ -224,14 +224,14 @@ def data_place(word: str) -> str:
     """Where images are, as settings keep it. Raises UsageError for what is no such place."""
     place = _place(word)
     if place is None:
-        raise UsageError(f"--data-dir: {word} is not a folder, nor a .zip or .tar archive", "check the path")
+        raise UsageError(f"--data-dir: {word} is not a folder, nor a .zip or .tar archive", not_there(word))
     return place
 
 
 def _file(word: str) -> str:
     path = expanded(word)
     if not path.is_file():
-        raise UsageError(f"--label-file: there is no file {word}", "check the path")
+        raise UsageError(f"--label-file: there is no file {word}", not_there(word))
     return as_stored(path.resolve())
 
 
@@ -257,7 +257,7 @@ def _place(word: str) -> str | None:
         check_place(word)
         return word
     if is_archive(word) and not path.exists():
-        raise UsageError(f"there is no archive {word}", "check the path")
+        raise UsageError(f"there is no archive {word}", not_there(word))
     return as_stored(path.resolve()) if is_archive(word) else None
 
 
