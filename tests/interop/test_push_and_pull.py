@@ -309,7 +309,7 @@ def test_every_setting_that_can_be_a_place_is_known_to_be_one() -> None:
         if str in _kinds(typing.get_type_hints(kind)[one.name])
     }
     no_places = {"data.name", "data.revision", "data.label_by", "data.image_column", "diffusion.objective"}
-    no_places |= {"autoencoder.name", "autoencoder.revision", "sample.sampler"}
+    no_places |= {"data.label_from", "autoencoder.name", "autoencoder.revision", "sample.sampler"}
     assert texts - no_places <= set(readme._PATHS)
 
 

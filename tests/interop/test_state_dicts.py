@@ -64,7 +64,7 @@ def test_averaged_weights_come_first_and_the_raw_ones_with_them(tree: dict[str, 
 def test_of_several_averages_the_one_taken_is_named_and_another_can_be() -> None:
     networks = find_networks({"ema": EMA, "ema_0.999": RAW, "model": RAW}, MARK)
     choice = choose(networks)
-    assert choice.note == "it has ema, ema_0.999, model; taken: ema"
+    assert choice.note == "it has the weights ema, ema_0.999, model; taken: ema; others: --state-dict KEY"
     assert torch.equal(choose(networks, "ema_0.999").ema.tensors[MARK], RAW[MARK])
     with pytest.raises(UsageError, match="no weights at 'other'") as caught:
         choose(networks, "other")

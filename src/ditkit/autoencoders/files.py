@@ -13,7 +13,7 @@ from ..config import AutoencoderConfig, RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..io.atomic import update_digest
 from ..io.paths import as_stored, expanded, not_there
-from ..io.weight_files import component_files
+from ..io.weight_files import component_files, is_component
 
 PIXEL = "pixel"
 CONFIG = "config.json"
@@ -134,7 +134,7 @@ def find_files(config: RunConfig) -> Path:
         from ..io.snapshot import files_of, snapshot
 
         revision = config.autoencoder.revision
-        names = files_of(source, kind="model", revision=revision, by_hand=BY_HAND, needed=(CONFIG,))
+        names = files_of(source, kind="model", revision=revision, by_hand=BY_HAND, needed=is_component)
         wanted = (CONFIG, *component_files(names, source))
         folder = snapshot(source, kind="model", revision=revision, wanted=wanted, by_hand=BY_HAND)
     else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WHICH = opt(
     "[RUN|MODEL]",
-    "A run by name or folder, a checkpoint folder, a .safetensors file, or hf://user/name.",
+    "A run by name or folder, a checkpoint folder, a .safetensors file, or user/name on the hub.",
     complete=complete.run_names,
     shown="the newest run",
 )

@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from . import complete, console
 from .opt import examples, only, opt
@@ -28,8 +28,8 @@ class Source:
 
     what: str | None = opt(
         "FILE|FOLDER|HUB-ID",
-        "A .pt or .safetensors file, the folder of a DiTPipeline of diffusers, or a repository of the hub (user/name, "
-        "hf://user/name/file, either with @revision behind).",
+        "A .pt or .safetensors file, the folder of a DiTPipeline of diffusers or of a training's results, a repository "
+        "of the hub (user/name, hf://user/name/file, either with @revision behind), or a web address of any of these.",
         complete=complete.folders,
         shown=False,
     )
@@ -58,6 +58,11 @@ class Unsaid:
         "Names of the classes: a folder (its subfolders in alphabetical order), a .json file, one of a name a line, or "
         "cat,dog.",
         shown="what the file says, else numbers",
+    )
+    state_dict: str | None = opt(
+        "--state-dict KEY",
+        "Which weights of a file that holds those of several networks, as the import names them: ema_0.999.",
+        shown="the averaged ones",
     )
 
 
@@ -96,6 +101,7 @@ def import_(
             project=unsaid.project,
             autoencoder=unsaid.autoencoder,
             class_names=unsaid.class_names,
+            state_dict=unsaid.state_dict,
             force=output.force,
             progress=console.watch(quiet=quiet),
         )
@@ -109,7 +115,7 @@ def import_(
     word = shlex.quote(str(run) if output.runs_dir else run.name)
     labels = f" --labels {shlex.join(info.labels[:2])}" if info.labels else ""
     console.say(f"draw with `ditkit sample --model {word}{labels}`", quiet=quiet)
-    record = {"run": str(run), "checkpoint": str(model.checkpoint), "origin": model.origin}
+    record: dict[str, Any] = {"run": str(run), "checkpoint": str(model.checkpoint), "origin": model.origin}
     record |= {"parameters": model.parameters, "labels": len(info.labels), "step": info.step, "losses": model.losses}
     record["notes"] = list(model.notes)
     show_result(output, record, [str(run)])

@@ -174,9 +174,9 @@ class Model:
     """Model: the weights that draw."""
 
     model: str | None = opt(
-        "--model RUN|CHECKPOINT|FILE|hf://USER/NAME",
-        "What draws: a run by name or folder, a checkpoint folder, a .safetensors file, or a model on the hub, "
-        "perhaps with @revision.",
+        "--model RUN|CHECKPOINT|FILE|HUB-ID",
+        "What draws: a run by name or folder, a checkpoint folder, a .safetensors file, or a model of ditkit's on the "
+        "hub: user/name or hf://user/name, perhaps with @revision.",
         complete=complete.run_names,
         shown="the newest run",
     )

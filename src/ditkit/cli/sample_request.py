@@ -9,7 +9,7 @@ from ..autoencoders.files import moved
 from ..config import to_dict
 from ..errors import UsageError
 from ..runs import target
-from ..runs.lookup import find_guide, find_weights, model_name, origin_of
+from ..runs.lookup import find_guide, find_weights, hub_address, model_name, origin_of
 from ..runs.model_info import ModelInfo, read_model_info
 from ..sampling.request import SampleRequest
 from . import console, parsing
@@ -34,6 +34,7 @@ def resolve_request(
         CheckpointError: for weights that are missing or damaged.
     """
     word, ema = model.model or default, not model.no_ema
+    word = hub_address(word, runs) or word
     weights = find_weights(word, runs, ema=ema, on_damage=warn_of_damage)
     if model.ema is not None:
         weights = averaged(weights, model.ema, ema=ema)

@@ -42,6 +42,17 @@ def is_safetensors(path: Path) -> bool:
     return True
 
 
+def is_text(path: Path) -> bool:
+    """Whether a file begins like a text."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_FIRST)
+        (start if len(start) < _FIRST else start[:-3]).decode("utf-8")  # a letter may be cut
+    except (OSError, ValueError):
+        return False
+    return b"\0" not in start and bool(start)
+
+
 def unusable(path: Path) -> CheckpointError | None:
     """What to say about a file that is plainly something else than weights; None where that is not plain."""
     try:

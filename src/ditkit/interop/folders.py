@@ -46,11 +46,10 @@ def find_model(place: Path) -> Model:
     if (place / "snapshots").is_dir():
         return find_model(_snapshot(place))
     names = [path.name for path in place.iterdir() if path.is_file() and not path.name.startswith(".")]
-    weights = [name for name in names if name.lower().endswith(_ENDINGS) and not _BESIDE.match(name)]
     _refuse_parts(place, names)
-    if not weights:
+    groups = candidates(names)
+    if not groups:
         return _in_subfolder(place)
-    groups = _preferred(grouped_or_alone(weights))
     if len(groups) == 1:
         return Model(files=[place / name for name in whole(groups[0], place)])
     numbered = [(_number(names[0]), names) for names in groups]
@@ -64,23 +63,22 @@ def find_model(place: Path) -> Model:
     )
 
 
-def grouped_or_alone(names: Iterable[str]) -> list[list[str]]:
-    """Files of weights, those that are shards of one together."""
-    groups = grouped(names)
-    together = list(groups.values())
-    return together + [[name] for name in sorted(set(names) - {name for group in together for name in group})]
+def is_weights(name: str) -> bool:
+    """Whether a file's name is one that weights have."""
+    return name.lower().endswith(_ENDINGS)
 
 
-def _preferred(groups: list[list[str]]) -> list[list[str]]:
-    """Without the .bin of weights that are there as .safetensors, too, as repositories of the hub have them."""
+def candidates(names: Iterable[str]) -> list[list[str]]:
+    """Those among the files of one folder that may be a model, the shards of one together.
+
+    What is there as .safetensors, too, is taken as that, as in repositories of the hub.
+    """
+    weights = [name for name in names if is_weights(name) and not _BESIDE.match(name)]
+    groups = list(grouped(weights).values())
+    groups += [[name] for name in sorted(set(weights) - {name for group in groups for name in group})]
     if any(group[0].endswith(".safetensors") for group in groups):
-        both = [group for group in groups if not re.match(r"(pytorch_)?model[-.]", group[0]) or _is_safe(group)]
-        return both or groups
+        groups = [group for group in groups if not re.match(r"(pytorch_|diffusion_pytorch_)?model\b.*\.bin$", group[0])]
     return groups
-
-
-def _is_safe(group: Sequence[str]) -> bool:
-    return group[0].endswith(".safetensors")
 
 
 def _snapshot(folder: Path) -> Path:

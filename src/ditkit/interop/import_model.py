@@ -12,32 +12,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..autoencoders.files import is_repository
 from ..autoencoders.files import settings as autoencoder_settings
 from ..errors import MachineError, UsageError, unknown
 from ..io import atomic, text
-from ..io.hub import HubAddress, address, is_hub, parse
-from ..io.paths import check_space, expanded
+from ..io.hub import is_hub, parse
+from ..io.paths import check_space
 from ..io.progress import LOADING_TORCH, Watch, no_progress
-from ..io.snapshot import files_of, snapshot, source_of
-from ..io.weight_files import component_files
+from ..io.snapshot import source_of
 from ..runs import folder as run_folder
 from ..runs import manifest
 from ..runs.folder import RunFolder
-from ..runs.lookup import METRICS, PICKLES, WEIGHTS, fetch_model
+from ..runs.lookup import METRICS, WEIGHTS, fetch_model
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 from ..runs.stored import config_text
 from .projects import PROJECTS
+from .sources import find_source
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .base import ForeignModel
 
-_PIPELINE = "model_index.json"
-_CHOSEN = {"vachanvy/Diffusion_Transformer": "celeba/ckpt.pt"}  # of repositories with several models
-_NO_NAMES = ("ckpt", "checkpoint", "model", "ema", "pytorch_model", "diffusion_pytorch_model")  # that say nothing
 _TEMPORARY = ".tmp-placed-"
 
 
@@ -63,6 +59,7 @@ def import_model(
     project: str | None = None,
     autoencoder: str | Path | None = None,
     class_names: str | Path | None = None,
+    state_dict: str | None = None,
     force: bool = False,
     progress: Watch = no_progress,
 ) -> ImportedModel:
@@ -72,14 +69,15 @@ def import_model(
     says.
 
     Args:
-        source: a file of weights, the folder of a pipeline, or a repository of the hub (user/name,
-            hf://user/name/file, either with @revision behind).
+        source: a file of weights, the folder of a pipeline or of a training's results, a repository of the hub
+            (user/name, hf://user/name/file, either with @revision behind), or a web address of any of these.
         name: of the run; after the file, folder or repository if None.
         runs_dir: where runs live: DITKIT_RUNS, else ./runs if None.
         settings: what the file does not say, as nested settings: {"model": {"heads": 4}}.
         project: whose training a file that does not say it is from: dit, sit, repa, lightningdit or original.
         autoencoder: whose latents the model draws: a name, a folder or a repository; "pixel" for none.
         class_names: names of the classes: a file, a folder, or words with commas (see `class_names`).
+        state_dict: where in the file the weights are, if it has those of several networks: "ema_0.999".
         force: replace an earlier import of this name.
         progress: shown what is being done.
 
@@ -94,15 +92,15 @@ def import_model(
         settings = {**settings, "autoencoder": autoencoder_settings(str(autoencoder))}
     runs = run_folder.runs_dir(None if runs_dir is None else Path(runs_dir))
     called = text.run_name(name, "--as") if name is not None else None
-    place = _local(str(source)) or _on_hub(str(source))
-    folder = RunFolder(runs / called if called else text.free_name(runs / _own_name(place)))
+    place = find_source(str(source))
+    folder = RunFolder(runs / called if called else text.free_name(runs / place.name()))
     _check_name(folder, force=force)
-    path, origin = (place, str(place.absolute())) if isinstance(place, Path) else _fetched(place)
+    path, origin = place.fetched()
     with progress(LOADING_TORCH):
         from .class_names import named
         from .detect import read_foreign
     with progress(f"reading {path.name} …"):
-        foreign = named(read_foreign(path, settings, project), class_names)
+        foreign = named(read_foreign(path, settings, project, state_dict), class_names)
     with progress(f"writing {folder.path} …"):
         checkpoint = write_foreign_as_run(folder, foreign, origin)
     return ImportedModel(
@@ -155,83 +153,6 @@ def _check_name(folder: RunFolder, *, force: bool) -> None:
         raise UsageError(f"{folder.path} is there already, and was not imported", "choose another name with --as")
     if not force:
         raise UsageError(f"{folder.path} is there already", "replace it with --force, or choose another name with --as")
-
-
-def _local(what: str) -> Path | None:
-    """A file or folder that is there. Raises UsageError for one that cannot be a model, or is ditkit's own already."""
-    path = expanded(what)
-    if is_hub(what) or not path.exists():
-        return None
-    if RunFolder(path).is_run():
-        raise UsageError(f"{what} is a run of ditkit already", f"draw with `ditkit sample --model {what}`")
-    if not path.is_dir() and not _is_weights(path.name):
-        raise UsageError(f"{what} is not a file of weights", "those end in .safetensors, .pt, .pth, .ckpt or .bin")
-    return path
-
-
-def _on_hub(what: str) -> HubAddress:
-    """A repository, and perhaps a folder or a file of it. Raises UsageError for what is not written like one."""
-    repository, _, _ = what.partition("@")
-    if is_hub(what):
-        return parse(what)
-    if is_repository(repository) and not _is_weights(repository):
-        return parse(f"hf://{what}")
-    raise UsageError(f"there is no file or folder {what}", "check the path; a repository of the hub is user/name")
-
-
-def _is_weights(name: str) -> bool:
-    return name.lower().endswith((".safetensors", *PICKLES))
-
-
-def _own_name(place: Path | HubAddress) -> str:
-    """The name of a model that was given none: that of its file, folder or repository, whichever says something."""
-    if isinstance(place, Path):
-        inside = place.absolute()
-        file = inside.stem if place.is_file() else inside.name
-        parts = [file, inside.parent.name] if file.lower() in _NO_NAMES else [file]
-    else:
-        file = Path(place.subset).stem if _is_weights(place.subset) else place.repo.rpartition("/")[2]
-        parts = [file, place.repo.rpartition("/")[2]] if file.lower() in _NO_NAMES else [file]
-    return text.slug(parts[-1], "imported")
-
-
-def _fetched(place: HubAddress) -> tuple[Path, str]:
-    """The file or folder of a repository, downloaded, and where it is from. Raises UsageError if that is unclear."""
-    by_hand = "check the network, or download the file by hand and import that"
-    names = sorted(files_of(place.repo, kind="model", revision=place.revision, by_hand=by_hand))
-    below, wanted = _choose(place, names)
-    root = snapshot(place.repo, kind="model", revision=place.revision, wanted=wanted, by_hand=by_hand)
-    return root / below, f"{address(place.repo, place.revision)}/{below}".rstrip("/")
-
-
-def _choose(place: HubAddress, names: Sequence[str]) -> tuple[str, list[str]]:
-    """The file or folder of a repository that is the model, and all files that it needs."""
-    subset = place.subset or _CHOSEN.get(place.repo, "")
-    if subset in names:
-        return subset, [subset]
-    inside = [name for name in names if not place.subset or name.startswith(f"{place.subset}/")]
-    if (f"{place.subset}/" if place.subset else "") + _PIPELINE in inside:
-        return place.subset, _of_pipeline(inside)
-    files = [name for name in inside if _is_weights(name)]
-    files = [name for name in files if name.endswith(".safetensors")] or files
-    if len(files) == 1:
-        return files[0], files
-    where = address(place.repo)
-    if not files:
-        raise UsageError(f"{where} has no file of weights that ditkit reads", "it reads .pt and .safetensors")
-    listed = ", ".join(files[:6]) + (" …" if len(files) > 6 else "")
-    raise UsageError(f"{where} has several files of weights: {listed}", f"name one: `ditkit import {where}/{files[0]}`")
-
-
-def _of_pipeline(names: Sequence[str]) -> list[str]:
-    """The files of a pipeline that are needed: its settings, and one set of weights of each part."""
-    wanted = [name for name in names if name.endswith(".json")]
-    for part in ("transformer", "vae"):
-        folders = {name.rpartition("/")[0] for name in names if f"/{name}".rpartition("/")[0].endswith(f"/{part}")}
-        for folder in folders:
-            inside = [name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == folder]
-            wanted += [f"{folder}/{name}" for name in component_files(inside, folder)]
-    return wanted
 
 
 def write_as_run(

@@ -87,13 +87,14 @@ def choose(networks: Sequence[Network], place: str | None = None) -> Choice:
     if place is not None:
         chosen = next((network for network in networks if network.place == place), None)
         if chosen is None:
-            raise UsageError(f"there are no weights at {place!r}", f"it has {_listed(networks)}")
+            raise UsageError(f"--state-dict: there are no weights at {place!r}", f"it has {_listed(networks)}")
         return Choice(ema=chosen, raw=None, note="")
     ema = networks[0]
     raws = [network for network in networks if not network.is_averaged and network is not ema]
     raw = raws[0] if raws and ema.is_averaged and _same_shapes(ema, raws[0]) else None
     others = [network for network in networks if network not in (ema, raw)]
-    note = f"it has {_listed(networks)}; taken: {ema.place or 'the file itself'}" if others else ""
+    taken = f"taken: {ema.place or 'the file itself'}; others: --state-dict KEY"
+    note = f"it has the weights {_listed(networks)}; {taken}" if others else ""
     return Choice(ema=ema, raw=raw, note=note)
 
 

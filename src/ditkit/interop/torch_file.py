@@ -58,6 +58,7 @@ def read(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", "check the path") from None
     except (ValueError, OverflowError, RuntimeError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = "it is no pickle" if why.startswith("at position") else why  # in the words of pickletools
     raise unusable(path) or CheckpointError(
         f"{path} was not written by torch.save, or it is damaged: {why[:200]}", f"{KNOWN_FILES}; nothing was executed"
     )

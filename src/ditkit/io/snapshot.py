@@ -96,12 +96,12 @@ def files_of(
     kind: Kind = "dataset",
     revision: str | None = None,
     by_hand: str | None = None,
-    needed: Collection[str] = (),
+    needed: Wanted = (),
 ) -> dict[str, Remote]:
     """All files of a repository by their path in it, as they were when the hub was last asked about this commit.
 
-    While the hub cannot be reached and never was, those that other tools have fetched of a model, if the `needed` ones
-    are among them. Raises as `snapshot` does.
+    While the hub cannot be reached and never was, those that other tools have fetched of a model, if what is
+    `needed` is among them. Raises as `snapshot` does.
     """
     return _look_up(repo, kind, revision, by_hand, Patience(), needed).files
 

@@ -46,6 +46,11 @@ def component_files(names: Iterable[str], place: object) -> list[str]:
     return whole(files, place)
 
 
+def is_component(path: str) -> bool:
+    """Whether a path is that of weights of a part of a pipeline."""
+    return any(stem == COMPONENT for stem, _, _ in grouped([path.rpartition("/")[2]]))
+
+
 def grouped(names: Iterable[str]) -> dict[tuple[str, str, str], list[str]]:
     """Files of weights by (name, variant, ending): one file each, or the shards of one in their order."""
     groups: dict[tuple[str, str, str], list[str]] = {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..errors import CheckpointError, UsageError, unknown
 from ..io import text
-from ..io.hub import HubAddress, address, is_hub, parse
+from ..io.hub import SCHEME, HubAddress, address, is_hub, parse
 from ..io.locks import keep_for_reading
 from ..io.paths import expanded, resolved
 from . import manifest
@@ -16,6 +17,7 @@ from .model_info import ModelInfo, check_guide, read_model_info
 
 WEIGHTS, SETTINGS, METRICS = "ema.safetensors", "config.toml", "metrics.jsonl"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+SUFFIXES = (".safetensors", *PICKLES)
 _BUNDLED = Path(__file__).parents[1] / "bundled"
 _BY_HAND = f"check the network, or download {WEIGHTS} by hand and give its path"
 
@@ -65,7 +67,7 @@ def find_run(word: str | None, runs: Path) -> RunFolder:
 def find_weights(
     word: str | None, runs: Path, *, ema: bool = True, on_damage: Callable[[Path], None] = lambda _path: None
 ) -> Path:
-    """The weights file that a run, a checkpoint folder, a file, hf://user/name or a bundled model's name stands for.
+    """The weights file that a run, a checkpoint folder, a file, a repository or a bundled model's name stands for.
 
     Args:
         word: None for the newest run.
@@ -78,8 +80,8 @@ def find_weights(
         UsageError: the word names nothing.
         MachineError: the network or the disk fails.
     """
-    if word and is_hub(word):
-        return fetch_weights(word, ema=ema)
+    if place := hub_address(word, runs):
+        return fetch_weights(place, ema=ema)
     name = WEIGHTS if ema else "model.safetensors"
     path = expanded(word) if word else None
     if path and path.is_file():
@@ -101,6 +103,20 @@ def find_weights(
             f"{run.path} has no checkpoint yet", "one is written every train.save_every steps, and when training stops"
         )
     return newest / name
+
+
+def hub_address(word: str | None, runs: Path) -> str | None:
+    """The address of the repository that a word names: hf://user/name, or user/name where nothing here is called so.
+
+    Not user/name in a folder `user` that is there: that is a path with a mistake in it.
+    """
+    if is_hub(word):
+        return word
+    user, _, name = (word or "").partition("@")[0].partition("/")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", f"{user}/{name}") or name.endswith(SUFFIXES):
+        return None
+    local = (expanded(str(word)), runs / str(word), expanded(user), runs / user)
+    return None if user == runs.name or any(path.exists() for path in local) else f"{SCHEME}{word}"
 
 
 def _weights_file(path: Path, name: str, *, ema: bool) -> Path:
