@@ -70,7 +70,7 @@ def import_model(
 
     Args:
         source: a file of weights, the folder of a pipeline or of a training's results, a repository of the hub
-            (user/name, hf://user/name/file, either with @revision behind), or a web address of any of these.
+            (user/name[@revision], hf://user/name/file), or a web address of any of these.
         name: of the run; after the file, folder or repository if None.
         runs_dir: where runs live: DITKIT_RUNS, else ./runs if None.
         settings: what the file does not say, as nested settings: {"model": {"heads": 4}}.
@@ -81,10 +81,8 @@ def import_model(
         force: replace an earlier import of this name.
         progress: shown what is being done.
 
-    Raises:
-        UsageError: for a source that is no model, and a name that is taken.
-        CheckpointError: for files that are damaged or of an unknown format.
-        MachineError: for the network and the disk.
+    Raises UsageError for a source that is no model and a name that is taken, CheckpointError for files that are damaged
+    or of an unknown format, MachineError for the network and the disk.
     """
     if project is not None and project not in PROJECTS:
         raise unknown("project", project, PROJECTS)
