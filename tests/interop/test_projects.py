@@ -289,6 +289,12 @@ def test_one_and_three_channels_are_pixels(tmp_path: Path, channels: int) -> Non
     assert config.shape == (channels, 8, 8) and config.data.channels == channels
 
 
+def test_latents_of_grey_images_are_those_of_an_autoencoder_of_grey_images(tmp_path: Path) -> None:
+    grey = write_kl(tmp_path / "grey", channels=4, in_channels=1, out_channels=1)
+    path = Meta(classes=3).save(tmp_path / "a.pt")
+    assert read_foreign(path, {**HEADS, "autoencoder": settings(str(grey))}).info.config.data.channels == 1
+
+
 def test_other_latents_need_their_autoencoder(tmp_path: Path) -> None:
     path = Meta(classes=3, channels=16).save(tmp_path / "a.pt")
     with pytest.raises(UsageError, match="models 16 channels, and does not say whose latents") as caught:

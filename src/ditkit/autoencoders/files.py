@@ -63,6 +63,12 @@ def settings(word: str) -> dict[str, Any]:
     raise unknown("autoencoder", word, descriptions())
 
 
+def image_channels(source: str | None) -> int:
+    """Colour channels of the images of an autoencoder that is in a folder; those on the hub are for 3."""
+    path = expanded(source) if source else None
+    return int(read_config(autoencoder_folder(path)).get("in_channels", 3)) if path and path.is_dir() else 3
+
+
 def moved(autoencoder: AutoencoderConfig, word: str | Path) -> AutoencoderConfig:
     """The settings of a model's autoencoder that is now what `word` names, as `settings` takes it.
 

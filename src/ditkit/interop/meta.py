@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import recipes
-from ..autoencoders.files import PIXEL
+from ..autoencoders.files import PIXEL, image_channels
 from ..autoencoders.files import settings as autoencoder_settings
 from ..errors import CheckpointError, UsageError
 from ..models import presets
@@ -115,7 +115,7 @@ class _Reader:
                 },
                 "diffusion": {**diffusion, "stratified": False, "label_drop": label_drop},
                 "autoencoder": autoencoder,
-                "optim": {name: rate for name, rate in rates.items() if rate and 0 < rate < 1},
+                "optim": {name: rate for name, rate in rates.items() if rate and 1e-6 <= rate < 1},
                 "sample": {
                     "sampler": "flow-dpmpp" if self.meaning.is_flow else "dpmpp",
                     "steps": 25,
@@ -201,7 +201,7 @@ class _Reader:
                 "that is not " + ("pixels" if shrink == 1 else f"{shrink} times fewer"),
                 "say what its latents are of: --autoencoder NAME|FOLDER|HUB-ID, or pixel for none",
             )
-        colours = self.channels if autoencoder["name"] == PIXEL else 3
+        colours = self.channels if autoencoder["name"] == PIXEL else image_channels(autoencoder["source"])
         return {"image_size": side * shrink, "channels": colours}, autoencoder
 
     def _autoencoder(self) -> dict[str, Any]:
