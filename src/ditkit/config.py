@@ -86,9 +86,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise UsageError(
-                f"model.width {self.width} is not a multiple of model.heads {self.heads}", "change --set model.heads"
-            )
+            wrong = f"model.width {self.width} is not a multiple of model.heads {self.heads}"
+            fits = next(heads for heads in range(self.heads, 0, -1) if self.width % heads == 0)
+            raise UsageError(wrong, f"change --set model.heads, to {fits} for example")
         if self.width % 4:
             raise UsageError(f"model.width {self.width} is not a multiple of 4", "change --set model.width")
         if self.rope and (self.width // self.heads) % 4:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers_folder import write_stock
+from diffusers_folder import edit, write_stock
 from foreign import Meta, Original
 from torch import Tensor
 
@@ -281,6 +281,13 @@ def test_a_weights_file_of_ditkit_comes_in_as_it_is(tmp_path: Path, tiny) -> Non
     foreign = read_foreign(tmp_path / "mine.safetensors")
     assert foreign.info == info and foreign.ema.keys() == tensors.keys()
     assert all(torch.equal(foreign.ema[name], value.bfloat16().float()) for name, value in tensors.items())
+
+
+def test_a_pipeline_that_diffusers_saved_again_has_imagenets_names(tmp_path: Path) -> None:
+    stock = write_stock(tmp_path / "stock")
+    edit(stock / "model_index.json", id2label=None)  # which it does not save
+    found = read_foreign(stock)
+    assert found.info.labels == imagenet() and found.names_are_assumed
 
 
 def test_a_pipeline_of_diffusers_goes_to_its_own_reader(tmp_path: Path) -> None:

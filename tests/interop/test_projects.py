@@ -327,7 +327,12 @@ def test_the_autoencoder_is_the_one_that_the_file_states(
 def test_an_autoencoder_that_is_not_known_and_another_size_are_asked_about(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="channels of vavae_f16, and does not say"):
         read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(model="DiT-S/2", vae="vavae_f16")))
-    path = saved(Meta(classes=3, channels=3), tmp_path / "a.pt", args=namespace(model="DiT-S/2", image_size=32))
+    with pytest.raises(UsageError, match="of stabilityai/sdxl-vae") as caught:
+        read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(vae_path="stabilityai/sdxl-vae")))
+    assert "--autoencoder stabilityai/sdxl-vae" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="images have 128 pixels a side, and its network models 8"):
+        read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(downsample_ratio=16)))
+    path = saved(Meta(classes=3, channels=3), tmp_path / "a.pt", args=namespace(model="DiT-S/2", image_size=[32, 32]))
     with pytest.raises(UsageError, match="32 pixels a side, and its network models 8: that is not pixels"):
         read_foreign(path)
     assert read_foreign(path, {"autoencoder": {"name": "pixel"}}).info.config.data.image_size == (8, 8)

@@ -17,7 +17,7 @@ from ..config import to_dict
 from ..errors import CheckpointError, UsageError
 from ..runs.model_info import has_model_info, read_model_info
 from . import diffusers, diffusers_config, meta, original, remap
-from .base import ForeignModel, short_names
+from .base import ForeignModel, class_names, short_names
 from .file_kinds import is_safetensors
 from .folders import find_model
 from .projects import ORIGINS, stored_betas
@@ -81,7 +81,8 @@ def _read_pipeline(folder: Path) -> ForeignModel:
     if not diffusers_config.is_pipeline(folder):
         raise CheckpointError(f"{folder} is a pipeline of diffusers, but no DiTPipeline", KNOWN)
     model = diffusers.read(folder)
-    labels = short_names(model.info.labels)
+    labels = model.info.labels
+    labels = class_names(len(labels)) if model.names_are_assumed else short_names(labels)
     return dataclasses.replace(model, info=dataclasses.replace(model.info, labels=labels))
 
 

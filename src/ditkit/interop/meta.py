@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import recipes
-from ..autoencoders.files import PIXEL, image_channels
+from ..autoencoders.files import PIXEL, image_channels, is_repository
 from ..autoencoders.files import settings as autoencoder_settings
 from ..errors import CheckpointError, UsageError
 from ..models import presets
@@ -39,6 +39,7 @@ _NAMES = (  # a pattern of all of its tensors
     r"(blocks\.\d+|final_layer)\.adaLN_modulation\.1|final_layer\.linear|"
     r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc[12]))\.(weight|bias)"
 )
+_VAE = ("vae", "vae_type", "vae_name", "vae_model", "vae_path", "pretrained_vae_model_name_or_path", "autoencoder")
 _STEPS = ("train_steps", "global_step", "step", "steps", "iteration")  # how checkpoints call theirs
 
 
@@ -179,7 +180,8 @@ class _Reader:
     def _images(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The sections [data] and [autoencoder]."""
         autoencoder = self._autoencoder()
-        size, shrink = self.stated.count("image_size", "resolution"), autoencoder["shrink"]
+        shrink, ratio = autoencoder["shrink"], self.stated.count("downsample_ratio")
+        size = self.stated.count("image_size", "resolution", "img_size", "image_resolution")
         if "pos_embed" in self.tensors:
             tokens = self.tensors["pos_embed"].shape[1]
             side = math.isqrt(tokens) * self.patch
@@ -195,6 +197,7 @@ class _Reader:
                 f"{self.path} holds no table of positions, so it does not say how large its images are",
                 "say it with --set data.image_size=256",
             )
+        size = ratio * side if ratio else size
         if size and size != side * shrink and not self.settings.get("autoencoder"):
             raise UsageError(
                 f"{self.path} says that its images have {size} pixels a side, and its network models {side}: "
@@ -207,7 +210,7 @@ class _Reader:
     def _autoencoder(self) -> dict[str, Any]:
         """The user's; else none for 1 and 3 channels, and Stable Diffusion's for 4, as these projects have it."""
         typed = self.settings.get("autoencoder") or {}
-        word = self.stated.text("vae") or ""
+        word = self.stated.text(*_VAE) or ""
         kind = re.sub(r"^.*sd-vae-ft-", "", word)
         section = autoencoder_settings("sd-vae-ft-mse" if kind == "mse" else _AUTOENCODER) | dict(typed)
         if typed.get("name") == PIXEL or (not typed and self.channels in (1, 3)):
@@ -219,7 +222,8 @@ class _Reader:
                 f"{self.path} models {self.channels} channels{what}, and does not say whose latents these are"
                 if section["name"] != PIXEL
                 else f"{self.path} models {self.channels} channels, which are no pixels",
-                "name it: --autoencoder taesd3, a folder in diffusers' layout, or a hub repository (user/name)",
+                f"name it: --autoencoder {word if is_repository(word) else 'taesd3'}, a folder in diffusers' layout, or "
+                "a hub repository (user/name)",
             )
         if not (typed or kind or section["name"] == PIXEL):
             self._assume(f"latents of {_AUTOENCODER}; if not: --autoencoder NAME|FOLDER|HUB-ID")

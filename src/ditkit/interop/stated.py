@@ -53,5 +53,7 @@ def _leaves(tree: Mapping[str, Any], depth: int) -> Iterator[tuple[int, str, Any
         if isinstance(value, Mapping):
             if depth < _DEEPEST and name not in _NOT_SETTINGS:
                 yield from _leaves(value, depth + 1)
+        elif isinstance(value, list) and len(value) == 2 and value[0] == value[1]:  # height and width
+            yield from _leaves({name: value[0]}, depth)
         elif isinstance(value, (bool, int, float, str)):
             yield depth, name, value
