@@ -222,8 +222,8 @@ class _Reader:
                 f"{self.path} models {self.channels} channels{what}, and does not say whose latents these are"
                 if section["name"] != PIXEL
                 else f"{self.path} models {self.channels} channels, which are no pixels",
-                f"name it: --autoencoder {word if is_repository(word) else 'taesd3'}, a folder in diffusers' layout, or "
-                "a hub repository (user/name)",
+                f"name it: --autoencoder {word if is_repository(word) else 'taesd3'}, a folder in diffusers' layout, "
+                "or a hub repository (user/name)",
             )
         if not (typed or kind or section["name"] == PIXEL):
             self._assume(f"latents of {_AUTOENCODER}; if not: --autoencoder NAME|FOLDER|HUB-ID")
