@@ -215,8 +215,9 @@ def test_hidden_files_and_other_files_are_left_out(tmp_path: Path):
         _image(tmp_path / name)
     for name in ("a/notes.txt", "readme.md"):
         (tmp_path / name).write_text("x", encoding="utf-8")
-    assert _relative(tmp_path, "train") == ["a/1.png"]
-    assert folder(_config(tmp_path), "train").labels == ("a",)
+    assert _relative(tmp_path, "train") == ["1.png"]  # one folder is around the images, not their label
+    assert folder(_config(tmp_path), "train").labels == ()
+    assert folder(_config(tmp_path, label_from="folders"), "train").labels == ("a",)
 
 
 def test_a_tenth_is_held_out_and_a_tiny_folder_keeps_everything(tmp_path: Path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ditkit.config import DataConfig
 from ditkit.data.folder import dataset
+from ditkit.data.image_dataset import ImageDataset
 from ditkit.data.labels.values import Labels, text_of
 from ditkit.errors import DataError, DitkitError, UsageError
 
@@ -37,7 +38,9 @@ def _labels(root: Path, table: str | bytes | None = None, name: str = "labels.cs
         settings["label_file"] = str(file)
     config = DataConfig(name="folder", path=str(root), image_size=(4, 4), channels=3, validation=0)
     images = dataset(replace(config, **settings), "train")
-    return {one: images.labels[label] for one, label in zip(images.names, images.label_ids, strict=True)}
+    assert isinstance(images, ImageDataset)
+    labels = images.labels or ("",)
+    return {one: labels[label] for one, label in zip(images.names, images.label_ids, strict=True)}
 
 
 SAME = {
@@ -60,6 +63,19 @@ SAME = {
     "dots": PLAIN.replace("a.png", "./a.png"),
     "no extensions": PLAIN.replace(".png", ""),
     "a row twice": PLAIN + "a.png,cat\n",
+    "the first line of Excel": "sep=;\r\n" + PLAIN.replace(",", ";"),
+    "the first line of Excel, in quotes": '"sep=,"\n' + PLAIN,
+    "the first line of Excel, with tabs": "SEP=\t\n" + PLAIN.replace(",", "\t"),
+    "the folder's own name": PLAIN.replace("\n", "\nphotos/").removesuffix("photos/"),
+    "absolute paths": PLAIN.replace("\n", "\n/home/me/photos/").removesuffix("/home/me/photos/"),
+    "paths of Windows": PLAIN.replace("\n", "\nD:\\me\\photos\\").removesuffix("D:\\me\\photos\\"),
+    "other folders, no extensions": "file,label\nx/y/a,cat\nx/y/b,dog\nx/y/sub/c,cat\nx/y/sub/d,dog\n",
+    "a JSON list": json.dumps([{"file_name": name, "label": label} for name, label in SAID.items()], indent=1),
+    "a JSON object of names": json.dumps(SAID),
+    "a JSON object of names, on lines": json.dumps(SAID, indent=2),
+    "JSON as of EDM": json.dumps({"labels": [list(pair) for pair in SAID.items()]}),
+    "JSON with a byte order mark": b"\xef\xbb\xbf"
+    + json.dumps([{"image": n, "class": c} for n, c in SAID.items()]).encode(),
     "another order": "file,label\nsub/d.png,dog\nb.png,dog\na.png,cat\nsub/c.png,cat\n",
 }
 
@@ -174,6 +190,12 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "deep JSON": (_json_lines(ROWS) + "[" * 100_000, r"line 5: not a JSON object"),
     "JSON without a file": (_json_lines([*ROWS, {"label": "cat"}]), r"line 5: no 'file_name'"),
     "JSON without a label": (_json_lines([*ROWS, {"file_name": "a.png"}]), r"line 5: the label is empty"),
+    "a JSON list without names": (json.dumps([{"label": "cat"}]), r"has no column of file names, but: label"),
+    "a JSON list of words": ('["a.png", "b.png"]', r"entry 1: not a JSON object"),
+    "broken JSON of a list": ('[{"file_name": "a.png", "label": ', r"labels.csv is not JSON"),
+    "an empty JSON list": ("[]", r"has no rows"),
+    "a line break in a label": (PLAIN.replace("dog", '"do\ng"'), r"line 4: the label 'do\\ng' has a line break"),
+    "rows of other folders": (PLAIN.replace("sub/d", "other/d"), r"line 5: there is no image 'other/d.png'"),
     "JSON with objects": (
         _json_lines([{"file_name": "a.png", "label": ["cat"]}]),
         r"line 1: the label is neither text nor a number",
@@ -239,3 +261,95 @@ def test_a_damaged_table_is_an_error_or_says_what_it_says(table: str, photos: Pa
             assert error.hint and "labels.csv" in error.message
         else:
             assert said.keys() == SAID.keys() and all(label.encode() in changed for label in said.values())
+
+
+# --- splits, attributes, and tables inside the folder
+
+
+def _parts(root: Path, table: str, **settings) -> tuple[list[str], list[str], str]:
+    """The images to train on, those for validation, and what is said."""
+    (root.parent / "table.csv").write_text(table, encoding="utf-8")
+    config = DataConfig(name="folder", path=str(root), image_size=(4, 4), channels=3, validation=9)
+    config = replace(config, label_file=str(root.parent / "table.csv"), **settings)
+    train, held = dataset(config, "train"), dataset(config, "validation")
+    assert isinstance(train, ImageDataset) and isinstance(held, ImageDataset) and train.layout is not None
+    return train.names, held.names, " ".join(train.layout.notes)
+
+
+@pytest.mark.parametrize("words", [("train", "val", "test"), ("Training", "VALIDATION", "testing"), ("0", "1", "2")])
+@pytest.mark.parametrize("column", ["split", "Partition", "subset"])
+def test_a_column_of_splits_is_followed(words: tuple[str, ...], column: str, photos: Path):
+    splits = dict(zip(NAMES, (words[0], words[0], words[1], words[2]), strict=True))
+    table = f"file_name,label,{column}\n" + "".join(f"{name},{SAID[name]},{splits[name]}\n" for name in NAMES)
+    train, held, notes = _parts(photos, table)
+    assert (train, held) == (["a.png", "b.png"], ["sub/c.png"])
+    assert "2 to train on, 1 for validation; not used: 1 for testing" in notes
+
+
+def test_a_column_of_splits_that_says_something_else_is_not_followed_and_that_is_said(photos: Path):
+    table = "file_name,label,split\n" + "".join(f"{name},{SAID[name]},fold{i}\n" for i, name in enumerate(NAMES))
+    train, held, notes = _parts(photos, table)
+    assert len(train) == 4 and not held and "is not followed: 'fold0' is no split" in notes
+
+
+def test_a_split_among_two_columns_is_no_label(photos: Path):
+    table = "file_name,split\n" + "".join(f"{name},train\n" for name in NAMES)
+    with pytest.raises(DataError, match="has no column beside that of the file names"):
+        _parts(photos, table)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (("1", "-1"), {"female": 1, "male": 1, "female+smiling": 1, "male+smiling": 1}),
+        (("1", "0"), {"female": 1, "male": 1, "female+smiling": 1, "male+smiling": 1}),
+        (("True", "False"), {"female": 1, "male": 1, "female+smiling": 1, "male+smiling": 1}),
+        (("1.0", "0.0"), {"0.0+0.0": 1, "0.0+1.0": 1, "1.0+0.0": 1, "1.0+1.0": 1}),
+    ],
+)
+def test_columns_of_yes_and_no_are_attributes_as_in_celeba(
+    values: tuple[str, str], expected: dict[str, int], photos: Path
+):
+    answers = [(values[i % 2], values[i // 2]) for i in range(4)]
+    rows = (f"{name},{male},{smiling}\n" for name, (male, smiling) in zip(NAMES, answers, strict=True))
+    said = _labels(photos, "image_id,Male,Smiling\n" + "".join(rows), label_by="male, smiling")
+    assert sorted(said.values()) == sorted(expected)
+
+
+def test_one_column_of_yes_and_no_is_an_attribute_unless_it_is_called_a_label(photos: Path):
+    table = "image_id,{}\na.png,{}\nb.png,0\nsub/c.png,0\nsub/d.png,{}\n"
+    assert set(_labels(photos, table.format("Smiling", 1, 1), label_by="Smiling").values()) == {
+        "smiling",
+        "not_smiling",
+    }
+    assert set(_labels(photos, table.format("Label", 1, 1), label_by="label").values()) == {"0", "1"}
+    assert set(_labels(photos, table.format("Smiling", 2, 1), label_by="Smiling").values()) == {"0", "1", "2"}
+    assert set(_labels(photos, table.format("label", 1, 1)).values()) == {"0", "1"}
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "labels.json"])
+def test_a_table_called_labels_inside_a_flat_folder_is_read(name: str, tmp_path: Path):
+    (tmp_path / "flat").mkdir()
+    said = {f"{index}.png": "ab"[index % 2] for index in range(4)}
+    for image in said:
+        Image.new("RGB", (6, 5)).save(tmp_path / "flat" / image)
+    delimiter = "\t" if name.endswith("tsv") else ","
+    table = f"file{delimiter}label\n" + "".join(f"{image}{delimiter}{label}\n" for image, label in said.items())
+    (tmp_path / "flat" / name).write_text(json.dumps(said) if name.endswith("json") else table, encoding="utf-8")
+    assert _labels(tmp_path / "flat") == said
+
+
+def test_a_table_that_is_not_read_is_mentioned_and_one_that_does_not_fit_can_be_left_out(tmp_path: Path):
+    for image in ("cat/1.png", "dog/2.png"):
+        (tmp_path / "photos" / image).parent.mkdir(parents=True)
+        Image.new("RGB", (6, 5)).save(tmp_path / "photos" / image)
+    (tmp_path / "photos" / "labels.csv").write_text("number,class\n0,cat\n1,dog\n", encoding="utf-8")
+    config = DataConfig(name="folder", path=str(tmp_path / "photos"), image_size=(4, 4), channels=3, validation=0)
+    images = dataset(config, "train")
+    assert isinstance(images, ImageDataset) and images.layout is not None
+    assert images.labels == ("cat", "dog") and "not read: labels.csv" in images.layout.notes[0]
+    flat = tmp_path / "photos" / "cat"
+    (flat / "labels.csv").write_text("number,class\n0,cat\n1,dog\n", encoding="utf-8")
+    with pytest.raises(DataError, match="has no column of file names") as caught:
+        _labels(flat)
+    assert "--label-from none" in str(caught.value.hint) and set(_labels(flat, label_from="none")) == {"1.png"}

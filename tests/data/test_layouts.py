@@ -255,6 +255,22 @@ def test_linked_folders_are_followed_once_and_circles_are_harmless(tmp_path: Pat
     assert _open("root").names == ["cat/1.png", "cat/again/far/3.png", "dog/deep/2.png"]
 
 
+@pytest.mark.parametrize("place", ["folder", "a.zip"])
+def test_one_folder_is_no_label_unless_that_is_asked_for(place: str):
+    made = _made(_images("x/photos/1.png", "x/photos/2.png"), place)
+    assert _open(made).labels == () and _open(made).names == ["1.png", "2.png"]
+    assert _open(_made(_images("cat/1.png"), "one"), label_from="folders").labels == ("cat",)
+    with pytest.raises(DataError, match="has no folders of images"):
+        _open(_made(_images("1.png"), "flat"), label_from="folders")
+
+
+def test_one_class_for_validation_is_one_of_those_that_are_learnt():
+    made = _made(_images("train/cat/1.png", "train/dog/2.png", "val/dog/3.png", "train/dog/4.png"))
+    assert _both(made)[1] == {"val/dog/3.png": "dog"}
+    made = _made(_images("train/1.png", "val/cat/2.png", "val/dog/3.png"), "unlabelled")
+    assert _open(made).labels == () and _both(made)[1] == {"val/cat/2.png": "", "val/dog/3.png": ""}
+
+
 # --- files beside the images
 
 

@@ -54,13 +54,15 @@ def understand(listing: Listing, config: DataConfig) -> Understood:
         raise DataError(f"no images in {listing.where}{aside(others)}", f"ditkit reads {spelled()}")
     _check_settings(config)
     if config.label_from == FOLDERS:
-        return Understood(images=images, labelled=_from_folders(images))
+        labelled = _from_folders(images)
+        if not labelled.labels:
+            raise DataError(f"--label-from folders: {listing.where} has no folders of images", "leave it out")
+        return Understood(images=images, labelled=labelled)
     if config.reading == 1:
         return Understood(images=images, labelled=_at_first(listing, images, config))
-    around = Folders.of(images).around()
-    inner, notes = listing, []
-    if around:
-        inner, notes = listing.below("/".join(around) + "/"), [f"all images are in {'/'.join(around)}/"]
+    inner, notes = _inside(listing, config), []
+    if inner is not listing:
+        notes = [f"all images are in {'/'.join(Folders.of(images).around())}/, which is no label"]
         images = inner.only(endings)
     splits = find_splits(images, Folders.of(images))
     notes += splits.notes() if splits else []
@@ -153,7 +155,10 @@ def _of_each_split(listing: Listing, images: Listing, splits: Splits, config: Da
             if kind != part or not len(rows):
                 continue
             inside = _of_archive(listing, number) if splits.of_archives else listing.below(name)
-            labelled = _found(inside, inside.only(readable(config.reading)), config)
+            if part == VALIDATION and not labels:
+                label_ids[rows] = 0
+                continue
+            labelled = _found(inside, inside.only(readable(config.reading)), config, only=part == TRAIN)
             if part == TRAIN and origins and bool(labels) != bool(labelled.labels):
                 raise DataError(f"only some of {', '.join(splits.names)} in {listing.where} have labels", _OTHERWISE)
             if part == VALIDATION and labels and not labelled.labels:
@@ -161,7 +166,7 @@ def _of_each_split(listing: Listing, images: Listing, splits: Splits, config: Da
             elif labelled.labels:
                 new = [labels.setdefault(label, len(labels)) for label in labelled.labels]
                 label_ids[rows] = np.append(new, -1)[labelled.label_ids]
-            elif not labels:
+            elif part == TRAIN:
                 label_ids[rows] = 0
             origins.append(labelled.origin)
             notes += labelled.notes
@@ -187,14 +192,22 @@ def _as_in_training(labelled: Labelled, parts: np.ndarray) -> Labelled:
     return replace(labelled, labels=labels, label_ids=new[ids], notes=(*labelled.notes, *notes))
 
 
-def _found(listing: Listing, images: Listing, config: DataConfig) -> Labelled:
-    """The labels that the files themselves give."""
+def _inside(listing: Listing, config: DataConfig, *, only: bool = True) -> Listing:
+    """What is in the folders around all images; `only`: also in a single one that holds them, beside which none is."""
+    folders = Folders.of(listing.only(readable(config.reading)))
+    around = folders.around()
+    if around in folders.names and (not only or len(listing.tops) > 1):
+        around = around[:-1]
+    return listing.below("/".join(around) + "/") if around else listing
+
+
+def _found(listing: Listing, images: Listing, config: DataConfig, *, only: bool = True) -> Labelled:
+    """The labels that the files themselves give; `only` as for `_inside`."""
     needed = np.ones(len(images), dtype=bool)
     if (labelled := _from_table_among(listing, images, needed, config)) is not None:
         return labelled
-    if around := Folders.of(images).around():
-        listing = listing.below("/".join(around) + "/")
-        images = listing.only(readable(config.reading))
+    listing = _inside(listing, config, only=only)
+    images = listing.only(readable(config.reading))
     if (labelled := beside.labels_beside(listing, images, config.label_by)) is not None:
         return labelled
     if config.label_by is not None:
@@ -231,7 +244,7 @@ def _from_table_among(
 
 def _tables(listing: Listing, config: DataConfig) -> dict[str, int]:
     """The rows of tables by their names, in the folder of all images or in one around it; the innermost of each."""
-    common = Folders.of(listing.only(readable(config.reading))).common()
+    common = Folders.of(listing.only(readable(config.reading))).around()
     found: dict[str, tuple[int, int]] = {}
     for row in map(int, listing.rows({*_OF_TABLES, ".json"})):
         folder, _, table = listing.source.names[row].rpartition("/")

@@ -39,12 +39,7 @@ class Folders:
         return cls([tuple(os.fsdecode(folder).split("/")) if folder else () for folder in numbers], of_image)
 
     def around(self) -> Parts:
-        """The folders around everything: what all have in common, but for one that itself holds images."""
-        common = self.common()
-        return common[:-1] if common in self.names else common
-
-    def common(self) -> Parts:
-        """What all have in common."""
+        """The folders that are around all images."""
         return common_start(self.names)
 
 
