@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from harness import fork, in_fresh_process, words, write_digits
-from training_runs import run
+from training_runs import digest, run
 
 from ditkit.cli.app import main
-from ditkit.errors import BusyError
+from ditkit.errors import BusyError, MachineError
+from ditkit.events import Warned
 from ditkit.runs.folder import RunFolder, lock
+from ditkit.runs.metrics import read_rows
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs fork and POSIX signals")
 
@@ -88,3 +90,30 @@ def test_lr_auto_leaves_a_run_alone_that_another_process_trains(tiny, tmp_path, 
     os.waitpid(child, 0)
     assert code == BusyError.exit_code and "is in use by pid" in capsys.readouterr().err
     assert folder.config_file.read_bytes() == before and not (folder.path / "lr-find.json").exists()
+
+
+def test_a_grid_that_cannot_be_drawn_is_an_incident_and_not_the_end_of_a_run(tiny, tmp_path, monkeypatch):
+    run(tiny(), tmp_path / "straight")
+
+    def fail(*_, **__) -> None:
+        raise ImportError("No module named 'something'\nand more")
+
+    monkeypatch.setattr("ditkit.training.previews._draw_grid", fail)
+    listener = run(tiny(), tmp_path / "run")
+    weights = {"ema.safetensors", "model.safetensors", "optimizer.safetensors", "metrics.jsonl"}
+    ends = [digest(tmp_path / name) for name in ("straight", "run")]
+    assert {name: ends[0][name] for name in weights} == {name: ends[1][name] for name in weights}
+    text = "drawing samples failed: No module named 'something'; training goes on without"
+    assert [event.text for event in listener.of(Warned)] == [text] * 2
+    rows = read_rows(tmp_path / "run/incidents.jsonl")
+    assert rows == [{"step": 6, "what": text}, {"step": 12, "what": text}]
+
+
+def test_a_sampler_that_cannot_be_imported_is_reported_before_the_first_step(tiny, tmp_path, monkeypatch):
+    def fail(*_, **__) -> None:
+        raise MachineError("diffusers cannot be imported", "install it again")
+
+    monkeypatch.setattr("ditkit.training.previews.open_scheduler", fail)
+    with pytest.raises(MachineError, match="diffusers cannot be imported"):
+        run(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").read_bytes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -16,11 +18,17 @@ from ..models.dit import DiT
 from ..runs.folder import check_ours
 from ..runs.metrics import read_rows
 from ..runs.model_info import ModelInfo
+from ..samplers.contract import open_scheduler
 from ..sampling.generate import draw
 from ..visual.grid import grid, save_png, side_by_side
 from .session import TrainingSession
 
 _MOST_ROWS = 12
+
+
+def check_can_draw(session: TrainingSession) -> None:
+    """Open what sample grids need before the first step. Raises DitkitError for a sampler that cannot be used."""
+    open_scheduler(session.config.sample.sampler, session.step_context.objective.process)
 
 
 def validate(session: TrainingSession) -> None:
@@ -52,11 +60,12 @@ def judge(session: TrainingSession) -> None:
     if session.judge is not None and session.group.is_main:
         info = ModelInfo(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats)
         trained = Trained(info=info, network=cast(DiT, ema), codec=session.codec, source=session.folder.path)
-        row, event = measure_kid(session.judge, trained)
-        if changed := labels_changed(read_rows(session.folder.metrics_file), row):
-            session.on_event(Warned(step=session.step, text=changed))
-        session.logs.append("metrics", row)
-        session.on_event(event)
+        with _as_incident(session, "evaluating"):
+            row, event = measure_kid(session.judge, trained)
+            if changed := labels_changed(read_rows(session.folder.metrics_file), row):
+                session.on_event(Warned(step=session.step, text=changed))
+            session.logs.append("metrics", row)
+            session.on_event(event)
     session.group.barrier()
 
 
@@ -66,10 +75,23 @@ def show(session: TrainingSession) -> None:
     if session.group.is_main:
         check_ours(session.folder)
         path = session.folder.samples / f"step-{session.step:07d}.png"
-        _draw_grid(session, raw.eval(), ema, path)
+        with _as_incident(session, "drawing samples"):
+            _draw_grid(session, raw.eval(), ema, path)
+            session.on_event(Sampled(step=session.step, path=path))
         raw.train()
-        session.on_event(Sampled(step=session.step, path=path))
     session.group.barrier()
+
+
+@contextlib.contextmanager
+def _as_incident(session: TrainingSession, what: str) -> Iterator[None]:
+    """What fails inside is reported and recorded, and the run goes on: its steps are worth more than a picture."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        text = f"{what} failed: {reason}; training goes on without"
+        session.on_event(Warned(step=session.step, text=text))
+        session.logs.append("incidents", {"step": session.step, "what": text})
 
 
 def _draw_grid(session: TrainingSession, raw: nn.Module, ema: nn.Module, path: Path) -> None:
