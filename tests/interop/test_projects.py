@@ -371,7 +371,22 @@ def test_a_bare_state_dict_of_its_digits_has_ten_and_its_timesteps(tmp_path: Pat
     torch.save(digits.state_dict(), tmp_path / "a.pt")
     foreign = read_foreign(tmp_path / "a.pt")
     assert len(foreign.info.labels) == 10 and foreign.info.config.diffusion.timesteps == 399
-    assert "num_timesteps=400, cfg_dropout_rate=0.0" in foreign.notes[0]
+    assert foreign.notes[:3] == (
+        "assumed: num_timesteps=400; if not: --set diffusion.timesteps=N-1",
+        "assumed: cfg_dropout_rate=0.0; if not: --set diffusion.label_drop=N",
+        "assumed: num_heads=6; if not: --set model.heads=N",
+    )
+    typed = {"model": {"heads": 6}, "diffusion": {"timesteps": 399, "label_drop": 0}}
+    told = read_foreign(tmp_path / "a.pt", typed)
+    assert told.notes == () and told.info.config == foreign.info.config
+
+
+def test_a_bare_state_dict_of_images_that_are_no_squares_is_asked_about(tmp_path: Path) -> None:
+    torch.save(Original(size=(8, 12)).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(UsageError, match="24 positions") as caught:
+        read_foreign(tmp_path / "a.pt", HEADS)
+    assert "--set data.image_size=96x64" in str(caught.value.hint)
+    assert read_foreign(tmp_path / "a.pt", {**HEADS, "data": {"image_size": "8x12"}}).info.config.shape == (3, 8, 12)
 
 
 def test_two_classes_in_colour_are_faces_only_where_something_says_so(tmp_path: Path) -> None:

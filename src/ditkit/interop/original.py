@@ -42,6 +42,11 @@ _NAMES = (  # a pattern of all of its tensors
     r"blocks\.\d+\.(att\.(wq|wk|wv|w)|pointwise_ffn\.layers\.[03]|scale_shift_scale\.1)|"
     r"norm_linear\.(shift_scale\.1|linear))\.(weight|bias)"
 )
+_SAYS = {  # its argument: section and name of the setting with which a user says it, and how
+    "num_timesteps": ("diffusion", "timesteps", "diffusion.timesteps=N-1"),
+    "cfg_dropout_rate": ("diffusion", "label_drop", "diffusion.label_drop=N"),
+    "num_heads": ("model", "heads", "model.heads=N"),
+}
 _HEADS = {288: 6, 512: 8}  # by width, of the two models that it trains
 
 
@@ -57,14 +62,12 @@ def read(
     with remap.reading(path, ORIGIN):
         arguments = dict(about.get("model_args") or about.get("train_config") or {})
         states = [remap.state_dict(network.tensors) for network in choice.networks]
-        assumed = {} if arguments else _assumed(states[0])
+        assumed = _assumed(states[0], arguments, settings)
         info = _model_info(states[0], {**assumed, **arguments}, settings, int(about.get("step") or 0), path)
         networks = [without_extras(state, _NAMES, path) for state in states]
         ema, *raw = [_converted(state, info) for state, _ in networks]
         losses = _losses(about.get("losses") or (), info.step)
-    listed = ", ".join(f"{name}={value}" for name, value in assumed.items())
-    changed = "--set diffusion.label_drop=0, diffusion.timesteps=N"
-    notes = (f"assumed: {listed}; if not: {changed}",) if assumed else ()
+    notes = [f"assumed: {name}={value}; if not: --set {_SAYS[name][2]}" for name, value in assumed.items()]
     return ForeignModel(
         origin=ORIGIN,
         info=info,
@@ -76,12 +79,19 @@ def read(
     )
 
 
-def _assumed(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Its arguments for a state dict alone: those of its script for MNIST, which drops no label, or for faces."""
+def _assumed(
+    tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What neither file nor user says: as in its script for MNIST, which drops no label, or in that for faces."""
     (width, channels, *_), rows = tensors[MARK].shape, len(tensors["label_embed.label_embed.weight"])
-    if (width, channels, rows) == (288, 1, 10):
-        return {"num_timesteps": 400, "cfg_dropout_rate": 0.0}
-    return {"num_timesteps": 1000, "cfg_dropout_rate": 0.1}
+    is_mnist = (width, channels, rows) == (288, 1, 10)
+    usual = {"num_timesteps": 400 if is_mnist else 1000, "cfg_dropout_rate": 0.0 if is_mnist else 0.1}
+    usual |= {"num_heads": _HEADS[width]} if width in _HEADS else {}
+    return {
+        name: value
+        for name, value in usual.items()
+        if name not in arguments and given(settings, *_SAYS[name][:2]) is None
+    }
 
 
 def _model_info(
@@ -90,14 +100,20 @@ def _model_info(
     width, channels, patch, _ = tensors[MARK].shape
     tokens, rows = tensors["positional_embeddings"].shape[1], len(tensors["label_embed.label_embed.weight"])
     heads = given(settings, "model", "heads") or arguments.get("num_heads")
-    height, columns = (int(arguments.get(side, math.isqrt(tokens) * patch)) for side in "HW")
+    stated = [arguments.get(side, math.isqrt(tokens) * patch) for side in "HW"]
+    typed = str(given(settings, "data", "image_size") or "x".join(map(str, stated))).lower().split("x")
+    height, columns = int(typed[0]), int(typed[-1])
     if (height // patch) * (columns // patch) != tokens:
-        raise ValueError(f"{tokens} positions for an image of {height}x{columns}")
+        raise UsageError(
+            f"{path} has {tokens} positions, which is no image of {height}x{columns} pixels",
+            "say the size with --set data.image_size=96x64",
+        )
     typed, classes = given(settings, "diffusion", "label_drop"), arguments.get("num_classes")
     has_null = float(arguments.get("cfg_dropout_rate", 0.1) if typed is None else typed) > 0
     has_null = rows > classes if classes in (rows, rows - 1) else has_null
     labels = _labels(rows - has_null, channels, path)
-    timesteps = int(arguments.get("num_timesteps", 1000))
+    typed_timesteps = given(settings, "diffusion", "timesteps")
+    timesteps = typed_timesteps + 1 if isinstance(typed_timesteps, int) else int(arguments.get("num_timesteps", 1000))
     start, end = (float(value) for value in arguments.get("var_range", (1e-4, 2e-2)))
     config = recipes.build(
         {
