@@ -203,3 +203,23 @@ def test_a_folder_that_holds_no_model_is_called_what_it_is(
     with pytest.raises(DitkitError, match=words) as caught:
         find_model(tmp_path)
     assert hint in str(caught.value.hint)
+
+
+# --- settings beside the weights
+
+
+def test_what_is_said_beside_the_weights_is_believed_and_named(tmp_path: Path) -> None:
+    state = Meta(width=64, heads=2, classes=3).state_dict()
+    path = write(tmp_path / "x/checkpoints/model.safetensors", state)
+    with pytest.raises(UsageError, match="how many heads"):
+        read_foreign(path)
+    (tmp_path / "x/args.json").write_text('{"num_heads": 2, "class_dropout_prob": 0}', encoding="utf-8")
+    foreign = read_foreign(path)
+    assert foreign.info.config.model.heads == 2 and len(foreign.info.labels) == 4
+    assert "what args.json beside it says is believed" in foreign.notes
+    (tmp_path / "x/args.json").write_text('{"num_heads": 2, "architectures": ["CLIPModel"]}', encoding="utf-8")
+    with pytest.raises(UsageError, match="how many heads"):
+        read_foreign(path)
+    header = {"config": json.dumps({"num_heads": 2})}
+    path.write_bytes(b"".join(map(bytes, safetensors.pieces(state, header))))
+    assert read_foreign(path).info.config.model.heads == 2

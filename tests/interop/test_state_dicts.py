@@ -53,9 +53,13 @@ def test_what_torch_wraps_around_layers_is_no_part_of_names(prefix: str) -> None
         {"ema": prefixed("online_model.", RAW) | prefixed("ema_model.", EMA) | {"initted": torch.tensor(True)}},
         {"model": RAW, "swa": {"n_averaged": torch.tensor(3), **prefixed("module.", EMA)}},
         {"deep": {"er": {"ema": EMA}}, "model": RAW},
+        {"model": {**RAW, "projectors.0.weight": torch.ones(2)}, "ema": EMA},
+        {"model": RAW, "ema": {"decay": 0.9, "shadow_params": list(EMA.values())}},
+        {"state_dict": prefixed("model.", RAW) | {"model_ema." + name.replace(".", ""): EMA[name] for name in EMA}},
+        [RAW, {"ema": EMA}],
     ],
 )
-def test_averaged_weights_come_first_and_the_raw_ones_with_them(tree: dict[str, Any]) -> None:
+def test_averaged_weights_come_first_and_the_raw_ones_with_them(tree: Any) -> None:
     choice = choose(find_networks(tree, MARK))
     assert is_ema(choice.ema.tensors) and choice.note == ""
     assert choice.raw is not None and torch.equal(choice.raw.tensors[MARK], RAW[MARK])

@@ -23,7 +23,7 @@ from .folders import find_model
 from .projects import ORIGINS, stored_betas
 from .state_dicts import choose, find_networks, metadata
 from .unsupported import KNOWN, describe
-from .weights import read_files, read_tree
+from .weights import read_files, read_tree, stated_beside
 
 
 def read_foreign(
@@ -97,9 +97,10 @@ def _read_files(
         if networks := find_networks(tree, reader.MARK):
             choice = choose(networks, state_dict)
             choice.check_size(path)
-            about = {**metadata(tree), "betas": stored_betas(tree)}
+            beside, note = stated_beside(path)
+            about = {**metadata(tree), **beside, "betas": stored_betas(tree)}
             model = reader.read(choice, about, path, settings, project)
-            return dataclasses.replace(model, notes=(*([choice.note] if choice.note else []), *model.notes))
+            return dataclasses.replace(model, notes=(*filter(None, (choice.note, note)), *model.notes))
     raise CheckpointError(f"{path} is {describe(tree)}", KNOWN)
 
 

@@ -40,7 +40,16 @@ _NAMES = (  # a pattern of all of its tensors
     r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc[12]))\.(weight|bias)"
 )
 _VAE = ("vae", "vae_type", "vae_name", "vae_model", "vae_path", "pretrained_vae_model_name_or_path", "autoencoder")
-_STEPS = ("train_steps", "global_step", "step", "steps", "iteration")  # how checkpoints call theirs
+_STEPS = (
+    "train_steps",
+    "global_step",
+    "global_steps",
+    "step",
+    "steps",
+    "iteration",
+    "iter",
+    "current_step",
+)  # how checkpoints call theirs
 
 
 def read(

@@ -29,6 +29,7 @@ _SAYS_NOTHING = re.compile(  # names of files and folders after which nobody wou
     r"pytorch_model|diffusion_pytorch_model|snapshots|mp_rank|\d+k?|of|states|main)[-_=.]?)+|[0-9a-f]{40}",
     re.IGNORECASE,
 )
+SETTINGS = ("config.json", "args.json")  # beside weights: what some libraries say about them
 _BY_HAND = "check the network, or download the file by hand and import that"
 
 
@@ -134,6 +135,10 @@ def _downloaded(url: str) -> Path:
 def _from_hub(place: HubAddress) -> tuple[Path, str]:
     names = files_of(place.repo, kind="model", revision=place.revision, by_hand=_BY_HAND, needed=is_weights)
     below, wanted = _choose(place, sorted(names))
+    folders = {name.rpartition("/")[0] + "/" for name in wanted}
+    wanted += [
+        name for folder in folders for name in (f"{folder}{file}".lstrip("/") for file in SETTINGS) if name in names
+    ]
     root = snapshot(place.repo, kind="model", revision=place.revision, wanted=wanted, by_hand=_BY_HAND)
     return root / below, f"{address(place.repo, place.revision)}/{below}".rstrip("/")
 

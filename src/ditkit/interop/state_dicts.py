@@ -103,10 +103,11 @@ def _listed(networks: Sequence[Network]) -> str:
 
 
 def _same_shapes(ema: Network, raw: Network) -> bool:
-    """Whether they are of one network; an average often lacks what is not trained."""
+    """Whether they are of one network; one of them often lacks what is not trained, or what only training needs."""
     names = ema.tensors.keys() & raw.tensors.keys()
     same = all(ema.tensors[name].shape == raw.tensors[name].shape for name in names)
-    return same and len(names) + 1 >= max(len(ema.tensors), len(raw.tensors))
+    sizes = sorted((len(ema.tensors), len(raw.tensors)))
+    return same and len(names) == sizes[0] and 2 * sizes[0] > sizes[1]
 
 
 def metadata(tree: Any) -> dict[str, Any]:
