@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 
 from ditkit import recipes
-from ditkit.config import DataConfig, RunConfig, differences, from_dict, to_dict
+from ditkit.config import DataConfig, RunConfig, from_dict, to_dict
 from ditkit.errors import DitkitError, UsageError
 from ditkit.models import presets
+from ditkit.runs.stored import differences
 
 
 @pytest.mark.parametrize("name", recipes.descriptions())

@@ -105,8 +105,8 @@ class DiffusionConfig:
     process: Literal["diffusion", "flow"] = "flow"
     objective: str = "velocity"
     timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000  # of a flow: what the network calls pure noise
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 2e-2
+    beta_start: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: 1e-4 times 1000 / timesteps
+    beta_end: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: 0.02 times 1000 / timesteps, or 0.999
     timestep_sampling: Literal["uniform", "logit-normal"] = "uniform"
     logit_mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
     logit_std: Annotated[float, Field(gt=0, le=10)] = 1.0
@@ -118,12 +118,18 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         OBJECTIVES.check(self.objective)
-        if self.beta_end < self.beta_start:
+        if self.betas[1] < self.betas[0]:
             raise UsageError("diffusion.beta_end is below diffusion.beta_start", "swap them")
         if self.process == "diffusion" and self.timesteps < 2:
             raise UsageError("a diffusion needs two timesteps or more", "change --set diffusion.timesteps")
         if self.objective == "learned-sigma" and self.process == "flow":
             raise UsageError("learned-sigma needs a diffusion process", "use --set diffusion.process=diffusion")
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """The first and the last: Ho et al. 2020's, scaled to the timesteps as by Nichol & Dhariwal 2021."""
+        scale = 1000 / self.timesteps
+        return self.beta_start or 1e-4 * scale, self.beta_end or min(2e-2 * scale, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -168,6 +174,10 @@ class SampleConfig:
     guidance: Annotated[float, Field(ge=0, le=100)] = 2.0  # 1 is plain conditional sampling
     guidance_from: Fraction = 0.0  # guided where the noise level lies in this part of the range
     guidance_to: Fraction = 1.0
+    guidance_rescale: Fraction = 0.0  # how far strong guidance keeps the contrast of no guidance (Lin et al. 2023)
+    apg: bool = False  # adaptive projected guidance (Sadat et al. 2024), which does not saturate
+    apg_norm: Positive | None = None  # the largest step that it takes away from no label, as a norm
+    apg_momentum: Annotated[float, Field(ge=-1, lt=1)] = 0.0  # of those steps; negative ones as in the paper
     clamp: bool = False  # keep every estimate of the clean image in [-1, 1]
     reuse: Annotated[int, Field(ge=1, le=100)] = 1  # network calls that share the output of one pass through the blocks
 
@@ -270,24 +280,19 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, as {"optim.lr": (old, new)}."""
-    before, after = _flat(asdict(old)), _flat(asdict(new))
-    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"optim.lr": value}."""
+    named: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+        named |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return named
 
 
 def _explain(error: ValidationError) -> UsageError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "_flat")
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        wrong = unknown("setting", where, _flat(asdict(RunConfig())))
+        wrong = unknown("setting", where, flat(asdict(RunConfig())))
         return UsageError(wrong.message, f"{wrong.hint}; `ditkit show mnist` prints them all")
     value = first.get("input")
     return UsageError(

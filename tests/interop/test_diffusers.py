@@ -337,7 +337,7 @@ def test_a_model_of_ditkit_comes_back_as_it_was(tmp_path: Path):
     foreign = diffusers.read(tmp_path / "out")
     before, after = model.info.config, foreign.info.config
     assert after.model == before.model and after.data.image_size == before.data.image_size
-    for key in ("process", "objective", "timesteps", "beta_start", "beta_end"):
+    for key in ("process", "objective", "timesteps", "betas"):
         assert getattr(after.diffusion, key) == getattr(before.diffusion, key)
     assert after.sample.sampler == "ddim"
     assert foreign.info.labels == ("white; small", "black")  # a comma is diffusers' sign between two names of a label

@@ -18,7 +18,8 @@ from ditkit.objectives.contract import process_of
 from ditkit.registry import SAMPLERS
 from ditkit.runs.model_info import ModelInfo, resolve_labels
 from ditkit.samplers.contract import open_scheduler
-from ditkit.sampling.generate import default_batch_size, draw, sample, sample_batches
+from ditkit.sampling.batch_size import default_batch_size
+from ditkit.sampling.generate import draw, sample, sample_batches
 from ditkit.sampling.guidance import Guidance, guided
 
 

@@ -33,6 +33,9 @@ FIGURES = opt(
 )
 
 
+DRAWN = "samples steps guidance guidance_interval guidance_rescale apg sampler reuse autoguide seed"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ManySamples(SampleSettings):
     """Diffusion."""
@@ -71,7 +74,7 @@ class RealImages(Data):
     "ditkit evaluate runs/faces --guidance 1.5 --steps 20 --neighbours 16",
 )
 def run(
-    settings: Annotated[ManySamples, only("samples steps guidance guidance_interval sampler reuse autoguide seed")],
+    settings: Annotated[ManySamples, only(DRAWN)],
     real: Annotated[RealImages, only("labels_as features neighbours data_dir")],
     model: Annotated[Model, only("model ema no_ema autoencoder", model=WHICH)],
     output: Annotated[Output, only("out npz yes json runs_dir quiet", out=FIGURES)],

@@ -146,6 +146,18 @@ class SampleSettings:
         shown=AS_TRAINED,
         sets=("sample.guidance_from", "sample.guidance_to"),
     )
+    guidance_rescale: str | None = opt(
+        "--guidance-rescale PART",
+        "Of strong guidance: keep the contrast that images have without it, 0 not at all, 1 wholly; 0.7 is usual.",
+        shown=AS_TRAINED,
+        sets="sample.guidance_rescale",
+    )
+    apg: bool | None = opt(
+        "--apg",
+        "Adaptive projected guidance: guide at right angles to the image, which does not saturate.",
+        shown=AS_TRAINED,
+        sets="sample.apg",
+    )
     sampler: str | None = opt(
         "--sampler NAME",
         "How noise becomes an image; `ditkit list samplers` names them.",

@@ -8,9 +8,11 @@ from .. import recipes
 from ..autoencoders.files import moved
 from ..config import to_dict
 from ..errors import UsageError
+from ..io.progress import notify
 from ..runs import target
 from ..runs.lookup import find_guide, find_weights, hub_address, model_name, origin_of
 from ..runs.model_info import ModelInfo, read_model_info
+from ..runs.remarks import usable_guidance
 from ..sampling.request import SampleRequest
 from . import console, parsing
 from .opt import changes
@@ -48,6 +50,9 @@ def resolve_request(
     guide = None
     if settings.autoguide:
         guide = find_guide(settings.autoguide, weights, info, runs, scale=config.sample.guidance, ema=ema)
+    drawn, remark = usable_guidance(config, len(info.labels), guide=guide is not None)
+    if remark:
+        notify(remark)
     return SampleRequest(
         weights=weights,
         info=info,
@@ -56,7 +61,7 @@ def resolve_request(
         labels=parsing.expand_labels(settings.labels or _default_labels(info), info.labels),
         seed=config.seed,
         batch_size=config.train.batch_size if "train.batch_size" in changed else None,
-        settings=config.sample,
+        settings=drawn,
         ema=float(model.ema) if model.ema is not None else None,
         guide=guide,
         autoencoder=model.autoencoder,

@@ -143,12 +143,14 @@ def _resolved(
 ) -> tuple[SampleRequest, int]:
     """The model, its labels and seed, and how many combinations there are, all checked."""
     from ..evaluation.sweep import combinations
+    from ..runs.remarks import check_varied_guidance
     from .datasets import watching
     from .sample_request import averaged, resolve_request
 
     unvaried = SampleSettings(labels=settings.labels, seed=settings.seed)
     with watching(quiet=output.quiet, yes=output.yes):
         request = resolve_request(unvaried, replace(model, ema=None), device, output.runs)
+        check_varied_guidance(request.info, varied.get("guidance", []))
         lengths = varied.get("ema", [])
         for length in lengths:
             parsing.ema_length(length)

@@ -63,7 +63,7 @@ def run(
     Everything goes to runs/NAME: settings, metrics, checkpoints, grids of samples. Ctrl-C finishes the step and saves.
     """
     resolved = _resolve(what.target, optimiser, data, model, settings, output, machine)
-    _check_words(resolved.config, optimiser, output, machine)
+    _check_words(resolved, optimiser, output, machine)
     (_print_plan if output.dry_run else _train)(resolved, optimiser, output, machine)
 
 
@@ -112,17 +112,20 @@ def _with_lr(config: RunConfig, lr: float) -> RunConfig:
     return replace(config, optim=replace(config.optim, lr=lr))
 
 
-def _check_words(config: RunConfig, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
+def _check_words(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
     """Raise UsageError for what else is wrong, before any work."""
     from ..evaluation.report import check_features
+    from ..runs.remarks import check_new_run
     from ..runs.resume import check_force_change
     from ..trackers.contract import check_names
 
     _ = machine.signal, optimiser.seconds
     check_force_change(optimiser.force_change or ())
     check_names(output.track or ())
-    if config.train.evaluate_every:
-        check_features(None, config.data.channels)
+    if run.config.train.evaluate_every:
+        check_features(None, run.config.data.channels)
+    if not run.existing:
+        check_new_run(run.config)
 
 
 def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
@@ -135,6 +138,7 @@ def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, mac
     from .estimate import load_torch
 
     datasets = open_training_images(run.config, quiet=output.quiet, yes=output.yes)
+    _say_remarks(run, datasets, quiet=output.quiet)
     console.data(recipes.dump(run.config))
     if output.quiet:
         return
@@ -170,6 +174,7 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
 
     quiet = output.quiet or not launch.is_main()
     datasets = open_training_images(run.config, quiet=quiet, yes=output.yes)
+    _say_remarks(run, datasets, quiet=quiet)
     _announce_init_from(run, datasets, measures_lr=_measures_lr(optimiser, run.existing), quiet=quiet)
     threads = _chosen_threads(run, machine, quiet=quiet)
     if optimiser.batch_size == AUTO:
@@ -212,6 +217,14 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
             progress.note(line)
     if progress.finished and progress.finished.reason == "stopped":
         raise typer.Exit(stop.exit_code or 143)  # 143: another process of the run got the signal
+
+
+def _say_remarks(run: ResolvedRun, datasets: Datasets, *, quiet: bool) -> None:
+    """What the settings of a new run do that is hardly wanted."""
+    from ..runs.remarks import remarks
+
+    for text in () if run.existing else remarks(run.config, len(datasets.train.labels)):
+        console.say(f"warning: {text}", quiet=quiet)
 
 
 def _announce_init_from(run: ResolvedRun, datasets: Datasets, *, measures_lr: bool, quiet: bool) -> None:

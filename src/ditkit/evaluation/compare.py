@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, differences
+from ..config import RunConfig
 from ..errors import DataError, UsageError
 from ..io import text
 from ..io.atomic import make_folder, write_atomically
@@ -18,6 +18,7 @@ from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import find_weights
 from ..runs.metrics import read_evaluations, spent_seconds
 from ..runs.model_info import ModelInfo, read_model_info, resolve_labels
+from ..runs.stored import differences
 from .figures import HEADINGS, notes, written
 from .label_plan import DATA, EVEN
 

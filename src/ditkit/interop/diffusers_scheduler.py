@@ -101,7 +101,7 @@ def scheduler_config(info: ModelInfo) -> tuple[str, dict[str, Any]]:
         settings |= {"thresholding": sample.clamp, "sample_max_value": 1.0, "final_sigmas_type": "zero"}
     if diffusion.process == "flow":
         return name, {**settings, "use_flow_sigmas": True, "flow_shift": 1.0}
-    betas = {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end, "beta_schedule": "linear"}
+    betas = {**dict(zip(("beta_start", "beta_end"), diffusion.betas, strict=True)), "beta_schedule": "linear"}
     return name, {**settings, **betas, "timestep_spacing": "trailing"}
 
 
@@ -138,7 +138,8 @@ def _process(tree: Mapping[str, Any], path: Path, *, flow: bool, learned_sigma: 
             "epsilon",
         )
     objective = objectives[prediction]
-    betas = {} if flow else {key: float(tree[key]) for key in ("beta_start", "beta_end") if key in tree}
+    usual = {"beta_start": 1e-4, "beta_end": 2e-2}  # diffusers' own, whatever the number of timesteps
+    betas = {} if flow else {key: float(tree.get(key, value)) for key, value in usual.items()}
     return {
         "process": process,
         "objective": "learned-sigma" if learned_sigma and objective == "epsilon" and not flow else objective,

@@ -24,6 +24,9 @@ def check_sampling(config: RunConfig) -> None:
         raise UsageError("the JAX backend draws pixels, this is a model of latents", "use --backend torch")
     if config.sample.reuse > 1:
         raise UsageError("the JAX backend goes through all blocks in every call", "use --reuse 1, or --backend torch")
+    if config.sample.guidance_rescale or config.sample.apg:
+        wrong = "guidance rescale" if config.sample.guidance_rescale else "APG"
+        raise UsageError(f"the JAX backend knows no {wrong}", "leave it out, or use --backend torch")
     samplers = FLOW_SAMPLERS if config.diffusion.process == "flow" else DIFFUSION_SAMPLERS
     if config.sample.sampler not in samplers:
         raise UsageError(

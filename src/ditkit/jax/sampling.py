@@ -21,7 +21,8 @@ from ..config import DiffusionConfig, SampleConfig
 from ..data.pixels import to_uint8
 from ..objectives.contract import FLOW_MARGIN, Process, open_objective, to_clean_and_noise
 from ..runs.model_info import resolve_labels
-from ..sampling.generate import FAINT_SIGNAL, Sample, batches_of, images_in_cache
+from ..sampling.batch_size import batches_of, images_in_cache
+from ..sampling.generate import FAINT_SIGNAL, Sample
 from ..sampling.guidance import Guidance
 from .dit import DiT
 from .files import Trained
@@ -131,7 +132,10 @@ def _draw(
 ) -> tuple[Array, Any]:
     objective = open_objective(config)
     guidance = Guidance(
-        scale=settings.guidance, start=settings.guidance_from, stop=settings.guidance_to, null_label=network.classes
+        scale=settings.guidance,
+        start=settings.guidance_from,
+        stop=settings.guidance_to,
+        null_label=network.classes if config.label_drop else 0,
     )
     calls, step = open_sampler(settings.sampler, objective.process, settings.steps)
     guided = np.array([guidance.active(noise) for noise in calls["noise"].tolist()])

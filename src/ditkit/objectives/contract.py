@@ -61,9 +61,8 @@ def _tables(timesteps: int, beta_start: float, beta_end: float) -> tuple[np.ndar
 
 def process_of(config: DiffusionConfig) -> Process:
     """The forward process that a config describes."""
-    return Process(
-        kind=config.process, timesteps=config.timesteps, beta_start=config.beta_start, beta_end=config.beta_end
-    )
+    start, end = config.betas
+    return Process(kind=config.process, timesteps=config.timesteps, beta_start=start, beta_end=end)
 
 
 class Objective(Protocol):

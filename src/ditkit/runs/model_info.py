@@ -145,7 +145,7 @@ def _prediction(info: ModelInfo) -> dict[str, Any]:
         "process": diffusion.process,
         "objective": diffusion.objective,
         "timesteps": diffusion.timesteps,
-        "betas": (diffusion.beta_start, diffusion.beta_end) if diffusion.process == "diffusion" else None,
+        "betas": diffusion.betas if diffusion.process == "diffusion" else None,
         "latents": info.latents,
     }
 

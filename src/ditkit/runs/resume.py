@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, differences
+from ..config import RunConfig
 from ..errors import CheckpointError, DataError, UsageError
 from ..io.atomic import is_leftover, make_folder
 from ..io.text import as_toml, free_name
@@ -18,7 +18,8 @@ from . import manifest
 from .folder import LOCK, RunFolder, cannot_write, lock
 from .lookup import WEIGHTS
 from .model_info import read_model_info
-from .stored import continued
+from .remarks import check_new_run
+from .stored import continued, differences
 
 # Settings that may differ when a run continues: the network and the steps so far stay what they are.
 # fmt: off
@@ -86,6 +87,7 @@ def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_cha
     if folder.is_run():
         folder.check_continues()
         return _resume(config, folder, force_change)
+    check_new_run(config)
     path = folder.path
     if path.exists() and (not path.is_dir() or not all(_is_leftover(file) for file in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run of ditkit", "choose another place with --name or --runs-dir")

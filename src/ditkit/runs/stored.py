@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, recipes
-from ..config import RunConfig
+from ..config import DiffusionConfig, RunConfig, flat
 from ..errors import CheckpointError
 
 _FIRST_LINE = re.compile(r"# ditkit (\S+)")
@@ -48,11 +48,18 @@ def stored_config(tree: Mapping[str, Any], written_by: str | None = None) -> Run
     return recipes.build(tree)
 
 
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, as {"optim.lr": (old, new)}."""
+    before, after = flat(asdict(old)), flat(asdict(new))
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+
+
 def continued(config: RunConfig, run: RunConfig) -> RunConfig:
-    """The settings for going on with a run, with what it settled when it began: how its images are read."""
+    """The settings for going on with a run, with what it settled when it began: how its images are read, its betas."""
     wanted, data = config.data, run.data
     return replace(
         config,
+        diffusion=_with_betas(config.diffusion, run.diffusion),
         data=replace(
             wanted,
             reading=data.reading,
@@ -70,3 +77,10 @@ def _unknown(tree: Mapping[str, Any]) -> list[str]:
     sections = {name: values for name, values in tree.items() if isinstance(values, Mapping)}
     inner = {f"{name}.{key}" for name, values in sections.items() for key in values if key not in known.get(name, ())}
     return sorted(inner | (tree.keys() - known.keys()))
+
+
+def _with_betas(wanted: DiffusionConfig, run: DiffusionConfig) -> DiffusionConfig:
+    if wanted.timesteps != run.timesteps:
+        return wanted
+    start = run.beta_start if wanted.beta_start is None else wanted.beta_start
+    return replace(wanted, beta_start=start, beta_end=run.beta_end if wanted.beta_end is None else wanted.beta_end)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from ..config import DiffusionConfig, SampleConfig, from_dict, to_dict
 from ..data.pixels import to_uint8
 from ..latents.codec import Codec
-from ..models.dit import DiT
 from ..objectives.contract import Network, Process, from_clean_and_noise, open_objective, to_clean_and_noise
 from ..runs.model_info import ModelInfo, check_guide, resolve_labels
-from ..runtime.device import free_bytes
 from ..samplers.contract import open_scheduler, set_steps, wanted_prediction
+from .batch_size import batches_of, default_batch_size
 from .block_cache import CachedDenoiser
 from .guidance import Guidance, guided
+from .mixing import Mixing
 from .samples import Sample
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 # (network call, counted from 0; calls in all; estimate of the clean images, noisy images that it was made from: BCHW)
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 
-_CACHED_TOKENS = 3072  # tokens at once whose activations about stay in a processor's cache
-_MOST_AT_ONCE = 256  # images
 FAINT_SIGNAL = 0.05  # below it an epsilon network on a flow hardly determines the image
 
 
@@ -160,30 +158,6 @@ def draw(
     return torch.cat(images) if images else torch.empty(0, *shape)
 
 
-def batches_of(images: int, batch_size: int) -> list[slice]:
-    """As few batches of at most `batch_size` as will do, about equally large."""
-    number = -(-images // batch_size)
-    ends = [-(-images * index // number) for index in range(number + 1)]
-    return [slice(start, end) for start, end in pairwise(ends)]
-
-
-def default_batch_size(network: Network, shape: tuple[int, int, int], device: torch.device) -> int:
-    """Images drawn at once by default: what stays in a processor's cache, or fits a GPU's free memory."""
-    if not isinstance(network, DiT):
-        return min(250, max(64, 2**19 // (shape[0] * shape[1] * shape[2])))
-    tokens, config = network.grid[0] * network.grid[1], network.config
-    if device.type != "cuda":
-        return images_in_cache(tokens)
-    # Of one block: its input and what is kept beside it, queries, keys and values, and the hidden layer; guided.
-    bytes_each = 2 * 4 * tokens * config.width * (8 + 4 * config.mlp_ratio)
-    return max(1, min(_MOST_AT_ONCE, int(free_bytes(device) / 2 / bytes_each)))
-
-
-def images_in_cache(tokens: int) -> int:
-    """How many images of so many tokens a processor draws fastest at once."""
-    return min(_MOST_AT_ONCE, max(4, _CACHED_TOKENS // tokens))
-
-
 class _Sampler:
     """Everything that the batches of one request share."""
 
@@ -206,7 +180,7 @@ class _Sampler:
             scale=settings.guidance,
             start=settings.guidance_from,
             stop=settings.guidance_to,
-            null_label=null_label,
+            null_label=null_label if config.label_drop else 0,
             has_guide=guide is not None,
         )
         self._scheduler = open_scheduler(
@@ -216,7 +190,7 @@ class _Sampler:
         timestep_N = set_steps(self._scheduler, self._process, settings.steps)
         self._denoiser = CachedDenoiser(network, timestep_N, [*labels, null_label], reuse=settings.reuse)
         self._guide = CachedDenoiser(guide, timestep_N, labels, reuse=settings.reuse) if guide is not None else None
-        self._edit = edit
+        self._edit, self._mixing = edit, Mixing(settings, self._prediction)
 
     @torch.inference_mode()
     def draw(
@@ -243,6 +217,7 @@ class _Sampler:
         first += -first % scheduler.order  # of Heun's two calls at a noise level, steps begin with the second
         for denoiser in filter(None, (self._denoiser, self._guide)):
             denoiser.reset()
+        self._mixing.reset()
         if first and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         x_BCHW = edit.noisy(noise_BCHW, self._process, timestep_N[first]) if edit else noise_BCHW
@@ -267,7 +242,8 @@ class _Sampler:
         timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
         guide = self._guide.for_step(call) if self._guide is not None else None
         network = self._denoiser.for_step(call)
-        output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance, guide)
+        mixer = self._mixing.at(x_BCHW, signal, noise)
+        output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance, guide, mixer)
         channels = x_BCHW.shape[1]
         predicted, variance = output[:, :channels], output[:, channels:]
         signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)

@@ -6,6 +6,7 @@ B batch, C channels, H W image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +14,16 @@ from torch import Tensor
 
 from ..objectives.contract import Network
 
+Mixer = Callable[[Tensor, Tensor, float], Tensor]  # (weak, strong, scale) to guided, all (B, C, H, W)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
     """How strongly, and in which part of the noise range, labels are followed.
 
     At scale 1, and outside the interval, the conditional prediction stays as it is; scale 0 ignores the label.
-    `null_label` is the number of labels: 0 for an unconditional model, which only another model can guide.
+    `null_label` is the number of labels: 0 for a model that is unconditional, or trained without dropping labels, so
+    that only another model can guide it.
     """
 
     scale: float
@@ -41,6 +45,7 @@ def guided(
     noise_level: float,
     guidance: Guidance,
     guide: Network | None = None,
+    mixer: Mixer = torch.lerp,
 ) -> Tensor:
     """Guided prediction weak + scale (strong - weak) (Ho & Salimans 2022, eq. 6, whose w is scale - 1).
 
@@ -57,5 +62,5 @@ def guided(
         both = torch.cat([x_BCHW, x_BCHW]), torch.cat([timestep_B, timestep_B]), torch.cat([label_B, null_B])
         strong, weak = network(*both).float().chunk(2)
     channels = x_BCHW.shape[1]
-    mixed_BCHW = weak[:, :channels].lerp(strong[:, :channels], guidance.scale)
+    mixed_BCHW = mixer(weak[:, :channels], strong[:, :channels], guidance.scale)
     return torch.cat([mixed_BCHW, strong[:, channels:]], dim=1)

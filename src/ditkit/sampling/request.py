@@ -70,6 +70,8 @@ class SampleRequest:
             "guidance": f"{settings.guidance:g}",
             "guidance_interval": f"{settings.guidance_from:g} {settings.guidance_to:g}",
             "reuse": str(settings.reuse),
+            **({"guidance_rescale": f"{settings.guidance_rescale:g}"} if settings.guidance_rescale else {}),
+            **({"apg": f"{settings.apg_norm} {settings.apg_momentum:g}"} if settings.apg else {}),
             **({"ema": f"{self.ema:g}"} if self.ema is not None else {}),
             **({"autoguide": str(self.guide)} if self.guide else {}),
             "software": "ditkit",
@@ -139,7 +141,8 @@ def draw(
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load, load_weights
         from ..runtime.device import find_device
-        from .generate import default_batch_size, sample_batches
+        from .batch_size import default_batch_size
+        from .generate import sample_batches
 
         place, autoencoder = find_device(device), request.autoencoder
         trained = group.run_together(
