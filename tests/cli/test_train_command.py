@@ -66,8 +66,9 @@ def test_quiet_training_leaves_a_whole_run(home: Path) -> None:
 
 def test_training_says_what_it_does_and_what_to_type_next(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, f"train mnist --name told --steps 3 {TINY}")
-    lines = err.splitlines()
+    warning, *lines = err.splitlines()
     assert (code, out) == (0, "")
+    assert warning.startswith("warning: the learning rate reaches 1.8e-04, not 6.0e-03: the warm-up of 100 steps")
     assert lines[0].startswith(
         "training told: 0.0M parameters on cpu (float32), 60,000 images, 10 labels, in runs/told"
     )
