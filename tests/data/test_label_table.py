@@ -74,8 +74,7 @@ SAME = {
     "a JSON object of names": json.dumps(SAID),
     "a JSON object of names, on lines": json.dumps(SAID, indent=2),
     "JSON as of EDM": json.dumps({"labels": [list(pair) for pair in SAID.items()]}),
-    "JSON with a byte order mark": b"\xef\xbb\xbf"
-    + json.dumps([{"image": n, "class": c} for n, c in SAID.items()]).encode(),
+    "JSON with a byte order mark": b"\xef\xbb\xbf" + json.dumps(SAID).encode(),
     "another order": "file,label\nsub/d.png,dog\nb.png,dog\na.png,cat\nsub/c.png,cat\n",
 }
 
@@ -298,22 +297,12 @@ def test_a_split_among_two_columns_is_no_label(photos: Path):
         _parts(photos, table)
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (("1", "-1"), {"female": 1, "male": 1, "female+smiling": 1, "male+smiling": 1}),
-        (("1", "0"), {"female": 1, "male": 1, "female+smiling": 1, "male+smiling": 1}),
-        (("True", "False"), {"female": 1, "male": 1, "female+smiling": 1, "male+smiling": 1}),
-        (("1.0", "0.0"), {"0.0+0.0": 1, "0.0+1.0": 1, "1.0+0.0": 1, "1.0+1.0": 1}),
-    ],
-)
-def test_columns_of_yes_and_no_are_attributes_as_in_celeba(
-    values: tuple[str, str], expected: dict[str, int], photos: Path
-):
+@pytest.mark.parametrize("values", [("1", "-1"), ("1", "0"), ("True", "False"), ("true", "false"), ("1.0", "-1.0")])
+def test_columns_of_yes_and_no_are_attributes_as_in_celeba(values: tuple[str, str], photos: Path):
     answers = [(values[i % 2], values[i // 2]) for i in range(4)]
     rows = (f"{name},{male},{smiling}\n" for name, (male, smiling) in zip(NAMES, answers, strict=True))
     said = _labels(photos, "image_id,Male,Smiling\n" + "".join(rows), label_by="male, smiling")
-    assert sorted(said.values()) == sorted(expected)
+    assert list(said.values()) == ["male+smiling", "female+smiling", "male", "female"]
 
 
 def test_one_column_of_yes_and_no_is_an_attribute_unless_it_is_called_a_label(photos: Path):
@@ -350,6 +339,6 @@ def test_a_table_that_is_not_read_is_mentioned_and_one_that_does_not_fit_can_be_
     assert images.labels == ("cat", "dog") and "not read: labels.csv" in images.layout.notes[0]
     flat = tmp_path / "photos" / "cat"
     (flat / "labels.csv").write_text("number,class\n0,cat\n1,dog\n", encoding="utf-8")
-    with pytest.raises(DataError, match="has no column of file names") as caught:
+    with pytest.raises(DataError, match="there is no image 'number'") as caught:
         _labels(flat)
     assert "--label-from none" in str(caught.value.hint) and set(_labels(flat, label_from="none")) == {"1.png"}

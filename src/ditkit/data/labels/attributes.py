@@ -43,15 +43,19 @@ def of_answers(names: Sequence[str], combinations: Sequence[tuple[str, ...]]) ->
 
     They may also be true and false. One column of 1 alone says too little.
     """
-    columns = [{answers[column].lower() for answers in combinations} for column in range(len(names))]
+    columns = [{_plain(answers[column]) for answers in combinations} for column in range(len(names))]
     if not all(any(column <= {yes, no} for yes, no in _YES_AND_NO) for column in columns) or columns == [{"1"}]:
         return None
 
     def has(answers: tuple[str, ...]) -> list[bool]:
-        return [answer.lower() in _YES for answer in answers]
+        return [_plain(answer) in _YES for answer in answers]
 
     ordered = sorted(combinations, key=lambda answers: has(answers)[::-1])
     return {answers: _name(names, has(answers)) for answers in ordered}
+
+
+def _plain(answer: str) -> str:
+    return answer.lower().removesuffix(".0")
 
 
 def ids(has: np.ndarray) -> np.ndarray:
