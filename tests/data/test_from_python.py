@@ -221,7 +221,8 @@ def test_what_cannot_be_known_is_refused(data: Any, message: str) -> None:
         ([(RED, "c")], ["a", "b"], "unknown label of item 0: 'c'"),
         ([(RED, 0)], [0, 1], r"labels are names, not \[0, 1\]"),
         ([(RED, 0)], ["a", "a"], "two labels have the same name"),
-        ([(RED, 0)], ["a\n"], "labels are names"),
+        ([(RED, 0)], ["a\nb"], "has a line break or a control character in it"),
+        ([(RED, "a\x07")], None, "has a line break or a control character in it, of item 0"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(items: Any, labels: Any, message: str) -> None:
@@ -247,3 +248,10 @@ def test_an_unreadable_image_is_an_error_of_the_data_which_training_replaces() -
     train = with_data(small(validation=0), Broken(), ["a", "b"])[1].train
     with pytest.raises(DataError, match="cannot read item 1: truncated file"):
         train[1]
+
+
+def test_labels_are_composed_in_whatever_way_they_are_spelled() -> None:
+    items = [(RED, "e\u0301"), (RED, "\u00e9"), (RED, "b")]
+    train = with_data(small(validation=0), items)[1].train
+    assert train.labels == ("b", "\u00e9") and [train[index][1] for index in range(3)] == [1, 1, 0]
+    assert with_data(small(validation=0), [(RED, "e\u0301")], ["\u00e9"])[1].train.labels == ("\u00e9",)

@@ -27,6 +27,7 @@ from ..errors import DataError, UsageError, unknown
 from ..io.progress import progress
 from .contract import Dataset, Datasets, Split, holdout
 from .decode import fit, to_plain
+from .labels.values import named_label
 from .levels import is_deep
 
 NAME = "from-python"
@@ -184,9 +185,9 @@ def _label_names(items: Any, labels: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the classes. Raises UsageError for what is none."""
     source = labels if labels is not None else _classes(items)
     if source is not None:
-        names = tuple(source)
-        if not all(isinstance(name, str) and name and name.isprintable() for name in names):
-            raise UsageError(f"labels are names, not {list(names)[:3]!r}", 'e.g. labels=["cat", "dog"]')
+        if not all(isinstance(name, str) for name in source):
+            raise UsageError(f"labels are names, not {list(source)[:3]!r}", 'e.g. labels=["cat", "dog"]')
+        names = tuple(named_label(name, f"in {list(source)[:3]!r}") for name in source)
         if len(set(names)) < len(names):
             raise UsageError("two labels have the same name", "each stands for one class number")
         return names
@@ -213,7 +214,7 @@ def _classes(items: Any) -> Sequence[str] | None:
 def _label(label: Any, row: int) -> str | int:
     """A label as a string or an int. Raises UsageError for what is neither."""
     if isinstance(label, str):
-        return label
+        return named_label(label, f"of item {row}")
     number = _as_int(label)
     if number is None or number < 0:
         shown = repr(label)[:50]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, UsageError
 from ...io.text import composed
 from . import attributes
 
@@ -29,6 +29,14 @@ def label_of(text: str) -> str:
     if not text.isprintable() and any(unicodedata.category(letter) in _NOT_OF_A_LINE for letter in text):
         raise ValueError(f"the label {text[:60]!a} has a line break or a control character in it")
     return text
+
+
+def named_label(text: str, where: str) -> str:
+    """The same of a label that was handed in. Raises UsageError, which says where."""
+    try:
+        return label_of(text)
+    except ValueError as error:
+        raise UsageError(f"{error}, {where}", "a label is one line of text") from None
 
 
 def text_of(value: Any) -> str:
