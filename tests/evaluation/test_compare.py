@@ -64,6 +64,15 @@ def test_figures_that_do_not_compare_are_not_compared(other, said):
     assert said in lines and "beyond noise" not in lines
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("diffusion.weighting", True), ("data.image_size", True), ("data.workers", False), ("optim.lr", False)],
+)
+def test_losses_of_different_things_are_not_compared_silently(key, said):
+    lines = "\n".join(table({"runs": [{"run": "a"}, {"run": "b"}], "differing": {key: [1, 2]}}))
+    assert (f"other {key}: losses of different images or objectives do not compare" in lines) == said
+
+
 def test_older_records_are_of_labels_in_turn(runs, tmp_path, capsys):
     assert compare(runs, "narrow", "wide", "--labels", "3", "--out", "old") == 0
     assert "Fréchet (features unknown, 100 images, labels in turn)" in capsys.readouterr().out

@@ -24,6 +24,9 @@ from .label_plan import DATA, EVEN
 
 SHOWN = 10  # images of each run
 COMPARED = ("frechet", "kid", "accuracy")  # figures of the newest evaluation
+# Settings that decide what a loss is of.
+_OF_LOSSES = ("data.name", "data.path", "data.image_size", "data.channels", "data.crop", "data.validation")
+_OF_LOSSES += ("autoencoder.", "diffusion.")
 _LABELS = {DATA: "labels as in the data", EVEN: "labels in turn", None: "no labels"}
 FILES = ("losses.png", "samples.png", "compare.md", "compare.json")
 
@@ -179,7 +182,10 @@ def table(comparison: Mapping[str, Any]) -> list[str]:
         row |= _figures(evaluation) if evaluation else {}
     heads = list(dict.fromkeys(key for row in rows for key in row))
     lines = text.markdown(heads, [[_cell(row.get(head)) for head in heads] for row in rows])
-    if said := _notes([evaluation for evaluation in evaluations if evaluation]):
+    said = _notes([evaluation for evaluation in evaluations if evaluation])
+    if others := [key for key in differing if key.startswith(_OF_LOSSES)]:
+        said.append(f"other {', '.join(others)}: losses of different images or objectives do not compare")
+    if said:
         lines += ["", *said]
     if differing:
         names = [str(row["run"]) for row in rows]

@@ -241,13 +241,18 @@ def table(rows: Sequence[SweepRow]) -> list[str]:
             score = written(scores, key)
             cells.append(f"**{score}**" if winners[key] == index else score)
         lines.append(cells)
-    headings = [*names, "calls", "ms an image", *(HEADINGS.get(key, key) for key in keys)]
+    took = f"ms an image, {len(rows[0].images)} at once"  # measured once
+    headings = [*names, "calls", took, *(HEADINGS.get(key, key) for key in keys)]
     return text.markdown(headings, lines) + (["", *_notes(rows, metrics)] if keys else [])
 
 
 def _notes(rows: Sequence[SweepRow], metrics: Sequence[Mapping[str, float]]) -> list[str]:
     """What the figures of the table are of, and what cannot be told from them."""
     about = next(row.about for row in rows if row.about)
-    compared = f"{about['drawn']['samples']:,} images a row against {about['reference']['images']:,} real ones"
+    real, part = about["reference"]["images"], about["reference"].get("part", 0)
+    compared = f"{about['drawn']['samples']:,} images a row against {real:,} real ones"
+    if part:
+        distance = next(scores["frechet_real"] for scores in metrics if "frechet_real" in scores)
+        compared += f" (the Fréchet distance of {part:,} of these to the other {real - part:,} is {distance:.4g})"
     said = [about["labels"]] if about["labels"] else []
     return ["; ".join([compared, *said]), *notes(metrics, "draw more images (--samples)")]
