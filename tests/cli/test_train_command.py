@@ -262,7 +262,7 @@ def test_lr_auto_measures_once_and_keeps_the_rate(
     found = iter([1.5e-3])
 
     def find_lr(config, **_):
-        return LRCurve(rates=[1.0], losses=[1.0], smoothed=[1.0], suggestion=next(found), maximum=1.0)
+        return LRCurve(rates=[1.0], losses=[1.0], smoothed=[1.0], suggestion=next(found), lowest=1.0)
 
     monkeypatch.setattr("ditkit.training.lr_finder.find_lr", find_lr)
     code, _, err = said(capsys, f"train mnist --name auto --steps 1 --lr auto {TINY}")
@@ -377,11 +377,18 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
         asked.append(config)
         on_step(1, 2, 1e-6, 1.0)
         rates = [1e-5, 1e-4, 1e-3]
-        return LRCurve(rates=rates, losses=[2.0, 1.0, 3.0], smoothed=[2.0, 1.0, 3.0], suggestion=1e-4, maximum=5e-4)
+        losses = [2.0, 1.0, 3.0]
+        return LRCurve(rates=rates, losses=losses, smoothed=losses, suggestion=1e-4, lowest=2e-4, configured=6e-3)
 
     monkeypatch.setattr("ditkit.training.lr_finder.find_lr", find_lr)
     code, out, err = said(capsys, "lr-find mnist --batch-size 4 --device cpu")
-    assert (code, out) == (0, "suggested learning rate: 1.00e-04 (safe up to 5.00e-04)\n")
+    assert (code, out) == (
+        0,
+        "suggested learning rate: 1.00e-04, half of that of the lowest loss (2.00e-04)\n",
+    )
+    assert err.endswith(
+        "next: train with `--lr 1.00e-04`, or a lower one if the loss spikes; the settings have 6.00e-03\n"
+    )
     assert "plot in lr-find-mnist.png, numbers in lr-find-mnist.json" in err
     assert asked[0].train.batch_size == 4
     numbers = json.loads((home / "lr-find-mnist.json").read_text(encoding="utf-8"))
@@ -389,7 +396,27 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
     code, out, err = said(capsys, "lr-find --runs-dir nowhere --json --out found.png --device cpu")
     assert asked[1].data.name == "mnist"
     assert (code, err) == (0, "")
-    assert json.loads(out) == {"suggestion": 1e-4, "maximum": 5e-4, "plot": "found.png", "numbers": "found.json"}
+    rates = {"suggestion": 1e-4, "lowest": 2e-4, "configured": 6e-3}
+    assert json.loads(out) == {**rates, "plot": "found.png", "numbers": "found.json"}
+
+
+def test_a_recipe_that_whole_runs_were_made_for_keeps_its_rate():
+    from ditkit.cli.lr_find import advice, recipe_of
+    from ditkit.training.lr_finder import LRCurve
+
+    curve = LRCurve(rates=[1e-4], losses=[1.0], smoothed=[1.0], suggestion=1e-4, lowest=2e-4, configured=6e-3)
+    same = recipes.load("mnist", {"optim": {"lr": 1e-4}, "data": {"workers": 2}, "seed": 5})
+    assert advice(curve, same) == "the recipe mnist has 6.00e-03, found by whole runs: keep it"
+    assert recipe_of(recipes.load("celeba", {"data": {"path": "/faces"}})) == "celeba"
+    for changed in (
+        {"model": {"width": 64}},
+        {"train": {"batch_size": 64}},
+        {"train": {"steps": 100}},
+        {"data": {"flip": True}},
+    ):
+        other = recipes.load("mnist", changed)
+        assert recipe_of(other) is None and "--lr 1.00e-04" in advice(curve, other)
+    assert recipe_of(recipes.load("folder")) is None
 
 
 def test_plot_loss_draws_one_run_or_several_or_in_the_terminal(capsys: pytest.CaptureFixture[str], home: Path) -> None:

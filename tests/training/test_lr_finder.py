@@ -37,12 +37,13 @@ def small(seed: int = 0):
 
 
 def check(curve):
-    """The suggestion lies below the safe maximum, and that below divergence."""
-    assert curve.suggestion <= curve.maximum <= max(curve.rates) / 2
+    """The suggestion is half the rate of the lowest loss, and that is not the rate at which it blew up."""
+    assert curve.suggestion == curve.lowest / 2 and curve.lowest < max(curve.rates)
+    assert curve.lowest == curve.rates[int(np.argmin(curve.smoothed))] and curve.configured == small().optim.lr
     assert len(curve.rates) == len(curve.losses) == len(curve.smoothed)
 
 
-def test_the_suggestion_lies_below_the_safe_maximum_and_that_below_divergence(curve):
+def test_the_suggestion_lies_below_the_lowest_loss_and_that_below_divergence(curve):
     check(curve)
 
 
@@ -56,7 +57,7 @@ def test_the_suggestion_varies_by_less_than_a_factor_of_three_over_seeds(curve):
 
 
 @pytest.mark.slow
-def test_training_at_the_suggestion_neither_diverges_nor_stalls(curve, tmp_path):
+def test_the_suggestion_trains_as_well_as_a_third_and_three_times_of_it(curve, tmp_path):
     config = small()
 
     def validation_losses(rate: float) -> list[float]:
@@ -68,8 +69,8 @@ def test_training_at_the_suggestion_neither_diverges_nor_stalls(curve, tmp_path)
 
     suggested = validation_losses(curve.suggestion)
     assert all(np.isfinite(suggested))
-    assert suggested[-1] < 0.5 * suggested[0]  # it does not stall
-    assert suggested[-1] < validation_losses(curve.suggestion / 30)[-1]  # a timid rate is worse
+    for factor in (1 / 3, 3):
+        assert suggested[-1] < 1.02 * validation_losses(curve.suggestion * factor)[-1]
 
 
 def test_the_sweep_leaves_no_trace(tmp_path):
@@ -81,13 +82,12 @@ def test_the_sweep_leaves_no_trace(tmp_path):
     assert [(step, steps) for step, steps, _, _ in seen] == [(step, 30) for step in range(1, len(seen) + 1)]
 
 
-def test_the_steepest_descent_is_found_in_a_known_curve():
+def test_the_lowest_loss_is_found_in_a_known_curve():
     rates = np.logspace(-6, 0, 120)
     position = np.log10(rates)
     losses = 0.2 + 0.8 / (1 + np.exp(6 * (position + 3))) + np.exp(np.clip(12 * (position + 1), -50, 5))
     curve = read_curve(list(rates), list(losses))
-    assert 5e-4 < curve.suggestion < 2e-3
-    assert curve.maximum < 0.1 / 2
+    assert 5e-3 < curve.lowest < 0.05
 
 
 def test_noise_that_never_falls_is_an_error():

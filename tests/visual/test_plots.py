@@ -114,14 +114,15 @@ def curve(**changes):
     rates = np.geomspace(1e-5, 1.0, 40)
     losses = 1.0 - 0.5 / (1 + (1e-3 / rates) ** 2) + 50 * rates**2
     found = {"rates": rates.tolist(), "losses": losses.tolist(), "smoothed": losses.tolist()}
-    return SimpleNamespace(**{**found, "suggestion": 7.5e-4, "maximum": 0.02, **changes})
+    return SimpleNamespace(**{**found, "suggestion": 7.5e-4, "lowest": 0.02, "configured": 6e-3, **changes})
 
 
-def test_a_range_test_is_drawn_over_log_rates_with_both_rates_marked():
+def test_a_range_test_is_drawn_over_log_rates_with_its_rates_and_the_settings_own_marked():
     figure = plot_lr(curve())
     assert figure.axes[0].get_xscale() == "log"
     drawn = lines_without_dots(figure)
-    assert drawn["suggested: 7.5e-4"] == [7.5e-4, 7.5e-4] and drawn["largest safe: 2.0e-2"] == [0.02, 0.02]
+    assert drawn["suggested: 7.5e-4"] == [7.5e-4, 7.5e-4] and drawn["lowest loss: 2.0e-2"] == [0.02, 0.02]
+    assert drawn["the settings' own: 6.0e-3"] == [6e-3, 6e-3]
     assert figure.axes[0].get_ylim()[1] < 2.0, "the divergence squashes the fall"
 
 
@@ -130,10 +131,10 @@ def lines_without_dots(figure) -> dict[str, list[float]]:
 
 
 def test_a_range_test_without_advice_or_with_nan_is_drawn_all_the_same(tmp_path: Path):
-    broken = curve(suggestion=None, maximum=None)
+    broken = curve(suggestion=None, lowest=None, configured=None)
     broken.losses[-1] = broken.smoothed[-1] = float("nan")
     figure = plot_lr(broken)
-    assert not [name for name in lines_without_dots(figure) if "sugg" in name or "safe" in name]
+    assert not [name for name in lines_without_dots(figure) if "lowest" in name or "sugg" in name or "own" in name]
     save_figure(figure, tmp_path / "a.png")
     with pytest.raises(DitkitError, match="no finite loss"):
         plot_lr(curve(losses=[float("nan")] * 40))

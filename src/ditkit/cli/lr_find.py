@@ -45,6 +45,15 @@ class Sweep:
 PLOT = opt("--out FILE", "Where the plot goes; the numbers go beside it as .json.", shown="lr-find-NAME.png")
 
 
+FOUND_BY_WHOLE_RUNS = ("mnist", "celeba")  # recipes whose rate was; see docs/measured.md
+# Settings that may differ from the recipe's, and its rate is still the one.
+_NOT_OF_RATE = (
+    *("optim.lr", "seed", "sample.", "data.path", "data.work", "data.max_bad", "data.reading", "data.validation"),
+    *("train.log_every", "train.save_every", "train.sample_", "train.validate_every", "train.evaluate_", "train.keep"),
+    "train.accumulate",
+)
+
+
 @examples("ditkit lr-find", "ditkit lr-find celeba --data-dir ~/celeba")
 def run(
     what: Target,
@@ -57,8 +66,9 @@ def run(
 ) -> None:
     """Find a learning rate: a short sweep over real data that leaves no trace in any run.
 
-    The rate rises step by step, and each is scored on the same images and noise. `ditkit train --lr auto` does the
-    same before it trains.
+    The rate rises step by step, and each is scored on the same images and noise: this shows the largest at which a
+    short test still learns, no more. A rate found by whole runs is better. `ditkit train --lr auto` does the same
+    before it trains.
     """
     from ..io import text
     from ..runs.lookup import run_names
@@ -70,7 +80,7 @@ def run(
     path = png_path(output.out, f"lr-find-{text.slug(name)}", force=output.force, beside=".json")
     datasets = open_training_images(config, quiet=output.quiet, yes=output.yes)
     curve = measure(config, datasets, machine.device, steps=sweep.steps, quiet=output.quiet)
-    _print_curve(curve, path, draw(curve, path), output)
+    _print_curve(curve, config, path, draw(curve, path), output)
 
 
 def measure(
@@ -106,9 +116,30 @@ def draw(curve: LRCurve, path: Path) -> Path:
     return save_lr_curve(curve, path)
 
 
-def _print_curve(curve: LRCurve, path: Path, numbers: Path, output: Output) -> None:
-    rates = {"suggestion": curve.suggestion, "maximum": curve.maximum}
-    line = f"suggested learning rate: {curve.suggestion:.2e} (safe up to {curve.maximum:.2e})"
+def recipe_of(config: RunConfig) -> str | None:
+    """The recipe whose rate was found by whole runs of just this network on just these data; None if there is none."""
+    from .. import recipes
+    from ..config import differences
+
+    for name in FOUND_BY_WHOLE_RUNS:
+        if all(key.startswith(_NOT_OF_RATE) for key in differences(recipes.load(name), config)):
+            return name
+    return None
+
+
+def advice(curve: LRCurve, config: RunConfig) -> str:
+    """What to do with the rates of a range test, in one line."""
+    if (name := recipe_of(config)) and curve.configured:
+        from .. import recipes
+
+        return f"the recipe {name} has {recipes.load(name).optim.lr:.2e}, found by whole runs: keep it"
+    own = f"; the settings have {curve.configured:.2e}" if curve.configured else ""
+    return f"next: train with `--lr {curve.suggestion:.2e}`, or a lower one if the loss spikes{own}"
+
+
+def _print_curve(curve: LRCurve, config: RunConfig, path: Path, numbers: Path, output: Output) -> None:
+    rates = {"suggestion": curve.suggestion, "lowest": curve.lowest, "configured": curve.configured}
+    line = f"suggested learning rate: {curve.suggestion:.2e}, half of that of the lowest loss ({curve.lowest:.2e})"
     show_result(output, {**rates, "plot": str(path), "numbers": str(numbers)}, [line])
     console.say(f"plot in {path}, numbers in {numbers}", quiet=output.quiet or output.json)
-    console.say(f"next: train with `--lr {curve.suggestion:.2e}`", quiet=output.quiet or output.json)
+    console.say(advice(curve, config), quiet=output.quiet or output.json)

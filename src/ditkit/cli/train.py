@@ -306,7 +306,7 @@ def _prepared(
 
 
 def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, stop: StopRequest, *, quiet: bool) -> RunPlan:
-    from .lr_find import draw, measure
+    from .lr_find import draw, measure, recipe_of
 
     picture = run.folder.path / "lr-find.png"
     try:
@@ -316,6 +316,9 @@ def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, stop: StopR
         raise typer.Exit(stop.exit_code or 130) from None
     draw(curve, picture)
     console.say(f"learning rate: {curve.suggestion:.2e}, measured; see {picture}", quiet=quiet)
+    if name := recipe_of(run.config):
+        own = f"the recipe {name} has {run.config.optim.lr:.2e}, found by whole runs"
+        console.say(f"{own}: begin without --lr auto to train at that", quiet=quiet)
     config = _with_lr(run.config, curve.suggestion)
     run.folder.write_config(config)
     return replace(run, config=config)

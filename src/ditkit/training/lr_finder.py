@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +28,6 @@ from .validation_set import Cases, ValidationSet, pixel_cases
 LOWEST, HIGHEST = 1e-6, 1.0
 _WARMUP_RATE = 2e-4  # not a part of the config's own rate: the result must not depend on that
 _SMOOTHING_DECADES = 0.15
-_DIVERGED = 1.5  # times the lowest loss so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +37,9 @@ class LRCurve:
     rates: list[float]
     losses: list[float]
     smoothed: list[float]
-    suggestion: float  # steepest descent of the smoothed loss
-    maximum: float  # half the rate of the lowest loss, and at most a third of the rate at which the loss blew up
+    lowest: float  # the rate of the lowest smoothed loss: the largest at which a short test still learns
+    suggestion: float  # half of that
+    configured: float | None = None  # that of the settings, which the test does not use
 
 
 def find_lr(
@@ -55,7 +55,7 @@ def find_lr(
 ) -> LRCurve:
     """Sweep the rate from 1e-6 to 1 over `steps` steps of a fresh network of this config, until the loss blows up.
 
-    Nothing is kept but the curve.
+    Nothing is kept but the curve. It tells which rates a short test bears: a rate found by whole runs is better.
 
     Args:
         warmup: steps at a low rate that come first: a network whose gates start at zero passes no gradient to its
@@ -99,7 +99,7 @@ def find_lr(
         losses.append(score)
         best = min(best, score)
     batches.close()
-    return read_curve(rates, losses)
+    return replace(read_curve(rates, losses), configured=config.optim.lr)
 
 
 def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LRCurve:
@@ -113,16 +113,12 @@ def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LRCurve:
     lowest = int(np.argmin(smoothed))
     if lowest < 2:
         raise DivergedError("no learning rate lowered the loss", "check the images and the model's settings")
-    slope = np.gradient(smoothed[: lowest + 1], position[: lowest + 1])
-    suggestion = rates[int(np.argmin(slope))]
-    above = np.flatnonzero(smoothed[lowest:] > _DIVERGED * smoothed[lowest])
-    blown = rates[lowest + int(above[0])] if len(above) else rates[-1]
     return LRCurve(
         rates=list(rates),
         losses=list(losses),
         smoothed=[float(value) for value in smoothed],
-        suggestion=float(suggestion),
-        maximum=float(max(min(rates[lowest] / 2, blown / 3), suggestion)),
+        lowest=float(rates[lowest]),
+        suggestion=float(rates[lowest]) / 2,
     )
 
 

@@ -50,7 +50,9 @@ class Curve(Protocol):
     @property
     def suggestion(self) -> float | None: ...
     @property
-    def maximum(self) -> float | None: ...
+    def lowest(self) -> float | None: ...
+    @property
+    def configured(self) -> float | None: ...
 
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +116,7 @@ def plot_losses(
 
 
 def plot_lr(curve: Curve) -> Figure:
-    """Loss against learning rate, with the suggested and the largest safe rate marked.
+    """Loss against learning rate; marked are the suggested rate, that of the lowest loss, and the settings' own.
 
     Raises DivergedError without a finite loss.
     """
@@ -129,7 +131,11 @@ def plot_lr(curve: Curve) -> Figure:
     axes.plot(rates[usable], losses[usable], color=_COLOURS[0], alpha=0.3, linewidth=1, label="measured")
     if len(trend) == len(rates):
         axes.plot(rates[usable], trend[usable], color=_COLOURS[0], linewidth=2.2, label="smoothed")
-    marks = ((curve.suggestion, "suggested", _COLOURS[2], "-"), (curve.maximum, "largest safe", _COLOURS[1], "--"))
+    marks = (
+        (curve.suggestion, "suggested", _COLOURS[2], "-"),
+        (curve.lowest, "lowest loss", _COLOURS[1], "--"),
+        (curve.configured, "the settings' own", _COLOURS[6], ":"),
+    )
     for rate, name, colour, style in marks:
         if rate is not None and math.isfinite(rate) and rate > 0:
             axes.axvline(rate, color=colour, linestyle=style, linewidth=1.6, label=f"{name}: {_rate(rate)}")
@@ -152,7 +158,8 @@ def plot_lr(curve: Curve) -> Figure:
 def save_lr_curve(curve: Curve, path: Path) -> Path:
     """Write the plot of a range test, and beside it its numbers as .json; returns the path of these."""
     numbers = path.with_suffix(".json")
-    values = {name: getattr(curve, name) for name in ("rates", "losses", "smoothed", "suggestion", "maximum")}
+    names = ("rates", "losses", "smoothed", "suggestion", "lowest", "configured")
+    values = {name: getattr(curve, name) for name in names}
     save_figure(plot_lr(curve), path)
     write_file(numbers, json.dumps(values, indent=1, allow_nan=False).encode())
     return numbers
