@@ -313,6 +313,7 @@ def test_other_latents_need_their_autoencoder(tmp_path: Path) -> None:
         ({"vae": "mse"}, "stabilityai/sd-vae-ft-mse"),
         ({"vae": "stabilityai/sd-vae-ft-mse"}, "stabilityai/sd-vae-ft-mse"),
         ({"vae": "ema"}, "stabilityai/sd-vae-ft-ema"),
+        ({"autoencoder": "/models/taesd/"}, "madebyollin/taesd"),
         ({"model": "DiT-S/2"}, "stabilityai/sd-vae-ft-ema"),
     ],
 )
@@ -321,15 +322,17 @@ def test_the_autoencoder_is_the_one_that_the_file_states(
 ) -> None:
     foreign = read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(**arguments)))
     assert foreign.info.config.autoencoder.source == source
-    assert ("latents of sd-vae-ft-ema" in " ".join(foreign.notes)) == ("vae" not in arguments)
+    assert ("latents of sd-vae-ft-ema" in " ".join(foreign.notes)) == ("model" in arguments)
 
 
 def test_an_autoencoder_that_is_not_known_and_another_size_are_asked_about(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="channels of vavae_f16, and does not say"):
+    with pytest.raises(UsageError, match="models 4 channels of vavae_f16"):
         read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(model="DiT-S/2", vae="vavae_f16")))
     with pytest.raises(UsageError, match="of stabilityai/sdxl-vae") as caught:
         read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(vae_path="stabilityai/sdxl-vae")))
     assert "--autoencoder stabilityai/sdxl-vae" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="models 3 channels of vq-f4"):
+        read_foreign(saved(Meta(classes=3, channels=3), tmp_path / "a.pt", args=namespace(vae="vq-f4")))
     with pytest.raises(UsageError, match="images have 128 pixels a side, and its network models 8"):
         read_foreign(saved(Meta(classes=3), tmp_path / "a.pt", args=namespace(downsample_ratio=16)))
     path = saved(Meta(classes=3, channels=3), tmp_path / "a.pt", args=namespace(model="DiT-S/2", image_size=[32, 32]))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import recipes
-from ..autoencoders.files import PIXEL, image_channels, is_repository
+from ..autoencoders.files import PIXEL, descriptions, image_channels, is_repository
 from ..autoencoders.files import settings as autoencoder_settings
 from ..errors import CheckpointError, UsageError
 from ..models import presets
@@ -39,6 +39,7 @@ _NAMES = (  # a pattern of all of its tensors
     r"(blocks\.\d+|final_layer)\.adaLN_modulation\.1|final_layer\.linear|"
     r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc[12]))\.(weight|bias)"
 )
+_VAES = {"ema": "sd-vae-ft-ema", "mse": "sd-vae-ft-mse", "none": PIXEL, "identity": PIXEL}
 _VAE = ("vae", "vae_type", "vae_name", "vae_model", "vae_path", "pretrained_vae_model_name_or_path", "autoencoder")
 _STEPS = (
     "train_steps",
@@ -219,22 +220,20 @@ class _Reader:
     def _autoencoder(self) -> dict[str, Any]:
         """The user's; else none for 1 and 3 channels, and Stable Diffusion's for 4, as these projects have it."""
         typed = self.settings.get("autoencoder") or {}
-        word = self.stated.text(*_VAE) or ""
-        kind = re.sub(r"^.*sd-vae-ft-", "", word)
-        section = autoencoder_settings("sd-vae-ft-mse" if kind == "mse" else _AUTOENCODER) | dict(typed)
-        if typed.get("name") == PIXEL or (not typed and self.channels in (1, 3)):
-            section = autoencoder_settings(PIXEL)
-        is_known = bool(typed) or self.channels in (1, 3) or kind in ("", "ema", "mse")
-        if not is_known or self.channels not in ((1, 3) if section["name"] == PIXEL else (section["channels"],)):
-            what = f" of {word}" if not is_known else ""
+        word = (self.stated.text(*_VAE) or "").rstrip("/")
+        name = _VAES.get(word, word.rpartition("/")[2])
+        is_pixel = self.channels in (1, 3) and word in ("", "ema", "mse")  # with DiT's default left as it was
+        name = PIXEL if typed.get("name", name) == PIXEL or (is_pixel and not typed) else name or _AUTOENCODER
+        is_known = name in descriptions()
+        section = autoencoder_settings(name if is_known else _AUTOENCODER) | dict(typed if name != PIXEL else {})
+        if self.channels not in ((1, 3) if name == PIXEL else (section["channels"],)) or not (is_known or typed):
+            what = ", which are no pixels" if name == PIXEL else ", and does not say whose latents these are"
             raise UsageError(
-                f"{self.path} models {self.channels} channels{what}, and does not say whose latents these are"
-                if section["name"] != PIXEL
-                else f"{self.path} models {self.channels} channels, which are no pixels",
-                f"name it: --autoencoder {word if is_repository(word) else 'taesd3'}, a folder in diffusers' layout, "
-                "or a hub repository (user/name)",
+                f"{self.path} models {self.channels} channels{what if is_known else f' of {word}'}",
+                f"name their autoencoder: --autoencoder {word if is_repository(word) else 'taesd3'}, a folder in "
+                "diffusers' layout, a hub repository (user/name), or pixel for none",
             )
-        if not (typed or kind or section["name"] == PIXEL):
+        if not (typed or word or name == PIXEL):
             self._assume(f"latents of {_AUTOENCODER}; if not: --autoencoder NAME|FOLDER|HUB-ID")
         return section
 
