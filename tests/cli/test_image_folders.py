@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,62 @@ def test_a_wrong_word_about_images_is_two_lines_and_leaves_nothing(
     Path("labels.csv").write_text("file_name,label\n000.jpg,x\n", encoding="utf-8")
     refused(capsys, f"train ./photos {TINY} --image-size 16 {options}", code, message)
     assert not Path("runs").exists()
+
+
+def test_a_finished_run_is_not_taken_for_one_of_another_folder_of_the_same_name(capsys: pytest.CaptureFixture[str]):
+    for place, shade in (("a", 0), ("b", 90)):
+        for label in ("cat", "dog"):
+            for index in range(6):
+                Path(place, "images", label).mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8 + shade), (shade, 10 * index, 0)).save(f"{place}/images/{label}/{index}.png")
+    assert said(capsys, f"train a/images --image-size 16 {TINY}")[0] == 0
+    for again in ("a/images", "runs/images"):
+        code, _, err = said(capsys, f"train {again} --image-size 16 {TINY}".replace("--quiet", ""))
+        assert code == 0 and "runs/images is finished: 2 steps" in err
+    err = refused(capsys, f"train b/images --image-size 16 {TINY}", 3, "not the images that runs/images was started")
+    assert "a/images, and this is " in err and "--name NAME or with --fresh" in err
+    Path("moved").mkdir()
+    Path("a/images").rename("moved/images")
+    code, _, err = said(capsys, f"train moved/images --image-size 16 {TINY}".replace("--quiet", ""))
+    assert code == 0 and "runs/images is finished" in err  # the same images, wherever they are
+    Path("moved/images/cat/0.png").unlink()
+    refused(capsys, f"train moved/images --image-size 16 {TINY}", 3, "was trained on ")
+    Path("moved/images/cat").rename("moved/images/bird")
+    refused(capsys, f"train moved/images --image-size 16 {TINY}", 3, "not the labels that runs/images was started")
+    assert RunFolder(Path("runs/images")).last_step() == 2 and len(list(Path("runs").iterdir())) == 1
+
+
+def test_data_show_says_how_a_folder_was_understood(capsys: pytest.CaptureFixture[str]):
+    for name in ("x/train/cat/1.png", "x/train/dog/2.png", "x/val/cat/3.png", "x/test/dog/4.png"):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(Path("photos", name))
+    line = "data show ./photos --image-size 16 --set model.patch=8"
+    code, out, _ = said(capsys, line)
+    assert code == 0
+    for words in (
+        "labels: from the folders",
+        "all images are in x/, which is no label",
+        "splits, by name: train/ to train on (2 images), val/ for validation (1)",
+        "not used: test/ (1 images), for testing by name",
+    ):
+        assert words in out.splitlines()
+    record = json.loads(said(capsys, f"{line} --json --force")[1])
+    assert record["labels"] == ["cat", "dog"] and record["labels_from"] == "from the folders"
+    assert len(record["layout"]) == 3 and record["counts"]["validation"] == {"cat": 1, "dog": 0}
+
+
+def test_a_label_in_the_name_is_part_of_the_run(capsys: pytest.CaptureFixture[str]):
+    Path("photos").mkdir()
+    for index in range(12):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(f"photos/{'Käse' if index % 2 else 'dog'}_{index:02d}.png")
+    line = rf"train ./photos --image-size 16 --label-from (.*)_\d+ {TINY}"
+    assert said(capsys, line)[0] == 0
+    assert RunFolder(Path("runs/photos")).read_config().data.label_from == r"(.*)_\d+"
+    for spelling in ("Käse", unicodedata.normalize("NFD", "Käse")):
+        assert (
+            said(capsys, f"sample --model photos --labels {spelling} --steps 1 --device cpu --out {len(spelling)}")[0]
+            == 0
+        )
+    refused(
+        capsys, f"train ./photos --image-size 16 --label-from (.*)_x --name other {TINY}", 3, "does not match 12 of 12"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,13 @@ def test_the_end_of_a_run_says_what_to_type_next() -> None:
     assert next_steps(stopped, (), elsewhere=False) == [
         "stopped at step 4 of 9, all saved; continue with `ditkit train 'my runs/x'`"
     ]
+
+
+def test_slugs_keep_letters_of_other_scripts_and_are_names_on_every_system() -> None:
+    names = ["写真", "日本", "ガラス", "한국어 사진", "हिन्दी", "Ελλάδα 1", "a/写\\真:*", "con", "NUL.txt", "🐱"]
+    slugs = [text.slug(name, "folder") for name in names]
+    assert slugs[:6] == ["写真", "日本", "ガラス", "한국어-사진", "हिन्दी", "ελλάδα-1"]
+    assert slugs[6:] == ["a-写-真", "folder-con", "folder-nul.txt", "folder"]
+    assert text.slug(unicodedata.normalize("NFD", "Käse ガ")) == "kase-ガ"
+    assert len(text.slug("写" * 300).encode()) <= 120
+    assert all(text.run_name(name) == name for name in slugs)
