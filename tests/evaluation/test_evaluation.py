@@ -16,6 +16,7 @@ from ditkit.errors import DataError, MachineError, UsageError
 from ditkit.evaluation.evaluate import FeatureCache, evaluate, joined
 from ditkit.evaluation.features import open_extractor
 from ditkit.evaluation.judge import Judge, open_judge
+from ditkit.evaluation.label_plan import plan_labels
 from ditkit.evaluation.metrics import (
     frechet,
     frechet_error,
@@ -255,6 +256,27 @@ def test_the_report_says_of_which_labels_and_how_sure_its_figures_are(few_digits
     assert "\nlabels in turn, as --labels-as even asks" in even
     code, out, err = command(capsys, *line, "--labels-as", "evn")
     assert code == 2 and not out and "did you mean 'even'?" in err
+
+
+def test_neighbours_are_those_of_the_first_images_that_were_judged(few_digits, tmp_path, monkeypatch, capsys):
+    import ditkit
+
+    seen: list[np.ndarray] = []
+
+    def near(images, _dataset, *_):
+        seen.extend(images)
+        return nearest(images, Few(0, 50))
+
+    monkeypatch.setattr("ditkit.evaluation.neighbours.nearest", near)
+    code, out, _ = command(capsys, "mnist", "--samples", "20", "--steps", "1", "--neighbours", "3", "--json")
+    record = json.loads(out)
+    assert code == 0 and record["metrics"]["memorised_error"] > 0 and record["neighbours"]["images"] == 3
+    real = open_judge(load("mnist")).reference
+    labels = [label or "" for label in plan_labels(list(real.labels), real.labels, 20).labels]
+    drawn = ditkit.sample(ditkit.load("mnist"), labels, steps=1)
+    for image, sample in zip(seen, drawn, strict=False):
+        np.testing.assert_array_equal(image, sample.image)
+    assert (tmp_path / "evaluation-neighbours.png").is_file()
 
 
 def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch):

@@ -79,7 +79,7 @@ def add_neighbours(
     neighbours = nearest(images, dataset, on_image)
     save_png(neighbours_grid(images, neighbours, dataset, name), picture, metadata)
     memorised = neighbours.memorised
-    evaluation.metrics |= {"memorised": memorised, "memorised_error": share_error(memorised, len(images))}
+    evaluation.metrics.update(memorised=memorised, memorised_error=share_error(memorised, len(images)))
     evaluation.about["neighbours"] = {"images": len(images), "picture": picture.name}
 
 
