@@ -435,3 +435,16 @@ def test_a_failure_while_keeping_leaves_nothing_and_the_old_in_place(
     with pytest.raises(Exception, match="No space left"):
         write_foreign_as_run(folder, foreign, "second")
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*")) == before
+
+
+def test_safetensors_of_any_type_of_numbers_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    numbers = {
+        str(dtype): torch.tensor([1.0, 2.0]).to(dtype)
+        for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64, torch.int8)
+    }
+    save_file(numbers, tmp_path / "x.safetensors")
+    tensors = safetensors.parse(bytearray((tmp_path / "x.safetensors").read_bytes()), tmp_path)
+    assert all(tensors[name].dtype == value.dtype for name, value in numbers.items())
+    assert all(torch.equal(tensors[name].float(), value.float()) for name, value in numbers.items())

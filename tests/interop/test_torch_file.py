@@ -264,6 +264,14 @@ def test_what_is_nested_deeply_or_holds_itself_is_read(tmp_path: Path) -> None:
         assert find_networks(tree, "x.weight") == [] and metadata({"a": tree})
 
 
+def test_very_many_tables_and_networks_are_looked_through_in_time() -> None:
+    started = time.monotonic()
+    state = {f"{number}.x.weight": torch.ones(1) for number in range(500)}
+    tree = {"many": {str(number): {} for number in range(100_000)}, "networks": [state, *([state] * 40)]}
+    assert 0 < len(find_networks(tree, "x.weight")) < 100
+    assert time.monotonic() - started < 10
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [

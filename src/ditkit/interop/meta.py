@@ -41,16 +41,8 @@ _NAMES = (  # a pattern of all of its tensors
 )
 _VAES = {"ema": "sd-vae-ft-ema", "mse": "sd-vae-ft-mse", "none": PIXEL, "identity": PIXEL}
 _VAE = ("vae", "vae_type", "vae_name", "vae_model", "vae_path", "pretrained_vae_model_name_or_path", "autoencoder")
-_STEPS = (
-    "train_steps",
-    "global_step",
-    "global_steps",
-    "step",
-    "steps",
-    "iteration",
-    "iter",
-    "current_step",
-)  # how checkpoints call theirs
+# how checkpoints call their step
+_STEPS = ("train_steps", "global_step", "global_steps", "step", "steps", "iteration", "iter", "current_step")
 
 
 def read(

@@ -135,10 +135,9 @@ def _downloaded(url: str) -> Path:
 def _from_hub(place: HubAddress) -> tuple[Path, str]:
     names = files_of(place.repo, kind="model", revision=place.revision, by_hand=_BY_HAND, needed=is_weights)
     below, wanted = _choose(place, sorted(names))
-    folders = {name.rpartition("/")[0] + "/" for name in wanted}
-    wanted += [
-        name for folder in folders for name in (f"{folder}{file}".lstrip("/") for file in SETTINGS) if name in names
-    ]
+    folders = {name.rpartition("/")[0] for name in wanted}
+    beside = [f"{folder}/{file}".lstrip("/") for folder in folders for file in SETTINGS]
+    wanted = [*wanted, *(name for name in beside if name in names)]
     root = snapshot(place.repo, kind="model", revision=place.revision, wanted=wanted, by_hand=_BY_HAND)
     return root / below, f"{address(place.repo, place.revision)}/{below}".rstrip("/")
 

@@ -14,8 +14,10 @@ one network; `metadata` is everything else in the file: its arguments, settings 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", 
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
 _DEEPEST = 16  # containers in each other
 _CONTAINERS = (Mapping, Unread, list, tuple)
+_MOST_NETWORKS = 32  # a hostile file may have as many as it likes
 _LONGEST = 64  # values of a list in which state dicts are looked for
 _MOST_NAMES = 100_000  # tensors of a module
 _WHERE_VALUES_ARE = ("_content", "_val", "_fields")  # of the objects of OmegaConf and ml_collections
@@ -74,8 +77,10 @@ class Choice:
 
 def find_networks(tree: Any, mark: str) -> list[Network]:
     """Every network in the content of a file that has a tensor of this name, those of averaged weights first."""
-    networks = [network for keys, table in tables(tree) for network in _networks(keys, table, mark)]
-    networks += [average for raw in networks for average in _nameless(tree, raw)]
+    every = (network for keys, table in tables(tree) for network in _networks(keys, table, mark))
+    networks = list(islice(every, _MOST_NETWORKS))
+    if networks and not any(network.is_averaged for network in networks):
+        networks += _nameless(tree, networks[0], mark)
     return sorted(networks, key=lambda network: not network.is_averaged)
 
 
@@ -125,7 +130,7 @@ def _networks(keys: tuple[str, ...], table: Mapping[Any, Any], mark: str) -> Ite
     named = ((name, value) for name, value in table.items() if isinstance(name, str) and isinstance(value, Tensor))
     tensors = {_unwrapped(name): value for name, value in named}
     ends = [name for name in tensors if name == mark or name.endswith(f".{mark}")]
-    prefixes = sorted((name.removesuffix(mark) for name in ends), key=len, reverse=True)
+    prefixes = sorted((name.removesuffix(mark) for name in ends), key=len, reverse=True)[:_MOST_NETWORKS]
     by_prefix = any(map(_AVERAGED.search, prefixes))  # as in ema-pytorch's table "ema", which has both
     words = () if by_prefix else keys
     for prefix in prefixes:
@@ -140,10 +145,10 @@ def _unwrapped(name: str) -> str:
 
 def tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
     """Every table in a tree and the keys that lead to it, the outer ones first; what is in one is looked at once."""
-    pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    pending: deque[tuple[tuple[str, ...], Any]] = deque([((), tree)])
     visited = set[int]()
     while pending:
-        keys, value = pending.pop(0)
+        keys, value = pending.popleft()
         table = _table(value)
         if table is None:
             continue
@@ -178,10 +183,11 @@ def _state_dict(module: Mapping[Any, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _nameless(tree: Any, raw: Network) -> Iterator[Network]:
+def _nameless(tree: Any, raw: Network, mark: str) -> Iterator[Network]:
     """Averages of a network's weights that say no names: in the order of its own, or under names without dots."""
     shapes = {name: value.shape for name, value in raw.tensors.items()}
     trained = {name: shape for name, shape in shapes.items() if name != "pos_embed"}
+    short = {name.replace(".", ""): name for name in trained}
     for keys, table in tables(tree):
         values = table.get("shadow_params")
         if isinstance(values, (list, tuple)) and all(isinstance(value, Tensor) for value in values):
@@ -190,18 +196,19 @@ def _nameless(tree: Any, raw: Network) -> Iterator[Network]:
                     named = dict(zip(names, values, strict=True))
                     yield Network(tensors=named, keys=(*keys, "shadow_params"), prefix="", is_averaged=True)
                     break
-        yield from _without_dots(keys, table, trained)
+        if table:
+            yield from _without_dots(keys, table, short, mark.replace(".", ""))
 
 
-def _without_dots(keys: tuple[str, ...], table: Mapping[Any, Any], names: Mapping[str, Any]) -> Iterator[Network]:
+def _without_dots(
+    keys: tuple[str, ...], table: Mapping[Any, Any], short: Mapping[str, str], mark: str
+) -> Iterator[Network]:
     """An average as LitEma of latent-diffusion keeps it: model_ema.blocks0attnqkvweight."""
-    short = {name.replace(".", ""): name for name in names}
-    first = next(iter(short))
-    ends = [key for key in table if isinstance(key, str) and key.endswith(first) and first not in names]
-    for prefix in (key.removesuffix(first) for key in ends):
+    ends = [key for key in table if isinstance(key, str) and key.endswith(mark)]
+    for prefix in (key.removesuffix(mark) for key in ends[:_MOST_NETWORKS]):
         tensors = {name: table.get(f"{prefix}{key}") for key, name in short.items()}
         own = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-        if len(own) == len(names):
+        if len(own) == len(short):
             yield Network(tensors=own, keys=keys, prefix=prefix, is_averaged=True)
 
 

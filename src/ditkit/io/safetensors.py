@@ -31,6 +31,11 @@ _TYPES = {  # the format's names to torch's and numpy's
     "I16": "int16",
     "I8": "int8",
     "U8": "uint8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
 }
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _LARGEST_HEADER = 100_000_000  # bytes
@@ -126,7 +131,9 @@ def _tensors(content: bytearray) -> Iterator[tuple[str, Tensor]]:
     header.pop("__metadata__", None)
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype: torch.dtype = getattr(torch, _TYPES[entry["dtype"]])
+        if (kind := entry["dtype"]) not in _TYPES:
+            raise ValueError(f"{name} has numbers of the type {kind}, which ditkit does not know")
+        dtype: torch.dtype = getattr(torch, _TYPES[kind])
         shape, (begin, stop) = entry["shape"], entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, stop)):
             raise ValueError(f"{name} has no sensible shape")
