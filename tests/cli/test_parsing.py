@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from ditkit.cli import parsing
-from ditkit.cli.train import next_steps
 from ditkit.errors import UsageError
 from ditkit.events import Finished, Started, Stepped, Validated
 from ditkit.io import text
-from ditkit.visual.training_progress import TrainingProgress
+from ditkit.visual.training_progress import TrainingProgress, next_steps
 
 # --- labels, durations, names
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +15,6 @@ from .outputs import check_suffix, npz_path, show_result
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..evaluation.evaluate import Evaluation
-    from ..evaluation.judge import Judge
     from ..runtime.distributed import ProcessGroup
     from ..sampling.request import SampleRequest
 
@@ -159,24 +156,11 @@ def _path(output: Output, request: SampleRequest) -> Path:
 
 
 def _judged(case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: bool) -> Evaluation:
+    from ..evaluation.judged import judge_request
+    from ..evaluation.report import DEFAULT_SAMPLES
     from .datasets import open_images
 
-    request = case.request
     images = open_images(case.config, quiet=quiet, yes=yes)
-    with console.loading_torch(quiet=quiet):
-        from ..checkpoint.loading import load, load_weights
-        from ..evaluation.evaluate import DEFAULT_SAMPLES, evaluate
-        from ..evaluation.judge import open_judge
-        from ..evaluation.neighbours import add_neighbours
-        from ..runtime.device import find_device
-        from ..sampling.generate import sample
-    place, folder = find_device(device), request.autoencoder
-    trained = group.run_together(lambda: load_weights(request.weights, request.info, device=place, autoencoder=folder))
-    guide = load(request.guide, device=place, autoencoder=folder) if request.guide else None
-    with console.bar("looking at real images", quiet=quiet) as show:
-        judge: Judge = group.run_together(
-            lambda: open_judge(case.config, features=case.real.features, device=place, dataset=images, on_image=show)
-        )
     if case.samples < DEFAULT_SAMPLES:
         console.say(
             f"warning: distances of {case.samples:,} images are larger than those of {DEFAULT_SAMPLES:,}: "
@@ -187,35 +171,22 @@ def _judged(case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: 
     def show_time(seconds: float) -> None:
         console.say(f"drawing {case.samples:,} images: about {text.format_duration(seconds)}", quiet=quiet)
 
-    with _hint_when_stopped(quiet=quiet), console.bar("drawing", quiet=quiet) as show:
-        evaluation = evaluate(
-            trained,
-            judge,
-            samples=case.samples,
-            seed=request.seed,
-            settings=request.settings,
-            guide=guide,
-            batch_size=request.batch_size,
-            labels_as=case.real.labels_as,
-            npz=case.npz,
-            on_image=show,
-            on_estimate=show_time,
-            part=(group.rank, group.size),
-            collect=group.all_gather,
-        )
-    if case.real.neighbours and group.is_main:
-        how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
-        labels = [label or parsing.ANY for label in evaluation.labels[: case.real.neighbours]]
-        drawn = [result.image for result in sample(trained, labels, guide=guide, **how)]
-        with console.bar("comparing with real images", quiet=quiet) as show:
-            add_neighbours(evaluation, drawn, images, case.picture, request.name, request.png_metadata, show)
-    return evaluation
-
-
-@contextmanager
-def _hint_when_stopped(*, quiet: bool) -> Iterator[None]:
     try:
-        yield
+        return judge_request(
+            case.request,
+            images,
+            case.config,
+            samples=case.samples,
+            features=case.real.features,
+            labels_as=case.real.labels_as,
+            neighbours=case.real.neighbours,
+            picture=case.picture,
+            npz=case.npz,
+            device=device,
+            group=group,
+            on_estimate=show_time,
+            progress=console.watch(quiet=quiet),
+        )
     except KeyboardInterrupt:
         console.say("stopped: the same command goes on where this one was", quiet=quiet)
         raise

@@ -117,7 +117,7 @@ def import_(
     console.say(f"draw with `ditkit sample --model {word}{labels}`", quiet=quiet)
     record: dict[str, Any] = {"run": str(run), "checkpoint": str(model.checkpoint), "origin": model.origin}
     record |= {"parameters": model.parameters, "labels": len(info.labels), "step": info.step, "losses": model.losses}
-    record["notes"] = list(model.notes)
+    record |= {"notes": list(model.notes)}
     show_result(output, record, [str(run)])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from . import complete, console, parsing
+from . import complete, console
 from .evaluate import WHICH, RealImages
 from .opt import examples, only, opt
 from .options import AS_TRAINED, DrawingDevice, Model, Output, SampleSettings
@@ -144,17 +144,16 @@ def _resolved(
     """The model, its labels and seed, and how many combinations there are, all checked."""
     from ..evaluation.sweep import combinations
     from ..runs.remarks import check_varied_guidance
+    from ..sampling.request import averaged
     from .datasets import watching
-    from .sample_request import averaged, resolve_request
+    from .sample_request import ema_length, resolve_request
 
     unvaried = SampleSettings(labels=settings.labels, seed=settings.seed)
     with watching(quiet=output.quiet, yes=output.yes):
         request = resolve_request(unvaried, replace(model, ema=None), device, output.runs)
         check_varied_guidance(request.info, varied.get("guidance", []))
-        lengths = varied.get("ema", [])
-        for length in lengths:
-            parsing.ema_length(length)
+        lengths = [ema_length(word, model) for word in varied.get("ema", [])]
         count = len(combinations(request.info.config, varied))
         for length in lengths:
-            averaged(request.weights, length, ema=not model.no_ema)
+            averaged(request.weights, length, console.watch(quiet=output.quiet))
     return request, count

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..io.text import format_duration
 from ..runtime import launch
 from . import complete, console
 from .opt import changes, examples, only, opt
@@ -19,7 +16,7 @@ from .options import AUTO, Data, Optimiser, Settings, TrainDevice, TrainModel, T
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..data.contract import Datasets
-    from ..events import Event, Finished
+    from ..events import Event
     from ..runs.folder import RunFolder
     from ..runs.resume import RunPlan
     from ..runs.target import ResolvedRun
@@ -169,7 +166,7 @@ def _measures_lr(optimiser: Optimiser, folder: RunFolder | None) -> bool:
 def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
     from ..runtime.signals import stop_on_signals
     from ..runtime.threads import take_threads
-    from ..visual.training_progress import TrainingProgress
+    from ..visual.training_progress import TrainingProgress, next_steps
     from .datasets import open_training_images, watching
 
     quiet = output.quiet or not launch.is_main()
@@ -322,20 +319,3 @@ def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, stop: StopR
     config = _with_lr(run.config, curve.suggestion)
     run.folder.write_config(config)
     return replace(run, config=config)
-
-
-def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) -> list[str]:
-    """Lines to print after a run has ended, with the next command; `elsewhere` if --runs-dir was given."""
-    if finished.reason != "done":
-        why = "out of time" if finished.reason == "time" else "stopped"
-        again = f"ditkit train {shlex.quote(str(finished.folder))}"
-        if not finished.step:
-            return [f"{why} before the first step; begin again with `{again}`"]
-        return [f"{why} at step {finished.step} of {finished.steps}, all saved; continue with `{again}`"]
-    words = ["ditkit", "sample"]
-    if labels and not any(label.startswith("-") for label in labels):
-        words += ["--labels", *labels[:10]]
-    if elsewhere:
-        words += ["--model", str(finished.folder)]
-    took = format_duration(finished.seconds)
-    return [f"done: {finished.steps} steps in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]

@@ -29,9 +29,9 @@ from .features import Extractor, Features
 from .judge import MIN_SAMPLES, Judge
 from .label_plan import DATA, LabelPlan, plan_labels
 from .reference import OnImage
+from .report import DEFAULT_SAMPLES
 
 CHUNK = 128  # images; what is lost at most when an evaluation is stopped
-DEFAULT_SAMPLES = 10_000  # the Fréchet distance of fewer is too large, the more so the fewer
 _TIMED = 16  # images that are drawn to estimate how long all will take
 
 

@@ -11,6 +11,7 @@ from ..errors import UsageError, unknown
 from ..io.paths import expanded, not_there
 from .figures import FIGURES, NEGATIVE_KID, written
 
+DEFAULT_SAMPLES = 10_000  # the Fréchet distance of fewer is too large, the more so the fewer
 PACKAGES = {"inception": ("torch_fidelity", "evaluate"), "dinov2": ("transformers", "dinov2")}  # and the extra of each
 
 

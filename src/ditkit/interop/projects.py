@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, UsageError
-from .state_dicts import tables
 from .stated import Stated
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ class Meaning:
 
 def stored_betas(tree: Any) -> list[float] | None:
     """The noise schedule that a wrapper around the network keeps as a tensor; None where there is none."""
+    from .state_dicts import tables  # with torch, and the command line knows PROJECTS before
+
     for _, table in tables(tree):
         for name, value in table.items():
             if str(name).rpartition(".")[2] == "betas" and getattr(value, "ndim", 0) == 1 and len(value) > 1:

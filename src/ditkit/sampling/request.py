@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import SampleConfig
+from .. import recipes
+from ..autoencoders.files import moved
+from ..config import SampleConfig, to_dict
 from ..errors import UsageError, unknown
 from ..io import text
 from ..io.npz import ImageFile
-from ..io.progress import LOADING_TORCH, Watch, no_progress
-from ..runs.model_info import ModelInfo
+from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
+from ..runs import target
+from ..runs.lookup import find_guide, find_weights, hub_address, model_name, origin_of
+from ..runs.model_info import ModelInfo, read_model_info
+from ..runs.remarks import usable_guidance
 from ..runtime.distributed import ProcessGroup
 
 if TYPE_CHECKING:
@@ -76,6 +81,74 @@ class SampleRequest:
             **({"autoguide": str(self.guide)} if self.guide else {}),
             "software": "ditkit",
         }
+
+
+def checked_request(
+    word: str | None,
+    runs: Path,
+    *,
+    labels: Callable[[ModelInfo], list[str]],
+    changes: Mapping[str, Any],
+    ema: bool = True,
+    ema_length: float | None = None,
+    guide: str | None = None,
+    autoencoder: str | None = None,
+    on_damage: Callable[[Path], None] = lambda _path: None,
+    progress: Watch = no_progress,
+) -> SampleRequest:
+    """A request to draw with the model that a word stands for, with all of it checked against the model.
+
+    Args:
+        word: as `find_weights` takes it; None for the newest run.
+        runs: the folder of runs.
+        labels: called with the model's description; returns those of the images.
+        changes: {setting: value} of what is not as the model was trained with, as words or numbers.
+        ema: the averaged weights instead of the raw ones.
+        ema_length: of an average that is made of the run's snapshots.
+        guide: the word for a worse model, for autoguidance.
+        autoencoder: where that of the run lies now, or one of the same latents by name.
+        on_damage: called with each checkpoint that is passed over, because it is damaged.
+        progress: shown what is being done.
+
+    Raises:
+        UsageError: for settings, labels and a guide that do not fit the model.
+        CheckpointError: for weights that are missing or damaged.
+    """
+    word = hub_address(word, runs) or word
+    weights = find_weights(word, runs, ema=ema, on_damage=on_damage)
+    if ema_length is not None:
+        weights = averaged(weights, ema_length, progress)
+    info = read_model_info(weights)
+    trees = [target.nested(key, value) for key, value in changes.items()]
+    config = recipes.build(to_dict(info.config), {"train": {"accumulate": 1}}, *trees)
+    target.check_sampler(config)
+    if autoencoder is not None:
+        moved(config.autoencoder, autoencoder)  # raises
+    scale = config.sample.guidance
+    guided_by = find_guide(guide, weights, info, runs, scale=scale, ema=ema) if guide else None
+    drawn, remark = usable_guidance(config, len(info.labels), guide=guided_by is not None)
+    if remark:
+        notify(remark)
+    return SampleRequest(
+        weights=weights,
+        info=info,
+        name=f"{model_name(weights, word)}-{info.step}",
+        origin=origin_of(word, weights),
+        guide=guided_by,
+        labels=labels(info),
+        seed=config.seed,
+        batch_size=config.train.batch_size if "train.batch_size" in changes else None,
+        settings=drawn,
+        ema=ema_length,
+        autoencoder=autoencoder,
+    )
+
+
+def averaged(weights: Path, length: float, progress: Watch) -> Path:
+    """The weights of a run's average of another length (see `checkpoint.posthoc_ema`)."""
+    with progress(LOADING_TORCH):
+        from ..checkpoint.posthoc_ema import average
+    return average(weights, length)
 
 
 def on_backend(request: SampleRequest, backend: str) -> SampleRequest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
@@ -136,6 +138,23 @@ class TrainingProgress:
             self.console.print(blocks)
         else:
             self.note(f"step {event.step}: samples in {event.path}")
+
+
+def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) -> list[str]:
+    """Lines to print after a run has ended, with the next command; `elsewhere` if --runs-dir was given."""
+    if finished.reason != "done":
+        why = "out of time" if finished.reason == "time" else "stopped"
+        again = f"ditkit train {shlex.quote(str(finished.folder))}"
+        if not finished.step:
+            return [f"{why} before the first step; begin again with `{again}`"]
+        return [f"{why} at step {finished.step} of {finished.steps}, all saved; continue with `{again}`"]
+    words = ["ditkit", "sample"]
+    if labels and not any(label.startswith("-") for label in labels):
+        words += ["--labels", *labels[:10]]
+    if elsewhere:
+        words += ["--model", str(finished.folder)]
+    took = format_duration(finished.seconds)
+    return [f"done: {finished.steps} steps in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]
 
 
 def _bar(terminal: Any) -> Progress:

@@ -1,0 +1,103 @@
+"""A request to draw, judged: the model's images against the real ones, and the nearest of those to what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import RunConfig
+from ..data.contract import Dataset
+from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..runtime.distributed import ProcessGroup
+from ..sampling.request import SampleRequest
+
+if TYPE_CHECKING:
+    from ..checkpoint.loading import Trained
+    from .evaluate import Evaluation
+    from .judge import Judge
+
+
+def judge_request(
+    request: SampleRequest,
+    dataset: Dataset,
+    config: RunConfig,
+    *,
+    samples: int,
+    features: str | None,
+    labels_as: str,
+    neighbours: int | None,
+    picture: Path,
+    npz: Path | None,
+    device: str = "auto",
+    group: ProcessGroup = ProcessGroup(),
+    on_estimate: Callable[[float], None] = lambda _seconds: None,
+    progress: Watch = no_progress,
+) -> Evaluation:
+    """Load the model of a request, draw many images and score them, in one or more processes (see `evaluate`).
+
+    Args:
+        request: which model draws, and how.
+        dataset: the real images.
+        config: how they are prepared.
+        samples: images to draw.
+        features: who looks at them, as in `open_judge`.
+        labels_as: how often each label is drawn, as in `evaluate`.
+        neighbours: how many of the images are shown with the training images nearest to them; None for none.
+        picture: where these are drawn.
+        npz: where all images go, if anywhere.
+        on_estimate: called with the seconds that drawing will take.
+        progress: shown what is being done.
+    """
+    trained, guide, judge = _opened(request, dataset, config, features, device, group, progress)
+    from ..sampling.generate import sample
+    from .evaluate import evaluate
+    from .neighbours import add_neighbours
+
+    with progress("drawing") as show:
+        evaluation = evaluate(
+            trained,
+            judge,
+            samples=samples,
+            seed=request.seed,
+            settings=request.settings,
+            guide=guide,
+            batch_size=request.batch_size,
+            labels_as=labels_as,
+            npz=npz,
+            on_image=show,
+            on_estimate=on_estimate,
+            part=(group.rank, group.size),
+            collect=group.all_gather,
+        )
+    if neighbours and group.is_main:
+        how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
+        labels = [label or "any" for label in evaluation.labels[:neighbours]]
+        drawn = [result.image for result in sample(trained, labels, guide=guide, **how)]
+        with progress("comparing with real images") as show:
+            add_neighbours(evaluation, drawn, dataset, picture, request.name, request.png_metadata, show)
+    return evaluation
+
+
+def _opened(
+    request: SampleRequest,
+    dataset: Dataset,
+    config: RunConfig,
+    features: str | None,
+    device: str,
+    group: ProcessGroup,
+    progress: Watch,
+) -> tuple[Trained, Trained | None, Judge]:
+    """The model, the worse one that guides it if there is one, and what judges its images."""
+    with progress(LOADING_TORCH):
+        from ..checkpoint.loading import load, load_weights
+        from ..runtime.device import find_device
+        from .judge import open_judge
+    place, folder = find_device(device), request.autoencoder
+    trained = group.run_together(lambda: load_weights(request.weights, request.info, device=place, autoencoder=folder))
+    guide = load(request.guide, device=place, autoencoder=folder) if request.guide else None
+    with progress("looking at real images") as show:
+        judge = group.run_together(
+            lambda: open_judge(config, features=features, device=place, dataset=dataset, on_image=show)
+        )
+    return trained, guide, judge
