@@ -119,7 +119,7 @@ def draw(curve: LRCurve, path: Path) -> Path:
 def recipe_of(config: RunConfig) -> str | None:
     """The recipe whose rate was found by whole runs of just this network on just these data; None if there is none."""
     from .. import recipes
-    from ..config import differences
+    from ..runs.stored import differences
 
     for name in FOUND_BY_WHOLE_RUNS:
         if all(key.startswith(_NOT_OF_RATE) for key in differences(recipes.load(name), config)):

@@ -20,8 +20,8 @@ from . import diffusers, diffusers_config, meta, original, remap
 from .base import ForeignModel, class_names, short_names
 from .file_kinds import is_safetensors
 from .folders import find_model
-from .projects import ORIGINS, stored_betas
-from .state_dicts import choose, find_networks, metadata
+from .projects import ORIGINS
+from .state_dicts import choose, find_networks, metadata, stored_betas
 from .unsupported import KNOWN, describe
 from .weights import read_files, read_tree, stated_beside
 

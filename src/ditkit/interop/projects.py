@@ -46,17 +46,6 @@ class Meaning:
         return self.diffusion["process"] == "flow"
 
 
-def stored_betas(tree: Any) -> list[float] | None:
-    """The noise schedule that a wrapper around the network keeps as a tensor; None where there is none."""
-    from .state_dicts import tables  # with torch, and the command line knows PROJECTS before
-
-    for _, table in tables(tree):
-        for name, value in table.items():
-            if str(name).rpartition(".")[2] == "betas" and getattr(value, "ndim", 0) == 1 and len(value) > 1:
-                return value.double().tolist()
-    return None
-
-
 def meaning_of(
     tensors: Mapping[str, Tensor], stated: Stated, betas: Sequence[float] | None, path: Path, project: str | None
 ) -> Meaning:

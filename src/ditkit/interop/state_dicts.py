@@ -125,6 +125,15 @@ def metadata(tree: Any) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
+def stored_betas(tree: Any) -> list[float] | None:
+    """The noise schedule that a wrapper around the network keeps as a tensor; None where there is none."""
+    for _, table in tables(tree):
+        for name, value in table.items():
+            if str(name).rpartition(".")[2] == "betas" and getattr(value, "ndim", 0) == 1 and len(value) > 1:
+                return value.double().tolist()
+    return None
+
+
 def _networks(keys: tuple[str, ...], table: Mapping[Any, Any], mark: str) -> Iterator[Network]:
     """The networks of one table; a prefix that begins with another network's belongs to it alone."""
     named = ((name, value) for name, value in table.items() if isinstance(name, str) and isinstance(value, Tensor))
