@@ -44,7 +44,7 @@ def figures_of(conditioning: str, steps: int, samples: int, out: Path) -> list[d
         if any((row["step"], row["samples"]) == (step, samples) for row in rows):
             continue
         trained = ditkit.load(run / "checkpoints" / f"step-{step:07d}")
-        metrics = ditkit.evaluate(trained, ditkit.open_judge(config), samples=samples).metrics
+        metrics = ditkit.evaluate(trained, ditkit.open_judge(config), samples=samples, labels_as="even").metrics
         size = sum(parameter.numel() for parameter in trained.network.parameters())
         rows.append({"step": step, "samples": samples, "parameters": size, **metrics})
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
