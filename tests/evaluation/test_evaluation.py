@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -334,6 +336,33 @@ def test_the_images_go_to_one_file_also_after_a_stop(few_digits, monkeypatch, tm
     assert drawn == [16]
     code, _, err = command(capsys, "mnist", "--samples", "20", "--npz", str(path))
     assert code == 2 and "images.npz is there already" in err and "another name with --npz" in err
+
+
+def test_several_processes_give_the_same_figures_and_the_same_file(few_digits, monkeypatch, tmp_path):
+    """Threads stand for the processes."""
+    import ditkit
+
+    monkeypatch.setattr("ditkit.evaluation.evaluate.CHUNK", 8)
+    trained = ditkit.load("mnist")
+    judge, settings = open_judge(trained.info.config), dataclasses.replace(trained.info.config.sample, steps=1)
+    barrier, gathered = threading.Barrier(2), [None, None]
+
+    def part(rank: int):
+        def collect(value):
+            gathered[rank] = value
+            barrier.wait()
+            values = list(gathered)
+            barrier.wait()
+            return values
+
+        how = {"npz": tmp_path / "two.npz", "part": (rank, 2), "collect": collect}
+        return evaluate(trained, judge, samples=20, settings=settings, **how)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(part, range(2)))
+    alone = evaluate(trained, judge, samples=20, settings=settings, npz=tmp_path / "one.npz")
+    assert both[0].metrics == both[1].metrics == alone.metrics
+    assert (tmp_path / "two.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
 
 
 @pytest.mark.slow

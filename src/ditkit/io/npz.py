@@ -35,7 +35,7 @@ class ImageFile:
         with explained(self.path, FREE_SPACE):
             file = self._opened.enter_context(replaced(self.path))
             self._archive = archive = self._opened.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
-            self._member = archive.open(IMAGES, "w", force_zip64=True)
+            self._member = archive.open(zipfile.ZipInfo(IMAGES), "w", force_zip64=True)  # without a date
         return self
 
     def add(self, images_NHWC: np.ndarray) -> None:
@@ -71,5 +71,5 @@ class ImageFile:
 
         archive = self._archive
         if self._label_ids is not None:
-            with archive.open(LABELS, "w") as member:
+            with archive.open(zipfile.ZipInfo(LABELS), "w") as member:
                 np.lib.format.write_array(member, np.asarray(self._label_ids, dtype=np.int64))
