@@ -75,6 +75,16 @@ class Answers(QuietHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_signed(self) -> None:
+        """An archive for whoever has the signature."""
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for index in range(12):
+                picture = io.BytesIO()
+                Image.new("RGB", (16, 16), (20 * index, 0, 0)).save(picture, "PNG")
+                archive.writestr(f"{'cat' if index % 2 else 'dog'}/{index}.png", picture.getvalue())
+        self.answer(content.getvalue() if "S3CRET" in self.path else b"", 200 if "S3CRET" in self.path else 403)
+
     def rest(self, etag: str = '"1"', **headers: str) -> None:
         """What a good server answers, also to a request for the rest."""
         wanted = self.headers.get("Range")
@@ -684,12 +694,14 @@ def test_an_address_is_trained_on_once_downloaded_and_later_without_a_network(
     assert code == 0, err
     first, second = err.splitlines()[:2]
     cache = tmp_path / "cache"
-    assert first.startswith(f"downloading {url.partition('#')[0]} to {cache / 'downloads' / 'photos-'}")
+    bare = url.partition("?")[0]
+    assert first.startswith(f"downloading {bare}?… to {cache / 'downloads' / 'photos-'}")
     assert second.startswith("would train runs/photos: 22 images, 2 labels") and not (cache / "extracted").exists()
-    assert f'path = "{url}"' in out
+    stored = location.without_query(url)
+    assert stored.startswith(f"{bare}#query=") and f'path = "{stored}"' in out
     server.requests.clear()
     code, out, err = said(capsys, f"train folder --data-dir {url} --dry-run --set data.image_size=8")
-    assert code == 0 and err.startswith("would train") and f'path = "{url}"' in out and not server.requests
+    assert code == 0 and err.startswith("would train") and f'path = "{stored}"' in out and not server.requests
 
 
 @pytest.mark.parametrize(
@@ -732,3 +744,28 @@ def test_a_damaged_download_can_be_replaced(server: Server, tmp_path: Path) -> N
     (place,) = (tmp_path / "cache" / "downloads").iterdir()
     assert str(caught.value.hint) == f"delete {place} to download it again"
     assert list((tmp_path / "cache" / "extracted").iterdir()) == []
+
+
+def test_the_query_of_an_address_is_in_no_file_and_in_no_message(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signed address grants access to whoever has it; runs, exports and reports are given away."""
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(location, "_queries", {})
+    monkeypatch.chdir(tmp_path)
+    address = f"{server.address('signed.zip')}?X-Signature=S3CRET&part=1"
+    line = f"train {address} --name signed --steps 2 --image-size 16 --set model.preset=dit-tiny/4 --set sample.steps=1"
+    code, _, err = said(capsys, f"{line} --device cpu")
+    assert code == 0, err
+    assert said(capsys, "report signed")[0] == 0 and said(capsys, "export signed --out signed.safetensors")[0] == 0
+    assert "S3CRET" not in err
+    for path in filter(Path.is_file, tmp_path.rglob("*")):
+        assert b"S3CRET" not in path.read_bytes(), path
+    assert said(capsys, "train signed --steps 3 --device cpu")[0] == 0  # the archive is in the cache
+    assert len(server.requests["signed.zip"]) == 1
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(location, "_queries", {})
+    monkeypatch.setattr(location, "_ready", set())
+    code, _, err = said(capsys, "train signed --steps 4 --device cpu")
+    assert code == 3 and "the query of" in err and "give the whole address again" in err
+    assert said(capsys, f"{line.replace('--steps 2', '--steps 4')} --device cpu")[0] == 0

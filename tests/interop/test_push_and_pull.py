@@ -28,6 +28,7 @@ from ditkit.interop import push, readme
 from ditkit.interop.import_model import pull, write_as_run
 from ditkit.io import atomic
 from ditkit.io import snapshot as snapshots
+from ditkit.runs import public
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.lookup import find_weights
 from ditkit.runs.model_info import LatentStats, ModelInfo, read_model_info
@@ -310,7 +311,7 @@ def test_every_setting_that_can_be_a_place_is_known_to_be_one() -> None:
     }
     no_places = {"data.name", "data.revision", "data.label_by", "data.image_column", "diffusion.objective"}
     no_places |= {"data.label_from", "autoencoder.name", "autoencoder.revision", "sample.sampler"}
-    assert texts - no_places <= set(readme._PATHS)
+    assert texts - no_places <= set(public.PATHS)
 
 
 def _kinds(hint: object) -> set[object]:
@@ -336,7 +337,7 @@ def test_addresses_that_everybody_can_use_stay_and_places_go(key: str, given: st
     latent = {"autoencoder": {"name": "kl", "channels": 4, "shrink": 4}} if section == "autoencoder" else {}
     tree = {**to_dict(recipes.load("mnist")), **latent}
     config = from_dict({**tree, section: {**tree[section], name: given}})
-    shown = readme.without_places(config)
+    shown = public.without_places(config)
     assert getattr(getattr(shown, section), name) == kept
     assert to_dict(shown) == {**to_dict(config), section: to_dict(shown)[section]}
 

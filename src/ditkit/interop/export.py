@@ -13,6 +13,7 @@ from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights, model_name
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
+from ..runs.public import public_card
 from .diffusers_config import check_expressible, is_pipeline
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -85,10 +86,10 @@ def export(
     elif format == "onnx":
         onnx.check_parts()
         with progress("exporting, then checking with onnxruntime …"):
-            difference = onnx.write(info, load_network(info, weights), path, numbers)
+            difference = onnx.write(public_card(info), load_network(info, weights), path, numbers)
     else:
         tensors = cast(load_network(info, weights).state_dict(), numbers)
-        write_file(path, safetensors.pieces(tensors, {METADATA_KEY: info.to_json()}), FREE_SPACE)
+        write_file(path, safetensors.pieces(tensors, {METADATA_KEY: public_card(info).to_json()}), FREE_SPACE)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     return Exported(path=path, size=size, info=info, difference=difference)

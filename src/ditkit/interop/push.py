@@ -22,6 +22,7 @@ from ..runs.folder import RunFolder, run_of, runs_dir
 from ..runs.lookup import METRICS, SETTINGS, WEIGHTS, find_weights
 from ..runs.metrics import numbers_line, read_rows
 from ..runs.model_info import METADATA_KEY, read_model_info
+from ..runs.public import public_card
 from ..runs.stored import config_text
 from . import readme
 from .export import check_words
@@ -264,7 +265,7 @@ def collect_files(
 
     info, run = read_model_info(weights), run_of(weights)
     rows = [row for row in read_rows(run.metrics_file) if row["step"] <= info.step] if run else []
-    public = readme.public_card(info)
+    public = public_card(info)
     try:
         tensors = cast(read_tensors(weights), getattr(torch, dtype))
     except UsageError as error:  # of what is published, the weights are to blame, not the word

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 
-from ..autoencoders.files import PIXEL, is_repository
-from ..config import DataConfig, RunConfig, from_dict, to_dict
+from ..autoencoders.files import PIXEL
+from ..config import DataConfig, to_dict
 from ..errors import UsageError
 from ..io.hub import SCHEME, is_hub, parse
-from ..io.paths import expanded
 from ..models.size import parameters
 from ..runs.model_info import ModelInfo
+from ..runs.public import public_setting, without_places
 
 LOSSES, GRID = "loss.png", "samples.png"
-_PATHS = ("data.path", "data.label_file", "autoencoder.source", "train.init_from")  # settings that may be paths
 _MOST_LABELS = 60
 _MNIST = "MNIST by Y. LeCun, C. Cortes and C. Burges: [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/)"
 _CELEBA = "[CelebA](https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) by Z. Liu et al.: non-commercial research only"
@@ -40,34 +38,6 @@ class Model:
     @property
     def name(self) -> str:
         return self.repo.rpartition("/")[2]
-
-
-def without_places(config: RunConfig) -> RunConfig:
-    """The settings without folders and files of this machine; repositories and addresses of the web stay."""
-    tree = to_dict(config)
-    for key in _PATHS:
-        section, _, name = key.partition(".")
-        value = _public(key, tree[section].pop(name, None))
-        if value is not None:
-            tree[section][name] = value
-    return from_dict(tree)
-
-
-def public_card(info: ModelInfo) -> ModelInfo:
-    """A ModelInfo without folders and files of this machine."""
-    return replace(info, config=without_places(info.config))
-
-
-def _public(key: str, value: str | None) -> str | None:
-    """A setting that means something on other machines; None for a path of this one."""
-    if value is None or is_hub(value):
-        return value
-    if key == "autoencoder.source":
-        return value if is_repository(value) and not expanded(value).exists() else None
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or parts.username or parts.password:
-        return None
-    return parts._replace(query="").geturl()  # a query may hold a token that grants access
 
 
 def check_licence(text: str | None) -> str | None:
@@ -188,7 +158,7 @@ def _data_words(data: DataConfig) -> str:
         return "MNIST, handwritten digits" if data.path is None else "digits of its author"
     if data.name == "celeba":
         return "CelebA, photos of faces"
-    address = _public("data.path", data.path)
+    address = public_setting("data.path", data.path)
     return f"<{address}>" if address else "images of its author"
 
 

@@ -12,7 +12,7 @@ from ..autoencoders.files import is_repository
 from ..data.sources.location import entry_name, is_address
 from ..errors import UsageError
 from ..io import text
-from ..io.download import check_address, fetch
+from ..io.download import check_address, fetch, shown
 from ..io.hub import OFFICIAL, HubAddress, address, is_hub, parse
 from ..io.paths import cache_dir, cache_folder, expanded
 from ..io.progress import confirm, progress
@@ -63,7 +63,7 @@ class Source:
         if self.hub:
             return _from_hub(self.hub)
         if self.url:
-            return _downloaded(self.url), self.url
+            return _downloaded(self.url), shown(self.url)
         return self.path or Path(), str((self.path or Path()).absolute())
 
 
@@ -120,13 +120,13 @@ def _downloaded(url: str) -> Path:
         return file
     cache_folder("downloads")
     asked = False
-    with progress(f"downloading {url} to {file}") as show:
+    with progress(f"downloading {shown(url)} to {file}") as show:
 
         def on_progress(done: float, total: float | None) -> None:
             nonlocal asked
             if total and total > ASK_FROM and not asked:
                 asked = True
-                confirm(f"download {text.format_size(int(total))} from {url} to {file}", _BY_HAND)
+                confirm(f"download {text.format_size(int(total))} from {shown(url)} to {file}", _BY_HAND)
             show(done, total)
 
         return fetch(url, file, on_progress=on_progress)

@@ -28,6 +28,12 @@ from .progress import Progress
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
+def shown(url: str) -> str:
+    """An address as it is printed and written: its query may grant access."""
+    bare, question, _ = url.partition("?")
+    return f"{bare}?…" if question else bare
+
+
 def check_address(url: str) -> None:
     """Raise UsageError for what is no http or https address, or shows a password to everybody who sees it."""
     try:
@@ -54,7 +60,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
             fp.close()
             raise MachineError(
-                f"{req.full_url} redirects to {newurl[:200]!r}, which is not encrypted",
+                f"{shown(req.full_url)} redirects to {shown(newurl)[:200]!r}, which is not encrypted",
                 "give the address where the file itself is",
             )
         if urlsplit(newurl).scheme not in ("http", "https"):
@@ -136,17 +142,17 @@ def fetch(
     says how to do it by hand, for network, disk and a file whose SHA-256 is another than the one that is given.
     """
     check_address(url)
-    by_hand = f"get it by hand from {url} and put it at {target}"
+    by_hand = f"get it by hand from {shown(url)} and put it at {target}"
     if target.is_file():
         return _checked(target, sha256)
     if name := offline():
-        raise MachineError(f"{url} is not downloaded, because {name} is set", by_hand)
+        raise MachineError(f"{shown(url)} is not downloaded, because {name} is set", by_hand)
     try:
         atomic.make_folder(target.parent)
         with exclusive(target) as locked:
             if target.is_file():
                 return _checked(target, sha256)
-            with contextlib.closing(PartialFile(target, url, shared=not locked)) as part:
+            with contextlib.closing(PartialFile(target, shown(url), shared=not locked)) as part:
                 _Download(url, by_hand, part, on_progress, patience).run(sha256)
                 part.finish(target)
     except OSError as error:  # of the disk: those of the network are explained where they happen
@@ -210,12 +216,12 @@ class _Download:
                 self.part.discard()
                 bad += 1
                 if bad == 2:
-                    raise MachineError(f"{self.url} {mismatch}", self.by_hand)
+                    raise MachineError(f"{shown(self.url)} {mismatch}", self.by_hand)
             except _Again as failure:
                 if self.part.size >= most + _PROGRESS:
                     tries, most = 0, self.part.size
                 if tries == len(self.patience.delays) or failure.wait > self.patience.longest:
-                    raise MachineError(f"cannot download {self.url}: {failure.why}", self.by_hand) from None
+                    raise MachineError(f"cannot download {shown(self.url)}: {failure.why}", self.by_hand) from None
                 time.sleep(max(self.patience.delays[tries], failure.wait))
                 tries += 1
 
@@ -239,13 +245,13 @@ class _Download:
                         part.discard()
                         raise self._is_page(self.url)
                 if part.size // _LOOK_AT_DISK != (part.size + len(block)) // _LOOK_AT_DISK:
-                    check_room(self.url, part.path.parent, _LOOK_AT_DISK + _SPARE)
+                    check_room(shown(self.url), part.path.parent, _LOOK_AT_DISK + _SPARE)
                 part.append(block)
                 self.on_progress(part.size, total)
         if total is not None and part.size != total:
             raise _Again(f"the connection breaks off after {part.size:,} of {total:,} bytes")
         if not part.size:
-            raise MachineError(f"{self.url} is an empty file", self.by_hand)
+            raise MachineError(f"{shown(self.url)} is an empty file", self.by_hand)
 
     def _answer(self, request: urllib.request.Request) -> Any:
         """The response to a request for the file, if it is the file or a part of it."""
@@ -262,27 +268,27 @@ class _Download:
                 raise _Again(answer + (f" and asks to wait {wait:,.0f} s" if wait else ""), wait) from None
             if code in REDIRECTS:
                 answer = "the server redirects in a circle, or to something that is not a web address"
-            raise MachineError(f"cannot download {self.url}: {answer}", self.by_hand) from None
+            raise MachineError(f"cannot download {shown(self.url)}: {answer}", self.by_hand) from None
         except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
             reason, fatal = getattr(error, "reason", error), (socket.gaierror, ssl.SSLCertVerificationError)
             if isinstance(reason, fatal) or getattr(reason, "errno", 0) in _AWAY:
-                raise MachineError(f"cannot reach {self.url}: {words(reason)}", self.by_hand) from None
+                raise MachineError(f"cannot reach {shown(self.url)}: {words(reason)}", self.by_hand) from None
             raise _Again(words(reason)) from None
 
     def _expected(self, response: Any) -> int | None:
         """Length of the whole file, if the server says it; prepares the part for what comes. Raises what forbids it."""
         url, headers = response.url, response.headers
         if response.status not in (200, 206):
-            raise MachineError(f"cannot download {url}: the server answers {response.status}", self.by_hand)
+            raise MachineError(f"cannot download {shown(url)}: the server answers {response.status}", self.by_hand)
         encoding = headers.get("Content-Encoding", "identity").strip().lower()
         gzipped = encoding in ("gzip", "x-gzip") and urlsplit(url).path.lower().endswith((".gz", ".tgz"))
         if encoding not in ("", "identity") and not gzipped:  # of a .tar.gz some servers say so
             raise MachineError(
-                f"the server packs {url} once more ({encoding[:20]!r}), though asked not to", self.by_hand
+                f"the server packs {shown(url)} once more ({encoding[:20]!r}), though asked not to", self.by_hand
             )
         lengths = set(headers.get_all("Content-Length", []))
         if len(lengths) > 1 or not all(map(_is_number, lengths)):
-            raise MachineError(f"the server gives {url} a length that is not a number", self.by_hand)
+            raise MachineError(f"the server gives {shown(url)} a length that is not a number", self.by_hand)
         validator = headers.get("ETag", "")
         validator = validator if validator.startswith('"') else headers.get("Last-Modified", "")
         total = int(lengths.pop()) if lengths else None
@@ -290,7 +296,7 @@ class _Download:
             total = self._continued(headers, validator)
         else:
             self.part.begin(validator)
-        check_room(url, self.part.path.parent, max(0, (total or 0) - self.part.size) + _SPARE)
+        check_room(shown(url), self.part.path.parent, max(0, (total or 0) - self.part.size) + _SPARE)
         return total
 
     def _continued(self, headers: Any, validator: str) -> int:
@@ -308,7 +314,7 @@ class _Download:
 
     def _is_page(self, url: str) -> MachineError:
         return MachineError(
-            f"{url} is not the file: the server sent a web page, probably a quota or login page", self.by_hand
+            f"{shown(url)} is not the file: the server sent a web page, probably a quota or login page", self.by_hand
         )
 
 

@@ -251,11 +251,11 @@ def _place(word: str) -> str | None:
         parse(word)
         return word
     from ..data.sources.extract import is_archive
-    from ..data.sources.location import check_place, is_address
+    from ..data.sources.location import check_place, is_address, without_query
 
     if is_address(word):
         check_place(word)
-        return word
+        return without_query(word)
     if is_archive(word) and not path.exists():
         raise UsageError(f"there is no archive {word}", not_there(word))
     return as_stored(path.resolve()) if is_archive(word) else None

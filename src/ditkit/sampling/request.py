@@ -20,6 +20,7 @@ from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
 from ..runs import target
 from ..runs.lookup import find_guide, find_weights, hub_address, model_name, origin_of
 from ..runs.model_info import ModelInfo, read_model_info
+from ..runs.public import public_path
 from ..runs.remarks import usable_guidance
 from ..runtime.distributed import ProcessGroup
 
@@ -68,7 +69,7 @@ class SampleRequest:
         """What every PNG says about its making."""
         settings = self.settings
         return {
-            "checkpoint": self.origin,
+            "checkpoint": public_path(self.origin),
             "step": str(self.info.step),
             "sampler": settings.sampler,
             "steps": str(settings.steps),
@@ -78,7 +79,7 @@ class SampleRequest:
             **({"guidance_rescale": f"{settings.guidance_rescale:g}"} if settings.guidance_rescale else {}),
             **({"apg": f"{settings.apg_norm} {settings.apg_momentum:g}"} if settings.apg else {}),
             **({"ema": f"{self.ema:g}"} if self.ema is not None else {}),
-            **({"autoguide": str(self.guide)} if self.guide else {}),
+            **({"autoguide": public_path(str(self.guide))} if self.guide else {}),
             "software": "ditkit",
         }
 

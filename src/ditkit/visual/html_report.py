@@ -19,6 +19,7 @@ from ..io.reading import open_picture, read_json, read_regular
 from ..io.text import plus_minus
 from ..runs.folder import RunFolder
 from ..runs.metrics import read_evaluations, read_rows, spent_seconds
+from ..runs.public import without_places
 from .gif import thinned
 from .plots import plot_losses, rendered
 
@@ -47,7 +48,7 @@ def run_report(folder: RunFolder) -> str:
         name=_text(name),
         summary=_text(_summary(config, rows)),
         sections="\n".join(filter(None, sections)),
-        settings=_text(recipes.dump(config)),
+        settings=_text(recipes.dump(without_places(config))),
         version=_text(__version__),
         date=time.strftime("%Y-%m-%d"),
     )

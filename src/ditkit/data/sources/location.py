@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from ...errors import DataError, UsageError
-from ...io.download import check_address, fetch
+from ...io.download import check_address, fetch, shown
 from ...io.paths import cache_dir, cache_folder, expanded, resolved
 from ...io.progress import progress
 from .archive import is_readable_in_place
@@ -17,6 +17,7 @@ from .archive_names import COMPLETE
 from .extract import SUFFIXES, extract, is_whole
 from .files import hidden, stamp
 
+_SAFE = "!#$%&'()*+,/:;=?@[]~"  # characters that an address has as they are
 _ready: set[Path] = set()  # whole folders and checked downloads, looked at once in a process
 
 
@@ -29,6 +30,23 @@ def check_place(place: str) -> None:
     """Raises UsageError for a web address that cannot be that of an archive."""
     if is_address(place):
         _WebArchive.at(place)
+
+
+_queries: dict[str, str] = {}  # of addresses that were typed, by digest: they may grant access, so no file has them
+
+
+def without_query(address: str) -> str:
+    """An address as settings keep it: instead of its query, `#query=` and a digest by which the query is recognised.
+
+    The query stays in the memory of this process. Another one finds the archive in the cache, or asks for the address.
+    """
+    url, _, fragment = address.partition("#")
+    bare, _, query = url.partition("?")
+    if not query:
+        return address
+    digest = hashlib.sha256(query.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    _queries[digest] = query
+    return "&".join([f"{bare}#query={digest}", *([fragment] if fragment else [])])
 
 
 def stem(place: str) -> str:
@@ -81,20 +99,25 @@ def from_where(error: DataError, place: str) -> DataError:
 class _WebArchive:
     """An archive at a web address."""
 
-    place: str  # the address as it was given
-    url: str
+    place: str  # the address as settings keep it
+    url: str  # without its query
+    query: str | None  # None: it has one, which this process does not know
     sha256: str | None
 
     @classmethod
     def at(cls, place: str) -> _WebArchive:
         """The archive of an address, which may end in `#sha256=HEX`. Raises UsageError."""
+        place = without_query(place)
         url, _, fragment = place.partition("#")
-        url = quote(url, safe="!#$%&'()*+,/:;=?@[]~")  # spaces and letters of other languages
+        url = quote(url, safe=_SAFE)  # spaces and letters of other languages
         check_address(url)
+        digest = re.match(r"query=([0-9a-f]{16})(?:&|$)", fragment)
+        query = _queries.get(digest[1]) if digest else ""
+        fragment = fragment[digest.end() :] if digest else fragment
         kind, _, sha256 = fragment.lower().partition("=")
         if fragment and (kind != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", sha256)):
             raise UsageError(f"#{fragment[:100]} is not the SHA-256 of an archive", "write #sha256= and its 64 digits")
-        return cls(place, url, sha256 or None)
+        return cls(place, url, query, sha256 or None)
 
     @property
     def folder(self) -> Path:
@@ -107,12 +130,18 @@ class _WebArchive:
         return cache_dir() / "downloads" / (self.folder.name + _suffix(urlsplit(self.url).path))
 
     def downloaded(self) -> Path:
+        address = f"{self.url}?{quote(self.query, safe=_SAFE)}" if self.query else self.url
         if not self.file.is_file():
+            if self.query is None:
+                raise DataError(
+                    f"the query of {self.url} is not kept, as it may grant access, and the archive is not in the cache",
+                    "give the whole address again: ditkit train 'https://…?…' --name RUN",
+                )
             cache_folder("downloads")
-            with progress(f"downloading {self.url} to {self.file}") as show:
-                fetch(self.url, self.file, sha256=self.sha256, on_progress=show)
+            with progress(f"downloading {shown(address)} to {self.file}") as show:
+                fetch(address, self.file, sha256=self.sha256, on_progress=show)
         elif self.file not in _ready:
-            fetch(self.url, self.file, sha256=self.sha256)  # checks it
+            fetch(address, self.file, sha256=self.sha256)  # checks it
         _ready.add(self.file)
         return self.file
 
