@@ -301,3 +301,12 @@ def test_every_conditioning_trains_with_every_kind_of_objective(tiny, tmp_path, 
     listener = run(config, tmp_path / "r")
     assert all(event.loss > 0 for event in listener.of(Stepped))
     assert (tmp_path / "r" / "samples" / "step-0000003.png").is_file()
+
+
+@pytest.mark.parametrize(("schedule", "stop", "warned"), [("linear", 8, 1), ("constant", 8, 0), ("linear", 1, 0)])
+def test_a_run_made_longer_says_once_that_its_schedule_is_another(tiny, tmp_path, schedule, stop, warned):
+    run(tiny(optim={"schedule": schedule, "warmup_steps": 2}), tmp_path / "run", stop_after=stop)
+    longer = tiny(optim={"schedule": schedule, "warmup_steps": 2}, train={"steps": 20})
+    texts = [event.text for event in run(longer, tmp_path / "run", stop_after=stop + 1).of(Warned)]
+    assert len(texts) == warned and all("falls over 20 steps from now on, not 12" in text for text in texts)
+    assert not run(longer, tmp_path / "run").of(Warned)

@@ -137,6 +137,22 @@ def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str])
     return RunPlan(folder=folder, config=config, step=steps_done(folder, config))
 
 
+def adopt_settings(folder: RunFolder, config: RunConfig, step: int) -> str | None:
+    """Write the settings that a run goes on with, at `step`, into its folder; what to know about them, if anything."""
+    before = folder.read_config()
+    if before == config:
+        return None
+    folder.write_config(config)
+    planned, steps, optim = before.train.steps, config.train.steps, config.optim
+    if planned == steps or optim.schedule == "constant" or step <= optim.warmup_steps:
+        return None
+    return (
+        f"the learning rate ({optim.schedule} schedule) falls over {steps} steps from now on, not {planned}: the run "
+        f"will not be that of {steps} steps from the start. For that one begin a new run (--name), or use --set "
+        "optim.schedule=constant from the start, which does not depend on the length"
+    )
+
+
 def steps_done(folder: RunFolder, config: RunConfig) -> int:
     """Steps that a run has done of those that are wanted: where nothing seems left to do, 0 unless that is sure."""
     step = folder.last_step()

@@ -16,10 +16,10 @@ from ..data.batches import Batch
 from ..data.contract import Datasets
 from ..data.from_python import with_data
 from ..errors import DataError, MachineError, PeerError
-from ..events import Finished, OnEvent
+from ..events import Finished, OnEvent, Warned
 from ..latents.cache import Interrupted
 from ..runs.folder import FolderLostError
-from ..runs.resume import RunPlan, start_or_resume
+from ..runs.resume import RunPlan, adopt_settings, start_or_resume
 from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
 from .bad_images import note_bad_images
@@ -115,8 +115,9 @@ def _claim(group: ProcessGroup, config: RunConfig, path: Path, force_change: Col
 
 def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[], bool]) -> None:
     """Train from the session's step on, and save however it ends."""
-    if session.group.is_main and session.folder.read_config() != session.config:
-        session.folder.write_config(session.config)  # only now: the data fits and the checkpoint could be read
+    # Only now: the data fits and the checkpoint could be read.
+    if session.group.is_main and (text := adopt_settings(session.folder, session.config, session.step)):
+        session.on_event(Warned(step=session.step, text=text))
     started = time.monotonic()
     check_can_draw(session)
     session.on_event(started_event(session))
