@@ -188,6 +188,11 @@ def test_in_the_hubs_cache_it_is_that_of_the_main_branch(tmp_path: Path) -> None
     [
         ([], "is empty", "check the path"),
         (["a.txt", "b.txt"], "holds no file of weights; it has a.txt, b.txt", ".safetensors"),
+        (
+            ["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"],
+            "torch.distributed.checkpoint",
+            "dcp_to_torch",
+        ),
         ([".metadata", "__0_0.distcp"], "torch.distributed.checkpoint", "dcp_to_torch"),
         (["zero_pp_rank_0_mp_rank_00_model_states.pt"], "ZeRO-3", "zero_to_fp32.py"),
         (["transformer/config.json", "vae/config.json"], "lacks model_index.json", "whole folder"),
@@ -203,6 +208,13 @@ def test_a_folder_that_holds_no_model_is_called_what_it_is(
     with pytest.raises(DitkitError, match=words) as caught:
         find_model(tmp_path)
     assert hint in str(caught.value.hint)
+
+
+def test_a_folder_whose_only_entry_leads_back_to_it_holds_no_model(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/again").symlink_to(tmp_path / "x")
+    with pytest.raises(CheckpointError, match="holds no file of weights"):
+        find_model(tmp_path / "x")
 
 
 # --- settings beside the weights

@@ -22,6 +22,7 @@ _BESIDE = re.compile(  # what trainings keep beside the weights
 _STEP = re.compile(r"(?:.*[a-z_=-])?(\d+)(?:\.\w+)*", re.IGNORECASE)
 _STEPS = re.compile(r"(checkpoint|ckpt|step|epoch|iter|global_step)s?[-_=]?\d+", re.IGNORECASE)
 _LISTED = 6
+_DEEPEST = 6  # folders in each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +37,28 @@ class Model:
 def find_model(place: Path) -> Model:
     """The model in a file or a folder.
 
-    Raises UsageError where several could be meant, CheckpointError for a folder that holds none, or one of a kind
-    that ditkit does not read, which it names.
+    Raises UsageError where several could be meant, CheckpointError for a folder that holds none or cannot be read, or
+    one of a kind that ditkit does not read, which it names.
     """
+    try:
+        return _find(place, 0)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {place}: {error.strerror or error}", "check its permissions") from None
+
+
+def _find(place: Path, depth: int) -> Model:
+    """As `find_model`, so many folders inside of the one that was named."""
     if not place.is_dir():
         return Model(files=shards_beside(place))
     if (place / INDEX).is_file():
         return Model(pipeline=place)
-    if (place / "snapshots").is_dir():
-        return find_model(_snapshot(place))
+    if (place / "snapshots").is_dir() and depth < _DEEPEST:
+        return _find(_snapshot(place), depth + 1)
     names = [path.name for path in place.iterdir() if path.is_file() and not path.name.startswith(".")]
     _refuse_parts(place, names)
     groups = candidates(names)
     if not groups:
-        return _in_subfolder(place)
+        return _in_subfolder(place, depth)
     if len(groups) == 1:
         return Model(files=[place / name for name in whole(groups[0], place)])
     numbered = [(_number(names[0]), names) for names in groups]
@@ -112,20 +121,24 @@ def _refuse_parts(folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _in_subfolder(folder: Path) -> Model:
+def _in_subfolder(folder: Path, depth: int) -> Model:
     """The model in a folder that holds no weights itself: below `checkpoints`, in the newest step, in its only one."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for inner in (folder for folder in folders if not folder.name.startswith("optim")):
+        _refuse_parts(inner, [path.name for path in inner.glob("*.distcp")])
+    if depth >= _DEEPEST:  # or a link leads back
+        raise CheckpointError(f"{folder} holds no file of weights, and neither does what is around it", KNOWN_FILES)
     if (folder / "checkpoints").is_dir():
-        return find_model(folder / "checkpoints")
+        return _find(folder / "checkpoints", depth + 1)
     steps = [path for path in folders if _STEPS.fullmatch(path.name)]
     if steps:
         newest = max(steps, key=lambda path: _number(path.name) or 0)
-        model = find_model(newest)
+        model = _find(newest, depth + 1)
         note = f"of {len(steps)} checkpoints in {folder} the newest: {newest.name}" if len(steps) > 1 else model.note
         return Model(pipeline=model.pipeline, files=model.files, note=note)
     entries = sorted(path.name for path in folder.iterdir())
     if len(entries) == 1 and folders:
-        return find_model(folders[0])
+        return _find(folders[0], depth + 1)
     if not entries:
         raise CheckpointError(f"{folder} is empty", "check the path")
     if any(path.name == "transformer" for path in folders):

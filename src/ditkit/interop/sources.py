@@ -77,6 +77,8 @@ def find_source(word: str) -> Source:
     if path.exists():
         if RunFolder(path).is_run():
             raise UsageError(f"{word} is a run of ditkit already", f"draw with `ditkit sample --model {word}`")
+        if not path.is_file() and not path.is_dir():
+            raise UsageError(f"{word} is neither a file nor a folder", "name a file of weights")
         if path.is_file() and not is_weights(path.name) and is_text(path):
             raise UsageError(f"{word} is not a file of weights", "those end in .safetensors, .pt, .pth, .ckpt or .bin")
         return Source(path=path)

@@ -35,6 +35,10 @@ _STORAGES = {f"{module}.{name}Storage": dtype for name, dtype in _DTYPES.items()
 _BY_NAME = {f"torch.{name}": dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
 
 
+# What a damaged file raises: OSError, too, where a zip archive points outside of itself.
+_DAMAGE = (OSError, ValueError, OverflowError, RuntimeError, MemoryError, RecursionError, zipfile.BadZipFile)
+
+
 class _Storage:
     """The numbers of a storage, which tensors look at."""
 
@@ -50,13 +54,16 @@ def read(path: Path) -> Any:
     Raises CheckpointError for a file that is damaged, too large to be read safely, or of another kind, which it names.
     """
     try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}", "check its permissions") from None
+    try:
         if zipfile.is_zipfile(path):
             return _read_zip(path)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _read_stream(content, _mapped(path), {**_TENSORS, "torch.storage._load_from_bytes": _in_bytes})
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}", "check the path") from None
-    except (ValueError, OverflowError, RuntimeError, MemoryError, RecursionError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         why = "it is no pickle" if why.startswith("at position") else why  # in the words of pickletools
     raise unusable(path) or CheckpointError(
