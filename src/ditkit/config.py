@@ -56,6 +56,7 @@ class DataConfig:
     background: Literal["white", "black"] | None = None  # of transparent images; None: once for the set, likewise
     crop: Literal["center", "top", "pad", "stretch"] = "center"  # how an image gets the wanted aspect ratio
     flip: bool = False  # mirror half of the training images
+    balance: bool = False  # train on each label equally often, however many images it has
     validation: CountOrZero = 500  # images held out for the validation loss
     workers: Annotated[int, Field(ge=0, le=64)] = 0  # processes that decode; 0: a thread beside the training
     worker_start: Literal["auto", "fork", "spawn", "forkserver"] = "auto"  # auto: the system's default

@@ -171,25 +171,25 @@ class Decoded:
 
 def replacements(seed: int, index: int, length: int) -> Iterator[int]:
     """Images to show instead of one that cannot be read."""
-    return (_hash(seed, f"replacement/{index}/{attempt}") % length for attempt in range(_REPLACEMENTS))
+    return (stream_seed(seed, f"replacement/{index}/{attempt}") % length for attempt in range(_REPLACEMENTS))
 
 
 @lru_cache(maxsize=8)
 def order(seed: int, epoch: int, length: int) -> np.ndarray:
     """The permutation of an epoch. RandomState, because its stream will never change (NEP 19)."""
-    permutation = np.random.RandomState(_hash(seed, f"order/{epoch}") % 2**32).permutation(length)
+    permutation = np.random.RandomState(stream_seed(seed, f"order/{epoch}") % 2**32).permutation(length)
     permutation.flags.writeable = False
     return permutation
 
 
 def flips(seed: int, positions: np.ndarray) -> np.ndarray:
     """Whether the image at each position is mirrored: a fair bit of (seed, position) by splitmix64 (Steele 2014)."""
-    z = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(_hash(seed, "flip"))
+    z = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream_seed(seed, "flip"))
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (z >> np.uint64(63)).astype(bool)
 
 
-def _hash(seed: int, stream: str) -> int:
+def stream_seed(seed: int, stream: str) -> int:
     """64 bits that differ between seeds and between streams."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest(), "little")

@@ -25,7 +25,7 @@ from .metrics import Statistics, kernel_sums, statistics
 MOST_IMAGES = 50_000  # as is usual for FID
 MOST_FEATURES = 10_000  # of single images, for the metrics that need them
 FEWEST_IMAGES = 3  # that have a covariance when one of them is left out
-_NOT_OF_IMAGES = ("path", "max_bad")  # settings that say where the images are, not what they are
+_NOT_OF_IMAGES = ("path", "max_bad", "balance")  # settings that say where the images are, not what they are
 _ADDED = ("label_from",)  # settings that came later: references made before are those of None
 _OF_READING = ("reading", "black", "white", "background")  # settings that the data set's own fingerprint has
 _OF_LOADING = ("workers", "worker_start", "worker_timeout")  # settings that say how images are loaded

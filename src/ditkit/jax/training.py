@@ -15,6 +15,7 @@ import torch
 from jax import Array
 
 from ..config import OptimConfig, RunConfig
+from ..data.balance import balanced
 from ..data.batches import Batch, Batches
 from ..data.contract import open_dataset
 from ..data.settle import settled_by
@@ -68,7 +69,7 @@ def train(config: RunConfig, path: str | Path, *, on_step: Callable[[int, float]
     network, weights = initialize(config, dataset.labels)
     optimizer = adamw(config.optim, config.train.steps)
     ema, state = weights, optimizer.init(weights)
-    batches = Batches(dataset, config.train.batch_size, config.seed, config.data.flip)
+    batches = Batches(balanced(config, dataset), config.train.batch_size, config.seed, config.data.flip)
     with closing(batches.iterate()) as stream:
         for step in range(config.train.steps):
             case = case_of(config, objective, next(stream), step, null_label=network.classes)

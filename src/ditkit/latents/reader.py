@@ -38,6 +38,11 @@ class LatentReader:
     def __len__(self) -> int:
         return self._latents.images
 
+    @property
+    def label_ids(self) -> np.ndarray:
+        """The label id of each image, int64 (N,)."""
+        return self._latents.label_ids
+
     def read(self, indices: np.ndarray, mirrored: np.ndarray, positions: np.ndarray) -> Batch:
         bad: dict[int, str] = {}
         chosen = [self._readable(int(index), bad) for index in indices]

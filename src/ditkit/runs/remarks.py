@@ -50,6 +50,8 @@ def remarks(config: RunConfig, labels: int) -> Iterator[str]:
         )
     if labels > 1 and config.diffusion.label_drop == 0 and config.sample.guidance != 1:
         yield "guidance is off in samples: no label is ever left out in training (diffusion.label_drop is 0)"
+    if config.data.balance and labels < 2:
+        yield "data.balance does nothing: there are no labels to balance"
     if config.data.image_size == (patch, patch):
         yield "one patch covers the whole image, so there is nothing to attend to (model.patch)"
     if train.snapshot_every and train.snapshot_every > train.steps:

@@ -32,8 +32,9 @@ MAY_CHANGE = (
 )
 # Settings that may differ only when the user insists: the run is no longer one that its settings alone repeat.
 NEEDS_FORCE = (
-    "optim.", "train.batch_size", "data.flip", "data.validation", "diffusion.label_drop", "diffusion.weighting",
-    "diffusion.min_snr_gamma", "diffusion.timestep_sampling", "diffusion.logit_", "diffusion.stratified", "seed",
+    "optim.", "train.batch_size", "data.flip", "data.balance", "data.validation", "diffusion.label_drop",
+    "diffusion.weighting", "diffusion.min_snr_gamma", "diffusion.timestep_sampling", "diffusion.logit_",
+    "diffusion.stratified", "seed",
 )
 # fmt: on
 IMAGES = "images"  # stands for the files of the dataset

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import optim
 from ..config import RunConfig
+from ..data.balance import balanced
 from ..data.batches import Batches, Reader
 from ..data.contract import Dataset, Datasets, open_datasets
 from ..errors import DivergedError
@@ -76,7 +77,8 @@ def find_lr(
     scored = ValidationSet(_cases(data.train, config.train.batch_size), objective, config.seed)
     speed = SpeedOptions(compile="off")
     context, _ = open_step_context(config, network, objective, torch_device, precision, ProcessGroup(), speed)
-    batches = Batches(data.train, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
+    images = balanced(config, data.train)
+    batches = Batches(images, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
     rates, losses = [], []
     best = math.inf
     for step in range(-warmup, steps):

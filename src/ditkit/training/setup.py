@@ -15,6 +15,7 @@ from ..checkpoint import store
 from ..checkpoint.loading import check_same_autoencoder
 from ..checkpoint.tensors import Trainable, broadcast_state, checkpoint_bytes
 from ..config import RunConfig
+from ..data.balance import balanced
 from ..data.batches import Batches, Reader
 from ..data.contract import Dataset, Datasets, open_datasets
 from ..data.resident import batch_target
@@ -126,7 +127,6 @@ def open_session(
     )
     if text:
         on_event(Warned(step=state.step if state else 0, text=text))
-    share, target = group.shard(config.train.batch_size), batch_target(device, config.data.workers)
     session = TrainingSession(
         config=config,
         folder=folder,
@@ -137,7 +137,7 @@ def open_session(
         step_context=context,
         trainable=trainable,
         ema=ema,
-        batches=Batches(data.train, config.train.batch_size, config.seed, config.data.flip, share, place=target),
+        batches=_batches(config, data.train, group, device),
         validation=ValidationSet(data.validation, objective, config.seed),
         codec=data.codec,
         logs=RunLogs(folder, state, writes=group.is_main),
@@ -149,6 +149,13 @@ def open_session(
         _continue_from(session, state, force_change)
     open_bad_images(session, same_images=state is not None and state.fingerprint == dataset.fingerprint)
     return session
+
+
+def _batches(config: RunConfig, train: Dataset | Reader, group: ProcessGroup, device: torch.device) -> Batches:
+    """This process's share of every batch."""
+    share, target = group.shard(config.train.batch_size), batch_target(device, config.data.workers)
+    images = balanced(config, train)
+    return Batches(images, config.train.batch_size, config.seed, config.data.flip, share, place=target)
 
 
 def _open_trainable(
