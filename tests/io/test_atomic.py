@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -189,3 +190,13 @@ def test_a_worker_that_dies_is_one_clear_error_and_the_checkpoints_stay(tiny, tm
     with pytest.raises(MachineError, match=r"ended or hangs: .*pid 7.*step 5 is kept") as caught:
         run(tiny(), tmp_path / "r")
     assert "data.workers=0" in str(caught.value.hint)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/report\.html'"):
+        atomic.write_atomically(tmp_path / "report.html", "text")
+    assert not list(tmp_path.iterdir())

@@ -111,12 +111,18 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """The name of a file beside `path` that takes its place when the block ends, and is removed after an error."""
+    """The name of a file beside `path` that takes its place when the block ends, and is removed after an error.
+
+    An OSError names `path`, as the other name says nothing to whoever reads it.
+    """
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         rename(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
