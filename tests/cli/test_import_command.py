@@ -187,10 +187,10 @@ def test_an_import_is_trained_on_at_its_own_rates_unless_they_are_typed(place: P
     done(capsys, "import celeba/ckpt.pt --as faces --quiet")
     train = f"train ./photos --init-from faces {TINY.replace(' --quiet', '')}"
     _, err = done(capsys, f"{train} --name own --steps 1")
-    assert "; learning rate 0.0001 and EMA decay 0.9999 are those it came with; labels" in err
+    assert "; learning rate 0.0001 and EMA decay 0.9999 as for its own training (--lr changes it); labels" in err
     assert rates("own") == (1e-4, 0.9999)
     _, err = done(capsys, f"{train} --name typed --steps 1 --lr 3e-4 --set optim.ema_decay=0.9")
-    assert rates("typed") == (3e-4, 0.9) and "learning rate" not in err
+    assert rates("typed") == (3e-4, 0.9) and "its own training" not in err
     done(capsys, f"{train} --name typed --steps 2")  # a run that has begun keeps what it has
     assert rates("typed") == (3e-4, 0.9)
     done(capsys, f"{train.replace('faces', 'own')} --name recipes --steps 1")  # a run of ditkit's: the recipe's rates

@@ -529,6 +529,15 @@ def test_a_scheduler_of_another_process_is_refused_by_name(name: str, tmp_path: 
         read_with(stock, _class_name=name)
 
 
+def test_betas_that_are_listed_are_read_where_they_are_linear(tmp_path: Path):
+    stock = write_stock(tmp_path / "stock")
+    betas = torch.linspace(2e-4, 0.03, 300).tolist()
+    diffusion = read_with(stock, _class_name="DDIMScheduler", trained_betas=betas).info.config.diffusion
+    assert (diffusion.timesteps, diffusion.beta_start, diffusion.beta_end) == (300, 2e-4, 0.03)
+    with pytest.raises(CheckpointError, match="trained_betas=a list that is not linear"):
+        read_with(stock, _class_name="DDIMScheduler", trained_betas=[beta**2 for beta in betas])
+
+
 def test_noise_of_a_flow_is_read_but_not_written(tmp_path: Path):
     stock = write_stock(tmp_path / "stock")
     settings = {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "epsilon"}

@@ -5,7 +5,7 @@ A scheduler's class says which process the network was trained on: betas, or a f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +116,13 @@ def read_scheduler_config(tree: Mapping[str, Any], path: Path, *, learned_sigma:
     return _sampling(name, tree, diffusion, pixels=pixels)
 
 
+def linear_ends(betas: Sequence[float]) -> tuple[float, float] | None:
+    """The first and the last of a noise schedule that rises linearly, but for rounding; None for another."""
+    start, end, last = betas[0], betas[-1], max(1, len(betas) - 1)
+    bent = max(abs(beta - start - (end - start) * index / last) for index, beta in enumerate(betas))
+    return (float(f"{start:.6g}"), float(f"{end:.6g}")) if bent <= 1e-3 * end else None
+
+
 def _process(tree: Mapping[str, Any], path: Path, *, flow: bool, learned_sigma: bool) -> dict[str, Any]:
     """The section [diffusion]."""
     is_velocity = tree.get("_class_name") in _FLOWS  # which name no prediction
@@ -127,7 +134,9 @@ def _process(tree: Mapping[str, Any], path: Path, *, flow: bool, learned_sigma: 
     if not flow:
         if (schedule := tree.get("beta_schedule", "linear")) != "linear":
             wrong["beta_schedule"] = schedule
-        wrong |= {key: "set" for key in ("trained_betas", "rescale_betas_zero_snr") if tree.get(key)}
+        wrong |= {"rescale_betas_zero_snr": "true"} if tree.get("rescale_betas_zero_snr") else {}
+        if (betas := tree.get("trained_betas")) and linear_ends(betas) is None:
+            wrong["trained_betas"] = "a list that is not linear"
     elif tree.get("invert_sigmas"):
         wrong["invert_sigmas"] = "true"
     if wrong:
@@ -138,14 +147,18 @@ def _process(tree: Mapping[str, Any], path: Path, *, flow: bool, learned_sigma: 
             "epsilon",
         )
     objective = objectives[prediction]
-    usual = {"beta_start": 1e-4, "beta_end": 2e-2}  # diffusers' own, whatever the number of timesteps
-    betas = {} if flow else {key: float(tree.get(key, value)) for key, value in usual.items()}
-    return {
+    settings = {
         "process": process,
         "objective": "learned-sigma" if learned_sigma and objective == "epsilon" and not flow else objective,
         "timesteps": int(tree.get("num_train_timesteps", FINE)),
-        **betas,
     }
+    if flow:
+        return settings
+    if betas := tree.get("trained_betas"):
+        ends = linear_ends(betas) or (0.0, 0.0)
+        return settings | {"timesteps": len(betas), "beta_start": ends[0], "beta_end": ends[1]}
+    usual = {"beta_start": 1e-4, "beta_end": 2e-2}  # diffusers' own, whatever the number of timesteps
+    return settings | {key: float(tree.get(key, value)) for key, value in usual.items()}
 
 
 def _sampling(name: str, tree: Mapping[str, Any], diffusion: dict[str, Any], *, pixels: bool) -> Schedule:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, UsageError
+from .diffusers_scheduler import linear_ends
 from .stated import Stated
 
 if TYPE_CHECKING:
@@ -129,11 +130,9 @@ def _diffusion(stated: Stated, betas: Sequence[float] | None, path: Path, *, lea
     """Of DiT's training: noise of linear betas, and the variance where the network has channels for it."""
     schedule, count = stated.text("noise_schedule", "beta_schedule") or "linear", stated.count("diffusion_steps")
     scale = 1000 / (count or 1000)  # betas are those of 1000 steps, scaled (Nichol & Dhariwal 2021)
-    start, end = (betas[0], betas[-1]) if betas else (1e-4 * scale, 2e-2 * scale)
-    start, end = float(f"{start:.6g}"), float(f"{end:.6g}")  # they were stored in single precision
+    ends = linear_ends(betas or (1e-4 * scale, 2e-2 * scale))
     count = len(betas) if betas else count or 1000
-    bent = [abs(beta - start - (end - start) * index / (count - 1)) for index, beta in enumerate(betas or ())]
-    if schedule != "linear" or max(bent, default=0.0) > 1e-3 * end:
+    if schedule != "linear" or ends is None:
         kind = f"a noise schedule {schedule}" if schedule != "linear" else "betas of its own, which are not linear"
         raise CheckpointError(f"{path} was trained with {kind}", "ditkit has linear betas")
     objective = _OBJECTIVES.get((stated.text(*_PREDICTION) or "epsilon").lower())
@@ -143,11 +142,11 @@ def _diffusion(stated: Stated, betas: Sequence[float] | None, path: Path, *, lea
         )
     if stated.flag("predict_xstart", "predict_x_start"):
         objective = "x0"
-    is_usual = (count, start, end) == (1000, 1e-4, 2e-2)
+    is_usual = (count, *ends) == (1000, 1e-4, 2e-2)
     return {
         "process": "diffusion",
         "objective": "learned-sigma" if learned and objective == "epsilon" else objective,
-        **({} if is_usual else {"timesteps": count, "beta_start": start, "beta_end": end}),
+        **({} if is_usual else {"timesteps": count, "beta_start": ends[0], "beta_end": ends[1]}),
     }
 
 

@@ -75,7 +75,8 @@ class InitFrom:
         parts = [f"beginning with the weights of {self.word}, step {self.info.step}"]
         rates = (config.optim.lr, config.optim.ema_decay) == (own.optim.lr, own.optim.ema_decay)
         if self.imported and rates and not measures_lr:
-            parts.append(f"learning rate {own.optim.lr:g} and EMA decay {own.optim.ema_decay:g} are those it came with")
+            lr, decay = f"{own.optim.lr:g}", f"{own.optim.ema_decay:g}"
+            parts.append(f"learning rate {lr} and EMA decay {decay} as for its own training (--lr changes it)")
         moved = (config.autoencoder.name, config.autoencoder.source) != (own.autoencoder.name, own.autoencoder.source)
         if moved and self.info.latents and not self.info.latents.autoencoder:
             parts.append(f"{config.autoencoder.source} is taken for its autoencoder")
