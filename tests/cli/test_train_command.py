@@ -401,12 +401,15 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
 
 
 def test_a_recipe_that_whole_runs_were_made_for_keeps_its_rate():
-    from ditkit.cli.lr_find import advice, recipe_of
+    from ditkit.runs.rates import advice, recipe_of
     from ditkit.training.lr_finder import LRCurve
 
     curve = LRCurve(rates=[1e-4], losses=[1.0], smoothed=[1.0], suggestion=1e-4, lowest=2e-4, configured=6e-3)
     same = recipes.load("mnist", {"optim": {"lr": 1e-4}, "data": {"workers": 2}, "seed": 5})
-    assert advice(curve, same) == "the recipe mnist has 6.00e-03, found by whole runs: keep it"
+    assert (
+        advice(curve.suggestion, curve.configured, same)
+        == "the recipe mnist has 6.00e-03, found by whole runs: keep it"
+    )
     assert recipe_of(recipes.load("celeba", {"data": {"path": "/faces"}})) == "celeba"
     for changed in (
         {"model": {"width": 64}},
@@ -415,7 +418,7 @@ def test_a_recipe_that_whole_runs_were_made_for_keeps_its_rate():
         {"data": {"flip": True}},
     ):
         other = recipes.load("mnist", changed)
-        assert recipe_of(other) is None and "--lr 1.00e-04" in advice(curve, other)
+        assert recipe_of(other) is None and "--lr 1.00e-04" in advice(curve.suggestion, curve.configured, other)
     assert recipe_of(recipes.load("folder")) is None
 
 

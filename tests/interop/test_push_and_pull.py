@@ -24,7 +24,7 @@ from ditkit import recipes
 from ditkit.checkpoint.loading import build_network, load, read_tensors
 from ditkit.config import RunConfig, from_dict, to_dict
 from ditkit.errors import CheckpointError, MachineError, UsageError
-from ditkit.interop import push, readme
+from ditkit.interop import pack, readme
 from ditkit.interop.import_model import pull, write_as_run
 from ditkit.io import atomic
 from ditkit.io import snapshot as snapshots
@@ -37,7 +37,7 @@ from ditkit.training.loop import train
 
 REPO, TOKEN = "me/digits", "hf_secret"
 FILES = {"README.md", "config.toml", "ema.safetensors", "loss.png", "metrics.jsonl", "samples.png"}
-DRAW = push._draw_losses
+DRAW = pack._draw_losses
 SMALL = {"model": {"patch": 7, "width": 32, "depth": 1, "heads": 2}}
 
 
@@ -59,7 +59,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     shutil.copytree(trained, tmp_path / "runs/mnist")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(push, "_draw_losses", draw_nothing)
+    monkeypatch.setattr(pack, "_draw_losses", draw_nothing)
     return tmp_path
 
 
@@ -110,7 +110,7 @@ def weights_in(content: bytes, folder: Path) -> tuple[ModelInfo, dict[str, torch
 def test_a_run_arrives_whole_in_one_commit(
     server: Hub, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "_draw_losses", DRAW)
+    monkeypatch.setattr(pack, "_draw_losses", DRAW)
     code, out, err = pushed(capsys, "--message First")
     assert (code, out) == (0, f"{server.endpoint}/{REPO}\n")
     assert f"to the public repository {server.endpoint}/{REPO}, which is new" in err
@@ -274,7 +274,7 @@ def own_run(home: Path, name: str = "own") -> RunFolder:
 def test_no_place_on_this_machine_is_in_what_is_published(
     server: Hub, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "_draw_losses", DRAW)
+    monkeypatch.setattr(pack, "_draw_losses", DRAW)
     own_run(home)
     assert said(capsys, f"hub push own {REPO} --yes")[0] == 0
     got = files(server)

@@ -143,14 +143,14 @@ def reconstruct(
     path = png_path(output.out, f"reconstruct-{text.slug(name)}", force=output.force)
     find_autoencoder(config, quiet=output.quiet)
     pairs = _reconstruct(config, data.count, device.device, quiet=output.quiet)
+    from ..latents.codec import summary, summary_lines
     from ..visual.dataset_sheet import save_pairs
 
     save_pairs(pairs, str(config.autoencoder.source), path)
-    finite = [pair.psnr for pair in pairs if math.isfinite(pair.psnr)] or [math.inf]
-    figures = {"psnr_db": sum(finite) / len(finite), "worst_db": min(finite), "best_db": max(finite)}
+    figures = summary(pairs)
     numbers = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    record = {**numbers, "images": len(pairs), "picture": str(path)}
-    show_result(output, record, _lines_of_pairs(len(pairs), config, figures, path))
+    lines = [*summary_lines(figures, len(pairs), config), f"picture: {text.flat(str(path))}"]
+    show_result(output, {**numbers, "images": len(pairs), "picture": str(path)}, lines)
 
 
 def _reconstruct(config: RunConfig, count: int, device: str, *, quiet: bool) -> list[Reconstruction]:
@@ -162,15 +162,6 @@ def _reconstruct(config: RunConfig, count: int, device: str, *, quiet: bool) -> 
         from ..runtime.device import find_device
     with watching(quiet=quiet), console.bar("reconstructing", quiet=quiet) as on_image:
         return reconstruct(config, images, count, device=find_device(device), on_image=on_image)
-
-
-def _lines_of_pairs(count: int, config: RunConfig, figures: dict[str, float], path: Path) -> Iterator[str]:
-    height, width = config.data.image_size
-    channels, *latent = config.shape
-    yield f"{count} images of {height}x{width} as {channels}x{latent[0]}x{latent[1]} latents and back"
-    mean, worst, best = figures.values()
-    yield f"PSNR {mean:.1f} dB on average, from {worst:.1f} to {best:.1f}"
-    yield f"picture: {text.flat(str(path))}"
 
 
 @examples("ditkit data list", "ditkit data list --json")
@@ -243,7 +234,8 @@ def remove(entries: Entries, output: Annotated[Output, only("yes json quiet")]) 
     from ..io import cache
 
     cached = cache.entries()
-    chosen = _choose(entries, cached)
+    names, unfinished = entries.names or (), entries.unfinished
+    chosen = cache.choose(cached, names, everything=entries.everything, unfinished=unfinished)
     if entries.everything and (shared := [text.flat(entry.name) for entry in cached if entry.shared]):
         console.say(f"what other tools share stays, unless it is named: {', '.join(shared)}", quiet=output.quiet)
     if chosen:
@@ -272,20 +264,6 @@ def _remove(entries: Sequence[Entry], output: Output) -> None:
         console.say("there is nothing to remove", quiet=silent)
     if errors:
         raise errors[0]
-
-
-def _choose(chosen: Entries, entries: Sequence[Entry]) -> list[Entry]:
-    from ..errors import UsageError
-    from ..io.cache import find
-
-    ways = sum((bool(chosen.names), chosen.everything, chosen.unfinished))
-    if ways != 1:
-        wrong = "names, --all and --unfinished exclude each other" if ways else "missing argument: what to remove"
-        raise UsageError(wrong, "give names that `ditkit data list` shows, or --unfinished, or --all")
-    if chosen.names:
-        named = [find(name, entries) for name in chosen.names]
-        return [entry for entry in entries if entry in named]
-    return [entry for entry in entries if (chosen.everything and not entry.shared) or entry.unfinished]
 
 
 COMMANDS = {"show": show, "reconstruct": reconstruct, "list": list_, "remove": remove}

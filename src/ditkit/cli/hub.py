@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,16 +96,13 @@ def push_(what: Upward, output: Annotated[PushOutput, only("yes dry_run runs_dir
 
 def _show(weights: Path, name: str, what: Upward, *, quiet: bool) -> None:
     """What would go to the hub, and the README on stdout."""
-    from ..interop.push import README, collect_files
+    from ..interop.pack import preview
 
-    with tempfile.TemporaryDirectory(prefix="ditkit-push-") as folder:
-        with console.loading_torch(quiet=quiet):
-            import torch  # noqa: F401
-        with console.spinner("packing …", quiet=quiet):
-            files = collect_files(weights, Path(folder), repo=name, dtype=what.dtype, data_licence=what.data_licence)
-        for line in (f"would upload {_total(files)}, to hf://{name}:", *_lines(files)):
-            console.say(line, quiet=quiet)
-        console.data((Path(folder) / README).read_text(encoding="utf-8"))
+    progress = console.watch(quiet=quiet)
+    files, readme = preview(weights, name, dtype=what.dtype, data_licence=what.data_licence, progress=progress)
+    for line in (f"would upload {_total(files)}, to hf://{name}:", *_lines(files)):
+        console.say(line, quiet=quiet)
+    console.data(readme)
 
 
 def _agreed(upload: Upload, output: Output) -> bool:

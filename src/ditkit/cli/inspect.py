@@ -41,12 +41,13 @@ def plot_loss(plot: Plot, output: Annotated[Output, only("out force runs_dir qui
     """Plot training and validation loss: is it still learning?"""
     from ..errors import UsageError
     from ..io import text
+    from ..runs.lookup import losses_of
 
     if not 0 <= plot.smooth < 1:
         raise UsageError(f"--smooth: {plot.smooth} is not from 0 to below 1", "e.g. --smooth 0.9")
     if plot.terminal and output.out:
         raise UsageError("--terminal writes no file, but --out names one", "leave out one of them")
-    rows, folder = _losses(plot.runs, output.runs)
+    rows, folder = losses_of(plot.runs or [None], output.runs)
     if plot.terminal:
         console.data(_drawn(rows))
         return
@@ -61,21 +62,6 @@ def plot_loss(plot: Plot, output: Annotated[Output, only("out force runs_dir qui
         save_figure(plot_losses(rows, log=plot.log, by_noise=plot.by_noise, smooth=plot.smooth), path)
     if not output.quiet:
         console.data(str(path))
-
-
-def _losses(words: list[str] | None, runs: Path) -> tuple[dict[str, Rows], Path | None]:
-    """The metrics of every run by a name that tells them apart, and the folder of the run if there is only one."""
-    from ..errors import DataError
-    from ..runs.lookup import find_run
-
-    folders = [find_run(word, runs) for word in dict.fromkeys(words or [None])]
-    rows: dict[str, Rows] = {}
-    for folder in folders:
-        name = folder.path.resolve().name
-        rows[str(folder.path) if name in rows else name] = metrics = folder.metrics()
-        if not any("loss" in row for row in metrics):
-            raise DataError(f"{folder.path} has no losses yet", "train it first")
-    return rows, folders[0].path if len(folders) == 1 else None
 
 
 def _drawn(rows: dict[str, Rows]) -> str:

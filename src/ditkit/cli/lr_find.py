@@ -45,15 +45,6 @@ class Sweep:
 PLOT = opt("--out FILE", "Where the plot goes; the numbers go beside it as .json.", shown="lr-find-NAME.png")
 
 
-FOUND_BY_WHOLE_RUNS = ("mnist", "celeba")  # recipes whose rate was; see docs/measured.md
-# Settings that may differ from the recipe's, and its rate is still the one.
-_NOT_OF_RATE = (
-    *("optim.lr", "seed", "sample.", "data.path", "data.work", "data.max_bad", "data.reading", "data.validation"),
-    *("train.log_every", "train.save_every", "train.sample_", "train.validate_every", "train.evaluate_", "train.keep"),
-    "train.accumulate",
-)
-
-
 @examples("ditkit lr-find", "ditkit lr-find celeba --data-dir ~/celeba")
 def run(
     what: Target,
@@ -116,30 +107,11 @@ def draw(curve: LRCurve, path: Path) -> Path:
     return save_lr_curve(curve, path)
 
 
-def recipe_of(config: RunConfig) -> str | None:
-    """The recipe whose rate was found by whole runs of just this network on just these data; None if there is none."""
-    from .. import recipes
-    from ..runs.stored import differences
-
-    for name in FOUND_BY_WHOLE_RUNS:
-        if all(key.startswith(_NOT_OF_RATE) for key in differences(recipes.load(name), config)):
-            return name
-    return None
-
-
-def advice(curve: LRCurve, config: RunConfig) -> str:
-    """What to do with the rates of a range test, in one line."""
-    if (name := recipe_of(config)) and curve.configured:
-        from .. import recipes
-
-        return f"the recipe {name} has {recipes.load(name).optim.lr:.2e}, found by whole runs: keep it"
-    own = f"; the settings have {curve.configured:.2e}" if curve.configured else ""
-    return f"next: train with `--lr {curve.suggestion:.2e}`, or a lower one if the loss spikes{own}"
-
-
 def _print_curve(curve: LRCurve, config: RunConfig, path: Path, numbers: Path, output: Output) -> None:
+    from ..runs.rates import advice
+
     rates = {"suggestion": curve.suggestion, "lowest": curve.lowest, "configured": curve.configured}
     line = f"suggested learning rate: {curve.suggestion:.2e}, half of that of the lowest loss ({curve.lowest:.2e})"
     show_result(output, {**rates, "plot": str(path), "numbers": str(numbers)}, [line])
     console.say(f"plot in {path}, numbers in {numbers}", quiet=output.quiet or output.json)
-    console.say(advice(curve, config), quiet=output.quiet or output.json)
+    console.say(advice(curve.suggestion, curve.configured, config), quiet=output.quiet or output.json)

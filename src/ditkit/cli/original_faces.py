@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import CheckpointError, UsageError
-from ..runs.folder import RunFolder
-from ..runs.lookup import run_names
-from ..runs.model_info import read_model_info
+from ..errors import UsageError
+from ..runs.lookup import run_names, run_that_knows
 from . import console, datasets, parsing
 
 REPOSITORY, NAME = "vachanvy/Diffusion_Transformer", "celeba-original"
@@ -27,7 +25,7 @@ def faces(labels: list[str] | None, runs: Path, *, yes: bool, quiet: bool) -> st
     if not wanted or not wanted <= set(FACES):
         return None
     names = run_names(runs)
-    drawing = next((name for name in names if wanted <= set(_labels(RunFolder(runs / name)))), None)
+    drawing = run_that_knows(wanted, runs)
     if drawing is not None and drawing == names[0]:
         return None
     if drawing is not None:
@@ -38,14 +36,6 @@ def faces(labels: list[str] | None, runs: Path, *, yes: bool, quiet: bool) -> st
     _confirm(f"no model here draws {' or '.join(sorted(wanted))}", yes=yes)
     with datasets.watching(quiet=quiet, yes=True):
         return str(import_model(REPOSITORY, name=NAME, runs_dir=runs, progress=console.watch(quiet=quiet)).run)
-
-
-def _labels(run: RunFolder) -> tuple[str, ...]:
-    """Of its newest checkpoint; none where there is none, or it is damaged."""
-    try:
-        return read_model_info(run.checkpoint(run.checkpoint_steps()[-1]) / "ema.safetensors").labels
-    except (IndexError, CheckpointError):
-        return ()
 
 
 def _confirm(missing: str, *, yes: bool) -> None:

@@ -303,7 +303,8 @@ def _prepared(
 
 
 def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, stop: StopRequest, *, quiet: bool) -> RunPlan:
-    from .lr_find import draw, measure, recipe_of
+    from ..runs.rates import recipe_of
+    from .lr_find import draw, measure
 
     picture = run.folder.path / "lr-find.png"
     try:

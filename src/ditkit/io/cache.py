@@ -141,6 +141,23 @@ def find(word: str, entries: Sequence[Entry]) -> Entry:
     raise unknown("entry of the cache", word, [entry.name for entry in entries])
 
 
+def choose(
+    entries: Sequence[Entry], names: Sequence[str], *, everything: bool = False, unfinished: bool = False
+) -> list[Entry]:
+    """Those of the entries that are named, or are unfinished, or everything but what other tools share.
+
+    Raises UsageError for a name that none or several have, and unless it is asked in exactly one of these ways.
+    """
+    ways = sum((bool(names), everything, unfinished))
+    if ways != 1:
+        wrong = "names, --all and --unfinished exclude each other" if ways else "missing argument: what to remove"
+        raise UsageError(wrong, "give names that `ditkit data list` shows, or --unfinished, or --all")
+    if names:
+        named = [find(name, entries) for name in names]
+        return [entry for entry in entries if entry in named]
+    return [entry for entry in entries if (everything and not entry.shared) or entry.unfinished]
+
+
 def _spellings(entry: Entry) -> set[str]:
     """Its name with its kind and without, as it is and as `data list` shows it."""
     plain = {text.as_text(entry.name), text.as_text(entry.path.name)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,3 +91,18 @@ def reconstruct(
     if not pairs:
         raise DataError("none of these images can be read", "`ditkit data show` names them and says why")
     return pairs
+
+
+def summary(pairs: Sequence[Reconstruction]) -> dict[str, float]:
+    """The mean, worst and best PSNR in dB of images that are not equal; infinite where all are."""
+    finite = [pair.psnr for pair in pairs if math.isfinite(pair.psnr)] or [math.inf]
+    return {"psnr_db": sum(finite) / len(finite), "worst_db": min(finite), "best_db": max(finite)}
+
+
+def summary_lines(figures: Mapping[str, float], count: int, config: RunConfig) -> list[str]:
+    """What was encoded and decoded, and how well, in words."""
+    (height, width), (channels, *latent) = config.data.image_size, config.shape
+    return [
+        f"{count} images of {height}x{width} as {channels}x{latent[0]}x{latent[1]} latents and back",
+        "PSNR {psnr_db:.1f} dB on average, from {worst_db:.1f} to {best_db:.1f}".format(**figures),
+    ]

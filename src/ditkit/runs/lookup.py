@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..errors import CheckpointError, UsageError, unknown
+from ..errors import CheckpointError, DataError, UsageError, unknown
 from ..io import text
 from ..io.hub import SCHEME, HubAddress, address, is_hub, parse
 from ..io.locks import keep_for_reading
@@ -41,6 +43,16 @@ def run_names(runs: Path) -> list[str]:
     return [folder.path.name for folder in newest_first]
 
 
+def run_that_knows(labels: Collection[str], runs: Path) -> str | None:
+    """The name of the newest run whose newest checkpoint draws all of these labels; None if there is none."""
+    for name in run_names(runs):
+        run = RunFolder(runs / name)
+        with contextlib.suppress(IndexError, CheckpointError):  # no checkpoint yet, or a damaged one
+            if set(labels) <= set(read_model_info(run.checkpoint(run.checkpoint_steps()[-1]) / WEIGHTS).labels):
+                return name
+    return None
+
+
 def newest_run(runs: Path) -> RunFolder:
     """The run that was worked on last. Raises DitkitError when there is none."""
     names = run_names(runs)
@@ -62,6 +74,21 @@ def find_run(word: str | None, runs: Path) -> RunFolder:
     if not run_names(runs):
         raise UsageError(f"there is no run {word!r} in {runs}", "train one with `ditkit train mnist`")
     raise unknown("run", word, run_names(runs))
+
+
+def losses_of(words: Sequence[str | None], runs: Path) -> tuple[dict[str, list[dict[str, Any]]], Path | None]:
+    """The metrics of runs by names that tell them apart, and the folder of the run if there is only one.
+
+    Raises UsageError for a run that is not there, DataError for one without losses.
+    """
+    folders = [find_run(word, runs) for word in dict.fromkeys(words)]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for folder in folders:
+        name = folder.path.resolve().name
+        rows[str(folder.path) if name in rows else name] = metrics = folder.metrics()
+        if not any("loss" in row for row in metrics):
+            raise DataError(f"{folder.path} has no losses yet", "train it first")
+    return rows, folders[0].path if len(folders) == 1 else None
 
 
 def find_weights(
