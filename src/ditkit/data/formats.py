@@ -120,7 +120,8 @@ def left_out(files: Files | None, endings: Sequence[str], reading: int) -> dict[
 
     Of files without an ending, those are counted that begin as images do; without `files` none.
     """
-    counts = Counter(ending for ending in endings if ending in LISTED - readable(reading))
+    not_read = LISTED - readable(reading)
+    counts = Counter(ending for ending in endings if ending in not_read)
     nameless = [row for row, ending in enumerate(endings) if not ending][:_MOST_SNIFFED]
     if nameless and files is not None:
         pictures = sum(_is_picture(files, row) for row in nameless)

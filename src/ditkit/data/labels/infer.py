@@ -47,8 +47,9 @@ def understand(listing: Listing, config: DataConfig) -> Understood:
     those called train and test, or so, are splits. Raises DataError without images, DitkitError for contradictions.
     """
     endings = readable(config.reading)
-    others = left_out(listing.source, [ending(name) for name in listing.source.names], config.reading)
-    listing = replace(listing, source=replace(listing.source, left_out=others))
+    spelled_endings, of_file = listing.endings
+    others = left_out(listing.source, [spelled_endings[number] for number in of_file], config.reading)
+    listing = replace(listing, source=replace(listing.source, left_out=others), known_endings=listing.endings)
     images = listing.only(endings)
     if not len(images):
         raise DataError(f"no images in {listing.where}{aside(others)}", f"ditkit reads {spelled()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +30,7 @@ class Folders:
     @classmethod
     def of(cls, images: Listing) -> Folders:
         """Those of a listing; the root's parts are none."""
-        numbers: dict[bytes, int] = {}
-        names = images.source.names
-        folders = (names.raw(row).rpartition(b"/")[0] for row in range(len(names)))
-        found = (numbers.setdefault(folder, len(numbers)) for folder in folders)
-        of_image = np.fromiter(found, dtype=np.int32, count=len(names))
-        return cls([tuple(os.fsdecode(folder).split("/")) if folder else () for folder in numbers], of_image)
+        return cls(*images.around)
 
     def around(self) -> Parts:
         """The folders that are around all images."""

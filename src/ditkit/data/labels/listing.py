@@ -6,12 +6,14 @@ import itertools
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from ..formats import ending
 from ..sources.archive import MemberSource
+from ..sources.compact_names import is_all
 from ..sources.files import FileSource
 
 T = TypeVar("T", str, bytes)
@@ -24,6 +26,7 @@ class Listing:
     where: str
     source: FileSource | MemberSource
     folders: list[bytes]  # all below it, relative to it
+    known_endings: tuple[list[str], np.ndarray] | None = None  # as `endings`, where they are known already
 
     def __len__(self) -> int:
         return len(self.source)
@@ -33,11 +36,30 @@ class Listing:
         """The folders at the top, in byte order."""
         return sorted({folder.partition(b"/")[0] for folder in self.folders})
 
+    @cached_property
+    def endings(self) -> tuple[list[str], np.ndarray]:
+        """The endings of the names, each once, and which of them each file has: int32 (N,)."""
+        if self.known_endings is not None:
+            return self.known_endings
+        numbers: dict[str, int] = {}
+        found = (numbers.setdefault(ending(name), len(numbers)) for name in self.source.names)
+        of_file = np.fromiter(found, dtype=np.int32, count=len(self))
+        return list(numbers), of_file
+
+    @cached_property
+    def around(self) -> tuple[list[tuple[str, ...]], np.ndarray]:
+        """The folders that the files are in, in parts and each once, and which of them each file is in: int32 (N,)."""
+        numbers: dict[bytes, int] = {}
+        names = self.source.names
+        folders = (names.raw(row).rpartition(b"/")[0] for row in range(len(names)))
+        found = (numbers.setdefault(folder, len(numbers)) for folder in folders)
+        of_file = np.fromiter(found, dtype=np.int32, count=len(names))
+        return [tuple(os.fsdecode(folder).split("/")) if folder else () for folder in numbers], of_file
+
     def rows(self, extensions: Collection[str]) -> np.ndarray:
         """Those that have such extensions."""
-        names = self.source.names
-        matching = (ending(name) in extensions for name in names)
-        return np.flatnonzero(np.fromiter(matching, dtype=bool, count=len(names)))
+        names, of_file = self.endings
+        return np.flatnonzero(np.array([name in extensions for name in names], dtype=bool)[of_file])
 
     def only(self, extensions: Collection[str]) -> Listing:
         """The files that have such extensions."""
@@ -45,16 +67,20 @@ class Listing:
 
     def take(self, rows: np.ndarray) -> Listing:
         """Some of the files."""
-        return replace(self, source=self.source.take(rows))
+        if is_all(rows, len(self)):
+            return self
+        names, of_file = self.endings
+        return replace(self, source=self.source.take(rows), known_endings=(names, of_file[rows]))
 
     def below(self, folder: str) -> Listing:
         """What is in a folder (with a slash at its end), with names relative to it."""
         names, start = self.source.names, os.fsencode(folder)
-        inside = (names.raw(row).startswith(start) for row in range(len(names)))
-        rows = np.flatnonzero(np.fromiter(inside, dtype=bool, count=len(names)))
+        is_inside = (names.raw(row).startswith(start) for row in range(len(names)))
+        rows = np.flatnonzero(np.fromiter(is_inside, dtype=bool, count=len(names)))
         folders = [name[len(start) :] for name in self.folders if name.startswith(start)]
         where = os.path.join(self.where, folder.rstrip("/"))  # noqa: PTH118
-        return Listing(where=where, source=self.source.take(rows).below(folder), folders=folders)
+        inside = self.take(rows)
+        return replace(inside, where=where, source=inside.source.below(folder), folders=folders)
 
 
 @dataclass(frozen=True, kw_only=True)
