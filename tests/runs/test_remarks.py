@@ -55,6 +55,11 @@ def test_dropping_every_label_is_refused():
         check_new_run(config_with(label_drop=1.0))
 
 
+def test_settings_of_apg_without_it_are_refused():
+    with pytest.raises(UsageError, match="are for APG"):
+        check_new_run(replace(RunConfig(), sample=replace(RunConfig().sample, apg_norm=3.0)))
+
+
 def test_a_new_run_is_refused_on_the_command_line_too(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = "train mnist --dry-run --set diffusion.process=diffusion --set diffusion.objective=epsilon --set "
@@ -74,6 +79,9 @@ def test_a_new_run_is_refused_on_the_command_line_too(tmp_path: Path, capsys, mo
         ({"diffusion": {"label_drop": 0.0}, "sample": {"guidance": 1.0}}, 2, None),
         ({"model": {"patch": 64}}, 2, "one patch covers the whole image"),
         ({"train": {"snapshot_every": 50_000}}, 2, "no snapshot is taken"),
+        ({"diffusion": {"beta_end": 0.01}}, 2, "a flow has no betas"),
+        ({"sample": {"reuse": 60}}, 2, "drawn by one pass through the blocks"),
+        ({"data": {"balance": True}}, 0, "there are no labels to balance"),
         ({}, 2, None),
     ],
 )

@@ -170,7 +170,12 @@ def _hush_pillow() -> None:
 
 
 def _orientation(image: Image.Image) -> Any:
-    """The EXIF orientation; a damaged one is no reason to lose the image."""
+    """The EXIF orientation; a damaged one is no reason to lose the image.
+
+    JPEG XL has another, by which its decoder turns the image (ISO 18181-2): that of EXIF does not count there.
+    """
+    if image.format == "JXL":
+        return None
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except decode_errors:

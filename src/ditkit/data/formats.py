@@ -56,10 +56,12 @@ LISTED = ENDINGS | {"", *_OTHERS.split()}  # of all files that may be images
 def ending(name: str) -> str:
     """The ending of a file's name in small letters, as the sets here have it: `.jpg_` for `a.jpg_large`."""
     name = name.rpartition("/")[2].lower()
-    if match := _SIZE.search(name):
-        return f"{match[1]}_"
     dot = name.rfind(".")
-    return name[dot:] if dot > 0 else ""
+    last = name[dot:] if dot > 0 else ""
+    if last in LISTED:  # most are, and there may be millions
+        return last
+    match = _SIZE.search(name)
+    return f"{match[1]}_" if match else last
 
 
 @cache
@@ -92,7 +94,8 @@ def formats(reading: int) -> tuple[str, ...]:
 def _is_installed(name: str) -> bool:
     if name in _PLUGINS:
         return find_spec(_PLUGINS[name][0]) is not None
-    return name not in _PILLOW_MAY_LACK or bool(features.check(_PILLOW_MAY_LACK[name]))
+    feature = _PILLOW_MAY_LACK.get(name)  # an older Pillow does not know them all
+    return feature is None or (feature in {*features.modules, *features.codecs} and bool(features.check(feature)))
 
 
 def left_out_of(dataset: object) -> Mapping[str, int]:

@@ -24,6 +24,7 @@ from ..io import safetensors
 from ..io.atomic import make_folder, sha256_of, write_atomically
 from ..io.npz import ImageFile
 from ..io.paths import cache_folder
+from ..runs.remarks import usable_guidance
 from ..sampling.generate import sample_batches
 from .features import Extractor, Features
 from .judge import MIN_SAMPLES, Judge
@@ -32,6 +33,8 @@ from .reference import OnImage
 from .report import DEFAULT_SAMPLES
 
 CHUNK = 128  # images; what is lost at most when an evaluation is stopped
+# Settings of sampling that came later: figures of before are those of their absence.
+_ADDED = ("clamp", "guidance_rescale", "apg", "apg_norm", "apg_momentum")
 _TIMED = 16  # images that are drawn to estimate how long all will take
 
 
@@ -154,7 +157,7 @@ def evaluate(
         raise UsageError(
             f"{samples} images say nothing", f"draw {MIN_SAMPLES} or more, {DEFAULT_SAMPLES:,} for figures to publish"
         )
-    settings = settings or trained.info.config.sample
+    settings, _ = usable_guidance(trained.info.config, len(trained.info.labels), settings, guide=guide is not None)
     plan = plan_labels(trained.info.labels, judge.reference.labels, samples, labels_as)
     about = _about(trained, judge, settings, guide, plan, seed=seed)
     kept = {"images": samples, "extractor": judge.extractor, "keeps_images": npz is not None}
@@ -239,7 +242,7 @@ def _about(
     trained: Trained, judge: Judge, settings: SampleConfig, guide: Trained | None, plan: LabelPlan, *, seed: int
 ) -> dict[str, Any]:
     """All that the metrics depend on."""
-    sampling = {key: value for key, value in asdict(settings).items() if key != "clamp" or value}
+    sampling = {key: value for key, value in asdict(settings).items() if key not in _ADDED or value}
     drawn = {"weights": _file_hash(trained.source), "samples": len(plan.labels), "first_seed": seed, **sampling}
     if guide is not None:
         drawn |= {"guide": _file_hash(guide.source), "guide_step": guide.info.step}

@@ -14,6 +14,7 @@ from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights, model_name
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 from ..runs.public import public_card
+from ..runs.remarks import usable_guidance
 from .diffusers_config import check_expressible, is_pipeline
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -97,7 +98,8 @@ def export(
 
 def python_of(pipeline: Exported) -> str:
     """The Python that draws an image with an exported pipeline of diffusers."""
-    settings, labels = pipeline.info.config.sample, pipeline.info.labels
+    labels = pipeline.info.labels
+    settings, _ = usable_guidance(pipeline.info.config, len(labels), guide=False)
     label = f"pipe.get_label_ids([{json.dumps(labels[0])}])" if labels else "[0]"
     drawn = f"pipe({label}, guidance_scale={settings.guidance:g}, num_inference_steps={settings.steps})"
     opened = f"diffusers.DiTPipeline.from_pretrained({json.dumps(str(pipeline.path))})"

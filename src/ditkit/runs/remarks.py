@@ -32,6 +32,8 @@ def check_new_run(config: RunConfig) -> None:
             "sampling begins at pure noise",
             "leave out diffusion.beta_start and diffusion.beta_end: they are then scaled to the number of timesteps",
         )
+    if not config.sample.apg and (config.sample.apg_norm is not None or config.sample.apg_momentum):
+        raise UsageError("sample.apg_norm and sample.apg_momentum are for APG", "add --set sample.apg=true")
     if diffusion.label_drop == 1:
         raise UsageError(
             "diffusion.label_drop is 1: no label would be learnt",
@@ -50,6 +52,10 @@ def remarks(config: RunConfig, labels: int) -> Iterator[str]:
         )
     if labels > 1 and config.diffusion.label_drop == 0 and config.sample.guidance != 1:
         yield "guidance is off in samples: no label is ever left out in training (diffusion.label_drop is 0)"
+    if config.diffusion.process == "flow" and (config.diffusion.beta_start or config.diffusion.beta_end):
+        yield "diffusion.beta_start and beta_end do nothing: a flow has no betas (diffusion.process)"
+    if config.sample.reuse > config.sample.steps:
+        yield f"every image is drawn by one pass through the blocks: sample.reuse {config.sample.reuse} is too much"
     if config.data.balance and labels < 2:
         yield "data.balance does nothing: there are no labels to balance"
     if config.data.image_size == (patch, patch):
@@ -58,12 +64,14 @@ def remarks(config: RunConfig, labels: int) -> Iterator[str]:
         yield f"no snapshot is taken: train.snapshot_every {train.snapshot_every:,} is more than the run's steps"
 
 
-def usable_guidance(config: RunConfig, labels: int, *, guide: bool) -> tuple[SampleConfig, str]:
+def usable_guidance(
+    config: RunConfig, labels: int, settings: SampleConfig | None = None, *, guide: bool
+) -> tuple[SampleConfig, str]:
     """How a model is sampled, without guidance where it has none, and what is to be said about it.
 
-    `labels` is how many it has; with a `guide`, another model stands for no label.
+    `labels` is how many it has, and `settings` are its own if None; with a `guide`, another model stands for no label.
     """
-    settings = config.sample
+    settings = settings or config.sample
     if guide or labels == 0 or settings.guidance == 1:
         return settings, ""
     if config.diffusion.label_drop == 0:
