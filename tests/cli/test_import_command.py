@@ -22,6 +22,7 @@ from ditkit import import_model, load, recipes
 from ditkit.cli import app, original_faces
 from ditkit.errors import UsageError
 from ditkit.io import safetensors
+from ditkit.io.shared import shared_cache
 from ditkit.runs.folder import RunFolder
 
 TINY = (
@@ -316,8 +317,12 @@ def test_a_pipeline_of_pickles_alone_is_fetched_imported_and_drawn(place: Path, 
     out, err = done(capsys, "import someone/DiT-XL-2-256 --as imagenet")
     assert out == "runs/imagenet\n" and "this is diffusers DiTPipeline" in err
     assert not any("fp16" in name or "README" in name for name in server.asked)
+    shutil.rmtree(shared_cache())  # the autoencoder is named on the hub, not in this machine's cache
     done(capsys, f"sample --model imagenet --labels tench --quiet {DRAW}")
     assert list(place.glob("samples/*/*.png"))
+    autoencoder = RunFolder(place / "runs/imagenet").read_config().autoencoder
+    assert autoencoder.source == "someone/DiT-XL-2-256" and len(autoencoder.revision or "") == 40
+    done(capsys, f"sample --model imagenet --autoencoder someone/DiT-XL-2-256 --labels tench --quiet {DRAW}")
 
 
 # --- faces that nobody here draws

@@ -65,6 +65,18 @@ def test_averaged_weights_come_first_and_the_raw_ones_with_them(tree: Any) -> No
     assert choice.raw is not None and torch.equal(choice.raw.tensors[MARK], RAW[MARK])
 
 
+def test_other_tables_with_the_same_names_are_no_weights() -> None:
+    tree = {"optimizer": {"exp_avg": RAW, "state": EMA}, "grads": RAW, "net": list(EMA.items())}
+    (network,) = find_networks(tree, MARK)
+    assert network.place == "net" and is_ema(network.tensors)
+
+
+def test_tensors_without_numbers_are_parts_of_a_checkpoint() -> None:
+    with pytest.raises(CheckpointError, match=r"without numbers \(x_embedder") as caught:
+        choose(find_networks({"module": {MARK: torch.empty(0)}}, MARK)).check_size(Path("x.pt"))
+    assert "zero_to_fp32.py" in str(caught.value.hint)
+
+
 def test_of_several_averages_the_one_taken_is_named_and_another_can_be() -> None:
     networks = find_networks({"ema": EMA, "ema_0.999": RAW, "model": RAW}, MARK)
     choice = choose(networks)

@@ -17,6 +17,7 @@ from ..io.weight_files import component_files, is_component
 
 PIXEL = "pixel"
 CONFIG = "config.json"
+IN_PIPELINE = "vae"  # its folder in that of a whole pipeline
 BY_HAND = (
     "check the network, or get config.json and diffusion_pytorch_model.safetensors by hand and name their folder: "
     "--autoencoder FOLDER"
@@ -56,7 +57,8 @@ def settings(word: str) -> dict[str, Any]:
     if is_repository(word):
         from ..io.snapshot import snapshot
 
-        folder = snapshot(word, kind="model", wanted=(CONFIG,), by_hand=BY_HAND)
+        configs = {CONFIG, f"{IN_PIPELINE}/{CONFIG}"}
+        folder = autoencoder_folder(snapshot(word, kind="model", wanted=configs.__contains__, by_hand=BY_HAND))
         return {**nothing, **described(read_config(folder)), "source": word}
     if "/" in word or word.startswith("."):
         raise UsageError(f"there is no folder {word}", not_there(word))
@@ -96,7 +98,7 @@ def is_repository(word: str) -> bool:
 
 def autoencoder_folder(path: Path) -> Path:
     """The folder itself, or the `vae` folder in that of a whole pipeline. Raises DataError if neither is one."""
-    for folder in (path, path / "vae"):
+    for folder in (path, path / IN_PIPELINE):
         if (folder / CONFIG).is_file():
             return folder
     raise DataError(
@@ -141,8 +143,10 @@ def find_files(config: RunConfig) -> Path:
 
         revision = config.autoencoder.revision
         names = files_of(source, kind="model", revision=revision, by_hand=BY_HAND, needed=is_component)
-        wanted = (CONFIG, *component_files(names, source))
-        folder = snapshot(source, kind="model", revision=revision, wanted=wanted, by_hand=BY_HAND)
+        below = "" if CONFIG in names else f"{IN_PIPELINE}/"
+        files = component_files([name.removeprefix(below) for name in names], source)
+        wanted = [below + name for name in (CONFIG, *files)]
+        folder = snapshot(source, kind="model", revision=revision, wanted=wanted, by_hand=BY_HAND) / below
     else:
         raise DataError(f"the autoencoder's folder {source} does not exist", "name it with --autoencoder FOLDER")
     weights(folder)

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..autoencoders.files import IN_PIPELINE
 from ..autoencoders.files import settings as autoencoder_settings
 from ..errors import MachineError, UsageError, unknown
 from ..io import atomic, text
-from ..io.hub import is_hub, parse
-from ..io.paths import check_space
+from ..io.hub import COMMIT, is_hub, parse
+from ..io.paths import check_space, expanded
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..io.snapshot import source_of
 from ..runs import folder as run_folder
@@ -65,8 +66,7 @@ def import_model(
 ) -> ImportedModel:
     """Convert a model of another project into a run: the original's ckpt.pt, Meta's DiT, SiT, a DiTPipeline.
 
-    The format is recognised; nothing in a pickle is executed. Downloads report and ask as `io.progress.reporting_to`
-    says.
+    Nothing in a pickle is executed. Downloads report and ask as `io.progress.reporting_to` says.
 
     Args:
         source: a file of weights, the folder of a pipeline or of a training's results, a repository of the hub
@@ -99,6 +99,7 @@ def import_model(
         from .detect import read_foreign
     with progress(f"reading {path.name} …"):
         foreign = named(read_foreign(path, settings, project, state_dict), class_names)
+        foreign = _with_autoencoder_on_hub(foreign, path, origin)
     with progress(f"writing {folder.path} …"):
         checkpoint = write_foreign_as_run(folder, foreign, origin)
     return ImportedModel(
@@ -110,6 +111,24 @@ def import_model(
         losses=len(foreign.losses),
         notes=foreign.notes,
     )
+
+
+def _with_autoencoder_on_hub(foreign: ForeignModel, path: Path, origin: str) -> ForeignModel:
+    """A pipeline's model that names its autoencoder on the hub, if it is from there, not in this machine's cache.
+
+    `path` is where the repository's files are: …/models--user--name/snapshots/COMMIT.
+    """
+    section = foreign.info.config.autoencoder
+    if (
+        not is_hub(origin)
+        or section.source is None
+        or expanded(section.source).resolve() != (path / IN_PIPELINE).resolve()
+    ):
+        return foreign
+    repo = parse(source_of(path)).repo
+    changed = dataclasses.replace(section, source=repo, revision=path.name if COMMIT.fullmatch(path.name) else None)
+    config = dataclasses.replace(foreign.info.config, autoencoder=changed)
+    return dataclasses.replace(foreign, info=dataclasses.replace(foreign.info, config=config))
 
 
 def pull(

@@ -28,6 +28,8 @@ from .unpickle import Unread
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
+# keys of tables that have the names of weights
+_NO_WEIGHTS = re.compile(r"exp_avg|momentum|optim(izer)?(?![a-z])|grads?(?![a-z])", re.IGNORECASE)
 _DEEPEST = 16  # containers in each other
 _CONTAINERS = (Mapping, Unread, list, tuple)
 _MOST_NETWORKS = 32  # a hostile file may have as many as it likes
@@ -68,6 +70,11 @@ class Choice:
         """Raise CheckpointError for a file whose tensors all show the same numbers: as copies they are far larger."""
         for network in self.networks:
             values = network.tensors.values()
+            if empty := next((name for name, value in network.tensors.items() if not value.numel()), None):
+                raise CheckpointError(
+                    f"{path} has a tensor without numbers ({empty}): it is a part of a checkpoint of several processes",
+                    "save all of it: with DeepSpeed's ZeRO-3, zero_to_fp32.py does",
+                )
             stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in values}
             if sum(value.nbytes for value in values) > 2 * sum(stored.values()):
                 raise CheckpointError(
@@ -139,6 +146,8 @@ def _networks(keys: tuple[str, ...], table: Mapping[Any, Any], mark: str) -> Ite
     named = ((name, value) for name, value in table.items() if isinstance(name, str) and isinstance(value, Tensor))
     tensors = {_unwrapped(name): value for name, value in named}
     ends = [name for name in tensors if name == mark or name.endswith(f".{mark}")]
+    if any(map(_NO_WEIGHTS.search, keys)):
+        return
     prefixes = sorted((name.removesuffix(mark) for name in ends), key=len, reverse=True)[:_MOST_NETWORKS]
     by_prefix = any(map(_AVERAGED.search, prefixes))  # as in ema-pytorch's table "ema", which has both
     words = () if by_prefix else keys
@@ -170,6 +179,8 @@ def tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
 def _table(value: Any) -> Mapping[Any, Any] | None:
     """A value as a table; None for what has no names."""
     if isinstance(value, (list, tuple)):
+        if all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in value):
+            return dict(value)  # of named_parameters()
         return dict(enumerate(value)) if len(value) <= _LONGEST else None
     if not isinstance(value, Unread):
         return value if isinstance(value, Mapping) else None

@@ -38,6 +38,7 @@ _OTHERS = {  # part of a tensor's name: what the model is
     "transformer_blocks.": "a transformer of diffusers: give the folder of its whole pipeline, with model_index.json",
     "down_blocks.": "a U-Net or an autoencoder of diffusers",
     "encoder.down.": "an autoencoder of latent-diffusion",
+    "_flat_param": "a part of a model of FSDP, whose tensors are one: save its full state dict",
     "lora_": "a LoRA, which changes another model: merge them, and import the result",
 }
 _CHANGED = {  # part of a tensor's name in a DiT of Meta's: whose network it is, and what it computes in another way
