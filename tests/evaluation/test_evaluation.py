@@ -112,6 +112,14 @@ def test_labels_drawn_a_set_number_of_times_leave_the_kid_without_bias():
     assert np.mean([value for value, _ in plain]) < -5 * values.std()
 
 
+def test_labels_that_were_drawn_once_say_nothing_of_pairs():
+    drawn, real = gaussians(50, 0.2, 1), gaussians(80, 0, 1, seed=1)
+    plain = kid(drawn, real)
+    assert kid(drawn, real, labels=[str(number) for number in range(50)]) == pytest.approx(plain)
+    assert kid(drawn, real, labels=["one"] * 50) == pytest.approx(plain)
+    assert kid(drawn, real, labels=[None] * 50) == plain
+
+
 def test_statistics_without_the_first_images_are_those_of_the_others():
     features = gaussians(50, 1, 2)
     rest, without = statistics(features[20:]), without_first(statistics(features), features[:20])

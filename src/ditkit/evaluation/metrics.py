@@ -105,9 +105,12 @@ def kernel_sums(points_NF: np.ndarray, labels: Sequence[str | None] = ()) -> np.
 
 
 def _rows_of_labels(labels: Sequence[str | None]) -> list[np.ndarray]:
-    """The indices of the images of each label that has two or more; none where the images have no labels."""
-    names, label_N = np.unique([str(label) for label in labels], return_inverse=True)
-    rows = [np.flatnonzero(label_N == label) for label in range(len(names))] if any(labels) else []
+    """The indices of the images of each label, and together those whose label no other has; none without labels."""
+    if not any(labels):
+        return []
+    names, label_N, count_N = np.unique([str(label) for label in labels], return_inverse=True, return_counts=True)
+    label_N = np.where(count_N[label_N] == 1, len(names), label_N)
+    rows = [np.flatnonzero(label_N == label) for label in range(len(names) + 1)]
     return [indices for indices in rows if len(indices) > 1]
 
 
