@@ -57,9 +57,7 @@ def test_ways_are_judged_and_what_they_depend_on_is_said(tmp_path, capsys):
     assert answer["ways"][0]["judged"]["drawn"]["labels_as"] == "data"
     table = next((tmp_path / "sweeps").glob("*/sweep.md")).read_text(encoding="utf-8").splitlines()
     assert written(bad, "frechet") in table[2] and written(good, "frechet") in table[3]
-    assert (
-        "30 images a row against 300 real ones, of which 30 have " in table[5] and "against the other 270" in table[5]
-    )
+    assert "30 images a row against 300 real ones (the Fréchet distance of 30 of these to the other 270 is" in table[5]
     assert "labels as often as the real images have them" in table[5] and "ms an image, 2 at once" in table[0]
     assert sweep(capsys, "--samples", "20", "--labels-as", "even", "--out", "even")[0] == 0
     assert "labels in turn" in (tmp_path / "even/sweep.md").read_text(encoding="utf-8")
