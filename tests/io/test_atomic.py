@@ -187,7 +187,7 @@ def test_a_worker_that_dies_is_one_clear_error_and_the_checkpoints_stay(tiny, tm
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     monkeypatch.setattr(loop.workers, "iterate", dying)
-    with pytest.raises(MachineError, match=r"ended or hangs: .*pid 7.*step 5 is kept") as caught:
+    with pytest.raises(MachineError, match=r"ended or hangs: .*pid 7.*step 7 is kept") as caught:
         run(tiny(), tmp_path / "r")
     assert "data.workers=0" in str(caught.value.hint)
 
