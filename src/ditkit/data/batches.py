@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,6 +90,11 @@ class Batches:
         mirrored = flips(self._seed, positions) if self._flip else np.zeros(len(positions), dtype=bool)
         return self._reader.read(indices, mirrored, positions)
 
+    def replace(self, indices: Collection[int]) -> None:
+        """Never look at these images again: others have taken their place, and must keep it when a run goes on."""
+        if isinstance(self._reader, Decoded):
+            self._reader.replaced.update(indices)
+
     def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of start_step, start_step + 1, …, prepared ahead by a thread that ends with the iterator.
 
@@ -104,7 +109,10 @@ class Batches:
     def without_cache(self) -> Batches:
         """The same stream, keeping nothing in memory: for processes, each of which would keep it all."""
         place = BatchTarget(cache_bytes=0)
-        return Batches(self._reader, self._batch_size, self._seed, self._flip, self._share, place)
+        batches = Batches(self._reader, self._batch_size, self._seed, self._flip, self._share, place)
+        if isinstance(self._reader, Decoded):
+            batches.replace(self._reader.replaced)
+        return batches
 
 
 class Decoded:
@@ -112,6 +120,7 @@ class Decoded:
 
     def __init__(self, dataset: Dataset, seed: int, place: BatchTarget):
         self._dataset, self._seed, self._threads = dataset, seed, place.threads
+        self.replaced: set[int] = set()  # images that another takes the place of
         self._bad: dict[int, str] = {}
         self._shape: tuple[int, ...] | None = None
         self._shape = self._decode_all([0])[0].shape[1:]
@@ -155,6 +164,8 @@ class Decoded:
         """The image and label of an index, or of its replacement, and what could not be read for them."""
         bad: dict[int, str] = {}
         for candidate in itertools.chain([index], replacements(self._seed, index, len(self._dataset))):
+            if candidate in self.replaced:
+                continue
             try:
                 image, label = self._dataset[candidate]
             except DataError as error:
@@ -166,7 +177,7 @@ class Decoded:
                     "a dataset must give images of one size",
                 )
             return image, label, bad
-        raise DataError(f"hardly any image can be read: {bad[index]}", "check that the files are whole")
+        raise DataError(f"hardly any image can be read: {bad.get(index, '')}", "check that the files are whole")
 
 
 def replacements(seed: int, index: int, length: int) -> Iterator[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from ..errors import DataError
+from ..errors import DataError, MachineError
 from ..io.reading import open_regular
 from .colour import to_srgb
 from .formats import formats
@@ -30,6 +32,9 @@ MOST_PIXELS = 64_000_000
 # Pillow raises almost any exception for damaged files.
 decode_errors = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 decode_errors += (AttributeError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
+# Of an image that is not there, or is something else; any other number is the machine's.
+_OF_THE_IMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO)
+_RETRIES = (0.1, 0.5, 2.0)  # seconds to wait before the machine is asked again
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,7 +72,20 @@ class Header:
 def examine(
     opener: Callable[[], IO[bytes]], name: str, config: DataConfig, smallest: tuple[int, int] | None = None
 ) -> tuple[Image.Image, Header]:
-    """The image as `decode` gives it, and the file's header. Raises DataError."""
+    """The image as `decode` gives it, and the file's header.
+
+    Raises DataError for a damaged or missing image, MachineError where the machine fails to read it for some seconds.
+    """
+    for seconds in _RETRIES:
+        with suppress(MachineError):
+            return _examined(opener, name, config, smallest)
+        time.sleep(seconds)
+    return _examined(opener, name, config, smallest)
+
+
+def _examined(
+    opener: Callable[[], IO[bytes]], name: str, config: DataConfig, smallest: tuple[int, int] | None
+) -> tuple[Image.Image, Header]:
     try:
         with opened(opener, config) as image:
             size, mode = image.size, image.mode
@@ -82,7 +100,20 @@ def examine(
             size = size[::-1] if is_exchanged else size
             return plain, Header(size=size, format=image.format or "", mode=mode, profile=profile)
     except decode_errors as error:
-        raise DataError(f"cannot read the image {name}: {_why(error, config)}", "replace it or take it away") from None
+        text = f"cannot read the image {name}: {_why(error, config)}"
+        if _is_of_the_machine(error):
+            raise MachineError(text, "when it can be read again, the same command goes on") from None
+        raise DataError(text, "replace it or take it away") from None
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Whether reading failed for another reason than the image: too many open files, a disk or network drive, memory.
+
+    Such an image must not be taken for a damaged one, which another takes the place of.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_IMAGE
 
 
 def to_plain(image: Image.Image, config: DataConfig) -> tuple[Image.Image, str]:

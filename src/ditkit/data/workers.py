@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..config import DataConfig
-from ..errors import DataError
+from ..errors import DitkitError
 from .batches import Batch, Batches
 
 _ENDLESS = 2**40  # steps
@@ -83,7 +83,9 @@ def _end(ready: Any, workers: Collection[BaseProcess]) -> None:
         worker.join()
 
 
-def _received(ready: Iterator[Batch | DataError], workers: Collection[BaseProcess], patience: float) -> Iterator[Batch]:
+def _received(
+    ready: Iterator[Batch | DitkitError], workers: Collection[BaseProcess], patience: float
+) -> Iterator[Batch]:
     """The batches as they come. torch checks its workers only when a wait is over: so the waits are short."""
     waited = 0.0
     with contextlib.closing(_Watchdog(workers, patience + 2 * _CHECK_EVERY)) as watchdog:
@@ -99,7 +101,7 @@ def _received(ready: Iterator[Batch | DataError], workers: Collection[BaseProces
                     raise
                 continue
             waited = 0.0
-            if isinstance(batch, DataError):
+            if isinstance(batch, DitkitError):
                 raise batch
             yield batch
 
@@ -138,10 +140,10 @@ class _Steps(TorchDataset):
     def __init__(self, batches: Batches):
         self._batches = batches
 
-    def __getitem__(self, step: int) -> Batch | DataError:
+    def __getitem__(self, step: int) -> Batch | DitkitError:
         try:
             return self._batches.batch(step)
-        except DataError as error:
+        except DitkitError as error:
             return error
 
 

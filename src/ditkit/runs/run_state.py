@@ -87,6 +87,7 @@ class State:
     validation_loss: FiniteFloat | None = None  # measured at this very step
     images: int = 0  # of the data set; 0 in checkpoints of an earlier ditkit
     latents: LatentStats | None = None
+    replaced: tuple[int, ...] = ()  # images that could not be read, so that others have taken their place
     recovery: LossHealth = field(default_factory=LossHealth)
 
 

@@ -16,6 +16,10 @@ from .session import TrainingSession
 def open_bad_images(session: TrainingSession, *, same_images: bool) -> None:
     """Read the list of an earlier start, unless the images are others now, and add the held-out ones."""
     path = session.folder.bad_files
+    if same_images:
+        session.batches.replace(session.replaced)
+    else:
+        session.replaced.clear()
     if session.group.is_main and path.exists() and not same_images:
         path.unlink()
     elif session.group.is_main and path.exists():
@@ -26,15 +30,18 @@ def open_bad_images(session: TrainingSession, *, same_images: bool) -> None:
         session.bad = dict.fromkeys(line for line in lines if line)
     session.bad = session.group.broadcast(session.bad)
     if any(session.group.all_gather(bool(session.validation.bad))):
-        note_bad_images(session, session.validation.bad)
+        note_bad_images(session, session.validation.bad, held_out=True)
 
 
-def note_bad_images(session: TrainingSession, bad: Mapping[int, str]) -> None:
+def note_bad_images(session: TrainingSession, bad: Mapping[int, str], *, held_out: bool = False) -> None:
     """List images that could not be read, index -> reason, of all processes, which must call this together.
 
     Raises DataError when they are too many.
     """
-    reasons = (_line(reason) for own in session.group.all_gather(dict(bad)) for reason in own.values())
+    gathered = session.group.all_gather(dict(bad))
+    if not held_out:
+        session.replaced.update(index for own in gathered for index in own)
+    reasons = (_line(reason) for own in gathered for reason in own.values())
     new = [reason for reason in dict.fromkeys(reasons) if reason not in session.bad]
     session.bad |= dict.fromkeys(new)
     path = session.folder.bad_files

@@ -200,10 +200,10 @@ def _round_off(session: TrainingSession, metrics: dict[str, float]) -> None:
 
 @contextlib.contextmanager
 def _saving_on_bad_data(session: TrainingSession) -> Iterator[None]:
-    """Data that ends the run inside: the steps so far are saved first."""
+    """Data that ends the run inside, or a machine that cannot read them: the steps so far are saved first."""
     try:
         yield
-    except DataError:
+    except (DataError, MachineError):
         emergency_save(session)
         raise
 

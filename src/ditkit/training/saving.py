@@ -60,6 +60,7 @@ def _write(session: TrainingSession) -> None:
                 validation_loss=session.validated[1] if session.validated and at_this_step else None,
                 recovery=session.loss_health,
                 latents=session.codec.stats,
+                replaced=tuple(sorted(session.replaced)),
             ),
             trainable=session.trainable,
         )

@@ -54,6 +54,7 @@ class TrainingSession:
     saved: int | None = None  # step of the newest checkpoint
     validated: tuple[int, float] | None = None  # step and validation loss
     bad: dict[str, None] = field(default_factory=dict)  # images that were replaced, as bad_files.txt lists them
+    replaced: set[int] = field(default_factory=set)  # their indices
     committing: bool = False  # weights and logs are not of one step now: not a moment to save
 
     @property

@@ -221,7 +221,7 @@ def _restore(
 def _continue_from(session: TrainingSession, state: State, force_change: Collection[str]) -> None:
     """Continue where a state left off, and warn of what is not as it was."""
     session.step = session.saved = state.step
-    session.loss_health = state.recovery
+    session.loss_health, session.replaced = state.recovery, set(state.replaced)
     if any(key.startswith("diffusion.") for key in force_change):
         session.loss_health = state.recovery.with_other_losses()
     now = environment(session)
