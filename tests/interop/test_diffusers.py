@@ -525,7 +525,7 @@ def test_a_scheduler_of_the_same_process_is_taken_and_what_differs_is_said(
 @pytest.mark.parametrize("name", ["EDMEulerScheduler", "LCMScheduler", "CogVideoXDDIMScheduler", "None"])
 def test_a_scheduler_of_another_process_is_refused_by_name(name: str, tmp_path: Path):
     stock = write_stock(tmp_path / "stock")
-    with pytest.raises(CheckpointError, match=f"process of a {name}"):
+    with pytest.raises(CheckpointError, match=f"process of {name}"):
         read_with(stock, _class_name=name)
 
 

@@ -48,6 +48,13 @@ class ForeignModel:
     notes: tuple[str, ...] = ()  # what was taken, left out or assumed: a line each, for the user
 
 
+def note_on_label_drop(info: ModelInfo) -> tuple[str, ...]:
+    """A line on a model whose training never left out a label, so that guidance has nothing to lead away from."""
+    if not info.labels or info.config.diffusion.label_drop:
+        return ()
+    return ("its labels were never dropped in training, so that guidance means nothing: it is off (guidance 1)",)
+
+
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Tensors as another type. Raises UsageError where a number is too large for it."""
     converted = {name: value.to(dtype) for name, value in tensors.items()}

@@ -110,8 +110,11 @@ def read_scheduler_config(tree: Mapping[str, Any], path: Path, *, learned_sigma:
     name = str(tree.get("_class_name"))
     flow = name in _FLOWS or bool(tree.get("use_flow_sigmas"))
     if name not in _FLOWS and name not in _DIFFUSIONS:
-        known = ", ".join(sorted(word.removesuffix("Scheduler") for word in (*_FLOWS, *_DIFFUSIONS)))
-        raise CheckpointError(f"{path}: ditkit does not know the process of a {name}", f"it knows those of {known}")
+        raise CheckpointError(
+            f"{path}: ditkit does not have the process of {name}",
+            "it has diffusions with linear betas (DDIM, DDPM, DPMSolver, UniPC, Euler, PNDM …) and flows "
+            "(FlowMatchEuler, FlowMatchHeun)",
+        )
     diffusion = _process(tree, path, flow=flow, learned_sigma=learned_sigma)
     return _sampling(name, tree, diffusion, pixels=pixels)
 

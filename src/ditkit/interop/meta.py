@@ -22,7 +22,7 @@ from ..errors import CheckpointError, UsageError
 from ..models import presets
 from ..runs.model_info import LatentStats, ModelInfo
 from . import remap
-from .base import ForeignModel, class_names
+from .base import ForeignModel, class_names, note_on_label_drop
 from .projects import ORIGINAL, Meaning, meaning_of
 from .remap import Layer, block_layers, linear, patch_layer, reordered
 from .state_dicts import Choice
@@ -74,7 +74,7 @@ def read(
         ema=ema,
         raw=raw[0] if raw else None,
         names_are_assumed=True,
-        notes=(*reader.assumed, *networks[0][1]),
+        notes=(*reader.assumed, *note_on_label_drop(info), *networks[0][1]),
     )
 
 

@@ -19,7 +19,7 @@ from .. import recipes
 from ..errors import UsageError
 from ..runs.model_info import ModelInfo
 from . import remap
-from .base import ForeignModel
+from .base import ForeignModel, note_on_label_drop
 from .projects import ORIGINAL
 from .remap import block_layers, channels_first, linear, patch_layer, reordered, stacked
 from .state_dicts import Choice
@@ -75,7 +75,7 @@ def read(
         raw=raw[0] if raw else None,
         losses=losses,
         names_are_assumed=info.labels != FACES,
-        notes=(*notes, *networks[0][1]),
+        notes=(*notes, *note_on_label_drop(info), *networks[0][1]),
     )
 
 
