@@ -12,6 +12,7 @@ from ditkit.cli import parsing
 from ditkit.errors import UsageError
 from ditkit.events import Finished, Started, Stepped, Validated
 from ditkit.io import text
+from ditkit.runs.label_words import expand_labels
 from ditkit.visual.training_progress import TrainingProgress, next_steps
 
 # --- labels, durations, names
@@ -49,17 +50,17 @@ def test_labels_spread_until_the_next_option(given: str, expected: str) -> None:
     ],
 )
 def test_labels_can_be_listed_and_repeated(given: list[str], expected: list[str]) -> None:
-    assert parsing.expand_labels(given, ("cat", "dog", "a,b", "x*2", "-1")) == expected
+    assert expand_labels(given, ("cat", "dog", "a,b", "x*2", "-1")) == expected
 
 
 def test_classes_have_numbers_where_no_label_is_one() -> None:
-    assert parsing.expand_labels(["1*2,dog", "0"], ("cat", "dog")) == ["dog", "dog", "dog", "cat"]
-    assert parsing.expand_labels(["1"], ("2", "1")) == ["1"]
+    assert expand_labels(["1*2,dog", "0"], ("cat", "dog")) == ["dog", "dog", "dog", "cat"]
+    assert expand_labels(["1"], ("2", "1")) == ["1"]
     with pytest.raises(UsageError, match="unknown label '0'"):
-        parsing.expand_labels(["0"], ("cat", "-1"))
+        expand_labels(["0"], ("cat", "-1"))
     for word in ("2", "0000000001"):
         with pytest.raises(UsageError, match=f"there is no class {word}") as caught:
-            parsing.expand_labels([word], ("cat", "dog"))
+            expand_labels([word], ("cat", "dog"))
         assert "numbers 0 to 1" in str(caught.value.hint)
 
 
@@ -80,13 +81,13 @@ def test_classes_have_numbers_where_no_label_is_one() -> None:
 )
 def test_wrong_labels_are_refused(given: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        parsing.expand_labels(given, ("cat", "dog"))
+        expand_labels(given, ("cat", "dog"))
 
 
 def test_a_model_without_labels_draws_any() -> None:
-    assert parsing.expand_labels(["any*3"], ()) == ["any"] * 3
+    assert expand_labels(["any*3"], ()) == ["any"] * 3
     with pytest.raises(UsageError, match="this model has no labels, so no 'cat' either"):
-        parsing.expand_labels(["cat"], ())
+        expand_labels(["cat"], ())
 
 
 @pytest.mark.parametrize(

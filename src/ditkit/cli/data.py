@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..io import text
-from . import complete, console
+from . import complete, console, tables
 from .opt import examples, only, opt
 from .options import Data, Device, Latents, Output, Settings
 from .outputs import png_path, show_result
@@ -179,20 +179,17 @@ def list_(output: Annotated[Output, only("json")]) -> None:
         entries = [entry.record for entry in cache.entries()]
     total = sum(entry["bytes"] for entry in entries)
     record = {"cache": str(cache_dir()), "datasets": descriptions, "entries": entries, "bytes": total}
-    show_result(output, record, [*_dataset_lines(descriptions), *_cache_lines(entries, total, cache_dir())])
+    show_result(
+        output,
+        record,
+        ["datasets:", *tables.columns(descriptions, indent="  "), *_cache_lines(entries, total, cache_dir())],
+    )
     if output.json:
         return
     if any(entry["unfinished"] for entry in entries):
         console.say("`ditkit data remove --unfinished` removes what downloads and other work have left unfinished")
     for link in cache.links():
         console.say(f"warning: {link} leads elsewhere; what is there is neither listed nor removed")
-
-
-def _dataset_lines(descriptions: dict[str, str]) -> Iterator[str]:
-    width = max(map(len, descriptions), default=0)
-    yield "datasets:"
-    for name, description in descriptions.items():
-        yield f"  {name:<{width}}  {description}".rstrip()
 
 
 def _cache_lines(entries: list[dict[str, Any]], total: int, folder: Path) -> Iterator[str]:

@@ -16,7 +16,6 @@ from ..errors import DataError
 from ..runs.folder import RunFolder
 from ..runs.target import Target, resolve
 from ..runtime import launch
-from ..runtime.distributed import ProcessGroup
 from . import console
 from .opt import changes
 
@@ -129,15 +128,3 @@ def _agreed(text: str, *, yes: bool) -> bool:
     """The user's answer; yes where there is nobody to ask, or several processes would ask at once."""
     asks = sys.stdin is not None and sys.stdin.isatty() and console.stderr().is_terminal and not launch.has_launcher()
     return console.agreed(f"{text}?", yes=yes or not asks)
-
-
-@contextmanager
-def launched_together(device: str, *, quiet: bool) -> Iterator[ProcessGroup]:
-    """This process with those launched beside it by torchrun or accelerate; torch is imported only if there are any."""
-    if launch.launched()[1] == 1:
-        yield ProcessGroup()
-        return
-    with console.loading_torch(quiet=quiet):
-        from ..runtime.distributed import join
-    with join(device) as (group, _):
-        yield group

@@ -83,7 +83,8 @@ def run(
     """
     from ..evaluation.report import check_features, report_lines
     from ..runs.metrics import append_evaluation
-    from .datasets import launched_together, watching
+    from ..runtime.distributed import join_launched
+    from .datasets import watching
     from .sample_request import resolve_request
 
     def prepare() -> _Case:
@@ -99,7 +100,7 @@ def run(
             npz=npz_path(output.npz, force=False),
         )
 
-    with launched_together(device.device, quiet=output.quiet) as group:
+    with join_launched(device.device, console.watch(quiet=output.quiet)) as group:
         case = group.run_together(prepare)
         silent = output.quiet or not group.is_main
         evaluation = _judged(case, device.device, group, quiet=silent, yes=output.yes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -157,18 +156,11 @@ def list_(which: Family) -> None:
     if which.family is not None and which.family not in complete.FAMILIES:
         raise unknown("family", which.family, complete.FAMILIES)
     if which.family:
-        tables.show(_member_lines(which.family, ""))
+        tables.show(tables.columns(_members(which.family)))
         return
     for position, family in enumerate(complete.FAMILIES):
         console.data(f"{chr(10) if position else ''}{family}:")
-        tables.show(_member_lines(family, "  "))
-
-
-def _member_lines(family: str, indent: str) -> Iterator[str]:
-    members = _members(family)
-    width = max(map(len, members), default=0)
-    for name, text in members.items():
-        yield f"{indent}{name:<{width}}  {text}".rstrip()
+        tables.show(tables.columns(_members(family), indent="  "))
 
 
 def _members(family: str) -> dict[str, str]:

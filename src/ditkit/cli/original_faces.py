@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
+from ..runs.label_words import split_labels
 from ..runs.lookup import run_names, run_that_knows
-from . import console, datasets, parsing
+from . import console, datasets
 
 REPOSITORY, NAME = "vachanvy/Diffusion_Transformer", "celeba-original"
 FACES = ("female", "male")
@@ -19,7 +20,7 @@ def faces(labels: list[str] | None, runs: Path, *, yes: bool, quiet: bool) -> st
     Raises UsageError where there is nobody to ask, or the answer is no.
     """
     try:
-        wanted = set(parsing.split_labels(labels or [], FACES))
+        wanted = set(split_labels(labels or [], FACES))
     except UsageError:
         return None
     if not wanted or not wanted <= set(FACES):

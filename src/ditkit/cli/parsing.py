@@ -1,4 +1,4 @@
-"""Words as they are typed: labels, durations, devices."""
+"""Words as they are typed: durations, devices, numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import re
 from collections.abc import Sequence
 
 from ..errors import UsageError, unknown
-from ..io.text import as_text, composed
 
-MOST_IMAGES = 100_000
-ANY = "any"  # the only label of a model without labels
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 366 * 86400.0
 _DTYPES = ("auto", "float32", "bfloat16")
@@ -33,56 +30,6 @@ def spread(words: Sequence[str], option: str = "--labels") -> list[str]:
         else:
             spread_words.append(f"{option}={word}" if values_follow else word)
     return spread_words
-
-
-def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The label of each image. Raises UsageError for one that is unknown. See `split_labels`."""
-    from ..runs.model_info import resolve_labels
-
-    labels = split_labels(words, known)
-    try:
-        return [label or ANY for label in resolve_labels(known, labels)]
-    except UsageError as error:
-        if not known:
-            other = next(label for label in labels if label != ANY)
-            raise UsageError(f"this model has no labels, so no {other!r} either", f"e.g. --labels '{ANY}*16'") from None
-        nearest = f"{error.hint} " if "did you mean" in str(error.hint) else ""
-        if error.message.startswith("unknown"):
-            raise UsageError(error.message, nearest + _list(known)) from None
-        raise
-
-
-def split_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Words as labels, one an image: `cat`, `cat,dog`, `cat*4`; a known label may itself have a comma or a star.
-
-    A model without labels has only `any`. Raises UsageError for a count that is none, and for too many images.
-    """
-    choices = tuple(known) or (ANY,)
-    labels: list[str] = []
-    for word in (composed(as_text(typed)) for typed in words):
-        parts = [word] if word in choices else [part for part in word.split(",") if part.strip()]
-        if not parts:
-            raise UsageError(f"--labels: {word!r} names no label", _list(choices))
-        for part in parts:
-            label, count = _repeated(part.strip(), choices)
-            if len(labels) + count > MOST_IMAGES:
-                raise UsageError(f"--labels asks for more than {MOST_IMAGES:,} images", "draw them in several runs")
-            labels.extend([label] * count)
-    return labels
-
-
-def _repeated(word: str, choices: Sequence[str]) -> tuple[str, int]:
-    """`cat*4` as ("cat", 4); a label may itself contain a star."""
-    label, star, times = word.rpartition("*")
-    if word in choices or not star:
-        return word, 1
-    if not (times.isascii() and times.isdigit()) or not times.strip("0"):
-        raise UsageError(f"--labels: {times!r} in {word!r} is not a count of 1 or more", "e.g. --labels 'cat*4'")
-    return label.strip(), int(times) if len(times) < 10 else MOST_IMAGES + 1
-
-
-def _list(choices: Sequence[str]) -> str:
-    return "known: " + ", ".join(choices[:12]) + (" …" if len(choices) > 12 else "")
 
 
 def duration(word: str) -> float:

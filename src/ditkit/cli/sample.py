@@ -27,9 +27,10 @@ def run(settings: SampleSettings, model: Model, output: Output, device: DrawingD
 
     Each becomes a PNG of the model's own size that carries its label, seed and checkpoint; grid.png shows them all.
     """
+    from ..runtime.distributed import join_launched
     from ..sampling.request import GRID, draw_to_folder, on_backend
     from . import original_faces
-    from .datasets import launched_together, watching
+    from .datasets import watching
     from .sample_request import resolve_request
 
     def prepare() -> tuple[SampleRequest, Path, Path | None]:
@@ -41,7 +42,7 @@ def run(settings: SampleSettings, model: Model, output: Output, device: DrawingD
         npz = npz_path(output.npz, force=output.force)
         return request, output_folder(output, Path("samples") / request.name, [*request.file_names, GRID]), npz
 
-    with launched_together(device.device, quiet=output.quiet) as group:
+    with join_launched(device.device, console.watch(quiet=output.quiet)) as group:
         request, folder, npz = group.run_together(prepare)
         quiet = output.quiet or not group.is_main
         with watching(quiet=quiet):

@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
-from ..runs.model_info import ModelInfo
 from ..sampling.request import SampleRequest, checked_request
 from . import console, parsing
 from .opt import changes
 from .options import Device, Model, SampleSettings
-
-DEFAULT_IMAGES = 16  # without --labels, of a model that has none, or more than:
-MAX_LABELS = 100
 
 
 def resolve_request(
@@ -22,14 +18,10 @@ def resolve_request(
 
     Raises as `checked_request` does.
     """
-
-    def labels(info: ModelInfo) -> list[str]:
-        return parsing.expand_labels(settings.labels or _default_labels(info), info.labels)
-
     return checked_request(
         model.model or default,
         runs,
-        labels=labels,
+        labels=settings.labels,
         changes=changes(settings, device),
         ema=not model.no_ema,
         ema_length=None if model.ema is None else ema_length(model.ema, model),
@@ -45,13 +37,6 @@ def ema_length(word: str, model: Model) -> float:
     if model.no_ema:
         raise UsageError("--ema and --no-ema ask for different weights", "leave one of them out")
     return parsing.ema_length(word)
-
-
-def _default_labels(info: ModelInfo) -> list[str]:
-    """One image of each label, as long as those are not too many."""
-    if not info.labels:
-        return [f"{parsing.ANY}*{DEFAULT_IMAGES}"]
-    return list(info.labels if len(info.labels) <= MAX_LABELS else info.labels[:DEFAULT_IMAGES])
 
 
 def warn_of_damage(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,20 @@ def show(lines: Iterable[str]) -> None:
     from rich.console import Console
 
     terminal = Console(file=sys.stdout, highlight=False)
-    for (is_markdown, columns), group in groupby(lines, key=_shape):
+    for (is_markdown, width), group in groupby(lines, key=_shape):
         block = list(group)
-        if columns > 1 and (any(map(_RULE.fullmatch, block)) if is_markdown else len(block) > 1):
+        if width > 1 and (any(map(_RULE.fullmatch, block)) if is_markdown else len(block) > 1):
             terminal.print(_table(block, is_markdown=is_markdown))
         else:
             for line in block:
                 console.data(line)
+
+
+def columns(texts: Mapping[str, str], indent: str = "") -> Iterator[str]:
+    """A line for each name, with its text in a second column."""
+    width = max(map(len, texts), default=0)
+    for name, text in texts.items():
+        yield f"{indent}{name:<{width}}  {text}".rstrip()
 
 
 def _shape(line: str) -> tuple[bool, int]:

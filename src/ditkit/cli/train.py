@@ -248,15 +248,12 @@ def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet
     """The settings with a batch split into as many parts as memory requires; a continued run keeps its parts."""
     from ..estimation.report import fitted
 
-    train = run.config.train
-    parts = run.existing.read_config().train.accumulate if run.existing else 1
-    least = train.accumulate if train.batch_size % parts else max(train.accumulate, parts)
     config, text = fitted(
         run.config,
         datasets,
         device=machine.device,
         dtype=machine.dtype,
-        at_least=least,
+        run=run.existing,
         progress=console.watch(quiet=quiet),
     )
     console.say(text)

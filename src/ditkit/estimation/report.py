@@ -15,6 +15,7 @@ from ..io.download import offline_within
 from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
 from ..io.text import format_duration, format_size
 from ..models.size import parameters
+from ..runs.folder import RunFolder
 from ..runtime.launch import launched
 
 if TYPE_CHECKING:
@@ -129,13 +130,18 @@ def fitted(
     *,
     device: str,
     dtype: str,
-    at_least: int,
+    run: RunFolder | None = None,
     progress: Watch = no_progress,
 ) -> tuple[RunConfig, str]:
     """The same settings with a batch in as few parts as fit into memory, and what it takes in words.
 
-    Raises UsageError if not even one image at a time fits.
+    A run that is continued keeps at least as many parts as it has. Raises UsageError if not even one image at a time
+    fits.
     """
+    parts = run.read_config().train.accumulate if run else 1
+    at_least = config.train.accumulate
+    if config.train.batch_size % parts == 0:
+        at_least = max(at_least, parts)
     labels, images = len(datasets.train.labels), len(datasets.train)
     setup, available = _setup(config, labels, images, device, dtype, progress, is_open=True)
     from .memory import fitting_parts, memory_needed, usual_parts

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataError
+from ..io.progress import LOADING_TORCH, Watch, no_progress
 from .launch import launched, note_joined
 
 if TYPE_CHECKING:
@@ -95,6 +96,18 @@ class ProcessGroup:
         result = work()
         self.barrier()
         return result
+
+
+@contextlib.contextmanager
+def join_launched(device: str, progress: Watch = no_progress) -> Iterator[ProcessGroup]:
+    """As `join`, but torch is imported only if other processes were launched with this one."""
+    if launched()[1] == 1:
+        yield ProcessGroup()
+        return
+    with progress(LOADING_TORCH):
+        import torch  # noqa: F401
+    with join(device) as (group, _):
+        yield group
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from ..io import text
 from ..io.npz import ImageFile
 from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
 from ..runs import target
+from ..runs.label_words import default_words, expand_labels
 from ..runs.lookup import find_guide, find_weights, hub_address, model_name, origin_of
 from ..runs.model_info import ModelInfo, read_model_info
 from ..runs.public import public_path
@@ -88,7 +89,7 @@ def checked_request(
     word: str | None,
     runs: Path,
     *,
-    labels: Callable[[ModelInfo], list[str]],
+    labels: Sequence[str] | None,
     changes: Mapping[str, Any],
     ema: bool = True,
     ema_length: float | None = None,
@@ -102,7 +103,7 @@ def checked_request(
     Args:
         word: as `find_weights` takes it; None for the newest run.
         runs: the folder of runs.
-        labels: called with the model's description; returns those of the images.
+        labels: words that name those of the images (see `runs.label_words`); one of each if None.
         changes: {setting: value} of what is not as the model was trained with, as words or numbers.
         ema: the averaged weights instead of the raw ones.
         ema_length: of an average that is made of the run's snapshots.
@@ -136,7 +137,7 @@ def checked_request(
         name=f"{model_name(weights, word)}-{info.step}",
         origin=origin_of(word, weights),
         guide=guided_by,
-        labels=labels(info),
+        labels=expand_labels(labels or default_words(info.labels), info.labels),
         seed=config.seed,
         batch_size=config.train.batch_size if "train.batch_size" in changes else None,
         settings=drawn,
