@@ -60,6 +60,7 @@ REPOSITORIES = {
     ("dataset", celeba.REPO): CELEBA,
     ("dataset", "someone/pets"): {"data/train-0.parquet": LABELLED, "data/test-0.parquet": LABELLED},
     ("dataset", "someone/loose"): LOOSE,
+    ("dataset", "someone/hostile"): {**LOOSE, "/etc/cat/1.png": picture(1), "../../dog/2.png": picture(2)},
     ("dataset", "someone/packed"): {"all.zip": zipped(LOOSE)},
     ("dataset", "someone/words"): {"train.csv": b"a,b\n", "README.md": b"<html>"},
 }
@@ -303,3 +304,10 @@ def test_what_other_tools_share_is_listed_and_removed_only_by_its_name(
     code, _, err = said(capsys, f"data remove {entry['name']} --yes")
     assert code == 0 and "are free again" in err and not shared.exists()
     assert entries_of_the_hub(capsys) == []
+
+
+def test_paths_that_lead_out_of_a_repository_are_left_out(server: Hub) -> None:
+    """A listing of a hub's is as foreign as any file."""
+    configs = (DataConfig(name="hub", path=f"hf://someone/{name}", validation=4) for name in ("loose", "hostile"))
+    loose, hostile = (open_dataset(config, "train") for config in configs)
+    assert len(hostile) == len(loose) > 0 and hostile.labels == ("cat", "dog")

@@ -58,3 +58,10 @@ def test_weights_with_unknown_settings_are_of_a_newer_ditkit() -> None:
     tree["format"] = 99
     with pytest.raises(CheckpointError, match="w: format 99 is newer than this ditkit understands"):
         ModelInfo.from_json(json.dumps(tree), Path("w"))
+
+
+@pytest.mark.parametrize("step", [-5, 10**30, float("nan"), "many"])
+def test_a_step_that_no_checkpoint_could_have_is_damage(step):
+    tree = json.loads(ModelInfo(config=RunConfig(), labels=("a",), step=1).to_json())
+    with pytest.raises(CheckpointError, match="its ditkit card is damaged"):
+        ModelInfo.from_json(json.dumps({**tree, "step": step}), Path("w"))

@@ -59,7 +59,7 @@ def collect_files(
     """
     import torch
 
-    from ..checkpoint.loading import read_tensors
+    from ..checkpoint.loading import check_fits, read_tensors
     from ..io import safetensors
     from .base import cast
 
@@ -67,7 +67,9 @@ def collect_files(
     rows = [row for row in read_rows(run.metrics_file) if row["step"] <= info.step] if run else []
     public = public_card(info)
     try:
-        tensors = cast(read_tensors(weights), getattr(torch, dtype))
+        tensors = read_tensors(weights)
+        check_fits(info, tensors, weights)
+        tensors = cast(tensors, getattr(torch, dtype))
     except UsageError as error:  # of what is published, the weights are to blame, not the word
         raise CheckpointError(error.message, error.hint) from None
     content = safetensors.pieces(tensors, {METADATA_KEY: replace(public, weights="ema").to_json()})

@@ -100,10 +100,13 @@ def files_of(
 ) -> dict[str, Remote]:
     """All files of a repository by their path in it, as they were when the hub was last asked about this commit.
 
+    Paths that would leave the folder, or are not possible on every system, are left out.
+
     While the hub cannot be reached and never was, those that other tools have fetched of a model, if what is
     `needed` is among them. Raises as `snapshot` does.
     """
-    return _look_up(repo, kind, revision, by_hand, Patience(), needed).files
+    files = _look_up(repo, kind, revision, by_hand, Patience(), needed).files
+    return {path: remote for path, remote in files.items() if _is_plain(path)}
 
 
 def source_of(folder: Path) -> str:

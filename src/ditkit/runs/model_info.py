@@ -84,7 +84,7 @@ class ModelInfo:
                 config=config,
                 latents=LatentStats.from_tree(latents) if latents is not None else None,
                 labels=tuple(composed(str(label)) for label in tree["labels"]),
-                step=int(tree["step"]),
+                step=_step(tree["step"]),
                 weights=str(tree["weights"]),
             )
         except CheckpointError:
@@ -92,6 +92,13 @@ class ModelInfo:
         except (DitkitError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             why = (error.message if isinstance(error, DitkitError) else str(error))[:300]
             raise CheckpointError(f"{source}: its ditkit card is damaged ({why})", "use another checkpoint") from None
+
+
+def _step(value: Any) -> int:
+    """A step that a checkpoint can be named after. Raises ValueError."""
+    if not 0 <= (step := int(value)) < 10**12:
+        raise ValueError(f"step {str(value)[:30]} is out of range")
+    return step
 
 
 def read_model_info(path: Path) -> ModelInfo:
