@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ditkit.errors import CheckpointError, UsageError
-from ditkit.interop.state_dicts import choose, find_networks, metadata
+from ditkit.interop.choice import average_left_out, choose
+from ditkit.interop.state_dicts import find_networks, metadata
 from ditkit.interop.unsupported import without_extras
 
 MARK = "x_embedder.proj.weight"
@@ -73,8 +74,33 @@ def test_other_tables_with_the_same_names_are_no_weights() -> None:
 
 def test_tensors_without_numbers_are_parts_of_a_checkpoint() -> None:
     with pytest.raises(CheckpointError, match=r"without numbers \(x_embedder") as caught:
-        choose(find_networks({"module": {MARK: torch.empty(0)}}, MARK)).check_size(Path("x.pt"))
+        choose(find_networks({"module": {MARK: torch.empty(0)}}, MARK)).check(Path("x.pt"))
     assert "zero_to_fp32.py" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused_by_their_type(dtype: torch.dtype) -> None:
+    choice = choose(find_networks({MARK: torch.ones(2, 2).to(dtype)}, MARK))
+    with pytest.raises(CheckpointError, match=str(dtype).removeprefix("torch.")):
+        choice.check(Path("x.pt"))
+
+
+@pytest.mark.parametrize(
+    "ema",
+    [
+        {"shadow_params": [torch.ones(9, 9)]},
+        {"shadow": {"something": torch.ones(9, 9)}},
+        [torch.ones(9, 9)] * 100,
+        {f"parameter {number}": torch.ones(9, 9) for number in range(3)},
+    ],
+)
+def test_an_average_that_cannot_be_read_is_not_passed_over_in_silence(ema: Any) -> None:
+    tree = {"model": RAW, "ema": ema, "ema_decay": 0.99}
+    networks = find_networks(tree, MARK)
+    assert "its averaged weights (ema" in average_left_out(tree, networks)
+    tree["ema"] = EMA
+    assert average_left_out(tree, find_networks(tree, MARK)) == ""
+    assert average_left_out({"model": RAW, "ema_decay": torch.ones(1)}, networks) == ""
 
 
 def test_of_several_averages_the_one_taken_is_named_and_another_can_be() -> None:

@@ -18,10 +18,11 @@ from ..errors import CheckpointError, UsageError
 from ..runs.model_info import has_model_info, read_model_info
 from . import diffusers, diffusers_config, meta, original, remap
 from .base import ForeignModel, class_names, short_names
+from .choice import average_left_out, choose
 from .file_kinds import is_safetensors
 from .folders import find_model
 from .projects import ORIGINS
-from .state_dicts import choose, find_networks, metadata, stored_betas
+from .state_dicts import find_networks, metadata, stored_betas
 from .unsupported import KNOWN, describe
 from .weights import read_files, read_tree, stated_beside
 
@@ -96,11 +97,12 @@ def _read_files(
     for reader in (original, meta):
         if networks := find_networks(tree, reader.MARK):
             choice = choose(networks, state_dict)
-            choice.check_size(path)
+            choice.check(path)
             beside, note = stated_beside(path)
             about = {**metadata(tree), **beside, "betas": stored_betas(tree)}
             model = reader.read(choice, about, path, settings, project)
-            return dataclasses.replace(model, notes=(*filter(None, (choice.note, note)), *model.notes))
+            notes = filter(None, (choice.note, average_left_out(tree, networks), note))
+            return dataclasses.replace(model, notes=(*notes, *model.notes))
     raise CheckpointError(f"{path} is {describe(tree)}", KNOWN)
 
 

@@ -23,9 +23,9 @@ from ..models import presets
 from ..runs.model_info import LatentStats, ModelInfo
 from . import remap
 from .base import ForeignModel, class_names, note_on_label_drop
+from .choice import Choice
 from .projects import ORIGINAL, Meaning, meaning_of
 from .remap import Layer, block_layers, linear, patch_layer, reordered
-from .state_dicts import Choice
 from .stated import Stated, given
 from .unsupported import without_extras
 

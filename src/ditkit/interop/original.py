@@ -20,9 +20,9 @@ from ..errors import UsageError
 from ..runs.model_info import ModelInfo
 from . import remap
 from .base import ForeignModel, note_on_label_drop
+from .choice import Choice
 from .projects import ORIGINAL
 from .remap import block_layers, channels_first, linear, patch_layer, reordered, stacked
-from .state_dicts import Choice
 from .stated import given
 from .unsupported import without_extras
 

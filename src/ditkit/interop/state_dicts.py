@@ -1,33 +1,31 @@
 """Finds the network in what a checkpoint holds, whatever is wrapped around it.
 
-Training scripts and wrappers put state dicts under keys ("ema", "model_state_dict", "module", Lightning's
-"state_dict") and a prefix before every name ("module.", "model.", "_orig_mod."). None of these words are known here.
-A network is found by its mark, the full name of one of its tensors: wherever in the tree a name ends with it, all
+Training scripts and wrappers put state dicts under keys ("ema", "model_state_dict", "module", Lightning's "state_dict")
+and a prefix before every name ("module.", "model.", "_orig_mod."). Of these words only those for averages mean anything
+here. A network is found by its mark, the full name of one of its tensors: wherever in the tree a name ends with it, all
 names of that table with the same beginning are the network's, and the beginning is the prefix. Names of what torch
 wraps around a layer are taken out of the middle of names. Objects of other programs count as tables of their
 attributes, and whole modules (torch.save(model)) as their state dicts.
 
-`find_networks` returns all of them, those of averaged weights first; `choose` picks the averaged and the raw weights of
-one network; `metadata` is everything else in the file: its arguments, settings and step, as plain data.
+`find_networks` returns all of them, those of averaged weights first (choice.py picks the two to take); `metadata` is
+everything else in the file: its arguments, settings and step, as plain data.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointError, UsageError
 from .unpickle import Unread
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-_AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
+AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
 # keys of tables that have the names of weights
 _NO_WEIGHTS = re.compile(r"exp_avg|momentum|optim(izer)?(?![a-z])|grads?(?![a-z])", re.IGNORECASE)
 _DEEPEST = 16  # containers in each other
@@ -53,35 +51,6 @@ class Network:
         return ".".join([*self.keys, *([self.prefix.removesuffix(".")] if self.prefix else [])])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The weights to take from a file: the averaged ones, if it has any, and the raw ones."""
-
-    ema: Network
-    raw: Network | None
-    note: str  # which were taken and what else was there, in words; "" where there was no choice
-
-    @property
-    def networks(self) -> list[Network]:
-        """Both, the averaged weights first."""
-        return [self.ema, *([self.raw] if self.raw else [])]
-
-    def check_size(self, path: Path) -> None:
-        """Raise CheckpointError for a file whose tensors all show the same numbers: as copies they are far larger."""
-        for network in self.networks:
-            values = network.tensors.values()
-            if empty := next((name for name, value in network.tensors.items() if not value.numel()), None):
-                raise CheckpointError(
-                    f"{path} has a tensor without numbers ({empty}): it is a part of a checkpoint of several processes",
-                    "save all of it: with DeepSpeed's ZeRO-3, zero_to_fp32.py does",
-                )
-            stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in values}
-            if sum(value.nbytes for value in values) > 2 * sum(stored.values()):
-                raise CheckpointError(
-                    f"{path} has many tensors of the same numbers", "it is refused: it may be hostile"
-                )
-
-
 def find_networks(tree: Any, mark: str) -> list[Network]:
     """Every network in the content of a file that has a tensor of this name, those of averaged weights first."""
     every = (network for keys, table in tables(tree) for network in _networks(keys, table, mark))
@@ -89,37 +58,6 @@ def find_networks(tree: Any, mark: str) -> list[Network]:
     if networks and not any(network.is_averaged for network in networks):
         networks += _nameless(tree, networks[0], mark)
     return sorted(networks, key=lambda network: not network.is_averaged)
-
-
-def choose(networks: Sequence[Network], place: str | None = None) -> Choice:
-    """The averaged and the raw weights among a file's networks (at least one).
-
-    `place` is where those are that shall be taken, as in `Network.place`. Raises UsageError if none are there.
-    """
-    if place is not None:
-        chosen = next((network for network in networks if network.place == place), None)
-        if chosen is None:
-            raise UsageError(f"--state-dict: there are no weights at {place!r}", f"it has {_listed(networks)}")
-        return Choice(ema=chosen, raw=None, note="")
-    ema = networks[0]
-    raws = [network for network in networks if not network.is_averaged and network is not ema]
-    raw = raws[0] if raws and ema.is_averaged and _same_shapes(ema, raws[0]) else None
-    others = [network for network in networks if network not in (ema, raw)]
-    taken = f"taken: {ema.place or 'the file itself'}; others: --state-dict KEY"
-    note = f"it has the weights {_listed(networks)}; {taken}" if others else ""
-    return Choice(ema=ema, raw=raw, note=note)
-
-
-def _listed(networks: Sequence[Network]) -> str:
-    return ", ".join(network.place or "the file itself" for network in networks)
-
-
-def _same_shapes(ema: Network, raw: Network) -> bool:
-    """Whether they are of one network; one of them often lacks what is not trained, or what only training needs."""
-    names = ema.tensors.keys() & raw.tensors.keys()
-    same = all(ema.tensors[name].shape == raw.tensors[name].shape for name in names)
-    sizes = sorted((len(ema.tensors), len(raw.tensors)))
-    return same and len(names) == sizes[0] and 2 * sizes[0] > sizes[1]
 
 
 def metadata(tree: Any) -> dict[str, Any]:
@@ -149,11 +87,11 @@ def _networks(keys: tuple[str, ...], table: Mapping[Any, Any], mark: str) -> Ite
     if any(map(_NO_WEIGHTS.search, keys)):
         return
     prefixes = sorted((name.removesuffix(mark) for name in ends), key=len, reverse=True)[:_MOST_NETWORKS]
-    by_prefix = any(map(_AVERAGED.search, prefixes))  # as in ema-pytorch's table "ema", which has both
+    by_prefix = any(map(AVERAGED.search, prefixes))  # as in ema-pytorch's table "ema", which has both
     words = () if by_prefix else keys
     for prefix in prefixes:
         own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
-        is_averaged = "n_averaged" in table or any(map(_AVERAGED.search, (*words, prefix)))
+        is_averaged = "n_averaged" in table or any(map(AVERAGED.search, (*words, prefix)))
         yield Network(tensors=own, keys=keys, prefix=prefix, is_averaged=is_averaged)
 
 
@@ -167,7 +105,7 @@ def tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
     visited = set[int]()
     while pending:
         keys, value = pending.popleft()
-        table = _table(value)
+        table = as_table(value)
         if table is None:
             continue
         yield keys, table
@@ -176,7 +114,7 @@ def tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
             pending += [((*keys, str(key)), inner) for key, inner in table.items() if isinstance(inner, _CONTAINERS)]
 
 
-def _table(value: Any) -> Mapping[Any, Any] | None:
+def as_table(value: Any) -> Mapping[Any, Any] | None:
     """A value as a table; None for what has no names."""
     if isinstance(value, (list, tuple)):
         if all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in value):
@@ -195,9 +133,9 @@ def _state_dict(module: Mapping[Any, Any]) -> dict[str, Tensor]:
     while pending and len(tensors) + len(pending) < _MOST_NAMES:
         prefix, attributes = pending.pop()
         for group in ("_parameters", "_buffers"):
-            pairs = _table(attributes.get(group)) or {}
+            pairs = as_table(attributes.get(group)) or {}
             tensors |= {f"{prefix}{name}": value for name, value in pairs.items() if isinstance(value, Tensor)}
-        for name, inner in (_table(attributes.get("_modules")) or {}).items():
+        for name, inner in (as_table(attributes.get("_modules")) or {}).items():
             if isinstance(inner, Unread):
                 pending.append((f"{prefix}{name}.", inner.attributes()))
     return tensors
