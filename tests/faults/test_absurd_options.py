@@ -25,7 +25,7 @@ from PIL import Image
 import ditkit.visual.html_report  # noqa: F401 (else it would import, and keep, what stands in for plots)
 from ditkit import recipes
 from ditkit.cli import app
-from ditkit.config import RunConfig, _flat, to_dict
+from ditkit.config import RunConfig, flat, to_dict
 from ditkit.evaluation.evaluate import Evaluation
 from ditkit.runs.folder import RunFolder
 
@@ -259,7 +259,7 @@ def test_a_gif_of_ten_thousand_steps_keeps_a_hundred_pictures(
 
 # --- settings
 
-KEYS = sorted(_flat(dataclasses.asdict(RunConfig())))
+KEYS = sorted(flat(dataclasses.asdict(RunConfig())))
 
 
 def _type(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from .contract import Split, holdout
 from .formats import readable
 from .image_dataset import ImageDataset, image_subset
 from .labels import attributes
+from .labels.listing import Layout
 from .sources.celeba_files import (
     ATTRIBUTES,
     IMAGES,
@@ -100,7 +102,17 @@ def _as_published(config: DataConfig, split: Split, files: CelebaFiles) -> Image
     rows = _rows_of(split, names, label_ids, files.partition, config.validation)
     if split == "train":
         _check_classes(label_ids[rows], labels, files, len(names))
-    return image_subset(config, source, rows, labels, label_ids)
+    layout = Layout(labels_from=f"from {files.attributes}", notes=_notes(names, files.partition))
+    return replace(image_subset(config, source, rows, labels, label_ids), layout=layout)
+
+
+def _notes(names: Sequence[str], path: Path) -> tuple[str, ...]:
+    """What the official split is, in a line, where there is one."""
+    if not path.exists():
+        return ()
+    parts = Counter(_of_images(names, read_partition(path), path))
+    unused = f"; not used: {parts['2']:,} for testing" if parts["2"] else ""
+    return (f"splits, by {path.name}: {parts['0']:,} to train on, {parts['1']:,} for validation{unused}",)
 
 
 def _rows_of(split: Split, names: list[str], label_ids: np.ndarray, path: Path, count: int) -> Sequence[int]:

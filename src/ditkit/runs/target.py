@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +236,11 @@ def _file(word: str) -> str:
     return as_stored(path.resolve())
 
 
-def _name(word: str) -> str:
-    name = text.as_text(word)
-    if not name.isprintable():  # half a letter, as another encoding writes it, is not
-        raise UsageError(f"--label-by: {name!r} is the name of nothing", "check how it is spelled")
-    return name
+def _text(option: str, word: str) -> str:
+    typed = text.as_text(word)
+    if not typed.isprintable():  # half a letter, as another encoding writes it, is not
+        raise UsageError(f"{option}: {typed!r} is the name of nothing", "check how it is spelled")
+    return typed
 
 
 def _place(word: str) -> str | None:
@@ -263,7 +264,8 @@ def _place(word: str) -> str | None:
 
 _READ: dict[str, Callable[[str], Any]] = {
     "data.path": data_place,
-    "data.label_by": _name,
+    "data.label_by": partial(_text, "--label-by"),
+    "data.label_from": partial(_text, "--label-from"),
     "data.label_file": _file,
     "autoencoder": autoencoder_settings,
 }
