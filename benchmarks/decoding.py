@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from ditkit.config import DataConfig
 from ditkit.data import workers
 from ditkit.data.batches import Batches
-from ditkit.data.decode import EXTENSIONS
+from ditkit.data.formats import ENDINGS
 from ditkit.data.folder import dataset
 from ditkit.data.resident import BatchTarget
 from ditkit.runtime.threads import calm_threads
@@ -121,7 +121,7 @@ def main() -> None:
         )
         print(f"{'images':>12} {'workers':>8} {'bare loop':>10} {'ditkit':>10} {'ratio':>7}", flush=True)
         for name, folder in (made or {arguments.data_dir.name[:12]: arguments.data_dir}).items():
-            files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+            files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
             for count in arguments.workers:
                 best = {"bare": 0.0, "ditkit": 0.0}
                 for _ in range(arguments.rounds):
