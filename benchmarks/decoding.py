@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from ditkit.config import DataConfig
 from ditkit.data import workers
 from ditkit.data.batches import Batches
-from ditkit.data.formats import ENDINGS
 from ditkit.data.folder import dataset
+from ditkit.data.formats import ENDINGS
 from ditkit.data.resident import BatchTarget
 from ditkit.runtime.threads import calm_threads
 
