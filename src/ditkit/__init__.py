@@ -26,6 +26,7 @@ _HOMES = {
     "load": "checkpoint.loading",
     "DiT": "models.dit",
     "RunConfig": "config",
+    "ModelConfig": "config",
     "load_recipe": "recipes",
     "TrainingProgress": "visual.training_progress",
     "progress_bars": "visual.progress",
@@ -35,7 +36,7 @@ __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from .checkpoint.loading import load
-    from .config import RunConfig
+    from .config import ModelConfig, RunConfig
     from .data.from_python import with_data
     from .errors import DitkitError
     from .estimation.report import estimate

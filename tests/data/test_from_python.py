@@ -76,7 +76,7 @@ def test_a_run_goes_on_with_the_same_images_only_and_says_where_they_come_from(t
         run(config, tmp_path / "r")
     assert app.main(["train", str(tmp_path / "r")]) == 2
     err = capsys.readouterr().err
-    assert "the images of this run were handed over in Python" in err and "data=" in err
+    assert "these images are handed over in Python" in err and "data=" in err
     run(config, tmp_path / "r", data=Squares())
 
 

@@ -51,7 +51,8 @@ def load(
     """The network of a run, a checkpoint folder or a weights file, ready to sample.
 
     Args:
-        source: name or path of any of these; the newest run if None.
+        source: name or path of any of these, hf://user/name, or the model inside the package (mnist); the newest run if
+            None.
         ema: the averaged weights, else the raw ones.
         autoencoder: a folder with that of the run, if it has moved, or one of the same latents by name.
 

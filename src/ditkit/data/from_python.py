@@ -15,7 +15,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,7 @@ class PythonDataset:
     fingerprint: str
     float_range: tuple[float, float] | None  # None: no image is of floats
     config: DataConfig
-    lock: Any = field(default_factory=threading.Lock)
+    lock: Any  # of the items
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,8 +78,8 @@ class PythonDataset:
 def dataset(config: DataConfig, split: Split) -> Dataset:
     """Raises UsageError: only Python has these images."""
     raise UsageError(
-        "the images of this run were handed over in Python, so they can be found nowhere else",
-        "go on in Python: `ditkit.train(config, folder, data=…)` with the same data",
+        "these images are handed over in Python (data.name is from-python), so they can be found nowhere else",
+        "`ditkit.train(config, folder, data=…)` goes on with a run, `ditkit.with_data` opens them for the others",
     )
 
 
@@ -105,7 +105,7 @@ def with_data(config: RunConfig, data: Any, labels: Sequence[str] | None = None)
     for items in (train, validation) if validation is not None else (train,):
         _check(items)
     names = _label_names(train, labels)
-    make = partial(_opened, labels=names, config=settings)
+    make = partial(_opened, labels=names, config=settings, lock=threading.Lock())
     if validation is not None:
         count = min(settings.validation, len(validation))
         held = np.linspace(0, max(len(validation) - 1, 0), count).astype(np.int64)
@@ -239,7 +239,9 @@ def _label_id(label: Any, names: tuple[str, ...], row: int) -> int:
     return label
 
 
-def _opened(items: Any, rows: Sequence[int] | np.ndarray, labels: tuple[str, ...], config: DataConfig) -> PythonDataset:
+def _opened(
+    items: Any, rows: Sequence[int] | np.ndarray, labels: tuple[str, ...], config: DataConfig, lock: Any
+) -> PythonDataset:
     """Some rows of the items, after some of these were read twice. Raises UsageError and DataError."""
     rows = np.asarray(rows, dtype=np.int64)
     probed = rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), PROBED).astype(int))].tolist() if len(rows) else []
@@ -261,6 +263,7 @@ def _opened(items: Any, rows: Sequence[int] | np.ndarray, labels: tuple[str, ...
             [_as_array(image) for image, _ in filter(None, first) if not isinstance(image, Image.Image)]
         ),
         config=config,
+        lock=lock,
     )
     for index in np.searchsorted(rows, probed):
         with contextlib.suppress(DataError):
