@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from ditkit import recipes
 from ditkit.cli.app import main
 from ditkit.config import DataConfig
 from ditkit.data import formats
 from ditkit.data.contract import open_dataset
 from ditkit.errors import DataError
+from ditkit.events import Warned
+from ditkit.training.loop import train
 
 PIXELS = np.arange(16 * 24 * 3, dtype=np.uint8).reshape(16, 24, 3)
 READ = {  # an ending of each kind, and the format inside
@@ -84,11 +87,17 @@ def test_what_would_read_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("name", "kind", "ending"),
-    [("JPEG2000", "jpg_2000", "jp2"), ("AVIF", "avif", "avif"), ("HEIF", "pillow_heif", "heic"), ("JXL", "", "jxl")],
+    [
+        ("JPEG2000", "jpg_2000", "jp2"),
+        ("AVIF", "avif", "avif"),
+        pytest.param("HEIF", "pillow_heif", "heic", marks=pytest.mark.extras),
+        pytest.param("JXL", "pillow_jxl", "jxl", marks=pytest.mark.extras),
+    ],
 )
 def test_newer_formats_are_read_where_something_reads_them(tmp_path: Path, name: str, kind: str, ending: str):
-    pytest.importorskip({"HEIF": "pillow_heif", "JXL": "pillow_jxl"}.get(name, "PIL"))
-    if name not in ("HEIF", "JXL") and not features.check(kind):
+    if name in ("HEIF", "JXL"):
+        pytest.importorskip(kind, reason=f"pip install 'ditkit[{name.lower()}]'")
+    elif not features.check(kind):
         pytest.skip(f"this Pillow has no {name}")
     formats.formats(2)  # loads the plug-ins
     (tmp_path / f"a.{ending}").write_bytes(encoded(name))
@@ -106,3 +115,16 @@ def test_data_show_and_train_say_what_is_left_out(tmp_path: Path, capsys: pytest
     assert "1 file is left out: 1 .nef" in capsys.readouterr().out
     assert main(["train", "photos", *settings, "--dry-run", "--device", "cpu"]) == 0
     assert "1 file is left out: 1 .nef" in capsys.readouterr().err
+
+
+def test_training_in_python_hears_it_as_an_event(tmp_path: Path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"{number}.png").write_bytes(encoded("PNG"))
+    (photos / "a.svg").write_bytes(b"x")
+    data = {"path": str(photos), "image_size": 8, "validation": 0}
+    changes = {"data": data, "model": {"preset": "dit-pico/4", "depth": 1}, "train": {"steps": 1, "batch_size": 2}}
+    heard: list[object] = []
+    train(recipes.load("folder", changes), tmp_path / "run", heard.append, device="cpu")
+    assert Warned(step=0, text="1 file is left out: 1 .svg") in heard

@@ -82,9 +82,7 @@ def open_training_images(config: RunConfig, *, quiet: bool = False, yes: bool = 
     Raises UsageError for a model that is larger than the machine: only the data knows how many labels there are.
     """
     from ..data.contract import Datasets, open_dataset
-    from ..data.formats import left_out_of, sentence
-    from ..data.labels.listing import notes_of
-    from ..data.settle import sentences
+    from ..data.notes import notes
     from ..estimation.fits import check_size
 
     images = open_images(config, quiet=quiet, yes=yes)
@@ -93,9 +91,8 @@ def open_training_images(config: RunConfig, *, quiet: bool = False, yes: bool = 
     datasets = Datasets(train=images, validation=open_dataset(config.data, "validation"))
     find_autoencoder(config, quiet=quiet, yes=yes)
     check_size(config, len(images.labels))
-    texts = [*notes_of(images), *sentences(getattr(images, "config", config.data), config.data)]
-    for text in (*texts, sentence(left_out_of(images))):
-        console.say(text, quiet=quiet or not text)
+    for text in notes(images, config.data):
+        console.say(text, quiet=quiet)
     if len(images.labels) == 1:
         console.say(f"warning: every image has the label {images.labels[0]!r}, so guidance has no effect", quiet=quiet)
     return datasets

@@ -11,8 +11,9 @@ from PIL import Image, ImageCms
 IGNORED = "damaged, or not of this kind of image: ignored"  # stands for the name of such a profile
 _SRGB = "sRGB"
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles, and the mode of the images that they are for
-# A transform is used by several threads at once, and its own memory of the last pixel is not made for that.
-_FLAGS = ImageCms.Flags.NOCACHE
+# cmsFLAGS_NOCACHE, which older Pillows do not name: a transform is used by several threads at once, and its own memory
+# of the last pixel is not made for that.
+_NO_CACHE: Any = 0x0040
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
@@ -37,7 +38,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
         if transparent:
             plain.putalpha(whole.getchannel("A"))
         return plain, name
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, KeyError):
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError, KeyError):
         return image, IGNORED
 
 
@@ -52,4 +53,4 @@ def _transform(profile: bytes) -> tuple[str, str, ImageCms.ImageCmsTransform | N
         return name, mode, None
     target = ImageCms.createProfile(_SRGB)
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-    return name, mode, ImageCms.buildTransform(source, target, mode, "RGB", renderingIntent=intent, flags=_FLAGS)
+    return name, mode, ImageCms.buildTransform(source, target, mode, "RGB", renderingIntent=intent, flags=_NO_CACHE)

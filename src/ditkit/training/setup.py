@@ -18,6 +18,7 @@ from ..config import RunConfig
 from ..data.balance import balanced
 from ..data.batches import Batches, Reader
 from ..data.contract import Dataset, Datasets, open_datasets
+from ..data.notes import notes
 from ..data.resident import batch_target
 from ..data.settle import settled_by
 from ..ema import TRACKED, Ema, PowerEmas
@@ -109,7 +110,7 @@ def open_session(
     """
     if config.train.batch_size < group.size:
         raise UsageError(f"{group.size} processes share {config.train.batch_size} images", "raise --batch-size")
-    datasets = datasets or open_datasets(config.data)
+    datasets = datasets or _open_datasets(config, on_event)
     dataset, config = datasets.train, settled_by(config, datasets.train)
     group.require_same(dataset.fingerprint, "images")
     objective = open_objective(config.diffusion)
@@ -149,6 +150,14 @@ def open_session(
         _continue_from(session, state, force_change)
     open_bad_images(session, same_images=state is not None and state.fingerprint == dataset.fingerprint)
     return session
+
+
+def _open_datasets(config: RunConfig, on_event: OnEvent) -> Datasets:
+    """Both data sets of a run that is trained in Python, which hears what is to be said about them."""
+    datasets = open_datasets(config.data)
+    for text in notes(datasets.train, config.data):
+        on_event(Warned(step=0, text=text))
+    return datasets
 
 
 def _batches(config: RunConfig, train: Dataset | Reader, group: ProcessGroup, device: torch.device) -> Batches:
