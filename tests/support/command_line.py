@@ -19,39 +19,43 @@ from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 
 FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
-    "--autoencoder --config --set --name --runs-dir --fresh --yes --sample-every --evaluate-every --keep-every "
-    "--snapshot-every --track --force-change --shard --preempt-signal --dry-run --quiet --device --dtype "
-    "--threads --compile --grad-checkpointing --init-from --debug",
-    "estimate": "--steps --batch-size --data-dir --label-by --label-file --image-size --autoencoder --config --set "
-    "--sample-every --keep-every --device --dtype --no-probe --runs-dir --json --quiet --debug",
-    "sample": "--autoencoder --autoguide --labels --steps --guidance --guidance-interval --sampler --reuse --seed "
-    "--model --ema --no-ema --out --force --yes --json --runs-dir --device --backend --batch-size --quiet --debug",
-    "evaluate": "--autoguide --samples --features --neighbours --steps --guidance --guidance-interval --sampler "
-    "--reuse --seed --ema --no-ema --data-dir --out --yes --json --runs-dir --device --batch-size --quiet --debug",
-    "sweep": "--labels --guidance --steps --sampler --reuse --seed --samples --features --ema --no-ema --data-dir "
-    "--out --force --yes --json --runs-dir --device --batch-size --quiet --debug",
-    "lr-find": "--label-by --label-file --image-size --autoencoder "
-    "--yes --config --set --data-dir --batch-size --seed --steps --device --out --force --runs-dir --json "
+    "--autoencoder --config --set --name --runs-dir --fresh --yes --sample-every --evaluate-every "
+    "--keep-every --snapshot-every --track --force-change --shard --preempt-signal --dry-run "
+    "--label-from --quiet --device --dtype --threads --compile --grad-checkpointing --init-from --debug",
+    "estimate": "--steps --batch-size --data-dir --label-by --label-file --image-size --autoencoder --config "
+    "--set --sample-every --keep-every --device --dtype --no-probe --runs-dir --json --label-from "
     "--quiet --debug",
+    "sample": "--autoencoder --autoguide --labels --steps --guidance --guidance-interval --sampler --reuse --seed "
+    "--model --ema --no-ema --out --force --yes --json --runs-dir --device --backend --batch-size --apg "
+    "--guidance-rescale --npz --quiet --debug",
+    "evaluate": "--autoguide --samples --features --neighbours --steps --guidance --guidance-interval --sampler "
+    "--reuse --seed --ema --no-ema --data-dir --out --yes --json --runs-dir --device --batch-size "
+    "--apg --autoencoder --guidance-rescale --labels-as --npz --quiet --debug",
+    "sweep": "--labels --guidance --steps --sampler --reuse --seed --samples --features --ema --no-ema --data-dir "
+    "--out --force --yes --json --runs-dir --device --batch-size --autoencoder --labels-as --quiet "
+    "--debug",
+    "lr-find": "--label-by --label-file --image-size --autoencoder --yes --config --set --data-dir --batch-size "
+    "--seed --steps --device --out --force --runs-dir --json --label-from --quiet --debug",
     "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
     "report": "--out --force --runs-dir --quiet --debug",
-    "compare": "--labels --seed --no-ema --out --force --json --runs-dir --device --quiet --debug",
+    "compare": "--labels --seed --no-ema --out --force --json --runs-dir --device --autoencoder --quiet --debug",
     "make-gif": "--frames --kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force "
-    "--runs-dir --device --quiet --debug",
+    "--runs-dir --device --autoencoder --quiet --debug",
     "edit": "--debug",
-    "edit inpaint": "--mask --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes --json "
-    "--runs-dir --device --quiet --debug",
+    "edit inpaint": "--mask --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes "
+    "--json --runs-dir --device --autoencoder --quiet --debug",
     "edit img2img": "--strength --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes "
-    "--json --runs-dir --device --quiet --debug",
-    "export": "--format --out --dtype --no-ema --autoencoder --force --runs-dir --json --quiet --debug",
+    "--json --runs-dir --device --autoencoder --quiet --debug",
+    "export": "--format --out --dtype --no-ema --autoencoder --force --runs-dir --json --approximate --quiet --debug",
     "data": "--debug",
     "data show": "--data-dir --label-by --label-file --image-size --limit --config --set --runs-dir --out --force "
-    "--json --quiet --debug",
-    "data reconstruct": "--data-dir --label-file --image-size --autoencoder --count --config --set --runs-dir --out "
-    "--force --device --json --quiet --debug",
+    "--json --label-from --quiet --debug",
+    "data reconstruct": "--data-dir --label-file --image-size --autoencoder --count --config --set --runs-dir "
+    "--out --force --device --json --quiet --debug",
     "data list": "--json --debug",
     "data remove": "--all --unfinished --yes --json --quiet --debug",
-    "import": "--as --set --runs-dir --force --yes --json --quiet --debug",
+    "import": "--as --set --runs-dir --force --yes --json --autoencoder --class-names --project --state-dict "
+    "--quiet --debug",
     "hub": "--debug",
     "hub push": "--private --message --dtype --data-licence --yes --dry-run --runs-dir --quiet --debug",
     "hub pull": "--as --yes --runs-dir --quiet --debug",
