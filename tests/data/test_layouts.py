@@ -507,3 +507,17 @@ def test_idx_files_that_are_wrong_or_several_say_so(files: Files, message: str):
     with pytest.raises(DataError, match=message) as caught:
         _open(_made(files))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("files", "note"),
+    [
+        ({f"{index}.txt": f"a long tale of number {index}\nand more" for index in range(4)}, "they look like captions"),
+        ({f"{index}.json": '{"width": 3}' for index in range(4)}, "none has a field of labels"),
+        ({"0.cls": "a"}, None),
+        ({f"{index}.cls": "a" for index in range(2)}, "not read: 2 .cls files, because most images have none"),
+    ],
+)
+def test_files_beside_the_images_that_give_no_labels_are_mentioned(files: Files, note: str | None):
+    images = _open(_made({**_images(*(f"{index}.png" for index in range(4 if len(files) > 2 else 5))), **files}))
+    assert images.labels == () and (note or "") in " ".join(notes_of(images)) and bool(notes_of(images)) == bool(note)

@@ -43,7 +43,7 @@ class Data:
     )
     label_file: str | None = opt(
         "--label-file FILE",
-        "A .csv or .jsonl with the images' file names and labels, instead of one subfolder per label.",
+        "A .csv, .tsv, .jsonl or .json with the images' file names and labels, instead of one subfolder per label.",
         sets="data.label_file",
     )
     label_from: str | None = opt(

@@ -23,11 +23,17 @@ EXTENSIONS = (".cls", ".json", ".txt")  # the first that holds labels counts
 _MOST_BYTES = 1 << 20  # of a file beside an image
 
 
-def labels_beside(listing: Listing, images: Listing, label_by: str | None) -> Labelled | None:
-    """Labels from files named like the images; a few stray files are none. Raises DataError for what is unclear."""
+def labels_beside(listing: Listing, images: Listing, label_by: str | None) -> tuple[Labelled | None, list[str]]:
+    """Labels from files named like the images, and lines about those that are there and not used.
+
+    A few stray files are none. Raises DataError for what is unclear.
+    """
+    notes = list[str]()
     for extension in EXTENSIONS if label_by is None else (".json",):
         beside = listing.only({extension})
         if 2 * len(beside) < len(images):
+            if len(beside) > 1 and 10 * len(beside) >= len(images):
+                notes.append(f"not read: {len(beside):,} {extension} files, because most images have none")
             continue
         rows = _belonging(beside, images)
         missing = np.flatnonzero(rows < 0)
@@ -39,10 +45,12 @@ def labels_beside(listing: Listing, images: Listing, label_by: str | None) -> La
                 f"the first is {images.source.place(int(missing[0]))}",
                 "add it, or give a table of labels with --label-file",
             )
-        labels = _collected(_values(beside, rows, extension, label_by), optional=extension == ".txt")
-        if labels is not None:
-            return replace(labels, origin=f"from the {extension} files beside the images")
-    return None
+        labelled = _collected(_values(beside, rows, extension, label_by), optional=extension == ".txt")
+        if labelled is not None:
+            return replace(labelled, origin=f"from the {extension} files beside the images"), []
+        why = "they look like captions" if extension == ".txt" else "none has a field of labels (--label-by names one)"
+        notes.append(f"not read: the {extension} files beside the images; {why}")
+    return None, notes
 
 
 def _belonging(beside: Listing, images: Listing) -> np.ndarray:

@@ -84,7 +84,7 @@ def _at_first(listing: Listing, images: Listing, config: DataConfig) -> Labelled
     """As runs of the first reading had it: the top folders are labels, whatever they are called."""
     needed = np.ones(len(images), dtype=bool)
     labelled = _given(images, needed, config) or _from_table_among(listing, images, needed, config, TABLES[:2])
-    return labelled or beside.labels_beside(listing, images, config.label_by) or _from_folders(images)
+    return labelled or beside.labels_beside(listing, images, config.label_by)[0] or _from_folders(images)
 
 
 def _check_settings(config: DataConfig) -> None:
@@ -209,7 +209,8 @@ def _found(listing: Listing, images: Listing, config: DataConfig, *, only: bool 
         return labelled
     listing = _inside(listing, config, only=only)
     images = listing.only(readable(config.reading))
-    if (labelled := beside.labels_beside(listing, images, config.label_by)) is not None:
+    labelled, notes = beside.labels_beside(listing, images, config.label_by)
+    if labelled is not None:
         return labelled
     if config.label_by is not None:
         raise UsageError(
@@ -222,7 +223,7 @@ def _found(listing: Listing, images: Listing, config: DataConfig, *, only: bool 
     if len(folders.names) == 1 and (labelled := _from_table_among(listing, images, needed, config, USUAL_TABLES)):
         return labelled
     _check_one_set(listing)
-    return _from_folders(images)
+    return replace(_from_folders(images), notes=tuple(notes))
 
 
 def _from_table_among(
