@@ -9,15 +9,13 @@ import sys
 from pathlib import Path
 
 import ditkit
-from ditkit.visual.grid import grid, save_png
 
 
 def main(run: str | None = None) -> Path:
     trained = ditkit.load(run)
     samples = ditkit.sample(trained, list(trained.info.labels) or 8, seed=1, steps=10)
     path = Path("samples-from-python.png")
-    captions = [sample.label or "" for sample in samples]
-    save_png(grid([sample.image for sample in samples], 5, captions=captions), path)
+    ditkit.save_grid(samples, path, columns=5)
     return path
 
 

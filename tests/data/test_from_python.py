@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import random
-from typing import Any
+import time
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from training_runs import digest, run
 import ditkit
 from ditkit.cli import app
 from ditkit.config import DataConfig, RunConfig
+from ditkit.data.batches import Decoded
 from ditkit.data.from_python import with_data
+from ditkit.data.resident import BatchTarget
 from ditkit.errors import DataError, UsageError
 from ditkit.events import Finished, Started
 
@@ -152,6 +156,32 @@ def test_the_classes_of_torchvision_are_taken_also_from_a_part() -> None:
     squares.classes = ["left", "right", "above"]
     for items in (squares, Subset(squares, [0, 1, 5, 9])):
         assert with_data(small(), items)[1].train.labels == ("left", "right", "above")
+
+
+def test_the_class_names_of_hugging_faces_datasets_are_taken() -> None:
+    class Rows(list):
+        features: ClassVar = {"image": None, "label": SimpleNamespace(names=["cat", "dog"])}
+
+    assert with_data(small(), Rows({"image": RED, "label": index % 2} for index in range(4)))[1].train.labels == (
+        "cat",
+        "dog",
+    )
+
+
+def test_the_items_are_never_read_by_two_threads_at_once() -> None:
+    class Alone(Squares):
+        busy = False
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            assert not self.busy
+            self.busy = True
+            time.sleep(0.001)
+            self.busy = False
+            return super().__getitem__(index)
+
+    train = with_data(small(), Alone(), ["a", "b"])[1].train
+    batch = Decoded(train, 0, BatchTarget(threads=8)).read(np.arange(50), np.zeros(50, dtype=bool), np.arange(50))
+    assert batch.x_BCHW.shape == (50, 3, 8, 8) and not batch.bad
 
 
 def test_a_pair_is_for_training_and_for_validation_and_else_a_tenth_is_held_out() -> None:

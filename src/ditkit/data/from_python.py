@@ -206,7 +206,10 @@ def _label_names(items: Any, labels: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _classes(items: Any) -> Sequence[str] | None:
-    """The names that data sets of torchvision have, also parts of them (torch's Subset)."""
+    """The names that data sets of torchvision and of Hugging Face's `datasets` have, also parts of the former."""
+    features = getattr(items, "features", None)
+    if isinstance(features, Mapping):
+        return getattr(features.get("label"), "names", None)
     classes = getattr(items, "classes", getattr(getattr(items, "dataset", None), "classes", None))
     return classes if isinstance(classes, (list, tuple)) and classes else None
 
