@@ -234,6 +234,7 @@ class Stream(IterableDataset):
         ([(RED[None], 0)], "item 0 has the shape 1x8x8x3"),
         ([(FLOATS * 255, 0)], "floats from 0 to 255, which is neither"),
         ([((FLOATS - 0.45) / 0.22, 0)], "floats from -2.045 to 2.5, which is neither"),
+        ([((FLOATS - 0.5) / 0.8, 0)], "floats from -0.625 to 0.625, which is neither"),
         ([(FLOATS * 0, 0)], "floats from 0 to 0, which is neither"),
         ([(FLOATS * 0.5 + 0.5, 0)], "floats from 0.5 to 1, which is neither"),
         ([(FLOATS * torch.nan, 0)], "floats from nan to nan"),

@@ -4,8 +4,7 @@ An item is `(image, label)`, `{"image": image, "label": label}`, or an image alo
 image is one of PIL's, or an array or tensor with one, three or four (RGBA) channels: uint8, or float in [0, 1] or
 [-1, 1]. Of arrays and tensors the channels may come first or last. A label is a string or a class number.
 
-Float images of a data set have one range, which 32 of its items tell: a value below 0 means [-1, 1]; none below 0, the
-smallest below 0.1 and the largest above it, means [0, 1]. Anything else is refused.
+Float images of a data set have one range, which 32 of its items tell (see `data.arrays`).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from PIL import Image
 from ..config import DataConfig, RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..io.progress import progress
+from .arrays import as_array, as_picture, float_range
 from .contract import Dataset, Datasets, Split, holdout
 from .decode import fit, to_plain
 from .labels.values import named_label
@@ -32,8 +32,6 @@ from .levels import is_deep
 
 NAME = "from-python"
 PROBED = 32  # items, which are read twice when the data set is opened
-_OUTSIDE = 1e-3  # how far a float may lie outside its range: resizing and rounding
-_DARK = 0.1  # the smallest value of images in [0, 1] lies below it
 _OF_OTHER_DATA = ("path", "revision", "label_by", "label_file", "label_from", "image_column")
 _ITEM = 'an item is (image, label), {"image": …, "label": …}, or an image alone'
 
@@ -59,7 +57,7 @@ class PythonDataset:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         row = int(self.rows[index])
         image, label = _read(self.items, row, self.lock)
-        picture = _as_picture(image, row, self.float_range)
+        picture = as_picture(image, row, self.float_range)
         if is_deep(picture) and self.config.white is None:
             raise UsageError(
                 f"item {row} is an image of PIL's mode {picture.mode}, which does not say what is white",
@@ -262,8 +260,8 @@ def _opened(
         rows=rows,
         labels=labels,
         fingerprint=hashlib.sha256(about.encode()).hexdigest(),
-        float_range=_float_range(
-            [_as_array(image) for image, _ in filter(None, first) if not isinstance(image, Image.Image)]
+        float_range=float_range(
+            [as_array(image) for image, _ in filter(None, first) if not isinstance(image, Image.Image)]
         ),
         config=config,
         lock=lock,
@@ -287,67 +285,7 @@ def _digest(item: tuple[Any, Any] | None) -> str:
     if item is None:
         return ""
     image, label = item
-    array = np.ascontiguousarray(_as_array(image))
+    array = np.ascontiguousarray(as_array(image))
     mode = image.mode if isinstance(image, Image.Image) else ""
     text = json.dumps([mode, str(array.dtype), array.shape, _as_int(label), str(label)])
     return hashlib.sha256(text.encode() + array.tobytes()).hexdigest()
-
-
-def _as_array(image: Any) -> np.ndarray:
-    if _is_tensor(image):
-        image = image.detach().cpu()
-        image = image.float() if image.is_floating_point() else image  # numpy has no bfloat16
-    return np.asarray(image)
-
-
-def _is_tensor(image: Any) -> bool:
-    """Whether it is one of torch, which need not be imported to know."""
-    return hasattr(image, "detach")
-
-
-def _float_range(arrays: Sequence[np.ndarray]) -> tuple[float, float] | None:
-    """The range of the float images among some. Raises UsageError where they do not tell."""
-    floats = [array for array in arrays if array.dtype.kind == "f" and array.size]
-    if not floats:
-        return None
-    low, high = min(float(array.min()) for array in floats), max(float(array.max()) for array in floats)
-    if -1 - _OUTSIDE <= low < -_OUTSIDE and high <= 1 + _OUTSIDE:
-        return -1.0, 1.0
-    if -_OUTSIDE <= low < _DARK < high <= 1 + _OUTSIDE:
-        return 0.0, 1.0
-    raise UsageError(
-        f"the images are floats from {low:.4g} to {high:.4g}, which is neither surely [0, 1] nor surely [-1, 1]",
-        "give uint8 images, or floats in one of these ranges before any other normalisation",
-    )
-
-
-def _as_picture(image: Any, row: int, float_range: tuple[float, float] | None) -> Image.Image:
-    """An image of an item as one of PIL's. Raises UsageError for what is none."""
-    if isinstance(image, Image.Image):
-        return image
-    array = _channels_last(_as_array(image), row, first=_is_tensor(image))
-    if array.dtype.kind == "f":
-        low, high = float_range or (0.0, 0.0)
-        if not (array.min() >= low - _OUTSIDE and array.max() <= high + _OUTSIDE):  # also for NaN
-            raise UsageError(
-                f"item {row} has values from {array.min():.4g} to {array.max():.4g}, the first ones are in "
-                f"[{low:g}, {high:g}]",
-                "bring all images into one range",
-            )
-        array = np.rint((array.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise UsageError(f"item {row} is an image of {array.dtype}", "give uint8 from 0 to 255, or floats")
-    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
-
-
-def _channels_last(array: np.ndarray, row: int, *, first: bool) -> np.ndarray:
-    """An array as (height, width, channels); where both ends may be the channels, they are `first` or last."""
-    if array.ndim == 2:
-        return array[:, :, None]
-    shape = "x".join(map(str, array.shape))
-    ends = [array.ndim == 3 and array.shape[axis] in (1, 3, 4) for axis in (0, -1)]
-    if not any(ends) or not array.size:
-        raise UsageError(
-            f"item {row} has the shape {shape}", "an image is (height, width, channels), or channels first"
-        )
-    return array.transpose(1, 2, 0) if ends[0] and (first or not ends[1]) else array
