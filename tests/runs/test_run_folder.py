@@ -75,6 +75,7 @@ def test_a_folder_that_is_no_run_is_never_written_to(tmp_path):
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
     folder = a_run(tmp_path / "m")
+    (folder.path / "run.lock").unlink(missing_ok=True)
     (folder.path / "run.lock").mkdir()
     with pytest.raises(MachineError, match=r"cannot write to .*m: ") as caught, run_folder.lock(folder):
         pass
