@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import sys
 import threading
@@ -422,3 +423,26 @@ def test_a_judge_needs_enough_images(few_digits):
     )
     with pytest.raises(UsageError, match="say nothing"):
         evaluate(ditkit.load("mnist"), judge, samples=3)
+
+
+def test_figures_that_cannot_be_written_cost_no_image(few_digits, monkeypatch, tmp_path, capsys):
+    """A full disk at the end: what was drawn is kept, and the same command only writes the figures."""
+    drawn, draw = [], evaluate_module._draw
+
+    def draw_and_count(*words, **how):
+        drawn.append(words[2])
+        return draw(*words, **how)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "evaluation.json"))
+
+    monkeypatch.setattr(evaluate_module, "_draw", draw_and_count)
+    line = ["evaluate", "mnist", "--samples", "12", "--steps", "1", "--device", "cpu", "--out", "evaluation.json"]
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("ditkit.runs.metrics.write_atomically", full)
+        assert main(line) == 6
+    assert len(drawn) == 1 and not (tmp_path / "evaluation.json").exists()
+    assert main(line) == 0
+    assert len(drawn) == 1 and (tmp_path / "evaluation.json").is_file()
+    assert main(line) == 0 and len(drawn) == 2  # nothing was kept of what is written

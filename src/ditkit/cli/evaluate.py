@@ -106,6 +106,7 @@ def run(
         evaluation = _judged(case, device.device, group, quiet=silent, yes=output.yes)
         record = {"model": case.request.origin, **evaluation.record}
         group.run_together(lambda: append_evaluation(case.path, record) if group.is_main else None)
+        evaluation.forget()
     if group.is_main:
         files = {"figures": case.path, **({"neighbours": case.picture} if "neighbours" in record else {})}
         files |= {"images": case.npz} if case.npz else {}

@@ -108,6 +108,12 @@ class Evaluation:
     metrics: dict[str, float]
     about: dict[str, Any]
     labels: Sequence[str | None] = ()  # of the drawn images
+    drawn: FeatureCache | None = None  # of the drawn images, if it is kept
+
+    def forget(self) -> None:
+        """Remove what was kept of the drawn images, once the figures are where they belong."""
+        if self.drawn:
+            self.drawn.clear()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -126,6 +132,7 @@ def evaluate(
     batch_size: int | None = None,
     labels_as: str = DATA,
     npz: Path | None = None,
+    keep: bool = False,
     on_image: OnImage = lambda _done, _of: None,
     on_estimate: Callable[[float], None] = lambda _seconds: None,
     part: tuple[int, int] = (0, 1),
@@ -145,6 +152,8 @@ def evaluate(
         batch_size: images drawn at once; chosen if None. It does not change the images.
         labels_as: "data", or "even" for the labels in turn (see `label_plan.plan_labels`).
         npz: a file for all images (see `io.npz`). Where it was not asked for before a stop, they are drawn again.
+        keep: leave the features in the cache until `Evaluation.forget`, so that nothing is drawn again if the figures
+            cannot be written.
         on_image: called with the number of images drawn so far, and of all.
         on_estimate: called once with the seconds that drawing will take.
         part: (k, n): this process is number k of n, and draws every n-th chunk. The metrics do not depend on n.
@@ -172,9 +181,10 @@ def evaluate(
     with ImageFile(npz, samples, label_ids) if npz and part[0] == 0 else nullcontext() as file:
         _draw_missing(cache, done, draw, on_image, file, part, collect)
     metrics = judge.score_seen(joined([done[start] for start, _ in cache.chunks()]), plan.labels)
-    if part[0] == 0:
-        cache.clear()
-    return Evaluation(metrics=metrics, about=about, labels=plan.labels)
+    evaluation = Evaluation(metrics=metrics, about=about, labels=plan.labels, drawn=cache if part[0] == 0 else None)
+    if not keep:
+        evaluation.forget()
+    return evaluation
 
 
 def _draw_missing(
