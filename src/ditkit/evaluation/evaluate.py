@@ -108,10 +108,10 @@ class Evaluation:
     metrics: dict[str, float]
     about: dict[str, Any]
     labels: Sequence[str | None] = ()  # of the drawn images
-    drawn: FeatureCache | None = None  # of the drawn images, if it is kept
+    drawn: FeatureCache | None = None  # what was seen of them
 
     def forget(self) -> None:
-        """Remove what was kept of the drawn images, once the figures are where they belong."""
+        """Remove what is cached of the drawn images: when the figures are written, nothing has to be drawn again."""
         if self.drawn:
             self.drawn.clear()
 
@@ -140,7 +140,7 @@ def evaluate(
 ) -> Evaluation:
     """Draw images, each label as often as the real images have it, and score them.
 
-    Features are cached until all images are drawn, so that the same call goes on after a stop.
+    Features are cached until all are drawn (with `keep`, until `Evaluation.forget`): the same call goes on after a stop.
 
     Args:
         trained: the model to draw with.
@@ -152,15 +152,12 @@ def evaluate(
         batch_size: images drawn at once; chosen if None. It does not change the images.
         labels_as: "data", or "even" for the labels in turn (see `label_plan.plan_labels`).
         npz: a file for all images (see `io.npz`). Where it was not asked for before a stop, they are drawn again.
-        keep: leave the features in the cache until `Evaluation.forget`, so that nothing is drawn again if the figures
-            cannot be written.
         on_image: called with the number of images drawn so far, and of all.
         on_estimate: called once with the seconds that drawing will take.
         part: (k, n): this process is number k of n, and draws every n-th chunk. The metrics do not depend on n.
         collect: gathers a value from each of the n processes.
 
-    Raises:
-        UsageError: for fewer than 10 samples, and for another word than "data" or "even".
+    Raises UsageError for fewer than 10 samples, and for another word than "data" or "even".
     """
     if samples < MIN_SAMPLES:
         raise UsageError(
@@ -169,22 +166,23 @@ def evaluate(
     settings, _ = usable_guidance(trained.info.config, len(trained.info.labels), settings, guide=guide is not None)
     plan = plan_labels(trained.info.labels, judge.reference.labels, samples, labels_as)
     about = _about(trained, judge, settings, guide, plan, seed=seed)
-    kept = {"images": samples, "extractor": judge.extractor, "keeps_images": npz is not None}
-    cache = FeatureCache(identity=about["drawn"], **kept)
+    cache = FeatureCache(
+        identity=about["drawn"], images=samples, extractor=judge.extractor, keeps_images=npz is not None
+    )
     draw = partial(_draw, trained, plan.labels, settings=settings, guide=guide, seed=seed, batch_size=batch_size)
     done = {start: features for start, _ in cache.chunks() if (features := cache.load(start))}
     missing = sum(end - start for start, end in cache.chunks() if start not in done)
     if missing > 2 * _TIMED:
         on_estimate(_seconds_per_image(draw) * missing / part[1])
     on_image(samples - missing, samples)
-    label_ids = plan.label_ids(trained.info.labels)
-    with ImageFile(npz, samples, label_ids) if npz and part[0] == 0 else nullcontext() as file:
+    with (
+        ImageFile(npz, samples, plan.label_ids(trained.info.labels)) if npz and part[0] == 0 else nullcontext() as file
+    ):
         _draw_missing(cache, done, draw, on_image, file, part, collect)
     metrics = judge.score_seen(joined([done[start] for start, _ in cache.chunks()]), plan.labels)
-    evaluation = Evaluation(metrics=metrics, about=about, labels=plan.labels, drawn=cache if part[0] == 0 else None)
-    if not keep:
-        evaluation.forget()
-    return evaluation
+    if part[0] == 0 and not keep:
+        cache.clear()
+    return Evaluation(metrics=metrics, about=about, labels=plan.labels, drawn=cache)
 
 
 def _draw_missing(

@@ -36,8 +36,6 @@ def judge_request(
 ) -> Evaluation:
     """Load the model of a request, draw many images and score them, in one or more processes (see `evaluate`).
 
-    What was drawn stays in the cache until `Evaluation.forget`.
-
     Args:
         request: which model draws, and how.
         dataset: the real images.
@@ -67,7 +65,7 @@ def judge_request(
             batch_size=request.batch_size,
             labels_as=labels_as,
             npz=npz,
-            keep=True,
+            keep=True,  # until the figures are written
             on_image=show,
             on_estimate=on_estimate,
             part=(group.rank, group.size),
