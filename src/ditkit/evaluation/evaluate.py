@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -140,7 +140,7 @@ def evaluate(
 ) -> Evaluation:
     """Draw images, each label as often as the real images have it, and score them.
 
-    Features are cached until all are drawn (with `keep`, until `Evaluation.forget`): the same call goes on after a stop.
+    Features are cached until all are drawn, or `Evaluation.forget` with `keep`: the same call goes on after a stop.
 
     Args:
         trained: the model to draw with.
@@ -175,14 +175,16 @@ def evaluate(
     if missing > 2 * _TIMED:
         on_estimate(_seconds_per_image(draw) * missing / part[1])
     on_image(samples - missing, samples)
-    with (
-        ImageFile(npz, samples, plan.label_ids(trained.info.labels)) if npz and part[0] == 0 else nullcontext() as file
-    ):
+    with _file(npz if part[0] == 0 else None, samples, plan.label_ids(trained.info.labels)) as file:
         _draw_missing(cache, done, draw, on_image, file, part, collect)
     metrics = judge.score_seen(joined([done[start] for start, _ in cache.chunks()]), plan.labels)
     if part[0] == 0 and not keep:
         cache.clear()
     return Evaluation(metrics=metrics, about=about, labels=plan.labels, drawn=cache)
+
+
+def _file(npz: Path | None, samples: int, label_ids: Any) -> AbstractContextManager[ImageFile | None]:
+    return ImageFile(npz, samples, label_ids) if npz else nullcontext()
 
 
 def _draw_missing(
