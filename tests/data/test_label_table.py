@@ -342,3 +342,12 @@ def test_a_table_that_is_not_read_is_mentioned_and_one_that_does_not_fit_can_be_
     with pytest.raises(DataError, match="there is no image 'number'") as caught:
         _labels(flat)
     assert "--label-from none" in str(caught.value.hint) and set(_labels(flat, label_from="none")) == {"1.png"}
+
+
+def test_a_named_column_is_looked_for_in_the_only_table_whatever_it_is_called(photos: Path):
+    (photos / "about.csv").write_text(PLAIN.replace("label", "kind"), encoding="utf-8")
+    assert _labels(photos, label_by="kind") == SAID
+    (photos / "other.csv").write_text(PLAIN, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"there is no table in .* that could have the column 'kind'") as caught:
+        _labels(photos, label_by="kind")
+    assert "--label-file (about.csv, other.csv)" in str(caught.value.hint)

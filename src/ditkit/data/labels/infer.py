@@ -213,9 +213,10 @@ def _found(listing: Listing, images: Listing, config: DataConfig, *, only: bool 
     if labelled is not None:
         return labelled
     if config.label_by is not None:
+        tables = ", ".join(name for name in _tables(listing, config) if ending(name) in _OF_TABLES)
         raise UsageError(
             f"there is no table in {listing.where} that could have the column {config.label_by!r}",
-            "give one with --label-file, or leave out --label-by",
+            f"give one with --label-file{tables and f' ({tables})'}, or leave out --label-by",
         )
     folders = Folders.of(images)
     if only_number(images, folders):
@@ -231,7 +232,10 @@ def _from_table_among(
 ) -> Labelled | None:
     """The labels of a table with one of some names, in the folder of all images or in one around them."""
     found = _tables(listing, config)
+    others = [row for name, row in found.items() if ending(name) in _OF_TABLES]
     row = next((found[name] for name in names if name in found), None)
+    if row is None and config.label_by is not None and len(others) == 1:
+        row = others[0]  # nothing else can have the column that is named
     if row is None:
         return None
     source, where, guess = listing.source, listing.source.place(row), names is USUAL_TABLES
