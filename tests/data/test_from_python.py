@@ -22,7 +22,7 @@ from ditkit.data.batches import Decoded
 from ditkit.data.from_python import with_data
 from ditkit.data.resident import BatchTarget
 from ditkit.errors import DataError, UsageError
-from ditkit.events import Finished, Started
+from ditkit.events import Event, Finished, Started, Stepped
 
 
 class Squares(Dataset):
@@ -69,6 +69,20 @@ def test_a_users_own_dataset_is_trained_stopped_and_continued_to_the_last_bit(ti
     assert digest(tmp_path / "parts") == digest(tmp_path / "straight")
     trained = ditkit.load(tmp_path / "parts")
     assert [sample.label for sample in ditkit.sample(trained, ["right", "left"], steps=1)] == ["right", "left"]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_to_the_last_bit(tiny, tmp_path):
+    config, how = tiny(data={"validation": 6}), {"data": Squares(), "labels": ["left", "right"]}
+    run(config, tmp_path / "straight", **how)
+
+    def die(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 8:  # the checkpoint is of step 5
+            raise SystemError("killed")
+
+    with pytest.raises(SystemError):
+        ditkit.train(config, tmp_path / "killed", die, device="cpu", **how)
+    assert run(config, tmp_path / "killed", **how).of(Started)[0].step == 5
+    assert digest(tmp_path / "killed") == digest(tmp_path / "straight")
 
 
 def test_a_run_goes_on_with_the_same_images_only_and_says_where_they_come_from(tiny, tmp_path, capsys):
