@@ -188,12 +188,7 @@ def test_in_the_hubs_cache_it_is_that_of_the_main_branch(tmp_path: Path) -> None
     [
         ([], "is empty", "check the path"),
         (["a.txt", "b.txt"], "holds no file of weights; it has a.txt, b.txt", ".safetensors"),
-        (
-            ["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"],
-            "torch.distributed.checkpoint",
-            "dcp_to_torch",
-        ),
-        ([".metadata", "__0_0.distcp"], "torch.distributed.checkpoint", "dcp_to_torch"),
+        (["__0_0.distcp"], "torch.distributed.checkpoint, and lacks .metadata", "where the parts of tensors are"),
         (["zero_pp_rank_0_mp_rank_00_model_states.pt"], "ZeRO-3", "zero_to_fp32.py"),
         (["transformer/config.json", "vae/config.json"], "lacks model_index.json", "whole folder"),
         (["a.pt", "b.pt"], "several files of weights: a.pt, b.pt", "a.pt`"),

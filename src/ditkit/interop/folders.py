@@ -13,6 +13,7 @@ from ..runs.lookup import PICKLES
 from .file_kinds import KNOWN_FILES
 
 INDEX = "model_index.json"  # of a pipeline of diffusers
+METADATA = ".metadata"  # of torch.distributed.checkpoint
 _ENDINGS = (".safetensors", *PICKLES, ".tar")
 _BESIDE = re.compile(  # what trainings keep beside the weights
     r"(optimizer|scheduler|random_states|rng_state|scaler|training_args|sampler|custom_checkpoint|dl_state)\w*\."
@@ -55,6 +56,8 @@ def _find(place: Path, depth: int) -> Model:
     if (place / "snapshots").is_dir() and depth < _DEEPEST:
         return _find(_snapshot(place), depth + 1)
     names = [path.name for path in place.iterdir() if path.is_file() and not path.name.startswith(".")]
+    if (place / METADATA).is_file() and any(name.endswith(".distcp") for name in names):
+        return Model(files=[place / METADATA])
     _refuse_parts(place, names)
     groups = candidates(names)
     if not groups:
@@ -111,8 +114,8 @@ def _refuse_parts(folder: Path, names: Sequence[str]) -> None:
     """Raise CheckpointError for checkpoints in parts that only the program that wrote them puts together."""
     if any(name.endswith(".distcp") for name in names):
         raise CheckpointError(
-            f"{folder} is a checkpoint of torch.distributed.checkpoint, in parts",
-            f"put it together: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pt`",
+            f"{folder} is a checkpoint of torch.distributed.checkpoint, and lacks {METADATA}",
+            "get that file, too: it says where the parts of tensors are",
         )
     if any(re.match(r"(bf16_)?zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt", name) for name in names):
         raise CheckpointError(
@@ -124,8 +127,9 @@ def _refuse_parts(folder: Path, names: Sequence[str]) -> None:
 def _in_subfolder(folder: Path, depth: int) -> Model:
     """The model in a folder that holds no weights itself: below `checkpoints`, in the newest step, in its only one."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for inner in (folder for folder in folders if not folder.name.startswith("optim")):
-        _refuse_parts(inner, [path.name for path in inner.glob("*.distcp")])
+    parts = [path for path in folders if any(path.glob("*.distcp")) and not path.name.startswith("optim")]
+    if len(parts) == 1:  # as accelerate writes them for FSDP
+        return _find(parts[0], depth + 1)
     if depth >= _DEEPEST:  # or a link leads back
         raise CheckpointError(f"{folder} holds no file of weights, and neither does what is around it", KNOWN_FILES)
     if (folder / "checkpoints").is_dir():

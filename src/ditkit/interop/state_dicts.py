@@ -27,7 +27,7 @@ from .unpickle import Unread
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
 # keys of tables that have the names of weights
-_NO_WEIGHTS = re.compile(r"exp_avg|momentum|optim(izer)?(?![a-z])|grads?(?![a-z])", re.IGNORECASE)
+NO_WEIGHTS = re.compile(r"exp_avg|momentum|optim(izer)?(?![a-z])|grads?(?![a-z])", re.IGNORECASE)
 _DEEPEST = 16  # containers in each other
 _CONTAINERS = (Mapping, Unread, list, tuple)
 _MOST_NETWORKS = 32  # a hostile file may have as many as it likes
@@ -84,7 +84,7 @@ def _networks(keys: tuple[str, ...], table: Mapping[Any, Any], mark: str) -> Ite
     named = ((name, value) for name, value in table.items() if isinstance(name, str) and isinstance(value, Tensor))
     tensors = {_unwrapped(name): value for name, value in named}
     ends = [name for name in tensors if name == mark or name.endswith(f".{mark}")]
-    if any(map(_NO_WEIGHTS.search, keys)):
+    if any(map(NO_WEIGHTS.search, keys)):
         return
     prefixes = sorted((name.removesuffix(mark) for name in ends), key=len, reverse=True)[:_MOST_NETWORKS]
     by_prefix = any(map(AVERAGED.search, prefixes))  # as in ema-pytorch's table "ema", which has both

@@ -14,7 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ _BY_NAME = {f"torch.{name}": dtype for name, dtype in vars(torch).items() if isi
 
 
 # What a damaged file raises: OSError, too, where a zip archive points outside of itself.
-_DAMAGE = (OSError, ValueError, OverflowError, RuntimeError, MemoryError, RecursionError, zipfile.BadZipFile)
+DAMAGE = (OSError, ValueError, OverflowError, RuntimeError, MemoryError, RecursionError, zipfile.BadZipFile)
 
 
 class _Storage:
@@ -60,10 +60,11 @@ def read(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", "check its permissions") from None
     try:
         if zipfile.is_zipfile(path):
-            return _read_zip(path)
+            with path.open("rb") as file:
+                return _read_zip(file, _mapped(path))
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _read_stream(content, _mapped(path), {**_TENSORS, "torch.storage._load_from_bytes": _in_bytes})
-    except _DAMAGE as error:
+    except DAMAGE as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         why = "it is no pickle" if why.startswith("at position") else why  # in the words of pickletools
     raise unusable(path) or CheckpointError(
@@ -71,8 +72,14 @@ def read(path: Path) -> Any:
     )
 
 
-def _read_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
+def read_content(content: bytes) -> Any:
+    """What the content of a file of torch.save holds, as `read` gives it. Raises what `DAMAGE` lists."""
+    return _read_zip(io.BytesIO(content), torch.frombuffer(bytearray(content), dtype=torch.uint8).untyped_storage())
+
+
+def _read_zip(file: IO[bytes], mapped: torch.UntypedStorage) -> Any:
+    """Of the format since 1.6; `file` and `mapped` are the same bytes."""
+    with zipfile.ZipFile(file) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in infos if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1:
@@ -87,17 +94,16 @@ def _read_zip(path: Path) -> Any:
         if main.file_size > _LARGEST_PICKLE:
             raise ValueError("its plain data are too large")
         content = io.BytesIO(archive.read(main))
-    storages = _Storages(_mapped(path), lambda key: _place(path, infos[f"{root}data/{key}"]))
+    storages = _Storages(mapped, lambda key: _place(file, infos[f"{root}data/{key}"]))
     return unpickle.load(content, _TENSORS, storages.by_key)
 
 
-def _place(path: Path, info: zipfile.ZipInfo) -> tuple[int, int]:
+def _place(file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, int]:
     """Where the content of an archive's entry begins, and its length."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError("its tensors are compressed: unpack the archive, and save it with torch.save again")
-    with path.open("rb") as file:
-        file.seek(info.header_offset)
-        header = file.read(30)
+    file.seek(info.header_offset)
+    header = file.read(30)
     name, extra = struct.unpack("<HH", header[26:30])
     return info.header_offset + 30 + name + extra, info.file_size
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..checkpoint.loading import read_tensors
 from ..errors import CheckpointError
 from ..io import safetensors
-from . import torch_file
+from . import distributed, torch_file
 from .file_kinds import is_safetensors
+from .folders import METADATA
 from .sources import SETTINGS
 
 _LARGEST_SETTINGS = 1 << 20  # bytes
@@ -23,8 +24,12 @@ _LARGEST_SETTINGS = 1 << 20  # bytes
 def read_tree(path: Path) -> Any:
     """What a file holds, by its content: the tensors of a .safetensors file, or what torch.save was given.
 
+    The `.metadata` of torch.distributed.checkpoint stands for its folder.
+
     Raises CheckpointError for what is damaged, or is no file of weights.
     """
+    if path.name == METADATA:
+        return distributed.read(path.parent)
     return read_tensors(path) if is_safetensors(path) else torch_file.read(path)
 
 
