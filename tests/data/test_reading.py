@@ -21,6 +21,7 @@ from ditkit.config import DataConfig
 from ditkit.data.contract import open_dataset
 from ditkit.data.image_dataset import fingerprint
 from ditkit.data.levels import Levels, black_of, white_of
+from ditkit.data.notes import notes
 from ditkit.errors import DitkitError
 from ditkit.evaluation import reference
 from ditkit.runs.folder import RunFolder
@@ -171,6 +172,15 @@ def test_kinds_without_a_white_in_common_are_refused_by_name(tmp_path: Path):
     assert opened(tmp_path, white=4095.0).config.white == 4095
     with pytest.raises(DitkitError, match=r"data\.black 5 is not below data\.white 1"):
         opened(tmp_path, white=1.0, black=5.0)
+
+
+def test_a_white_that_would_do_nothing_is_refused_or_said(tmp_path: Path):
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    with pytest.raises(DitkitError, match=r"data\.white does nothing: none of 1 images has one level a pixel of more"):
+        opened(tmp_path, white=4095.0)
+    assert opened(tmp_path, white=4095.0, black=0.0)[0][0].max() == 255  # as a run recorded it, of other images
+    asked = DataConfig(name="mnist", background="black")
+    assert notes(open_dataset(asked, "train"), asked)[0].startswith("data.background does nothing")
 
 
 def test_what_is_not_a_number_is_black_and_what_is_infinite_is_cut_off(tmp_path: Path):

@@ -53,6 +53,12 @@ def settled(config: DataConfig, source: Encoded) -> DataConfig:
         return config
     seen = _look(config, source)
     deep = [image.levels for image in seen if image.levels is not None]
+    if not deep and config.white is not None and config.black is None:  # what a run has recorded are both
+        raise UsageError(
+            f"data.white does nothing: none of {len(seen)} images has one level a pixel of more than 8 bits (of colour "
+            "images, 16 bits are read as 8)",
+            "leave it out; where such images are rare, set data.black too",
+        )
     if deep:
         white = config.white if config.white is not None else _white(deep)
         black = config.black if config.black is not None else min(black_of(levels, white) for levels in deep)
