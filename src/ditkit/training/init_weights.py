@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -50,12 +50,15 @@ def first_network(config: RunConfig, labels: Sequence[str], device: torch.device
     return network
 
 
-def first_latents(config: RunConfig) -> LatentStats | None:
+def first_latents(config: RunConfig, warn: Callable[[str], None] = lambda _text: None) -> LatentStats | None:
     """The latent statistics of the model that the run starts from, if its autoencoder is the same, or unknown."""
     if config.train.init_from is None or config.autoencoder.name == PIXEL:
         return None
     stats = _source(config.train.init_from)[1].latents
-    return stats if stats and stats.autoencoder in ("", fingerprint(find_files(config))) else None
+    if stats and stats.autoencoder in ("", fingerprint(find_files(config))):
+        return stats
+    warn("its autoencoder is not that of the model it begins with: the statistics of its latents are measured anew")
+    return None
 
 
 def _source(word: str) -> tuple[Path, ModelInfo]:

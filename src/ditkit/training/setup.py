@@ -119,7 +119,7 @@ def open_session(
 
     state = _restore(config, folder, group, trainable, dataset, on_event, force_change)
     # After the checkpoint: a run that continues has the statistics of its latents from there.
-    stats = state.latents if state else first_latents(config)
+    stats = state.latents if state else first_latents(config, lambda text: on_event(Warned(step=0, text=text)))
     data = open_training_data(config, datasets, device, stats=stats, should_stop=should_stop)
     group.barrier()  # machines that do not share their caches encode latents at their own pace
     compiled = state.compiled if state else None
