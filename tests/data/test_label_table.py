@@ -351,3 +351,12 @@ def test_a_named_column_is_looked_for_in_the_only_table_whatever_it_is_called(ph
     with pytest.raises(UsageError, match=r"there is no table in .* that could have the column 'kind'") as caught:
         _labels(photos, label_by="kind")
     assert "--label-file (about.csv, other.csv)" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("names", [["images/1.png", "images/2.png"], ["train/1.png", "train/2.png", "test/3.png"]])
+def test_a_table_called_labels_beside_the_folder_of_images_is_read(names: list[str], tmp_path: Path):
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 5)).save(tmp_path / "data" / name)
+    (tmp_path / "data" / "labels.csv").write_text("id,label\n1,cat\n2,dog\n", encoding="utf-8")
+    assert list(_labels(tmp_path / "data").values()) == ["cat", "dog"]

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...config import DataConfig
 from ...errors import DataError, UsageError
-from ...io.paths import expanded
-from ..decode import open_file
 from ..formats import LISTED, aside, ending, left_out, readable, spelled
 from ..sources.archive import MemberSource
 from . import beside
+from .from_settings import FOLDERS, NONE, WITHOUT, check_settings, labels_as_set, without_labels
 from .layout import LEFT_OUT, TRAIN, VALIDATION, Folders, Splits, find_splits, only_number
 from .listing import Labelled, Listing
 from .matching import matched
 from .table import read_table
-from .values import Labels, label_of
+from .values import label_of
 
 TABLES = ("metadata.jsonl", "metadata.csv", "dataset.json")  # of the hub's image folders; of StyleGAN and EDM
 USUAL_TABLES = ("labels.csv", "labels.tsv", "labels.jsonl", "labels.json")  # read where nothing else says more
 _OF_TABLES = (".csv", ".tsv", ".jsonl")
 ALL_EXTENSIONS = frozenset({*LISTED, *beside.EXTENSIONS, *_OF_TABLES})
-NONE, FOLDERS = "none", "folders"  # of data.label_from
-_EXAMPLE = "e.g. --label-from '(.*)_\\d+' for cat_01.jpg"
 _OTHERWISE = "or say --label-from none (no labels) or --label-from folders"
 
 
@@ -53,7 +49,7 @@ def understand(listing: Listing, config: DataConfig) -> Understood:
     images = listing.only(endings)
     if not len(images):
         raise DataError(f"no images in {listing.where}{aside(others)}", f"ditkit reads {spelled()}")
-    _check_settings(config)
+    check_settings(config)
     if config.label_from == FOLDERS:
         labelled = _from_folders(images)
         if not labelled.labels:
@@ -68,11 +64,13 @@ def understand(listing: Listing, config: DataConfig) -> Understood:
     splits = find_splits(images, Folders.of(images))
     notes += splits.notes() if splits else []
     needed = np.ones(len(images), dtype=bool) if splits is None else splits.parts != LEFT_OUT
-    labelled = _given(images, needed, config) or _from_table_among(listing, images, needed, config)
+    labelled = labels_as_set(images, needed, config) or _from_table_among(listing, images, needed, config)
     if labelled is None and splits is not None and splits.depth == 0:
         labelled = _of_each_split(inner, images, splits, config)
+        if labelled.origin == WITHOUT:
+            labelled = _from_table_among(listing, images, needed, config, USUAL_TABLES) or labelled
     elif labelled is None:
-        labelled = _found(inner, images, config)
+        labelled = _found(listing, images, config)
     parts = splits.parts if labelled.parts is None and splits else labelled.parts
     if parts is not None:
         labelled = _as_in_training(labelled, parts)
@@ -83,67 +81,8 @@ def understand(listing: Listing, config: DataConfig) -> Understood:
 def _at_first(listing: Listing, images: Listing, config: DataConfig) -> Labelled:
     """As runs of the first reading had it: the top folders are labels, whatever they are called."""
     needed = np.ones(len(images), dtype=bool)
-    labelled = _given(images, needed, config) or _from_table_among(listing, images, needed, config, TABLES[:2])
+    labelled = labels_as_set(images, needed, config) or _from_table_among(listing, images, needed, config, TABLES[:2])
     return labelled or beside.labels_beside(listing, images, config.label_by)[0] or _from_folders(images)
-
-
-def _check_settings(config: DataConfig) -> None:
-    others = [name for name in ("label_by", "label_file") if getattr(config, name) is not None]
-    if config.label_from is not None and others:
-        option = f"--{others[0].replace('_', '-')}"
-        raise UsageError(f"--label-from and {option} both say where labels come from", "leave one of them out")
-
-
-def _given(images: Listing, needed: np.ndarray, config: DataConfig) -> Labelled | None:
-    """The labels that the settings say, if they do."""
-    if config.label_from == NONE:
-        return _without(images)
-    if config.label_from is not None:
-        return _from_names(images, needed, config.label_from)
-    if config.label_file is None:
-        return None
-    path = expanded(config.label_file)
-    table = read_table(lambda: open_file(path), str(path), config.label_by, config.image_column)
-    assert table is not None  # None only where it may not guess
-    return matched(table, images, needed) if table.labels else _without(images)
-
-
-def _without(images: Listing, why: str = "") -> Labelled:
-    return Labelled(label_ids=np.zeros(len(images), dtype=np.int64), origin=f"none{why and f': {why}'}")
-
-
-def _from_names(images: Listing, needed: np.ndarray, expression: str) -> Labelled:
-    """The first group of an expression that matches the name without its ending; all of the path if it has a slash."""
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError(f"--label-from: {expression!r} is no regular expression: {error}", _EXAMPLE) from None
-    if not pattern.groups:
-        raise UsageError(f"--label-from: {expression!r} has no group in parentheses", _EXAMPLE)
-    labels, chosen, without = Labels(), list[int](), list[int]()
-    for row in range(len(images)):
-        name = images.source.names[row].rpartition(".")[0]
-        match = pattern.fullmatch(name if "/" in expression else name.rpartition("/")[2])
-        if match and (match[1] or "").strip():
-            labels.add([match[1]], images.source.place(row))
-            chosen.append(row)
-        elif needed[row]:
-            without.append(row)
-    if without:
-        first = ", ".join(images.source.names[row] for row in without[:5]) + (" …" if len(without) > 5 else "")
-        raise DataError(
-            f"--label-from {expression!r} does not match {len(without):,} of {len(images):,} names: {first}",
-            "change the expression, or move these images away",
-        )
-    if labels.too_many():
-        raise DataError(
-            f"--label-from {expression!r} makes {labels.count():,} labels of {len(images):,} images: too many",
-            "let the group match less of the name",
-        )
-    by_id, ids = labels.finish()
-    label_ids = np.full(len(images), -1)
-    label_ids[chosen] = ids
-    return Labelled(labels=by_id, label_ids=label_ids, origin=f"from the images' names, by {expression}")
 
 
 def _of_each_split(listing: Listing, images: Listing, splits: Splits, config: DataConfig) -> Labelled:
@@ -207,7 +146,7 @@ def _found(listing: Listing, images: Listing, config: DataConfig, *, only: bool 
     needed = np.ones(len(images), dtype=bool)
     if (labelled := _from_table_among(listing, images, needed, config)) is not None:
         return labelled
-    listing = _inside(listing, config, only=only)
+    around, listing = listing, _inside(listing, config, only=only)
     images = listing.only(readable(config.reading))
     labelled, notes = beside.labels_beside(listing, images, config.label_by)
     if labelled is not None:
@@ -220,11 +159,11 @@ def _found(listing: Listing, images: Listing, config: DataConfig, *, only: bool 
         )
     folders = Folders.of(images)
     if only_number(images, folders):
-        return _without(images, "the folders only number the images; --label-from folders takes them as labels")
-    if len(folders.names) == 1 and (labelled := _from_table_among(listing, images, needed, config, USUAL_TABLES)):
-        return labelled
+        return without_labels(images, "the folders only number the images; --label-from folders takes them as labels")
     _check_one_set(listing)
-    return replace(_from_folders(images), notes=tuple(notes))
+    labelled = replace(_from_folders(images), notes=tuple(notes))
+    usual = _from_table_among(around, images, needed, config, USUAL_TABLES) if labelled.origin == WITHOUT else None
+    return usual or labelled
 
 
 def _from_table_among(
@@ -243,7 +182,7 @@ def _from_table_among(
         table = read_table(lambda: source.open_bytes(row), where, config.label_by, config.image_column, guess=guess)
         if table is None:
             return None
-        return matched(table, images, needed) if table.labels else _without(images, f"{where} says so")
+        return matched(table, images, needed) if table.labels else without_labels(images, f"{where} says so")
     except DataError as error:
         raise DataError(error.message, f"{error.hint}; {_OTHERWISE}") from None
 
@@ -284,7 +223,7 @@ def _check_one_set(listing: Listing) -> None:
 def _from_folders(images: Listing) -> Labelled:
     names, where, tops = images.source.names, images.where, images.tops
     if not tops:
-        return _without(images)
+        return without_labels(images)
     loose = [row for row in range(len(names)) if b"/" not in names.raw(row)]
     if loose:
         raise DataError(

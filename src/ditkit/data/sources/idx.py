@@ -19,7 +19,7 @@ from ...config import DataConfig
 from ...errors import DataError, UsageError
 from ..contract import Split
 from ..decode import fit
-from ..labels.infer import NONE
+from ..labels.from_settings import NONE
 from ..labels.listing import Layout
 from .files import find
 from .splits import split_named

@@ -12,7 +12,7 @@ from ...config import DataConfig
 from ...errors import DataError, UsageError, unknown
 from ..labels import attributes
 from ..labels.columns import SPLITS
-from ..labels.infer import NONE
+from ..labels.from_settings import NONE
 from ..labels.listing import Labelled
 from ..labels.table import parts_of
 from ..labels.values import label_of
