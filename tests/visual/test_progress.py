@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ditkit.events import Finished, Sampled, Started, Stepped
 from ditkit.io import terminal
+from ditkit.io.progress import progress
 from ditkit.visual.training_progress import TrainingProgress
 
 STARTED = {"device": "cpu", "dtype": "float32", "parameters": 4_200_000, "images": 60_000, "labels": ()}
@@ -41,12 +42,22 @@ def test_a_notebook_without_widgets_shows_lines_and_sample_grids(
     console = Console(file=io.StringIO(), force_jupyter=True, soft_wrap=True, highlight=False)
     monkeypatch.setattr("ditkit.visual.training_progress.stderr", lambda: console)
     Image.new("L", (8, 8)).save(tmp_path / "grid.png")
-    with TrainingProgress() as progress:
-        progress(Started(folder=tmp_path, step=0, steps=2, **STARTED))
-        progress(Stepped(step=1, loss=1.0, lr=1e-3, images_per_second=1234.0))
-        progress(Sampled(step=1, path=tmp_path / "grid.png"))
-        progress(Finished(step=2, steps=2, seconds=1.0, reason="done", folder=tmp_path))
+    with TrainingProgress() as shows:
+        shows(Started(folder=tmp_path, step=0, steps=2, **STARTED))
+        shows(Stepped(step=1, loss=1.0, lr=1e-3, images_per_second=1234.0))
+        shows(Sampled(step=1, path=tmp_path / "grid.png"))
+        shows(Finished(step=2, steps=2, seconds=1.0, reason="done", folder=tmp_path))
     texts = [thing.text for thing in shown if hasattr(thing, "text")]
     assert any(f"training {tmp_path.name}: 4.2M parameters" in text for text in texts)
     assert any("step 1/2" in text for text in texts)
     assert [type(thing).__name__ for thing in shown].count("Image") == 1
+
+
+def test_what_is_fetched_for_a_run_is_shown_while_its_progress_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress("x"), progress("encoding 3 images into latents"):
+        pass
+    with TrainingProgress("x", quiet=True), progress("encoding 4 images into latents"):
+        pass
+    with progress("encoding 5 images into latents"):
+        pass
+    assert capsys.readouterr().err == "encoding 3 images into latents\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -109,16 +109,10 @@ def find_autoencoder(config: RunConfig, *, quiet: bool = False, yes: bool = Fals
 def watching(*, quiet: bool, yes: bool = False) -> Iterator[None]:
     """Within it, what is downloaded, unpacked or encoded is printed with its progress, and confirmed if it is much."""
     from ..io.progress import reporting_to
+    from ..visual.progress import announced
 
-    with reporting_to(None if quiet else _shown, lambda text: _agreed(text, yes=yes)):
+    with reporting_to(None if quiet else announced, lambda text: _agreed(text, yes=yes)):
         yield
-
-
-@contextmanager
-def _shown(text: str) -> Iterator[Callable[[float, float | None], None]]:
-    console.say(text)
-    with console.bar(text.partition(" ")[0]) as show:
-        yield show
 
 
 def _agreed(text: str, *, yes: bool) -> bool:

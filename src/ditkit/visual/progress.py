@@ -39,6 +39,14 @@ def bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[float, float | 
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def announced(text: str) -> Iterator[Progress]:
+    """For `io.progress.reporting_to`: a line of its own, and a bar."""
+    say(text)
+    with bar(text.partition(" ")[0]) as show:
+        yield show
+
+
 def _lines(text: str) -> Callable[[float, float | None], None]:
     """What a bar does where stderr is no terminal: a line now and then, if it takes long."""
     last = time.monotonic()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated, Warned
+from ..io.progress import reporting_to
 from ..io.reading import open_picture
 from ..io.terminal import draws_bars, stderr
 from ..io.text import format_duration, plus_minus, visible
+from ..runtime import launch
+from .progress import announced
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +28,8 @@ _SMOOTHING = 0.98
 class TrainingProgress:
     """Shows a run's progress: `with TrainingProgress() as progress: ditkit.train(config, folder, progress)`.
 
-    In a notebook it shows the sample grids, too; the bar needs ipywidgets there, without which lines stand for it.
+    What is downloaded or encoded for the run is shown, too, and in a notebook the sample grids. The bar needs
+    ipywidgets there, without which lines stand for it.
 
     Args:
         name: of the run; its folder's if None.
@@ -32,10 +37,11 @@ class TrainingProgress:
     """
 
     def __init__(self, name: str | None = None, *, quiet: bool = False):
-        self.name, self.quiet = name, quiet
+        self.name, self.quiet = name, quiet or not launch.is_main()
         self.console = stderr()
         self.finished: Finished | None = None
         self.labels: tuple[str, ...] = ()
+        self._reports = ExitStack()
         self._bar: Progress | None = None
         self._task: Any = None
         self._loss: float | None = None
@@ -45,17 +51,18 @@ class TrainingProgress:
         self._next_line = 0
 
     def __enter__(self) -> TrainingProgress:
+        self._reports.enter_context(reporting_to(None if self.quiet else announced))
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._stop_bar()
+        self._reports.close()
 
     def __call__(self, event: Event) -> None:
         """Take one event of the training loop."""
         if isinstance(event, Finished):
             self.finished = event
-            self.__exit__()
+            self._stop_bar()
         elif isinstance(event, Started):
             self._start(event)
         elif isinstance(event, Stepped):
@@ -68,6 +75,10 @@ class TrainingProgress:
             self._show(event)
         elif isinstance(event, Warned):
             self.note(f"warning: {event.text}")
+
+    def _stop_bar(self) -> None:
+        if self._bar:
+            self._bar.stop()
 
     def note(self, text: str) -> None:
         """A line between the others."""
