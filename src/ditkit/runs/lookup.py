@@ -17,6 +17,7 @@ from . import manifest
 from .folder import RunFolder, run_of
 from .model_info import ModelInfo, check_guide, read_model_info
 
+INSIDE = "ditkit:"  # before the name of a model inside the package, which a run of that name hides otherwise
 WEIGHTS, SETTINGS, METRICS = "ema.safetensors", "config.toml", "metrics.jsonl"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -107,6 +108,8 @@ def find_weights(
         UsageError: the word names nothing.
         MachineError: the network or the disk fails.
     """
+    if word and word.startswith(INSIDE):
+        return _inside(word.removeprefix(INSIDE), ema=ema)
     if place := hub_address(word, runs):
         return fetch_weights(place, ema=ema)
     name = WEIGHTS if ema else "model.safetensors"
@@ -115,12 +118,8 @@ def find_weights(
         return _weights_file(path, name, ema=ema)
     if path and ((path / name).is_file() or manifest.is_checkpoint(path)):
         return path / name
-    if word and word not in run_names(runs) and not RunFolder(expanded(word)).is_run():
-        bundled = bundled_weights(word)
-        if bundled and not ema:
-            raise UsageError(f"the model {word} inside the package has EMA weights only", "leave out --no-ema")
-        if bundled:
-            return bundled
+    if word and word not in run_names(runs) and not RunFolder(expanded(word)).is_run() and bundled_weights(word):
+        return _inside(word, ema=ema)
     run = find_run(word, runs)
     newest = run.newest_whole(name, on_damage)
     while newest and not keep_for_reading(newest):  # the run trains on, and has just removed it
@@ -130,6 +129,30 @@ def find_weights(
             f"{run.path} has no checkpoint yet", "one is written every train.save_every steps, and when training stops"
         )
     return newest / name
+
+
+def _inside(name: str, *, ema: bool) -> Path:
+    """The weights file of a model inside the package. Raises UsageError if there is none of that name or kind."""
+    weights = bundled_weights(name)
+    if weights is None:
+        raise unknown("model inside ditkit", name, bundled_names())
+    if not ema:
+        raise UsageError(f"the model {name} inside the package has EMA weights only", "leave out --no-ema")
+    return weights
+
+
+def unfinished(weights: Path, info: ModelInfo) -> str | None:
+    """What to know about the newest checkpoint of a run that is not done; None for other weights."""
+    run = run_of(weights)
+    if run is None or run.is_imported() or weights.resolve().parent.parent != run.checkpoints:
+        return None
+    steps, newest = info.config.train.steps, run.checkpoint_steps()[-1:]
+    if newest != [info.step] or info.step >= steps:
+        return None
+    noise = ": expect noise" if info.step < steps / 10 else ""
+    inside = bundled_weights(run.path.resolve().name)
+    other = f"; the model of that name inside ditkit is {INSIDE}{inside.stem}" if inside else ""
+    return f"the run {run.path.name} is at step {info.step:,} of {steps:,}{noise}{other}"
 
 
 def hub_address(word: str | None, runs: Path) -> str | None:

@@ -19,7 +19,7 @@ from ..io.npz import ImageFile
 from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
 from ..runs import target
 from ..runs.label_words import default_words, expand_labels
-from ..runs.lookup import find_guide, find_weights, hub_address, model_name, origin_of
+from ..runs.lookup import find_guide, find_weights, hub_address, model_name, origin_of, unfinished
 from ..runs.model_info import ModelInfo, read_model_info
 from ..runs.public import public_path
 from ..runs.remarks import usable_guidance
@@ -129,8 +129,8 @@ def checked_request(
     scale = config.sample.guidance
     guided_by = find_guide(guide, weights, info, runs, scale=scale, ema=ema) if guide else None
     drawn, remark = usable_guidance(config, len(info.labels), guide=guided_by is not None)
-    if remark:
-        notify(remark)
+    for line in filter(None, (unfinished(weights, info), remark)):
+        notify(line)
     return SampleRequest(
         weights=weights,
         info=info,
