@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..config import RunConfig
 from ..data.contract import Dataset
-from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
+from ..runs.lookup import unfinished
 from ..runtime.distributed import ProcessGroup
 from ..sampling.request import SampleRequest
 
@@ -90,6 +91,8 @@ def _opened(
     progress: Watch,
 ) -> tuple[Trained, Trained | None, Judge]:
     """The model, the worse one that guides it if there is one, and what judges its images."""
+    if remark := unfinished(request.weights, request.info):
+        notify(remark)
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load, load_weights
         from ..runtime.device import find_device

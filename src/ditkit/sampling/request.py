@@ -129,9 +129,7 @@ def checked_request(
     scale = config.sample.guidance
     guided_by = find_guide(guide, weights, info, runs, scale=scale, ema=ema) if guide else None
     drawn, remark = usable_guidance(config, len(info.labels), guide=guided_by is not None)
-    for line in filter(None, (unfinished(weights, info), remark)):
-        notify(line)
-    return SampleRequest(
+    request = SampleRequest(
         weights=weights,
         info=info,
         name=f"{model_name(weights, word)}-{info.step}",
@@ -144,6 +142,9 @@ def checked_request(
         ema=ema_length,
         autoencoder=autoencoder,
     )
+    if remark:
+        notify(remark)
+    return request
 
 
 def averaged(weights: Path, length: float, progress: Watch) -> Path:
@@ -209,6 +210,8 @@ def draw(
 
     Raises DitkitError for what is wrong with the weights or the device.
     """
+    if remark := unfinished(request.weights, request.info):
+        notify(remark)
     group = group or ProcessGroup()
     if request.backend == "jax":
         yield from _draw_in_jax(request, device, group, progress)
