@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from foreign import Meta
-from torch.distributed import checkpoint
 from torch.distributed.checkpoint import metadata as formats
 from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.state_dict_saver import save as save_in_parts
 
 from ditkit.errors import CheckpointError
 from ditkit.interop import distributed
@@ -24,7 +24,7 @@ HEADS = {"model": {"heads": 4}}
 def save(folder: Path, tree: dict[str, Any]) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        checkpoint.save(tree, checkpoint_id=folder, no_dist=True)
+        save_in_parts(tree, checkpoint_id=folder, no_dist=True)
     return folder
 
 

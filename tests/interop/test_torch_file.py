@@ -277,6 +277,7 @@ def test_very_many_tables_and_networks_are_looked_through_in_time() -> None:
     [
         (["x/data.pkl", "x/constants.pkl"], "TorchScript"),
         (["a.txt", "b.npy"], r"is a zip archive of a.txt, b.npy"),
+        (["a.npy", "b.npy"], "arrays of NumPy"),
         (["x/data.pkl", "y/data.pkl"], "damaged"),
     ],
 )

@@ -69,6 +69,8 @@ def unusable(path: Path) -> CheckpointError | None:
         return CheckpointError(f"{path} is a tar archive", _UNPACK)
     if start.startswith(b"PK\x03\x04"):
         return _zip(path)
+    if path.suffix.lower() == ".onnx":
+        return CheckpointError(f"{path} is a network in ONNX, not weights by name", KNOWN_FILES)
     for begin, (what, hint) in _STARTS.items():
         if start.startswith(begin):
             return CheckpointError(f"{path} is {what}", hint)
@@ -86,7 +88,12 @@ def _zip(path: Path) -> CheckpointError | None:
             names = archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile):
         return CheckpointError(f"{path} is a damaged zip archive", "get the file again")
+    if any(name.endswith("/constants.pkl") for name in names):
+        save = 'torch.save(torch.jit.load("FILE").state_dict(), "weights.pt")'
+        return CheckpointError(f"{path} is a TorchScript program, not weights alone", f"in Python: `{save}`")
     if any(name.endswith("/data.pkl") for name in names):
         return None
+    if names and all(name.endswith(".npy") for name in names):
+        return CheckpointError(f"{path} holds arrays of NumPy's", KNOWN_FILES)
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
     return CheckpointError(f"{path} is a zip archive of {listed or 'nothing'}", _UNPACK)

@@ -53,9 +53,10 @@ _CHANGED = {  # part of a tensor's name in a DiT of Meta's: whose network it is,
     r"\bgamma\d?\b|lambda|layer_?scale|\bls[12]\b": "a DiT with scales of its own in each block, as DiffFit adds them",
     r"experts?\.|\bgate\.weight": "a mixture of experts",
     r"_scale\b|scales?$|zero_point|absmax|quant": "a quantised network",
-    r"lora_": "a LoRA beside the weights that it changes: merge them first, and import the result",
+    r"lora_": "a DiT with a LoRA beside the weights that it changes",
     r"w_embed|guidance_embed|r_embed": "a DiT that is conditioned on more than timestep and label",
 }
+_MERGE = "merge them first: in PEFT, `model.merge_and_unload().state_dict()` is what to save and to import"
 _APART = re.compile(  # names of what stands beside a network, from their beginning
     r"(projectors?|proj_heads?|vae|autoencoder|first_stage_model|encoders?|text_encoder|discriminator|loss\w*|lpips|"
     r"perceptual\w*|criterion|logvar|betas|alphas\w*|sqrt_\w*|log_one_\w*|posterior_\w*|lvlb_weights|n_averaged|initted|"
@@ -71,7 +72,8 @@ def without_extras(tensors: Mapping[str, Tensor], known: str, path: Path) -> tup
     extras = [name for name in tensors if not re.fullmatch(known, name)]
     for pattern, kind in _CHANGED.items():
         if names := [name for name in extras if re.search(pattern, name) and not _APART.match(name)]:
-            raise CheckpointError(f"{path} is {kind} ({_named(names)}); ditkit has no such network", KNOWN)
+            hint = _MERGE if "LoRA" in kind else KNOWN
+            raise CheckpointError(f"{path} is {kind} ({_named(names)}), which ditkit does not have", hint)
     if unknown := [name for name in extras if not _APART.match(name)]:
         raise CheckpointError(
             f"{path} is like a network that ditkit knows, but {len(unknown)} of its tensors do not belong to that "
