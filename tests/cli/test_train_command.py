@@ -384,10 +384,10 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
     code, out, err = said(capsys, "lr-find mnist --batch-size 4 --device cpu")
     assert (code, out) == (
         0,
-        "suggested learning rate: 1.00e-04, half of that of the lowest loss (2.00e-04)\n",
+        "the loss of this short test is lowest at a learning rate of 2.00e-04, and rises above it\n",
     )
     assert err.endswith(
-        "next: train with `--lr 1.00e-04`, or a lower one if the loss spikes; the settings have 6.00e-03\n"
+        "to begin with: `--lr 1.00e-04`; the settings have 6.00e-03; which rate is best is known from whole runs only\n"
     )
     assert "plot in lr-find-mnist.png, numbers in lr-find-mnist.json" in err
     assert asked[0].train.batch_size == 4

@@ -121,7 +121,10 @@ def test_a_range_test_is_drawn_over_log_rates_with_its_rates_and_the_settings_ow
     figure = plot_lr(curve())
     assert figure.axes[0].get_xscale() == "log"
     drawn = lines_without_dots(figure)
-    assert drawn["suggested: 7.5e-4"] == [7.5e-4, 7.5e-4] and drawn["lowest loss: 2.0e-2"] == [0.02, 0.02]
+    assert drawn["half of it, to begin with: 7.5e-4"] == [7.5e-4, 7.5e-4] and drawn["lowest loss: 2.0e-2"] == [
+        0.02,
+        0.02,
+    ]
     assert drawn["the settings' own: 6.0e-3"] == [6e-3, 6e-3]
     assert figure.axes[0].get_ylim()[1] < 2.0, "the divergence squashes the fall"
 
@@ -134,7 +137,7 @@ def test_a_range_test_without_advice_or_with_nan_is_drawn_all_the_same(tmp_path:
     broken = curve(suggestion=None, lowest=None, configured=None)
     broken.losses[-1] = broken.smoothed[-1] = float("nan")
     figure = plot_lr(broken)
-    assert not [name for name in lines_without_dots(figure) if "lowest" in name or "sugg" in name or "own" in name]
+    assert not [name for name in lines_without_dots(figure) if "lowest" in name or "half" in name or "own" in name]
     save_figure(figure, tmp_path / "a.png")
     with pytest.raises(DitkitError, match="no finite loss"):
         plot_lr(curve(losses=[float("nan")] * 40))

@@ -111,7 +111,7 @@ def _print_curve(curve: LRCurve, config: RunConfig, path: Path, numbers: Path, o
     from ..runs.rates import advice
 
     rates = {"suggestion": curve.suggestion, "lowest": curve.lowest, "configured": curve.configured}
-    line = f"suggested learning rate: {curve.suggestion:.2e}, half of that of the lowest loss ({curve.lowest:.2e})"
+    line = f"the loss of this short test is lowest at a learning rate of {curve.lowest:.2e}, and rises above it"
     show_result(output, {**rates, "plot": str(path), "numbers": str(numbers)}, [line])
     console.say(f"plot in {path}, numbers in {numbers}", quiet=output.quiet or output.json)
     console.say(advice(curve.suggestion, curve.configured, config), quiet=output.quiet or output.json)

@@ -30,4 +30,4 @@ def advice(suggestion: float, configured: float | None, config: RunConfig) -> st
     if (name := recipe_of(config)) and configured:
         return f"the recipe {name} has {recipes.load(name).optim.lr:.2e}, found by whole runs: keep it"
     own = f"; the settings have {configured:.2e}" if configured else ""
-    return f"next: train with `--lr {suggestion:.2e}`, or a lower one if the loss spikes{own}"
+    return f"to begin with: `--lr {suggestion:.2e}`{own}; which rate is best is known from whole runs only"

@@ -132,8 +132,8 @@ def plot_lr(curve: Curve) -> Figure:
     if len(trend) == len(rates):
         axes.plot(rates[usable], trend[usable], color=_COLOURS[0], linewidth=2.2, label="smoothed")
     marks = (
-        (curve.suggestion, "suggested", _COLOURS[2], "-"),
         (curve.lowest, "lowest loss", _COLOURS[1], "--"),
+        (curve.suggestion, "half of it, to begin with", _COLOURS[2], "-"),
         (curve.configured, "the settings' own", _COLOURS[6], ":"),
     )
     for rate, name, colour, style in marks:
