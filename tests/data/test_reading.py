@@ -90,6 +90,15 @@ def test_a_transparent_image_keeps_its_transparency_beside_a_profile(tmp_path: P
     assert (seen[:2] == 255).all() and np.abs(seen[2:] - (214, 116, 38)).max() <= 3
 
 
+def test_a_large_image_is_made_smaller_before_its_colours_are_transformed(tmp_path: Path):
+    halves = np.zeros((120, 200, 3), dtype=np.uint8)
+    halves[:, :100], halves[:, 100:] = (200, 120, 60), (60, 120, 200)
+    Image.fromarray(halves).save(tmp_path / "a.png", icc_profile=P3)
+    whole, small = load_image(tmp_path / "a.png", 3), load_image(tmp_path / "a.png", 3, smallest=(8, 10))
+    assert whole.size == (200, 120) and small.size == (34, 20)
+    assert np.abs(np.asarray(small, dtype=int)[:, :16] - (214, 116, 38)).max() <= 3
+
+
 def test_grey_images_follow_profiles_of_grey_and_of_colour(tmp_path: Path):
     linear = profile(
         "linear", [(0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141)], 1

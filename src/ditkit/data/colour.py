@@ -16,9 +16,10 @@ _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles, and the mo
 _NO_CACHE: Any = 0x0040
 
 
-def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
+def to_srgb(image: Image.Image, smallest: tuple[int, int] | None = None) -> tuple[Image.Image, str]:
     """The image in sRGB by its embedded profile (relative colorimetric), and the profile's name.
 
+    One that is transformed may be made smaller before, still at least twice `smallest` (height, width): it takes long.
     The name is empty without one, and IGNORED for one that cannot be used; then the image is as it was.
     """
     profile = image.info.get("icc_profile")
@@ -32,11 +33,15 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
             return image, IGNORED
         transparent = image.has_transparency_data
         whole = image.convert("RGBA") if transparent else image
-        plain = ImageCms.applyTransform(whole.convert(mode), transform)
+        factor = min(image.size) // (2 * max(smallest)) if smallest else 1
+        plain, alpha = whole.convert(mode), whole.getchannel("A") if transparent else None
+        if factor > 1 and alpha is None:
+            plain = plain.reduce(factor)
+        plain = ImageCms.applyTransform(plain, transform)
         if plain is None:
             return image, IGNORED
-        if transparent:
-            plain.putalpha(whole.getchannel("A"))
+        if alpha is not None:
+            plain.putalpha(alpha)
         return plain, name
     except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError, KeyError):
         return image, IGNORED

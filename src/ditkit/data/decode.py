@@ -95,9 +95,9 @@ def _examined(
                 image.draft(image.mode, (side, side))
             _mend_transparency(image)
             image.load()
-            plain, profile = to_plain(image, config)
+            plain, profile = to_plain(image, config, smallest)
             is_exchanged = _TURNS.get(_orientation(image)) in _EXCHANGING
-            size = size[::-1] if is_exchanged else size
+            size = (size[1], size[0]) if is_exchanged else size
             return plain, Header(size=size, format=image.format or "", mode=mode, profile=profile)
     except decode_errors as error:
         text = f"cannot read the image {name}: {_why(error, config)}"
@@ -116,10 +116,12 @@ def _is_of_the_machine(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_IMAGE
 
 
-def to_plain(image: Image.Image, config: DataConfig) -> tuple[Image.Image, str]:
+def to_plain(
+    image: Image.Image, config: DataConfig, smallest: tuple[int, int] | None = None
+) -> tuple[Image.Image, str]:
     """An image that is loaded as `decode` gives it, and the name of its colour profile (`colour.to_srgb`)."""
     turn, background = _TURNS.get(_orientation(image)), 0 if config.background == "black" else 255
-    plain, profile = (image, "") if config.reading == 1 else to_srgb(image)
+    plain, profile = (image, "") if config.reading == 1 else to_srgb(image, smallest)
     plain = to_eight_bits(image, config, background) if is_deep(image) else plain
     plain = _flatten(plain, background).convert("L" if config.channels == 1 else "RGB")
     return plain.transpose(turn) if turn is not None else plain, profile
