@@ -521,3 +521,18 @@ def test_idx_files_that_are_wrong_or_several_say_so(files: Files, message: str):
 def test_files_beside_the_images_that_give_no_labels_are_mentioned(files: Files, note: str | None):
     images = _open(_made({**_images(*(f"{index}.png" for index in range(4 if len(files) > 2 else 5))), **files}))
     assert images.labels == () and (note or "") in " ".join(notes_of(images)) and bool(notes_of(images)) == bool(note)
+
+
+def test_many_archives_of_a_split_are_said_in_few_words():
+    for number in range(9):
+        _made(_images(f"a/{number}.png", f"b/{number}x.png"), f"shards/train-{number:02d}.tar")
+    images = _open("shards", validation=0)
+    assert images.labels == ("a", "b") and len(images) == 18 and len(" ".join(notes_of(images))) < 150
+
+
+def test_validation_images_in_a_folder_that_is_no_class_are_not_used_and_some_are_held_out():
+    names = [f"train/n{index % 2}/images/{index}.png" for index in range(40)]
+    place = _made(_images(*names, "val/images/x.png", "test/images/y.png"))
+    learnt, held = _both(place)
+    assert len(learnt) == 36 and len(held) == 4 and set({**learnt, **held}.values()) == {"n0", "n1"}
+    assert "1 images for validation, with labels that no training image has" in " ".join(notes_of(_open(place)))

@@ -50,9 +50,7 @@ class Splits:
     def notes(self) -> list[str]:
         """What was understood, in lines."""
         counts = np.bincount(self.parts, minlength=3)
-        named = {
-            part: ", ".join(name for name, other in self.names.items() if other == part) for part in _PARTS.values()
-        }
+        named = {part: _some([name for name, other in self.names.items() if other == part]) for part in _PARTS.values()}
         text = f"{named[TRAIN]} to train on ({counts[TRAIN]:,} images)"
         if named[VALIDATION]:
             text += f", {named[VALIDATION]} for validation ({counts[VALIDATION]:,})"
@@ -60,6 +58,10 @@ class Splits:
         if named[LEFT_OUT]:
             lines.append(f"not used: {named[LEFT_OUT]} ({counts[LEFT_OUT]:,} images), for testing by name")
         return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" … {names[-1]}" if len(names) > 4 else "")
 
 
 def find_splits(images: Listing, folders: Folders) -> Splits | None:
