@@ -375,7 +375,11 @@ def test_a_single_row_without_an_image_is_an_unreadable_image(root: Path) -> Non
 def test_tables_of_different_columns_are_one_error(root: Path) -> None:
     (root / "a.parquet").write_bytes(table(IMAGES, label=NUMBERS))
     (root / "b.parquet").write_bytes(table(IMAGES))
-    with pytest.raises(DitkitError, match=r"b\.parquet"):
+    with pytest.raises(DitkitError, match=r"b\.parquet has no column label, but: image") as caught:
+        opened(root)
+    assert "again" not in str(caught.value.hint)
+    (root / "b.parquet").write_bytes(table(IMAGES, image="picture", label=NUMBERS))
+    with pytest.raises(DitkitError, match=r"b\.parquet has no column image, but: picture, label"):
         opened(root)
 
 

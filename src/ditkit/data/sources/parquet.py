@@ -18,7 +18,7 @@ from ..labels.listing import Layout
 from ..labels.table import PARTS
 from .files import hidden
 from .parquet_cache import open_packed
-from .parquet_file import features_of, reading
+from .parquet_file import check_column, features_of, reading
 from .parquet_labels import labels_of, others
 from .splits import CARD, by_split
 
@@ -54,6 +54,7 @@ def image_blocks(table: Path, column: str) -> Iterator[tuple[memoryview, np.ndar
     import pyarrow.parquet as parquet
 
     compute: Any = pyarrow.compute  # its functions are made when it is imported
+    check_column(table, column)
     # without pre_buffer=False it would hold the whole file
     with reading(table), parquet.ParquetFile(table, buffer_size=_BUFFER, pre_buffer=False) as file:
         for batch in file.iter_batches(_ROWS, columns=[column], use_threads=False):

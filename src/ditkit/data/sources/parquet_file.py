@@ -48,6 +48,19 @@ def features_of(schema: Any) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def check_column(table: Path, column: str) -> None:
+    """Raise DataError for a table without a column that the first one has."""
+    import pyarrow.parquet as parquet
+
+    with reading(table):
+        names = parquet.read_schema(table).names
+    if column not in names:
+        raise DataError(
+            f"{table} has no column {column}, but: {', '.join(names[:12])}",
+            "give the folder of the tables that belong together, or another column with --label-by",
+        )
+
+
 def columns_of(tables: Sequence[Path], column: str) -> Any:
     """One column of some tables, which must have it, without a dictionary: a pyarrow.ChunkedArray.
 
@@ -59,6 +72,7 @@ def columns_of(tables: Sequence[Path], column: str) -> Any:
 
     read: list[Any] = []
     for table in tables:
+        check_column(table, column)
         with reading(table):
             part = parquet.read_table(table, columns=[column], use_threads=False, pre_buffer=False).column(column)
             is_dictionary = pyarrow.types.is_dictionary(part.type)
