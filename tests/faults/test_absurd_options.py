@@ -71,6 +71,8 @@ PLACES = {
     "--runs-dir",
     "--out",
     "--model",
+    "--init-from",
+    "--autoguide",
     "--device",
 }  # and every argument
 BASES = {
@@ -139,6 +141,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.cli.evaluate._judged", lambda *_, **__: EVALUATION)
     monkeypatch.setattr("ditkit.evaluation.compare.compare", lambda *_, **__: {"runs": [], "differing": {}})
     monkeypatch.setattr("ditkit.evaluation.sweep.sweep", lambda *_, **__: [])
+    monkeypatch.setattr("ditkit.evaluation.sweep.table", lambda _rows: [])
     monkeypatch.setattr("ditkit.estimation.report.estimate", lambda *_, **__: {})
     monkeypatch.setattr("ditkit.estimation.report.report_lines", lambda _: [])
     monkeypatch.setattr("ditkit.visual.plots.plot_losses", lambda *_, **__: None)
