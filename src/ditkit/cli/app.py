@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
+from ..io.paths import release_unused
 from . import console
 from .opt import OTHER, Debug, expanded
 from .parsing import spread
@@ -235,6 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         console.flush(stdout)
         return console.report(error, command=_command_named(words), debug=console.is_debug(words))
+    finally:
+        release_unused()
 
 
 def _command_named(words: Sequence[str]) -> str:

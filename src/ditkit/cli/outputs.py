@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..io import paths
 from ..io.paths import check_file, expanded
-from ..io.text import free_name
+from ..runtime import launch
 from . import console, tables
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ def show_result(output: Output, record: Mapping[str, Any], lines: Iterable[str])
 
 
 def output_folder(output: Output, default: Path, names: list[str]) -> Path:
-    """The folder that --out names, else `default` or the next free name like it.
+    """The folder that --out names, else a new one called `default` or the next free name like it.
 
     Raises DitkitError when the files `names` cannot go there, or would overwrite others without --force.
     """
-    folder = expanded(output.out) if output.out else free_name(default)
+    if not output.out:
+        paths.check_writable(default)
+        return paths.claim_folder(default) if launch.is_main() else default
+    folder = expanded(output.out)
     paths.check_writable(folder)
     existing = set(os.listdir(folder)) if folder.is_dir() and not output.force else set()  # noqa: PTH208
     taken = [name for name in names if name in existing]
@@ -66,8 +69,10 @@ def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = N
 
     `beside` is the ending of a second file next to it. Raises UsageError or MachineError when it cannot be written.
     """
-    default = Path(f"{stem}.png") if force else free_name(Path(stem), ".png")
-    path = check_suffix(out or default, "a PNG", f"{stem}.png", force=force)
+    if not (out or force):
+        paths.check_writable(Path())
+        return paths.claim_file(Path(stem), ".png")
+    path = check_suffix(out or Path(f"{stem}.png"), "a PNG", f"{stem}.png", force=force)
     if beside:
         check_file(path.with_suffix(beside), force=force)
     return path

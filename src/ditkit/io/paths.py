@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import difflib
 import math
 import os
@@ -95,6 +97,43 @@ def make_free_folder(path: Path) -> Path:
             continue
         atomic.sync_folder(folder.parent)
         return folder
+
+
+_claimed: list[Path] = []  # folders and files that were made for their names alone, so far
+
+
+def claim_folder(path: Path) -> Path:
+    """`make_free_folder`, for results that come later: it goes again if nothing is written into it."""
+    paths = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    folder = make_free_folder(path)
+    _claimed.extend([folder, *paths])
+    return folder
+
+
+def claim_file(path: Path, ending: str) -> Path:
+    """A new, empty file of the next free name, which no other process gets; it goes again if it stays empty."""
+    while True:
+        file = free_name(path, ending)
+        try:
+            file.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        _claimed.append(file)
+        return file
+
+
+def release_unused() -> None:
+    """Remove what was claimed and is still empty. Called when a command ends, and when the process does."""
+    while _claimed:
+        path = _claimed.pop(0)
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            elif not path.stat().st_size:
+                path.unlink()
+
+
+atexit.register(release_unused)
 
 
 def nearest_folder(path: Path) -> Path:

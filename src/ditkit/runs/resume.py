@@ -13,7 +13,8 @@ from typing import Any
 from ..config import RunConfig
 from ..errors import CheckpointError, DataError, UsageError
 from ..io.atomic import is_leftover, make_folder
-from ..io.text import as_toml, free_name
+from ..io.paths import claim_folder
+from ..io.text import as_toml
 from . import manifest
 from .folder import LOCK, RunFolder, cannot_write, lock
 from .lookup import WEIGHTS
@@ -84,7 +85,7 @@ def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_cha
         UsageError: the run that is there has other settings, or the folder is something else.
         MachineError: the folder cannot be written.
     """
-    folder = RunFolder(free_name(path) if fresh and RunFolder(path).is_run() else path)
+    folder = RunFolder(claim_folder(path) if fresh and RunFolder(path).is_run() else path)
     if folder.is_run():
         folder.check_continues()
         return _resume(config, folder, force_change)
