@@ -37,7 +37,7 @@ def _config(path: str = "/photos/a"):
 @pytest.mark.parametrize(
     ("now", "path", "message", "hint"),
     [
-        (_Images(labels=("a", "c")), "/photos/a", "not the labels .*: a, b; now a, c", "--label-from folders"),
+        (_Images(labels=("a", "c")), "/photos/a", "not the labels .*: a, b; now a, c", "--label-from"),
         (_Images(labels=()), "/photos/a", "not the labels .*: a, b; now none", "--name NAME"),
         (
             _Images(fingerprint="2"),

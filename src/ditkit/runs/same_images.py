@@ -40,14 +40,15 @@ def check_same_images(
     learnt: Images, images: Images, folder: RunFolder, config: RunConfig, force_change: Collection[str] = ()
 ) -> None:
     """Raise DataError where images or labels are not those that the run in a folder has learnt."""
-    place, other = folder.read_config().data.path, ""
-    if place != config.data.path:
-        other = f": {folder.path} was trained on {place or 'its own images'}, and this is {config.data.path}"
+    before, other = folder.read_config().data, ""
+    if before.path != config.data.path:
+        places = [data.path or data.name for data in (before, config.data)]
+        other = f": {folder.path} was trained on {places[0]}, and this is {places[1]}"
     ways = "start another run with --name NAME or with --fresh"
     if list(map(composed, learnt.labels)) != list(map(composed, images.labels)):
         raise DataError(
             f"these are not the labels that {folder.path} was started with{other or _compared(learnt, images)}",
-            f"{ways}; where an earlier ditkit took the outer folders as labels, so does --label-from folders",
+            ways if other else f"say where they are from as it did then (--label-from, --label-file), or {ways}",
         )
     if learnt.fingerprint != images.fingerprint and FORCED not in force_change:
         why = other or ": they have changed, or they are read in another way"
