@@ -121,7 +121,7 @@ def test_a_range_test_is_drawn_over_log_rates_with_its_rates_and_the_settings_ow
     figure = plot_lr(curve())
     assert figure.axes[0].get_xscale() == "log"
     drawn = lines_without_dots(figure)
-    assert drawn["half of it, to begin with: 7.5e-4"] == [7.5e-4, 7.5e-4] and drawn["lowest loss: 2.0e-2"] == [
+    assert drawn["half that rate, to begin with: 7.5e-4"] == [7.5e-4, 7.5e-4] and drawn["lowest loss: 2.0e-2"] == [
         0.02,
         0.02,
     ]

@@ -90,7 +90,7 @@ def skip_step(session: TrainingSession, result: StepResult, fault: str, loss: fl
     raise DivergedError(
         f"training diverged at step {step + 1}: {fault}, {session.loss_health.skips} steps in a row, after going back "
         f"{session.loss_health.rollbacks} times; learning rate {lr:.3g} ({saved}; report in {path})",
-        f"start again with a lower rate, e.g. --fresh --lr {lr / 3:.2g}, or let `ditkit lr-find` choose one",
+        f"start again with a lower rate, e.g. --fresh --lr {lr / 3:.2g}, or see what `ditkit lr-find` shows",
     )
 
 

@@ -133,7 +133,7 @@ def plot_lr(curve: Curve) -> Figure:
         axes.plot(rates[usable], trend[usable], color=_COLOURS[0], linewidth=2.2, label="smoothed")
     marks = (
         (curve.lowest, "lowest loss", _COLOURS[1], "--"),
-        (curve.suggestion, "half of it, to begin with", _COLOURS[2], "-"),
+        (curve.suggestion, "half that rate, to begin with", _COLOURS[2], "-"),
         (curve.configured, "the settings' own", _COLOURS[6], ":"),
     )
     for rate, name, colour, style in marks:
