@@ -11,7 +11,7 @@ import pytest
 from ditkit import recipes
 from ditkit.errors import DataError
 from ditkit.runs.folder import RunFolder
-from ditkit.runs.model_info import resolve_labels
+from ditkit.runs.model_info import ModelInfo, resolve_labels
 from ditkit.runs.same_images import check_finished, check_same_images
 
 
@@ -70,3 +70,8 @@ def test_labels_that_differ_in_their_spelling_only_are_the_same(run: RunFolder):
 
 def test_a_run_without_a_readable_checkpoint_is_not_compared(run: RunFolder):
     check_finished(_Images(fingerprint="2"), run, _config("/photos/b"))
+
+
+def test_the_labels_of_a_weights_file_are_composed_when_it_is_read():
+    info = ModelInfo(config=recipes.load("folder"), labels=(unicodedata.normalize("NFD", "Käse"), "dog"), step=1)
+    assert ModelInfo.from_json(info.to_json(), Path("ema.safetensors")).labels == ("Käse", "dog")

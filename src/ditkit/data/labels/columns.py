@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...errors import DataError, unknown
+from ...io.text import composed
 
 # Names of columns that need not be configured, the surest first.
 FILES = (
@@ -82,7 +83,7 @@ class Columns:
 
 def plain(name: str) -> str:
     """A column's name as it is compared: file_name for `File Name`."""
-    return re.sub(r"[\s_-]+", "_", name.strip().lower())
+    return re.sub(r"[\s_-]+", "_", composed(name).strip().lower())
 
 
 def _some(names: Sequence[str]) -> str:
