@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from foreign import Meta
 from harness import finish, fork
 from training_runs import digest, run
 
@@ -158,3 +160,12 @@ def test_what_was_claimed_for_a_result_that_never_came_goes_again(tmp_path, monk
     assert main(["sample", "--model", "mnist", "--labels", "3", "--device", "cuda:77"]) != 0
     assert main(["make-gif", "denoise", "--model", "mnist", "--labels", "3", "--device", "cuda:77"]) != 0
     assert not list(tmp_path.iterdir())
+
+
+def test_of_imports_under_one_name_at_once_one_succeeds_and_the_others_say_so(tmp_path):
+    torch.save({"model": Meta().state_dict(), "ema": Meta().state_dict()}, tmp_path / "0010000.pt")
+    line = ["import", str(tmp_path / "0010000.pt"), "--as", "imported", "--set", "model.heads=4"]
+    line += ["--runs-dir", str(tmp_path / "runs")]
+    children = [fork(lambda: main(line), tmp_path / f"log-{part}") for part in range(3)]
+    assert sorted(finish(child) for child in children) == [0, 2, 2], (tmp_path / "log-0").read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["imported"]

@@ -17,6 +17,7 @@ from ..autoencoders.files import settings as autoencoder_settings
 from ..errors import MachineError, UsageError, unknown
 from ..io import atomic, text
 from ..io.hub import COMMIT, is_hub, parse
+from ..io.locks import exclusive
 from ..io.paths import check_space, expanded
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..io.snapshot import source_of
@@ -101,7 +102,7 @@ def import_model(
         foreign = named(read_foreign(path, settings, project, state_dict), class_names)
         foreign = _with_autoencoder_on_hub(foreign, path, origin)
     with progress(f"writing {folder.path} …"):
-        checkpoint = write_foreign_as_run(folder, foreign, origin)
+        checkpoint = write_foreign_as_run(folder, foreign, origin, force=force)
     return ImportedModel(
         run=folder.path,
         checkpoint=checkpoint,
@@ -179,11 +180,13 @@ def write_as_run(
     files: Mapping[str, Mapping[str, Tensor]],
     metrics: Sequence[Mapping[str, Any]] = (),
     about: Mapping[str, Any] = {},
+    force: bool = True,
 ) -> Path:
     """Write settings, metrics and weights, whole or not at all, instead of what is there; returns the checkpoint.
 
-    `files` are tensors by their names, of "ema.safetensors" and perhaps "model.safetensors"; `about` says in words
-    where they come from. Of metrics only finite numbers are kept. Raises MachineError for the disk.
+    Without `force` nothing may be there, nor come there from another process that imports under this name. `files` are
+    tensors by their names, of "ema.safetensors" and perhaps "model.safetensors"; `about` says in words where they come
+    from. Of metrics only finite numbers are kept. Raises MachineError for the disk, UsageError for what is there.
     """
     runs = folder.path.parent
     new = RunFolder(runs / f"{_TEMPORARY}{folder.path.name}-{uuid.uuid4().hex[:8]}")
@@ -194,7 +197,9 @@ def write_as_run(
         needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
         check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
         _write(new, info, files, metrics, about)
-        atomic.replace_folder(new.path, folder.path, old)
+        with exclusive(folder.path):
+            _check_name(folder, force=force)
+            atomic.replace_folder(new.path, folder.path, old)
         atomic.sync_folder(runs)
     except OSError as error:
         raise MachineError(
@@ -206,12 +211,12 @@ def write_as_run(
     return folder.checkpoint(info.step)
 
 
-def write_foreign_as_run(folder: RunFolder, foreign: ForeignModel, source: str) -> Path:
+def write_foreign_as_run(folder: RunFolder, foreign: ForeignModel, source: str, *, force: bool = True) -> Path:
     """As `write_as_run`, of another project's model; `source` says where it comes from."""
     files = {"ema.safetensors": foreign.ema, **({"model.safetensors": foreign.raw} if foreign.raw else {})}
     metrics = [{"step": step, "loss": float(f"{loss:.7g}")} for step, loss in foreign.losses]
     about = {"origin": foreign.origin, "source": source}
-    return write_as_run(folder, info=foreign.info, files=files, metrics=metrics, about=about)
+    return write_as_run(folder, info=foreign.info, files=files, metrics=metrics, about=about, force=force)
 
 
 def _write(
