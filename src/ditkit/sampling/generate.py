@@ -69,7 +69,7 @@ def sample(
         labels: names or class numbers; or how many images, going round the labels. An unconditional model takes that,
             or the word "any" as often as there are images to draw.
         settings: those of the weights file if None; the arguments below replace single ones.
-        guidance: 1 is plain conditional sampling, 0 ignores the label.
+        guidance: 1 is plain conditional sampling, 0 ignores the label; a model with label_drop 0 has no other.
         guidance_interval: noise levels in [0, 1] between which to guide.
         reuse: N goes through the network's blocks in every N-th call only: faster, not quite the same images.
         guide: a worse model of the same images (an early checkpoint, a smaller network); guidance then leads away
