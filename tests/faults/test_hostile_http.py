@@ -692,16 +692,16 @@ def test_an_address_is_trained_on_once_downloaded_and_later_without_a_network(
     url = f"{server.address('photos')}?name=Holiday.zip#sha256={hashlib.sha256(_photos()).hexdigest().upper()}"
     code, out, err = said(capsys, f"train {url} --dry-run --set data.image_size=8")
     assert code == 0, err
-    first, second = err.splitlines()[:2]
+    first = err.splitlines()[0]
     cache = tmp_path / "cache"
     bare = url.partition("?")[0]
     assert first.startswith(f"downloading {bare}?… to {cache / 'downloads' / 'photos-'}")
-    assert second.startswith("would train runs/photos: 22 images, 2 labels") and not (cache / "extracted").exists()
+    assert "would train runs/photos: 22 images, 2 labels" in err and not (cache / "extracted").exists()
     stored = location.without_query(url)
     assert stored.startswith(f"{bare}#query=") and f'path = "{stored}"' in out
     server.requests.clear()
     code, out, err = said(capsys, f"train folder --data-dir {url} --dry-run --set data.image_size=8")
-    assert code == 0 and err.startswith("would train") and f'path = "{stored}"' in out and not server.requests
+    assert code == 0 and "would train" in err and f'path = "{stored}"' in out and not server.requests
 
 
 @pytest.mark.parametrize(

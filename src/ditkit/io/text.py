@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -66,7 +67,10 @@ def format_age(seconds: float) -> str:
 
 def slug(text: str, otherwise: str = "run") -> str:
     """A safe file name made of any text: ASCII letters and digits, those of other scripts, dot, underscore and dash."""
-    plain = re.sub("-+", "-", "".join(map(_plain, unicodedata.normalize("NFC", text)))).lower().strip("-.")
+    letters = "".join(map(_plain, unicodedata.normalize("NFC", text)))
+    encoding = sys.getfilesystemencoding()  # ASCII under LC_ALL=C: other letters could name no file
+    letters = letters.encode(encoding, "ignore").decode(encoding)
+    plain = re.sub("-+", "-", letters).lower().strip("-.")
     name = plain[:60].encode()[:120].decode(errors="ignore").rstrip("-.")
     return f"{otherwise}-{name}" if _DEVICE.match(name) else name or otherwise
 
