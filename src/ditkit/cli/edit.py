@@ -104,8 +104,8 @@ def _edit(
     if len(request.labels) > MAX_IMAGES:
         raise UsageError(f"{len(request.labels)} images are more than {MAX_IMAGES}", "ask for fewer with --labels")
     default = Path("edits") / f"{text.slug(image.stem)}-{request.name}"
-    folder = output_folder(output, default, [*request.file_names, GRID])
     original, paint = read_for_edit(expanded(image), expanded(mask) if mask else None, request.info.config.data)
+    folder = output_folder(output, default, [*request.file_names, GRID])
     metadata = {**request.png_metadata, "edited": image.name, "strength": f"{strength:g}"}
     progress = console.watch(quiet=output.quiet)
     results = edit_request(request, original, paint=paint, strength=strength, device=device.device, progress=progress)

@@ -68,8 +68,10 @@ def run(
     runs = run_names(output.runs)
     target = what.target or ("" if settings.config else str(output.runs / runs[0]) if runs else "mnist")
     config, name = resolve_settings(target, settings, output, data, latents, sweep)
-    path = png_path(output.out, f"lr-find-{text.slug(name)}", force=output.force, beside=".json")
+    stem = f"lr-find-{text.slug(name)}"
+    path = png_path(output.out, stem, force=output.force, beside=".json") if output.out else None
     datasets = open_training_images(config, quiet=output.quiet, yes=output.yes)
+    path = path or png_path(None, stem, force=output.force, beside=".json")
     curve = measure(config, datasets, machine.device, steps=sweep.steps, quiet=output.quiet)
     _print_curve(curve, config, path, draw(curve, path), output)
 

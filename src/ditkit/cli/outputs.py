@@ -32,7 +32,7 @@ def output_folder(output: Output, default: Path, names: list[str]) -> Path:
     Raises DitkitError when the files `names` cannot go there, or would overwrite others without --force.
     """
     if not output.out:
-        paths.check_writable(default)
+        paths.check_writable(default.parent)
         return paths.claim_folder(default) if launch.is_main() else default
     folder = expanded(output.out)
     paths.check_writable(folder)

@@ -32,8 +32,9 @@ MOST_PIXELS = 64_000_000
 # Pillow raises almost any exception for damaged files.
 decode_errors = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 decode_errors += (AttributeError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
-# Of an image that is not there, or is something else; any other number is the machine's.
+# Of an image that is not there, is something else or may not be read; any other number is the machine's.
 _OF_THE_IMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO)
+_OF_THE_IMAGE += (errno.EACCES, errno.EPERM)
 _RETRIES = (0.1, 0.5, 2.0)  # seconds to wait before the machine is asked again
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

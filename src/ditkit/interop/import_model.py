@@ -193,14 +193,14 @@ def write_as_run(
     old = new.path.with_name(f"{new.path.name}-old")
     try:
         atomic.make_folder(runs)
-        _remove_leftovers(folder)
-        needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
-        check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
-        _write(new, info, files, metrics, about)
         with exclusive(folder.path):
             _check_name(folder, force=force)
+            _remove_leftovers(folder)
+            needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+            check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
+            _write(new, info, files, metrics, about)
             atomic.replace_folder(new.path, folder.path, old)
-        atomic.sync_folder(runs)
+            atomic.sync_folder(runs)
     except OSError as error:
         raise MachineError(
             f"cannot write to {folder.path}: {error.strerror or error}", "free some space, or choose another --runs-dir"
