@@ -65,3 +65,10 @@ def test_a_step_that_no_checkpoint_could_have_is_damage(step):
     tree = json.loads(ModelInfo(config=RunConfig(), labels=("a",), step=1).to_json())
     with pytest.raises(CheckpointError, match="its ditkit card is damaged"):
         ModelInfo.from_json(json.dumps({**tree, "step": step}), Path("w"))
+
+
+@pytest.mark.parametrize("config", [5, 0.5, "text", None, [1]])
+def test_settings_that_are_no_table_are_damage(config):
+    tree = json.loads(ModelInfo(config=RunConfig(), labels=("a",), step=1).to_json())
+    with pytest.raises(CheckpointError, match="its ditkit card is damaged"):
+        ModelInfo.from_json(json.dumps({**tree, "config": config}), Path("w"))

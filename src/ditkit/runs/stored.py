@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__, recipes
 from ..config import DiffusionConfig, RunConfig, flat
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 
 _FIRST_LINE = re.compile(r"# ditkit (\S+)")
 
@@ -37,6 +37,8 @@ def stored_config(tree: Mapping[str, Any], written_by: str | None = None) -> Run
         CheckpointError: for unknown settings, if `written_by` names another ditkit than this one.
         UsageError: for what else is unknown or wrong in them.
     """
+    if not isinstance(tree, Mapping):  # of a damaged file
+        raise UsageError(f"its settings are {type(tree).__name__}, not a table", "use another checkpoint")
     if written_by and (names := _unknown(tree)):
         raise CheckpointError(
             f"{written_by} wrote settings that this one ({__version__}) does not know: {', '.join(names[:4])}",
