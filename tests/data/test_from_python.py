@@ -234,8 +234,8 @@ class Stream(IterableDataset):
         (([RED, RED], [0, 1]), "those are images and labels apart"),
         ((np.stack([RED, RED]), np.array([0, 1])), "those are images and labels apart"),
         ([("cat.jpg", 0)], "item 0 of the data is str, not an image"),
-        ([(RED, 0, 1)], "item 0 of the data is NoneType, not an image"),
-        ([{"pixels": RED}], "item 0 of the data is NoneType, not an image"),
+        ([(RED, 0, 1)], "item 0 of the data is a tuple of 3, not an image"),
+        ([{"pixels": RED}], "item 0 of the data is a dict of pixels, not an image"),
         ([(RED, 0.5)], "the label of item 0 is 0.5, neither a string nor a class number"),
         ([(RED, -1)], "the label of item 0 is -1"),
         ([(RED, True)], "the label of item 0 is True"),
@@ -262,9 +262,10 @@ def test_what_cannot_be_known_is_refused(data: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("items", "labels", "message"),
     [
-        ([(RED, 2)], ["a", "b"], "item 0 has the label 2, but there are 2 labels, of the numbers 0 to 1"),
+        ([(RED, 2)], ["a", "b"], "item 0 has the label 2, but the names given are those of 0, 1 only"),
         ([(RED, "c")], ["a", "b"], "unknown label of item 0: 'c'"),
-        ([(RED, 0)], [0, 1], r"labels are names, not \[0, 1\]"),
+        ([(RED, 0)], [0, 1], r"labels are a list of names, not \[0, 1\]"),
+        ([(RED, 0)], "left", "labels are a list of names, not 'left'"),
         ([(RED, 0)], ["a", "a"], "two labels have the same name"),
         ([(RED, 0)], ["a\nb"], "has a line break or a control character in it"),
         ([(RED, "a\x07")], None, "has a line break or a control character in it, of item 0"),

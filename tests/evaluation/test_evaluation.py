@@ -345,6 +345,7 @@ def test_the_images_go_to_one_file_also_after_a_stop(few_digits, monkeypatch, tm
     assert drawn == [16]
     code, _, err = command(capsys, "mnist", "--samples", "20", "--npz", str(path))
     assert code == 2 and "images.npz is there already" in err and "another name with --npz" in err
+    assert "--force" not in err  # which it does not have
 
 
 def test_several_processes_give_the_same_figures_and_the_same_file(few_digits, monkeypatch, tmp_path):

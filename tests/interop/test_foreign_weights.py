@@ -331,6 +331,7 @@ def test_what_does_not_fit_together_is_one_line(tmp_path: Path) -> None:
         with pytest.raises((CheckpointError, UsageError)):
             read_foreign(tmp_path / "m.pt")
     refused({"t_embedder.mlp.2.bias": None}, "lacks 't_embedder.mlp.2.bias'")
+    refused({"blocks.1.attn.qkv.weight": None}, "lacks 'blocks.1.attn.qkv.weight'")
     refused({"blocks.0.attn.q_norm.weight": torch.ones(16)}, "queries and keys are normalised")
     refused({"blocks.0.attn.bias_table": torch.ones(16)}, "do not belong to that")
     refused({"pos_embed": torch.zeros(1, 16, 64)}, "not the usual sines and cosines")

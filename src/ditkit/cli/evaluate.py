@@ -97,7 +97,7 @@ def run(
             samples=settings.samples,
             real=real,
             path=_path(output, request),
-            npz=npz_path(output.npz, force=False),
+            npz=npz_path(output.npz, force=None),
         )
 
     with join_launched(device.device, console.watch(quiet=output.quiet)) as group:

@@ -46,7 +46,7 @@ def output_folder(output: Output, default: Path, names: list[str]) -> Path:
     return folder
 
 
-def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool, option: str = "--out") -> Path:
+def check_suffix(out: Path, kind: str, example: str, *others: str, force: bool | None, option: str = "--out") -> Path:
     """The file that an option names. Raises DitkitError for another ending, and for what cannot be written to.
 
     Args:
@@ -78,6 +78,6 @@ def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = N
     return path
 
 
-def npz_path(path: Path | None, *, force: bool) -> Path | None:
+def npz_path(path: Path | None, *, force: bool | None) -> Path | None:
     """The file that --npz names, which can be written. Raises UsageError or MachineError."""
     return None if path is None else check_suffix(path, "a .npz file", "images.npz", force=force, option="--npz")

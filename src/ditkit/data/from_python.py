@@ -157,7 +157,8 @@ def _read(items: Any, row: int, lock: Any = None) -> tuple[Any, Any]:
         raise DataError(f"cannot read item {row}: {error}", "mend it or take it away") from None
     if not isinstance(image, Image.Image) and not hasattr(image, "__array__"):
         kind = type(image).__name__
-        raise UsageError(f"item {row} of the data is {kind}, not an image of PIL, an array or a tensor", _ITEM)
+        what = f"a {type(item).__name__} of {_contents(item)}" if image is None and item is not None else kind
+        raise UsageError(f"item {row} of the data is {what}, not an image of PIL, an array or a tensor", _ITEM)
     return image, label
 
 
@@ -167,6 +168,11 @@ def _parts(item: Any) -> tuple[Any, Any]:
     if isinstance(item, (tuple, list)):
         return (item[0], item[1]) if len(item) == 2 else (None, None)
     return item, None
+
+
+def _contents(item: Any) -> str:
+    """What a mapping, tuple or list has in it, in words."""
+    return ", ".join(map(str, item)) if isinstance(item, Mapping) else f"{len(item)}"
 
 
 def _as_int(value: Any) -> int | None:
@@ -183,8 +189,9 @@ def _label_names(items: Any, labels: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the classes. Raises UsageError for what is none."""
     source = labels if labels is not None else _classes(items)
     if source is not None:
-        if not all(isinstance(name, str) for name in source):
-            raise UsageError(f"labels are names, not {list(source)[:3]!r}", 'e.g. labels=["cat", "dog"]')
+        if isinstance(source, str) or not all(isinstance(name, str) for name in source):
+            shown = source if isinstance(source, str) else list(source)[:3]
+            raise UsageError(f"labels are a list of names, not {shown!r}", 'e.g. labels=["cat", "dog"]')
         names = tuple(named_label(name, f"in {list(source)[:3]!r}") for name in source)
         if len(set(names)) < len(names):
             raise UsageError("two labels have the same name", "each stands for one class number")
@@ -235,7 +242,7 @@ def _label_id(label: Any, names: tuple[str, ...], row: int) -> int:
             raise unknown(f"label of item {row}:", label, names)
         return names.index(label)
     if label >= len(names):
-        most = f"there are {len(names)} labels, of the numbers 0 to {len(names) - 1}"
+        most = f"the names given are those of {', '.join(map(str, range(len(names))))[:50]} only"
         raise UsageError(f"item {row} has the label {label}, but {most}", "give all names, in labels=[…]")
     return label
 

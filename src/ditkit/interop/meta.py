@@ -110,7 +110,7 @@ class _Reader:
                 "model": {
                     "patch": self.patch,
                     "width": self.width,
-                    "depth": len([name for name in self.tensors if name.endswith(".attn.qkv.weight")]),
+                    "depth": remap.depth(self.tensors),
                     "heads": self._heads(),
                     "mlp_ratio": len(self.tensors["blocks.0.mlp.fc1.weight"]) / self.width,
                     "learned_sigma": diffusion["objective"] == "learned-sigma",

@@ -125,7 +125,7 @@ def _model_info(
             "model": {
                 "patch": patch,
                 "width": width,
-                "depth": len([name for name in tensors if name.endswith(".att.wq.weight")]),
+                "depth": remap.depth(tensors),
                 "heads": heads or remap.known_heads(width, _HEADS, path),
                 "mlp": "gelu",
                 "positions": "1d-interleaved",

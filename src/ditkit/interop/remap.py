@@ -44,6 +44,11 @@ def linear(tensors: MutableMapping[str, Tensor], name: str) -> Layer:
     return tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.bias")
 
 
+def depth(tensors: Mapping[str, Tensor]) -> int:
+    """How many blocks there is any tensor of, so that one which lacks some is not taken for none."""
+    return len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+
+
 def block_layers(tensors: MutableMapping[str, Tensor], block: str, names: Mapping[str, str]) -> dict[str, Layer]:
     """The layers of a block that differ in name only (ditkit's: the other), removed from `tensors`."""
     return {name: linear(tensors, f"{block}.{other}") for name, other in names.items()}

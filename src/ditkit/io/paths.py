@@ -197,8 +197,12 @@ def _beside(path: str | Path, name: str) -> str:
     return typed.removesuffix(Path(typed).name) + name
 
 
-def check_file(path: Path, *, force: bool, option: str = "--out") -> None:
-    """Raise DitkitError when a file cannot be written there, or would overwrite another without --force."""
+def check_file(path: Path, *, force: bool | None, option: str = "--out") -> None:
+    """Raise DitkitError when a file cannot be written there, or would overwrite another without --force.
+
+    `force` is None where the command has no --force.
+    """
     check_writable(path.parent)
     if os.path.lexists(path) and not force:
-        raise UsageError(f"{path} is there already", f"overwrite it with --force, or choose another name with {option}")
+        overwrite = "remove it" if force is None else "overwrite it with --force"
+        raise UsageError(f"{path} is there already", f"{overwrite}, or choose another name with {option}")

@@ -33,7 +33,7 @@ def labels_beside(listing: Listing, images: Listing, label_by: str | None) -> tu
         beside = listing.only({extension})
         if 2 * len(beside) < len(images):
             if len(beside) > 1 and 10 * len(beside) >= len(images):
-                notes.append(f"not read: {len(beside):,} {extension} files, because most images have none")
+                notes.append(f"not read: {len(beside):,} {extension} files, because most images have none beside them")
             continue
         rows = _belonging(beside, images)
         missing = np.flatnonzero(rows < 0)
