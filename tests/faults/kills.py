@@ -88,8 +88,14 @@ def _kill_until_done(
 
 
 def in_own_group(work: Callable[[], int]) -> Callable[[], int]:
-    """The same work in a process group that is named after its process."""
-    return lambda: os.setpgid(0, 0) or work()
+    """The same work in a process group that is named after its process, which hears SIGHUP whoever runs the tests."""
+
+    def in_group() -> int:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored in what nohup has started
+        return work()
+
+    return in_group
 
 
 def outliving(groups: list[int], seconds: float) -> int:
