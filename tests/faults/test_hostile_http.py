@@ -746,6 +746,7 @@ def test_a_damaged_download_can_be_replaced(server: Server, tmp_path: Path) -> N
     assert list((tmp_path / "cache" / "extracted").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_query_of_an_address_is_in_no_file_and_in_no_message(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
