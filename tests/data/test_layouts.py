@@ -523,6 +523,12 @@ def test_files_beside_the_images_that_give_no_labels_are_mentioned(files: Files,
     assert images.labels == () and (note or "") in " ".join(notes_of(images)) and bool(notes_of(images)) == bool(note)
 
 
+def test_masks_beside_their_images_are_labels_with_a_line_about_it():
+    images = _open(_made(_images("images/0.png", "images/1.png", "Masks/0.png", "Masks/1.png")))
+    assert images.labels == ("Masks", "images") and "to learn images alone" in " ".join(notes_of(images))
+    assert not notes_of(_open(_made(_images("masks/0.png", "faces/0.png"), "costumes")))
+
+
 def test_many_archives_of_a_split_are_said_in_few_words():
     for number in range(9):
         _made(_images(f"a/{number}.png", f"b/{number}x.png"), f"shards/train-{number:02d}.tar")

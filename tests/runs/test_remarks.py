@@ -101,7 +101,8 @@ def test_guidance_is_off_where_no_label_was_left_out_and_strong_guidance_has_a_r
     )
     strong = replace(config, sample=replace(config.sample, guidance=20.0))
     assert (
-        "guidance 20 saturates colours: --guidance-rescale 0.7 or --apg" in usable_guidance(strong, 3, guide=False)[1]
+        "guidance 20 saturates colours: less of it, --guidance-rescale 0.7 or --apg"
+        in usable_guidance(strong, 3, guide=False)[1]
     )
     assert usable_guidance(replace(strong, sample=replace(strong.sample, apg=True)), 3, guide=False)[1] == ""
 

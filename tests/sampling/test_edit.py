@@ -163,6 +163,7 @@ def files(tmp_path, three):
         if shade is None:
             mask.paste(255, (0, 30, 80, 60))
         mask.save(name)
+    Image.new("RGBA", (80, 60), (255, 255, 255, 0)).save("clear.png")
     return tmp_path
 
 
@@ -184,6 +185,7 @@ def test_the_commands_write_images_and_a_grid_that_begins_with_the_original(file
         ("inpaint photo.jpg", "the part to paint"),
         ("inpaint photo.jpg --mask small.png", "9 x 9 pixels, the image 80 x 60"),
         ("inpaint photo.jpg --mask black.png", "there is nothing to paint"),
+        ("inpaint photo.jpg --mask clear.png", "has transparent parts"),
         ("inpaint photo.jpg --mask none.png", "no file none.png"),
         ("img2img", "the image to change"),
         ("img2img none.png", "no file none.png"),

@@ -78,7 +78,7 @@ def usable_guidance(
         return replace(settings, guidance=1.0), NOT_LEARNT
     if settings.guidance >= _STRONG and not (settings.apg or settings.guidance_rescale or settings.clamp):
         return settings, (
-            f"guidance {settings.guidance:g} saturates colours: --guidance-rescale 0.7 or --apg keeps them"
+            f"guidance {settings.guidance:g} saturates colours: less of it, --guidance-rescale 0.7 or --apg may help"
         )
     return settings, ""
 

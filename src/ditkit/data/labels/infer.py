@@ -23,6 +23,9 @@ TABLES = ("metadata.jsonl", "metadata.csv", "dataset.json")  # of the hub's imag
 USUAL_TABLES = ("labels.csv", "labels.tsv", "labels.jsonl", "labels.json")  # read where nothing else says more
 _OF_TABLES = (".csv", ".tsv", ".jsonl")
 ALL_EXTENSIONS = frozenset({*LISTED, *beside.EXTENSIONS, *_OF_TABLES})
+_BY_FOLDER = "from the folders"
+_PHOTOS = frozenset({"image", "images", "img", "imgs", "photos", "jpegimages", "leftimg8bit"})
+_MASKS = frozenset({"mask", "masks", "label", "labels", "annotations", "segmentationclass", "gt", "gtfine", "depth"})
 _OTHERWISE = "or say --label-from none (no labels) or --label-from folders"
 
 
@@ -74,8 +77,17 @@ def understand(listing: Listing, config: DataConfig) -> Understood:
     parts = splits.parts if labelled.parts is None and splits else labelled.parts
     if parts is not None:
         labelled = _as_in_training(labelled, parts)
-    notes += [*labelled.notes, *_unread_tables(listing, labelled.origin, config)]
+    notes += [*labelled.notes, *_perhaps_masks(labelled), *_unread_tables(listing, labelled.origin, config)]
     return Understood(images=images, labelled=replace(labelled, notes=tuple(notes)), parts=parts)
+
+
+def _perhaps_masks(labelled: Labelled) -> list[str]:
+    """A line where folders taken as labels may be photos and what was drawn over them, as for segmentation."""
+    names = {name.lower(): name for name in labelled.labels} if labelled.origin == _BY_FOLDER else {}
+    photos, masks = ([names[name] for name in names if name in known] for known in (_PHOTOS, _MASKS))
+    if not (photos and masks):
+        return []
+    return [f"{photos[0]} and {masks[0]} are taken for labels; to learn {photos[0]} alone, give that folder"]
 
 
 def _at_first(listing: Listing, images: Listing, config: DataConfig) -> Labelled:
@@ -244,7 +256,7 @@ def _from_folders(images: Listing) -> Labelled:
             f"{aside(images.source.left_out)}",
             f"fill it or remove it; ditkit reads {spelled()}",
         )
-    return Labelled(labels=tuple(ids), label_ids=label_ids, origin="from the folders")
+    return Labelled(labels=tuple(ids), label_ids=label_ids, origin=_BY_FOLDER)
 
 
 def _folder_name(folder: bytes, where: str) -> str:
