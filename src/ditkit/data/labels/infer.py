@@ -87,7 +87,7 @@ def _perhaps_masks(labelled: Labelled) -> list[str]:
     photos, masks = ([names[name] for name in names if name in known] for known in (_PHOTOS, _MASKS))
     if not (photos and masks):
         return []
-    return [f"{photos[0]} and {masks[0]} are taken for labels; to learn {photos[0]} alone, give that folder"]
+    return [f"the folders {photos[0]} and {masks[0]} are taken as labels; to learn {photos[0]} alone, give that folder"]
 
 
 def _at_first(listing: Listing, images: Listing, config: DataConfig) -> Labelled:
