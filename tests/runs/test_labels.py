@@ -44,6 +44,7 @@ def test_labels_are_names_or_class_numbers(known: tuple[str, ...], labels: Any, 
         (DIGITS, [0], "unknown label '0'"),
         ((), [0], "this model has no labels, so there is no '0'"),
         (ANIMALS, 0, "cannot draw 0 images"),
+        (ANIMALS, [], "cannot draw 0 images"),
     ],
 )
 def test_other_labels_are_refused(known: tuple[str, ...], labels: Any, message: str) -> None:

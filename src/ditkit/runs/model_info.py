@@ -168,8 +168,8 @@ def resolve_labels(known: Sequence[str], labels: Sequence[str | int] | int) -> l
 
     Raises UsageError for a label that the model does not know.
     """
-    if not hasattr(labels, "__len__"):
-        count = index(cast("int", labels))
+    if not (hasattr(labels, "__len__") and len(cast("Sequence[str | int]", labels))):
+        count = 0 if hasattr(labels, "__len__") else index(cast("int", labels))
         if count < 1:
             raise UsageError(f"cannot draw {count} images", "ask for one or more")
         return [known[number % len(known)] if known else None for number in range(count)]
