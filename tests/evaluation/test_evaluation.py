@@ -257,7 +257,8 @@ def test_the_command_keeps_its_figures_with_what_they_depend_on(few_digits, tmp_
     assert not list((tmp_path / "cache" / "evaluations").iterdir())
 
 
-def test_the_report_says_of_which_labels_and_how_sure_its_figures_are(few_digits, capsys):
+def test_the_report_says_of_which_labels_and_how_sure_its_figures_are(few_digits, capsys, monkeypatch):
+    monkeypatch.setattr("ditkit.evaluation.judge.FEW", 2)
     line = ["mnist", "--samples", "20", "--steps", "1"]
     _, data, _ = command(capsys, *line)
     assert "\nlabels as often as the real images have them: " in data and "± is one standard error" in data

@@ -93,8 +93,9 @@ class Uneven:
         return self._all[self._rows[index]]
 
 
-def test_a_perfect_generator_gets_its_right_value_on_uneven_labels():
+def test_a_perfect_generator_gets_its_right_value_on_uneven_labels(monkeypatch):
     """Real digits that were held out stand for drawn ones."""
+    monkeypatch.setattr("ditkit.evaluation.judge.FEW", 2)
     config, extractor = load("mnist").data, open_extractor("lenet")
     reference = open_reference(Uneven({0: 270, 1: 30}), config, extractor)
     assert {label: number for label, number in reference.labels.items() if number} == {"0": 270, "1": 30}
@@ -123,3 +124,9 @@ def test_a_cached_reference_without_labels_is_looked_at_again():
     again = open_reference(few, load("mnist").data, extractor, lambda *done: looked.append(1))
     assert looked and again.labels["0"] == 9 and again.fingerprint == fingerprint
     assert statistics(again.features_NF).images == 12
+
+
+def test_of_few_images_no_distance_of_real_ones_is_stated():
+    """Their labels are as chance has them, and those of drawn ones in proportion."""
+    reference = open_reference(Uneven({0: 40, 1: 40}), load("mnist").data, open_extractor("lenet"))
+    assert Judge(extractor=open_extractor("lenet"), reference=reference).real_part(30) == 0

@@ -49,7 +49,8 @@ def _contains(whole: np.ndarray, part: np.ndarray) -> bool:
     return any((whole[y : y + height, x : x + width] == part).all() for y, x in places)
 
 
-def test_ways_are_judged_and_what_they_depend_on_is_said(tmp_path, capsys):
+def test_ways_are_judged_and_what_they_depend_on_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ditkit.evaluation.judge.FEW", 2)
     code, out, _ = sweep(capsys, "--steps", "1,8", "--samples", "30", "--labels", "1", "2", "--json")
     answer = json.loads(out)
     bad, good = (way["metrics"] for way in answer["ways"])

@@ -26,6 +26,7 @@ from .metrics import (
 from .reference import MOST_FEATURES, OnImage, Reference, open_reference
 
 MIN_SAMPLES = 10  # images; metrics of fewer mean nothing
+FEW = 1000  # images below which `frechet_real` would say nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +81,13 @@ class Judge:
         return metrics
 
     def real_part(self, drawn: int) -> int:
-        """How many real images `frechet_real` compares with the others: as many as were drawn, at most half of all."""
+        """How many real images `frechet_real` compares with the others: as many as were drawn, at most half of all.
+
+        None, 0, where they are few: their labels are as chance has them, and drawn ones are in proportion, which for a
+        few makes drawn images look better than real ones.
+        """
         part = min(drawn, self.reference.statistics.images // 2, len(self.reference.features_NF))
-        return part if part > 1 else 0
+        return part if part >= FEW else 0
 
 
 def _share(name: str, share: float, count: int) -> dict[str, float]:
