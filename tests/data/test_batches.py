@@ -298,6 +298,7 @@ def test_workers_ignore_the_signals_that_reach_the_whole_group_and_hanging_ones_
     assert not worker.is_alive() and time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_reported_after_the_time_limit(impatient: None):
     class Hanging(Ramps):
         def __getitem__(self, index: int) -> tuple[np.ndarray, int]:

@@ -104,6 +104,7 @@ def test_newer_formats_are_read_where_something_reads_them(tmp_path: Path, name:
     assert np.abs(opened(str(tmp_path))[0][0].astype(int).mean() - PIXELS.mean()) < 30
 
 
+@pytest.mark.slow
 def test_data_show_and_train_say_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()

@@ -96,6 +96,7 @@ def _kept_by_autograd(config: RunConfig, images: int) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+@pytest.mark.slow
 def test_more_parts_take_less_and_gradients_of_an_earlier_part_count() -> None:
     config = _config(train={"batch_size": 64})
     setting = estimation_memory.RunSetup(config=config, labels=10, images=60_000, process_bytes=10**8)
@@ -121,6 +122,7 @@ def test_a_rehearsal_draws_no_random_number() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_a_batch_is_split_into_the_fewest_even_parts_that_fit() -> None:
     config = _config(train={"batch_size": 96})
     setting = estimation_memory.RunSetup(config=config, labels=10, images=0)

@@ -686,6 +686,7 @@ def test_only_web_addresses_are_asked(url: str, tmp_path: Path) -> None:
 # --- the command line
 
 
+@pytest.mark.slow
 def test_an_address_is_trained_on_once_downloaded_and_later_without_a_network(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_good_archive_gives_the_images_that_it_unpacks_to(kind: str) -> None:
     assert images.labels == ("cat", "dog") and found.keys() == FEW.keys() and _same(found, FEW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "content"), [("a.zip", GOOD_ZIP), ("b.tar", GOOD_TAR)])
 def test_no_flipped_bit_of_an_archives_structure_changes_an_image(name: str, content: bytes) -> None:
     draw, refused = random.Random(name), 0

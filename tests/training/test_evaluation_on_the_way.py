@@ -66,6 +66,7 @@ def test_the_labels_of_the_kid_are_said_and_another_way_does_not_go_unsaid(few_r
     assert [row.get("kid_labels_as_data") for row in rows if "kid" in row] == [None, True, True]
 
 
+@pytest.mark.slow
 def test_judging_changes_nothing_of_a_run_and_is_continued_with_it(few_real, tmp_path):
     whole = ditkit.train(judged_config(), tmp_path / "runs/whole")
     ditkit.train(judged_config(steps=25), tmp_path / "runs/parts")
