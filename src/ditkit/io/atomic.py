@@ -113,7 +113,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 def _temporary(path: Path) -> Iterator[Path]:
     """The name of a file beside `path` that takes its place when the block ends, and is removed after an error.
 
-    An OSError names `path`, as the other name says nothing to whoever reads it.
+    An OSError of writing names `path`, as the other name says nothing to whoever reads it.
     """
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
@@ -121,7 +121,8 @@ def _temporary(path: Path) -> Iterator[Path]:
         rename(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        if error.filename in (None, str(temporary), temporary):  # else of another file, in the block
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         with contextlib.suppress(OSError):

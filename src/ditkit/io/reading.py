@@ -19,6 +19,10 @@ _MOST_PIXELS = 64_000_000
 _FORMATS = ("PNG", "GIF")  # what ditkit writes; others may start programs, as EPS does
 
 
+class NotRegularError(OSError):
+    """What is there is a folder, a pipe or a device."""
+
+
 def open_regular(path: Path, *, follow_links: bool = True) -> IO[bytes]:
     """Open a regular file and nothing else: opening a pipe would wait for a writer. Raises OSError."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -26,7 +30,7 @@ def open_regular(path: Path, *, follow_links: bool = True) -> IO[bytes]:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "it is not a file", str(path))
+    raise NotRegularError(errno.EINVAL, "it is not a file", str(path))
 
 
 def read_regular(path: Path, most: int = _LARGEST) -> bytes:

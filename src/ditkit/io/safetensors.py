@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from .reading import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
     Raises OSError, and ValueError for another kind of file. Never waits for a pipe.
     """
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
+    with open_regular(path) as file:
         length = _header_length(file.read(8))
         return _parse_header(file.read(length)), 8 + length
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..io.atomic import describe
+from ..io.reading import NotRegularError, open_regular
 
 NAME = "manifest.json"
 FILES = ("ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json")
@@ -108,19 +108,17 @@ def is_checkpoint(folder: Path) -> bool:
 
 def _read_regular(path: Path, size: int | None, most: int | None = _LARGEST) -> bytearray:
     """A regular file of a given size, or of at most `most` bytes. Never waits for a pipe nor follows a link."""
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-    if size is not None or most is not None:  # a file of a checkpoint; a weights file on its own may be a link
-        flags |= getattr(os, "O_NOFOLLOW", 0)
+    alone = size is None and most is None  # a weights file that is in no checkpoint may be a link
     try:
-        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
+        with open_regular(path, follow_links=alone) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path} is damaged (it is not a plain file)", _BEFORE)
             if status.st_size != size if size is not None else most is not None and status.st_size > most:
                 raise CheckpointError(f"{path} is damaged (it has {status.st_size} bytes)", _BEFORE)
             content = bytearray(status.st_size)
             del content[file.readinto(content) :]
             return content
+    except NotRegularError:
+        raise CheckpointError(f"{path} is damaged (it is not a plain file)", _BEFORE) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", _BEFORE) from None
 
