@@ -542,3 +542,16 @@ def test_validation_images_in_a_folder_that_is_no_class_are_not_used_and_some_ar
     learnt, held = _both(place)
     assert len(learnt) == 36 and len(held) == 4 and set({**learnt, **held}.values()) == {"n0", "n1"}
     assert "1 images for validation, with labels that no training image has" in " ".join(notes_of(_open(place)))
+
+
+@pytest.mark.parametrize(("inner", "said"), [(("cat", "dog"), True), (("000", "001"), False), (("cat",), False)])
+def test_folders_inside_a_class_folder_are_said_to_belong_to_it(inner, said, tmp_path):
+    for top in ("animals", "things"):
+        for folder in inner:
+            for index in range(3):
+                path = tmp_path / top / folder / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(index))
+    opened = dataset(DataConfig(name="folder", path=str(tmp_path), image_size=(8, 8)), "train")
+    assert opened.labels == ("animals", "things")
+    assert ("folders inside a class folder belong to it: animals has cat, dog" in notes_of(opened)) == said

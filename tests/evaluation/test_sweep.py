@@ -84,6 +84,7 @@ def test_the_best_is_bold_only_beyond_noise():
 def test_a_kid_below_0_is_never_the_best_and_is_explained():
     lines = table([judged(kid=-0.05, kid_error=0.001), judged(kid=0.5, kid_error=0.001)])
     assert not any("**" in line for line in lines) and "a KID below 0 is 0 within its error" in lines[-1]
+    assert not any("no row is best beyond noise" in line for line in lines)  # which would be untrue: they differ
     assert "**0.5000 ± 0.0010**" in "".join(table([judged(kid=0.5, kid_error=0.001), judged(kid=0.9, kid_error=0.01)]))
 
 

@@ -49,10 +49,15 @@ def best(rows: Sequence[Mapping[str, float]], name: str) -> int | None:
 
     A KID below 0 is 0 within its error, and never the best.
     """
+    first = _first(rows, name)
+    return None if first is None or rows[first][name] < 0 else first
+
+
+def _first(rows: Sequence[Mapping[str, float]], name: str) -> int | None:
+    """The row that is ahead of every other one by more than noise, whatever its figure says."""
     order = _ranked(rows, name)
-    if len(order) < 2 or rows[order[0]][name] < 0 or not all(differ(rows, name, order[0], row) for row in order[1:]):
-        return None
-    return order[0]
+    is_ahead = len(order) > 1 and all(differ(rows, name, order[0], row) for row in order[1:])
+    return order[0] if is_ahead else None
 
 
 def differ(rows: Sequence[Mapping[str, float]], name: str, first: int, second: int) -> bool:
@@ -76,7 +81,7 @@ def notes(rows: Sequence[Mapping[str, float]], remedy: str) -> list[str]:
     """Lines below a table of figures: what ± is, whose best is noise, and what a KID below 0 means."""
     names = [name for name in FIGURES if sum(name in row for row in rows) > 1]
     lines = ["± is one standard error"] if any(error_of(row, name) for row in rows for name in FIGURES) else []
-    unsure = [HEADINGS.get(name, name) for name in names if best(rows, name) is None]
+    unsure = [HEADINGS.get(name, name) for name in names if _first(rows, name) is None]
     if unsure:
         lines.append(f"no row is best beyond noise (two standard errors) in {', '.join(unsure)}: {remedy}")
     if any(row.get("kid", 0) < 0 for row in rows):

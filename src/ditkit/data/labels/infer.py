@@ -173,7 +173,8 @@ def _found(listing: Listing, images: Listing, config: DataConfig, *, only: bool 
     if only_number(images, folders):
         return without_labels(images, "the folders only number the images; --label-from folders takes them as labels")
     _check_one_set(listing)
-    labelled = replace(_from_folders(images), notes=tuple(notes))
+    labelled = _from_folders(images)
+    labelled = replace(labelled, notes=(*labelled.notes, *notes))
     usual = _from_table_among(around, images, needed, config, USUAL_TABLES) if labelled.origin == WITHOUT else None
     return usual or labelled
 
@@ -256,7 +257,23 @@ def _from_folders(images: Listing) -> Labelled:
             f"{aside(images.source.left_out)}",
             f"fill it or remove it; ditkit reads {spelled()}",
         )
-    return Labelled(labels=tuple(ids), label_ids=label_ids, origin=_BY_FOLDER)
+    return Labelled(labels=tuple(ids), label_ids=label_ids, origin=_BY_FOLDER, notes=tuple(_joined(images)))
+
+
+def _joined(images: Listing) -> list[str]:
+    """A line where folders inside the class folders have names, which may have been meant as the labels."""
+    names = images.source.names
+    inner: dict[bytes, set[bytes]] = {}
+    for row in range(len(names)):
+        top, _, below = names.raw(row).partition(b"/")
+        folder, slash, _ = below.partition(b"/")
+        if slash and not folder.isdigit():  # numbers only keep folders small
+            inner.setdefault(top, set()).add(folder)
+    for top, folders in inner.items():
+        if len(folders) > 1:
+            listed = ", ".join(os.fsdecode(folder) for folder in sorted(folders)[:4])
+            return [f"folders inside a class folder belong to it: {os.fsdecode(top)} has {listed}"]
+    return []
 
 
 def _folder_name(folder: bytes, where: str) -> str:
