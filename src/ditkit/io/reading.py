@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 
@@ -23,7 +24,7 @@ class NotRegularError(OSError):
     """What is there is a folder, a pipe or a device."""
 
 
-def open_regular(path: Path, *, follow_links: bool = True) -> IO[bytes]:
+def open_regular(path: Path, *, follow_links: bool = True) -> BufferedReader:
     """Open a regular file and nothing else: opening a pipe would wait for a writer. Raises OSError."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags | (0 if follow_links else getattr(os, "O_NOFOLLOW", 0)))
