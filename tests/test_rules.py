@@ -12,8 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from its own layer or below. A longer name wins over the package that it is in.
 LAYERS = {
-    0: "config errors registry events recipes io runs runtime.launch runtime.threads runtime.memory estimation.fits "
-    "models.presets models.size autoencoders.files interop.diffusers_config interop.readme "
+    0: "config errors registry events recipes io runs runtime.launch runtime.threads runtime.memory runtime.clock "
+    "estimation.fits models.presets models.size autoencoders.files interop.diffusers_config interop.readme "
     "interop.diffusers_scheduler",
     1: "models objectives samplers autoencoders trackers data seeding",
     2: "runtime latents checkpoint visual interop ema optim sampling.guidance sampling.block_cache "

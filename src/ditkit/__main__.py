@@ -9,6 +9,9 @@ import sys
 def main() -> int:
     """Run the command line; Ctrl-C ends it in one line also while it is still being imported."""
     try:
+        from .runtime import clock
+
+        clock.start()
         from .cli.app import main as run
 
         return run()

@@ -91,7 +91,7 @@ def test_a_model_without_labels_draws_any() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5h", 1800), (" 2M ", 120)]
+    ("word", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5h", 1800), (" 2M ", 120)]
 )
 def test_durations_are_read(word: str, seconds: float) -> None:
     assert parsing.duration(word) == seconds
@@ -101,6 +101,14 @@ def test_durations_are_read(word: str, seconds: float) -> None:
 def test_wrong_durations_are_refused(word: str) -> None:
     with pytest.raises(UsageError, match="--max-time"):
         parsing.duration(word)
+
+
+@pytest.mark.parametrize("word", ["10", "0.5", " 3600 "])
+def test_a_duration_without_a_unit_is_not_guessed_at(word: str) -> None:
+    number = word.strip()
+    with pytest.raises(UsageError, match=f"--max-time: {number} has no unit") as caught:
+        parsing.duration(word)
+    assert caught.value.hint == f"write {number}s, {number}m or {number}h"
 
 
 def test_slugs_are_safe_file_names() -> None:

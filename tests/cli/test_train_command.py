@@ -19,7 +19,7 @@ import pytest
 from command_line import said
 from PIL import Image
 
-from ditkit import recipes
+from ditkit import __main__, recipes
 from ditkit.cli import app
 from ditkit.cli.options import Optimiser, TrainDevice
 from ditkit.cli.train import _prepared
@@ -27,6 +27,7 @@ from ditkit.data.contract import open_datasets
 from ditkit.runs import folder as run_folder
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.target import ResolvedRun
+from ditkit.runtime import clock
 from ditkit.runtime.signals import StopRequest, stop_on_signals
 
 TINY = (
@@ -239,6 +240,21 @@ def test_training_stops_when_its_time_is_up(capsys: pytest.CaptureFixture[str], 
     assert code == 0
     last = f"out of time at step {step} of 100000, all saved; continue with `ditkit train runs/timed`"
     assert err.splitlines()[-1] == last
+
+
+def test_the_time_of_a_command_counts_from_its_beginning(
+    capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "start", lambda: monkeypatch.setattr(clock, "_began", time.monotonic() - 3000))
+    code, _, err = said(capsys, f"train mnist --name late --steps 100000 --max-time 40m {TINY}")
+    assert (code, RunFolder(home / "runs/late").checkpoint_steps()) == (0, [1])
+    assert "out of time at step 1 of 100000" in err
+
+
+def test_a_command_begins_before_anything_large_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "_began", None)
+    monkeypatch.setattr(app, "main", lambda: 7 if clock.left(60) != 60 else 0)
+    assert __main__.main() == 7
 
 
 def test_a_folder_of_images_trains_and_draws_without_labels(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -20,6 +20,7 @@ from ditkit.io import atomic
 from ditkit.runs import manifest
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.model_info import read_model_info
+from ditkit.training import loop
 from ditkit.training.loop import train
 from ditkit.training.records import by_quarter
 from ditkit.training.step import drop_labels
@@ -202,6 +203,19 @@ def test_out_of_time_saves_and_says_so(tiny, tmp_path):
     listener = run(tiny(), tmp_path / "r", max_seconds=0.0)
     assert listener.of(Finished)[0].reason == "time"
     assert RunFolder(tmp_path / "r").checkpoint_steps() == [listener.of(Stepped)[-1].step]
+
+
+def test_the_time_that_a_run_has_begins_with_the_call(tiny, tmp_path, monkeypatch):
+    now, real = [0.0], loop.join
+
+    def slow(device):
+        now[0] += 100
+        return real(device)
+
+    monkeypatch.setattr(loop, "join", slow)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    assert len(run(tiny(), tmp_path / "late", max_seconds=60).of(Stepped)) == 1
+    assert run(tiny(), tmp_path / "in time", max_seconds=160).of(Finished)[0].reason == "done"
 
 
 def test_changed_images_are_noticed(tiny, tmp_path):

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
 from ..io.paths import release_unused
+from ..runtime import clock
 from . import console
 from .opt import OTHER, Debug, expanded
 from .parsing import spread
@@ -217,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Nothing escapes but what ends Python itself."""
     if arguments is None:
         console.open_streams()
+    else:
+        clock.start()
     words = list(sys.argv[1:] if arguments is None else arguments)
     console.accept_all_letters()
     stdout = sys.stdout

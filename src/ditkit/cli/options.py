@@ -92,7 +92,9 @@ class Optimiser:
 
     steps: str | None = opt("--steps N", "Train until this step.", shown=RECIPES, sets="train.steps")
     max_time: str | None = opt(
-        "--max-time TIME", "Stop and save after 90s, 10m or 1h30m; the same command continues.", shown="no limit"
+        "--max-time TIME",
+        "Stop and save 90s, 10m or 1h30m after the command began; the same command continues.",
+        shown="no limit",
     )
     batch_size: str | None = opt(
         "--batch-size N|auto",

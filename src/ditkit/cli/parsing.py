@@ -33,16 +33,14 @@ def spread(words: Sequence[str], option: str = "--labels") -> list[str]:
 
 
 def duration(word: str) -> float:
-    """Seconds in `90`, `90s`, `10m` or `1h30m`. Raises UsageError for anything else, for 0, and for over a year."""
+    """Seconds in `90s`, `10m` or `1h30m`. Raises UsageError for anything else, as `90`; for 0, and for over a year."""
     text = word.strip().lower()
-    whole = re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII)
     parts = re.findall(r"(\d{1,9}(?:\.\d{1,6})?)([smhd])", text, re.ASCII)
-    if whole:
-        seconds = float(text)
-    elif parts and "".join(number + unit for number, unit in parts) == text:
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    else:
+    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        raise UsageError(f"--max-time: {text} has no unit", f"write {text}s, {text}m or {text}h")
+    if not parts or "".join(number + unit for number, unit in parts) != text:
         raise UsageError(f"--max-time: {word!r} is not a duration", "write 90s, 10m or 1h30m")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 < seconds <= _LONGEST:
         raise UsageError(f"--max-time: {word!r} is not between a moment and a year", "write 90s, 10m or 1h30m")
     return seconds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..runtime import launch
+from ..runtime import clock, launch
 from . import complete, console
 from .opt import changes, examples, only, opt
 from .options import AUTO, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
@@ -201,7 +201,7 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
                 listen,
                 device=machine.device,
                 dtype=machine.dtype,
-                max_seconds=optimiser.seconds,
+                max_seconds=clock.left(optimiser.seconds),
                 should_stop=stop,
                 force_change=optimiser.force_change or (),
                 speed=SpeedOptions(

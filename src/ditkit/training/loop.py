@@ -60,6 +60,7 @@ def train(
         on_event: is called with everything that happens, see `ditkit.events`.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32 or bfloat16, of matrix products; weights and optimiser are float32 always.
+        max_seconds: from the call on, with all that comes before the first step; one step is taken in any case.
         should_stop: is asked after every step; the step is finished and saved.
         force_change: settings ("optim.lr", "images") that may differ from those that the run was started with.
         datasets: those of the config, where they are open already.
@@ -70,16 +71,14 @@ def train(
     Raises DitkitError for what the user can mend: other settings than the run has, missing data, a full disk, a loss
     that stays not finite.
     """
+    began, limit = time.monotonic(), math.inf if max_seconds is None else max_seconds
     if data is not None:
         config, datasets = with_data(config, data, labels)
-
-    limit = math.inf if max_seconds is None else max_seconds
 
     def must_stop() -> bool:
         return should_stop() or time.monotonic() - began > limit
 
     with join(device) as (group, where), _claim(group, config, Path(folder), force_change) as run:
-        began = time.monotonic()  # once all are here: the first one may have measured a learning rate before
         if run.config.data != config.data:  # this process was started with other data than the main one
             datasets = None
         try:
