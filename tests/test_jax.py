@@ -16,7 +16,7 @@ from ditkit.checkpoint import loading
 from ditkit.cli import app
 from ditkit.config import RunConfig
 from ditkit.errors import CheckpointError, MachineError, UsageError
-from ditkit.io import atomic, safetensors
+from ditkit.io import atomic, packages, safetensors
 from ditkit.jax import limits
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
@@ -228,9 +228,9 @@ def test_what_torch_alone_does_is_refused():
 
 
 def test_the_command_line_says_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr(limits, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert app.main(["sample", "--model", "mnist", "--backend", "jax"]) == 2
-    assert "hint: pip install 'ditkit[jax]'" in capsys.readouterr().err
+    assert "hint: `pip install 'ditkit[jax]'`, or use --backend torch" in capsys.readouterr().err
 
 
 def test_the_command_line_draws_with_it(capsys):

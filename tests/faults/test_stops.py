@@ -113,7 +113,7 @@ def test_a_sampler_that_cannot_be_imported_is_reported_before_the_first_step(tin
     def fail(*_, **__) -> None:
         raise MachineError("diffusers cannot be imported", "install it again")
 
-    monkeypatch.setattr("ditkit.training.previews.open_scheduler", fail)
+    monkeypatch.setattr("ditkit.estimation.preflight.open_scheduler", fail)
     with pytest.raises(MachineError, match="diffusers cannot be imported"):
         run(tiny(), tmp_path / "run")
-    assert not (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -18,13 +18,13 @@ from ditkit.cli import complete
 from ditkit.errors import UsageError
 from ditkit.interop import diffusers, onnx
 from ditkit.interop.base import cast
-from ditkit.interop.export import DTYPES, FORMATS
-from ditkit.io import atomic, safetensors
+from ditkit.interop.export import DTYPES, FORMATS, ONNX_PACKAGES
+from ditkit.io import atomic, packages, safetensors
 from ditkit.models.dit import DiT
 from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 
 needs_onnx = pytest.mark.skipif(
-    any(find_spec(name) is None for name in onnx._PARTS), reason="needs pip install 'ditkit[onnx]'"
+    any(find_spec(name) is None for name in ONNX_PACKAGES), reason="needs pip install 'ditkit[onnx]'"
 )
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
 
@@ -183,7 +183,7 @@ def test_onnx_without_its_packages_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(tmp_path / "small.safetensors")
-    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     code, _, err = said(capsys, "export small.safetensors --format onnx")
     assert code == 2 and "onnxruntime" in err and "pip install 'ditkit[onnx]'" in err
 

@@ -86,7 +86,7 @@ def test_one_that_fails_is_reported_once_and_the_run_ends_as_without_it(tmp_path
 def test_an_unknown_one_and_a_missing_package_are_found_at_once(tmp_path, monkeypatch, capsys):
     assert main(["train", "mnist", "--track", "tensorbord"]) == 2
     assert "did you mean 'tensorboard'" in capsys.readouterr().err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ditkit.io.packages.find_spec", lambda name: None)
     assert main(["train", "mnist", "--track", "wandb"]) == 2
     assert "pip install 'ditkit[wandb]'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 

@@ -15,6 +15,7 @@ from ditkit.evaluation.evaluate import evaluate
 from ditkit.evaluation.judge import open_judge
 from ditkit.evaluation.reference import Reference
 from ditkit.events import Evaluated, Event, Warned
+from ditkit.io import packages
 
 TINY = {"width": 48, "depth": 2, "heads": 2, "patch": 4}
 
@@ -84,9 +85,7 @@ def test_judging_changes_nothing_of_a_run_and_is_continued_with_it(few_real, tmp
 
 
 def test_a_missing_package_is_reported_before_the_first_step(monkeypatch, tmp_path, capsys):
-    import importlib.util
-
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch_fidelity" else found(name))
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert main(["train", "mnist", "--evaluate-every", "10", "--set", "data.channels=3"]) == 2
-    assert "pip install 'ditkit[evaluate]'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    hint = "hint: `pip install 'ditkit[evaluate]'`, or train without --evaluate-every"
+    assert hint in capsys.readouterr().err and not (tmp_path / "runs").exists()

@@ -88,8 +88,11 @@ def measure(
     """The range test, with a bar. Raises KeyboardInterrupt when `should_stop` says so."""
     from .datasets import watching
 
+    console.hush_matplotlib()
     with console.loading_torch(quiet=quiet):
         from ..training.lr_finder import find_lr
+        from ..visual.plots import check_plots
+    check_plots()
     shown: list[Callable[[float, float | None], None]] = []
     with watching(quiet=quiet), ExitStack() as opened:
 
@@ -103,7 +106,6 @@ def measure(
 
 def draw(curve: LRCurve, path: Path) -> Path:
     """Write the plot and its numbers; returns the path of these."""
-    console.hush_matplotlib()
     from ..visual.plots import save_lr_curve
 
     return save_lr_curve(curve, path)

@@ -111,7 +111,7 @@ def _with_lr(config: RunConfig, lr: float) -> RunConfig:
 
 def _check_words(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine: TrainDevice) -> None:
     """Raise UsageError for what else is wrong, before any work."""
-    from ..evaluation.report import check_features
+    from ..evaluation.report import check_evaluation
     from ..runs.remarks import check_new_run
     from ..runs.resume import check_force_change
     from ..trackers.contract import check_names
@@ -119,8 +119,7 @@ def _check_words(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, ma
     _ = machine.signal, optimiser.seconds
     check_force_change(optimiser.force_change or ())
     check_names(output.track or ())
-    if run.config.train.evaluate_every:
-        check_features(None, run.config.data.channels)
+    check_evaluation(run.config)
     if not run.existing:
         check_new_run(run.config)
 

@@ -39,8 +39,7 @@ def judge_request(
 
     Args:
         request: which model draws, and how.
-        dataset: the real images.
-        config: how they are prepared.
+        dataset: the real images, prepared as `config` says.
         samples: images to draw.
         features: who looks at them, as in `open_judge`.
         labels_as: how often each label is drawn, as in `evaluate`.
@@ -52,18 +51,19 @@ def judge_request(
     """
     trained, guide, judge = _opened(request, dataset, config, features, device, group, progress)
     from ..sampling.generate import sample
+    from ..visual.grid import check_pictures
     from .evaluate import evaluate
     from .neighbours import add_neighbours
 
+    how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
+    if neighbours and group.is_main:
+        check_pictures(trained.info.labels)
     with progress("drawing") as show:
         evaluation = evaluate(
             trained,
             judge,
             samples=samples,
-            seed=request.seed,
-            settings=request.settings,
             guide=guide,
-            batch_size=request.batch_size,
             labels_as=labels_as,
             npz=npz,
             keep=True,  # until the figures are written
@@ -71,9 +71,9 @@ def judge_request(
             on_estimate=on_estimate,
             part=(group.rank, group.size),
             collect=group.all_gather,
+            **how,
         )
     if neighbours and group.is_main:
-        how = {"settings": request.settings, "seed": request.seed, "batch_size": request.batch_size}
         labels = [label or "any" for label in evaluation.labels[:neighbours]]
         drawn = [result.image for result in sample(trained, labels, guide=guide, **how)]
         with progress("comparing with real images") as show:

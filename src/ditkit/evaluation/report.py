@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import RunConfig
 from ..errors import UsageError, unknown
+from ..io.packages import check_packages
 from ..io.paths import expanded, not_there
 from .figures import FIGURES, NEGATIVE_KID, written
 
@@ -15,19 +16,28 @@ DEFAULT_SAMPLES = 10_000  # the Fréchet distance of fewer is too large, the mor
 PACKAGES = {"inception": ("torch_fidelity", "evaluate"), "dinov2": ("transformers", "dinov2")}  # and the extra of each
 
 
-def check_features(word: str | None, channels: int) -> None:
-    """Raise UsageError for an extractor that is unknown, or whose package or file is missing, before torch loads."""
+def check_features(word: str | None, channels: int, otherwise: str = "choose other features with --features") -> None:
+    """Raise UsageError for an extractor that is unknown, or whose package or file is missing, before torch loads.
+
+    `otherwise` is what to do without the package.
+    """
     name = word or ("lenet" if channels == 1 else "inception")
-    if name in PACKAGES and importlib.util.find_spec(PACKAGES[name][0]) is None:
+    if name in PACKAGES:
         package, extra = PACKAGES[name]
-        hint = f"`pip install 'ditkit[{extra}]'`, or choose other features with --features"
-        raise UsageError(f"the features {name} need the package {package.replace('_', '-')}", hint)
+        check_packages(f"judging by the features {name}", [package], extra, otherwise)
     if name == "lenet" or name in PACKAGES:
         return
     if Path(name).suffix != ".onnx":
         raise unknown("extractor", name, ["lenet", *PACKAGES, "FILE.onnx"])
     if not expanded(name).is_file():
         raise UsageError(f"--features: there is no file {name}", not_there(name))
+    check_packages("judging by the features of a .onnx file", ["onnxruntime"], "onnx", otherwise)
+
+
+def check_evaluation(config: RunConfig) -> None:
+    """The same for the evaluation of a run while it trains, if there is one."""
+    if config.train.evaluate_every:
+        check_features(None, config.data.channels, "train without --evaluate-every")
 
 
 def report_lines(record: Mapping[str, Any], name: str) -> Iterator[str]:

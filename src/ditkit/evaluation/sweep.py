@@ -19,6 +19,7 @@ from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights
 from ..runs.model_info import read_model_info
 from ..runs.target import check_sampler, data_place
+from ..visual.grid import check_pictures, grid, save_png
 from .figures import FIGURES, HEADINGS, best, notes, written
 from .label_plan import DATA
 
@@ -104,6 +105,7 @@ def sweep(
     weights = find_weights(None if model is None else str(model), runs_dir(), ema=ema)
     info = read_model_info(weights)
     todo = combinations(info.config, varied)
+    check_pictures(info.labels)
     judge = _open_judge(info.config, data_dir, features, device, progress) if samples else None
     labels = labels or list(info.labels[:SHOWN]) or ["any"] * SHOWN
     models = _loaded(weights, [length for _, length in todo], autoencoder, device, progress)
@@ -202,7 +204,6 @@ def _judged(row: SweepRow, trained: Trained, judge: Judge, how: Mapping[str, Any
 def write(folder: Path, rows: Sequence[SweepRow], about: Mapping[str, Any], *, title: str) -> None:
     """The picture with a row for each combination, the table, and the rows as JSON with what is said `about` them."""
     from ..io.atomic import make_folder, write_atomically
-    from ..visual.grid import grid, save_png
 
     make_folder(folder)
     images = [image for row in rows for image in row.images]

@@ -9,7 +9,9 @@ from pathlib import Path
 from ..errors import UsageError, unknown
 from ..io import paths, safetensors
 from ..io.atomic import FREE_SPACE, write_file
+from ..io.packages import check_packages
 from ..io.progress import LOADING_TORCH, Watch, no_progress
+from ..models.size import parameters
 from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights, model_name
 from ..runs.model_info import METADATA_KEY, ModelInfo, read_model_info
@@ -20,6 +22,8 @@ from .diffusers_config import check_expressible, is_pipeline
 DTYPES = ("float32", "float16", "bfloat16")
 _ENDINGS = {"safetensors": ".safetensors", "diffusers": "-diffusers", "onnx": ".onnx"}
 FORMATS = tuple(_ENDINGS)
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_LARGEST_ONNX = 2_000_000_000  # bytes of a protobuf message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def export(
     weights = find_weights(None if model is None else str(model), runs_dir(), ema=ema)
     info = read_model_info(weights)
     path = Path(path) if path else Path(f"{model_name(weights)}-{info.step}{_ENDINGS[format]}")
-    _check(info, format, path, approximate=approximate, force=force)
+    _check(info, format, dtype, path, approximate=approximate, force=force)
     with progress(LOADING_TORCH):
         import torch
 
@@ -85,7 +89,6 @@ def export(
             trained, difference = approximated(trained)
         diffusers.write(trained, path, numbers)
     elif format == "onnx":
-        onnx.check_parts()
         with progress("exporting, then checking with onnxruntime …"):
             difference = onnx.write(public_card(info), load_network(info, weights), path, numbers)
     else:
@@ -113,7 +116,7 @@ def check_words(format: str = FORMATS[0], dtype: str = DTYPES[0]) -> None:
             raise unknown(kind, word, known)
 
 
-def _check(info: ModelInfo, form: str, path: Path, *, approximate: bool, force: bool) -> None:
+def _check(info: ModelInfo, form: str, dtype: str, path: Path, *, approximate: bool, force: bool) -> None:
     """Raise DitkitError, before torch loads, for a model that the format cannot express or a place it cannot go to."""
     if approximate and form != "diffusers":
         raise UsageError("--approximate is for --format diffusers", "the other formats take every model as it is")
@@ -126,3 +129,14 @@ def _check(info: ModelInfo, form: str, path: Path, *, approximate: bool, force: 
     elif path.is_dir() or path.suffix != _ENDINGS[form]:
         raise UsageError(f"--out: {path} is not the name of a {form} file", f"e.g. --out model{_ENDINGS[form]}")
     paths.check_file(path, force=force)
+    if form == "onnx":
+        _check_onnx(info, dtype)
+
+
+def _check_onnx(info: ModelInfo, dtype: str) -> None:
+    """Raise UsageError for missing packages, and for what the format cannot hold."""
+    check_packages("the format onnx", ONNX_PACKAGES, "onnx")
+    if dtype == "bfloat16":
+        raise UsageError("hardly anything runs ONNX in bfloat16", "use --dtype float16 or float32")
+    if parameters(info.config, len(info.labels)) * (2 if dtype == "float16" else 4) > _LARGEST_ONNX:
+        raise UsageError("an ONNX file holds 2 GB at most", "use --dtype float16, or --format safetensors")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from ..config import RunConfig
 from ..errors import UsageError
+from ..io.packages import check_packages
 
 FLOW_SAMPLERS = ("flow-dpmpp", "flow-heun", "flow-euler")
 DIFFUSION_SAMPLERS = ("dpmpp", "ddim")
@@ -13,9 +12,7 @@ DIFFUSION_SAMPLERS = ("dpmpp", "ddim")
 
 def check_installed() -> None:
     """Raise UsageError where JAX or Optax are missing."""
-    for name in ("jax", "optax"):
-        if find_spec(name) is None:
-            raise UsageError(f"the JAX backend needs {name}, which is not installed", "pip install 'ditkit[jax]'")
+    check_packages("the JAX backend", ["jax", "optax"], "jax", "use --backend torch")
 
 
 def check_sampling(config: RunConfig) -> None:

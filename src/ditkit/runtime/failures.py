@@ -30,7 +30,9 @@ def explained(error: BaseException) -> DitkitError | None:
         hint = "`pip uninstall torchvision`, which ditkit does not need, or install the one made for this torch"
         return MachineError("the installed torchvision does not fit the installed torch", hint)
     if isinstance(error, ImportError):
-        return MachineError(f"cannot import {error.name}: {error}", "`ditkit doctor` says what is broken")
+        return MachineError(
+            f"cannot import {error.name or 'what this needs'}: {error}", "`ditkit doctor` says what is broken"
+        )
     if is_out_of_memory(error):
         return MachineError("out of memory", "lower --batch-size, or choose a smaller model")
     return None

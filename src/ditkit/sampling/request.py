@@ -186,6 +186,10 @@ def draw_to_folder(
     in_grid: list[Sample] = []
     records: list[dict[str, Any]] = []
     names = request.file_names
+    if group.is_main:
+        from ..visual.grid import check_pictures
+
+        check_pictures(request.labels)
     with ImageFile(npz, len(names), request.label_ids) if npz and group.is_main else nullcontext() as file:
         for image in draw(request, device, group=group, progress=progress):
             if group.is_main:

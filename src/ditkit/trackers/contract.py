@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from ..config import RunConfig, to_dict
 from ..errors import UsageError
 from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Validated
+from ..io.packages import check_packages
 from ..registry import TRACKERS
 
 _PACKAGES = ("tensorboard", "wandb")  # that a tracker of their name needs
@@ -36,8 +36,8 @@ def check_names(words: Sequence[str]) -> tuple[str, ...]:
     """The names of trackers, each once. Raises UsageError for one that is unknown or misses its package."""
     names = tuple(dict.fromkeys(TRACKERS.check(word) for word in words))
     for name in names:
-        if name in _PACKAGES and importlib.util.find_spec(name) is None:
-            raise UsageError(f"--track {name} needs the package {name}", f"pip install 'ditkit[{name}]'")
+        if name in _PACKAGES:
+            check_packages(f"--track {name}", [name], name, "leave it out")
     return names
 
 

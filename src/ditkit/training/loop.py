@@ -24,7 +24,7 @@ from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
 from .bad_images import note_bad_images
 from .divergence import recover, report_less_memory, skip_step
-from .previews import check_can_draw, judge, show, validate
+from .previews import judge, show, validate
 from .records import by_quarter, metrics_row, record_step, started_event
 from .saving import emergency_save, save, take_snapshot
 from .session import TrainingSession
@@ -118,7 +118,6 @@ def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[],
     if session.group.is_main and (text := adopt_settings(session.folder, session.config, session.step)):
         session.on_event(Warned(step=session.step, text=text))
     started = time.monotonic()
-    check_can_draw(session)
     session.on_event(started_event(session))
 
     def flags() -> list[bool]:

@@ -18,17 +18,11 @@ from ..models.dit import DiT
 from ..runs.folder import check_ours
 from ..runs.metrics import read_rows
 from ..runs.model_info import ModelInfo
-from ..samplers.contract import open_scheduler
 from ..sampling.generate import draw
 from ..visual.grid import grid, save_png, side_by_side
 from .session import TrainingSession
 
 _MOST_ROWS = 12
-
-
-def check_can_draw(session: TrainingSession) -> None:
-    """Open what sample grids need before the first step. Raises DitkitError for a sampler that cannot be used."""
-    open_scheduler(session.config.sample.sampler, session.step_context.objective.process)
 
 
 def validate(session: TrainingSession) -> None:

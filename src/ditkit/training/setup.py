@@ -23,6 +23,7 @@ from ..data.resident import batch_target
 from ..data.settle import settled_by
 from ..ema import TRACKED, Ema, PowerEmas
 from ..errors import UsageError
+from ..estimation.preflight import check_needs, disk_remark
 from ..evaluation.judge import Judge, open_judge
 from ..events import OnEvent, Warned
 from ..io import paths
@@ -114,6 +115,7 @@ def open_session(
     dataset, config = datasets.train, settled_by(config, datasets.train)
     group.require_same(dataset.fingerprint, "images")
     objective = open_objective(config.diffusion)
+    check_needs(config, dataset.labels, objective.process)
     dtype = find_dtype(dtype_name, device)
     ema, trainable = _open_trainable(config, dataset.labels, folder, group, device, dtype, shard=speed.shard)
 
@@ -221,6 +223,8 @@ def _restore(
         # One more than are kept, because an old one goes only when the new one is there.
         more = config.train.keep + 1 - min(len(folder.checkpoint_steps()), config.train.keep)
         paths.check_space(folder.path, more * checkpoint_bytes(trainable), f"{more} checkpoints need")
+        if state is None and (text := disk_remark(config, len(dataset.labels), len(dataset), folder.path)):
+            on_event(Warned(step=0, text=text))
     group.barrier()  # here a failure of the main process is reported; within a broadcast the others would wait in vain
     state = broadcast_state(group, trainable, state)
     give_back_memory()  # of the files read: continuing must not need more than training did

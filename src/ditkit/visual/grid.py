@@ -35,6 +35,13 @@ _WIDEST_ROW_NAME = 180  # pixels
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+def check_pictures(labels: Sequence[str]) -> None:
+    """Draw an empty grid of a few labels: what pictures need is there. Raises what a broken Pillow raises."""
+    names = list(labels[:12]) or [""]
+    part = grid([np.zeros((64, 64, 1), np.uint8)] * len(names), 1, captions=names, row_names=names, title="title")
+    side_by_side(part, part).save(io.BytesIO(), "PNG")
+
+
 def columns(labels: list[str]) -> int:
     """How many columns a grid of images of these labels has.
 
