@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -14,8 +17,10 @@ from training_runs import digest, run
 from ditkit import recipes
 from ditkit.errors import MachineError
 from ditkit.events import Started, Warned
+from ditkit.io.progress import reporting_to
 from ditkit.runs.folder import RunFolder
-from ditkit.runtime import compile
+from ditkit.runtime import compile, compile_times
+from ditkit.runtime.distributed import ProcessGroup
 from ditkit.training import step
 from ditkit.training.step import SpeedOptions
 
@@ -23,8 +28,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def compiler(monkeypatch):
-    """torch.compile's place: counts what it is asked to compile, and leaves it as it is."""
+def compiler(monkeypatch, tmp_path):
+    """torch.compile's place: counts what it is asked to compile, and leaves it as it is; nothing was compiled yet."""
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "cache"))
     asked = []
 
     def compiled(network):
@@ -43,21 +49,115 @@ def test_long_runs_pay_back_and_short_ones_do_not():
     assert not compile.pays_back(long, torch.device("mps"), 2)
 
 
+def opened(word, before, config, until=math.inf, group=ProcessGroup()):
+    """Whether a network is compiled, and the lines that are said before and instead."""
+    said = []
+
+    @contextlib.contextmanager
+    def hear(text):
+        said.append(text)
+        yield lambda done, total: None
+
+    with reporting_to(hear):
+        forward, text = compile.open_compiled(word, before, config, torch.nn.Linear(1, 1), CPU, group, until)
+    return forward is not None, [*said, *([text] if text else [])]
+
+
+@pytest.fixture
+def long():
+    """A run that is long enough to be compiled."""
+    return recipes.load("celeba", {"train": {"steps": 100_000}})
+
+
 @pytest.mark.parametrize(
-    ("word", "before", "expected"), [("auto", None, False), ("auto", True, True), ("on", None, True)]
+    ("word", "before", "expected"),
+    [("auto", None, False), ("auto", True, True), ("on", None, True), ("off", True, False)],
 )
 def test_the_word_decides_then_how_the_run_began_then_its_length(tiny, word, before, expected, compiler):
-    assert compile.decide(word, before, tiny(), CPU) == (expected, None)
-    assert compile.decide("off", True, tiny(), CPU) == (False, None)
+    assert opened(word, before, tiny())[0] is expected
+
+
+def test_compiling_is_said_before_it_begins_with_the_time_that_it_took(long, compiler, monkeypatch):
+    def why_not(device):
+        assert compiler == []
+        return
+
+    monkeypatch.setattr(compile, "why_not", why_not)
+    ending = "(--compile off skips it)"
+    assert opened("auto", None, long) == (True, [f"compiling the network: it may take a minute {ending}"])
+    compiler.clear()
+    compile_times.remember(long, CPU, 78.4)
+    taken = f"it took 1m18s last time on this machine {ending}"
+    assert opened("on", None, long) == (True, [f"compiling the network: {taken}"])
+    compiler.clear()
+    assert opened("auto", True, long) == (True, [f"compiling the network, as before in this run: {taken}"])
+
+
+def test_nothing_is_compiled_that_the_time_of_the_command_cannot_pay_back(tiny, long, compiler):
+    now = time.monotonic()
+    compiles, said = opened("auto", None, long, until=now + 600)
+    assert not compiles and "the time that the command has is too short to pay it back" in said[0]
+    assert opened("auto", None, long, until=now + 1300)[0]
+    compile_times.remember(long, CPU, 600)
+    assert not opened("auto", None, long, until=now + 1300)[0]
+    assert opened("on", None, long, until=now + 1)[0]
+    assert opened("auto", True, long, until=now + 1)[0]  # or it would differ in the last bits
+    assert opened("auto", None, tiny(), until=now + 1) == (False, [])
+
+
+def test_a_run_hears_how_much_time_it_has(tiny, tmp_path, monkeypatch):
+    times = []
+
+    def open_compiled(*arguments):
+        times.append(arguments[-1] - time.monotonic())
+        return None, None
+
+    monkeypatch.setattr(compile, "open_compiled", open_compiled)
+    run(tiny(train={"steps": 1}), tmp_path / "a", max_seconds=500)
+    run(tiny(train={"steps": 1}), tmp_path / "b")
+    assert times == [pytest.approx(490, abs=10), math.inf]
+
+
+def test_all_processes_compile_or_none(long, compiler):
+    class Group(ProcessGroup):
+        def all_gather(self, value):
+            return [value, "no C++ compiler"]
+
+    assert opened("auto", None, long, group=Group())[1][-1].endswith("no C++ compiler")
+    assert not compiler
+
+
+def test_the_time_that_compiling_took_is_kept_for_each_network(long, tiny, tmp_path, monkeypatch, compiler):
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(compile, "compiled", lambda network: lambda x: time.sleep(0.11))
+    forward, _ = compile.open_compiled("on", None, long, torch.nn.Linear(1, 1), CPU, ProcessGroup())
+    assert forward is not None and compile_times.last_time(long, CPU) is None
+    forward(torch.zeros(1))
+    assert 0.1 <= (compile_times.last_time(long, CPU) or 0) < 5
+    monkeypatch.setattr(compile, "remember", pytest.fail)  # only the first call compiles
+    forward(torch.zeros(1))
+    assert compile_times.last_time(tiny(), CPU) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"KEY": -1}', '{"KEY": "60"}', '{"KEY": NaN}', '{"KEY": true}'])
+def test_a_damaged_file_of_times_says_nothing_and_is_written_again(long, tmp_path, monkeypatch, content):
+    monkeypatch.setenv("DITKIT_CACHE", str(tmp_path))
+    compile_times.remember(long, CPU, 5)
+    path = tmp_path / "compiled/times.json"
+    (key,) = json.loads(path.read_text())
+    path.write_text(content.replace("KEY", key))
+    assert compile_times.last_time(long, CPU) is None
+    compile_times.remember(long, CPU, 6)
+    assert compile_times.last_time(long, CPU) == 6
 
 
 def test_without_a_compiler_auto_goes_on_with_one_line_and_on_is_an_error(tiny, monkeypatch):
     monkeypatch.setattr(compile, "why_not", lambda device: "no C++ compiler")
-    compile_it, text = compile.decide("auto", True, tiny(), CPU)
-    assert not compile_it
-    assert "not compiled" in text and "no C++ compiler" in text
+    compiles, said = opened("auto", True, tiny())
+    assert not compiles
+    assert "not compiled" in said[-1] and "no C++ compiler" in said[-1]
     with pytest.raises(MachineError, match="no C\\+\\+ compiler"):
-        compile.decide("on", None, tiny(), CPU)
+        opened("on", None, tiny())
 
 
 @pytest.mark.slow

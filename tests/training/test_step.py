@@ -37,7 +37,8 @@ def test_a_cpu_splits_what_its_caches_do_not_hold(settings, images, parts):
     assert micro_batches_for(config, torch.device("cuda"), images) == config.train.accumulate
 
 
-def test_a_sharded_network_is_not_compiled():
+def test_a_sharded_network_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(ProcessGroup, "broadcast", lambda self, value: value)
     config = recipes.load("mnist")
     given = (
         config,
@@ -45,11 +46,11 @@ def test_a_sharded_network_is_not_compiled():
         open_objective(config.diffusion),
         CPU,
         torch.float32,
-        ProcessGroup(),
+        ProcessGroup(size=2),
     )
     with pytest.raises(UsageError, match="a sharded network cannot be compiled"):
-        open_step_context(*given, SpeedOptions(compile="on"), sharded=True)
-    worker, told = open_step_context(*given, SpeedOptions(compile="auto"), compiled_before=True, sharded=True)
+        open_step_context(*given, SpeedOptions(compile="on", shard=True))
+    worker, told = open_step_context(*given, SpeedOptions(shard=True), compiled_before=True)
     assert worker.compiled is None and told is None
 
 

@@ -156,7 +156,7 @@ def test_every_process_trains_on_the_data_of_the_run_that_the_main_one_has_start
         opened, name = [], f"own{own.data.validation}"
         plan = RunPlan(folder=RunFolder(tmp_path / "r"), config=config, step=0)
         monkeypatch.setattr(ProcessGroup, "broadcast", lambda *_: plan)
-        monkeypatch.setattr("ditkit.training.loop.open_session", lambda *args: opened.append(args[-1]) or 1 / 0)
+        monkeypatch.setattr("ditkit.training.loop.open_session", lambda *args: opened.append(args[-2]) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(own, tmp_path / name, device="cpu", datasets=datasets)
         return opened[0]

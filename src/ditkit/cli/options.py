@@ -308,7 +308,7 @@ class TrainDevice(Device):
     )
     compile: str = opt(
         "--compile auto|on|off",
-        "Compile the network: a minute at the start for faster steps; auto does where a long run pays it back.",
+        "Compile the network: a minute at the start for faster steps; auto does if the run and --max-time pay it back.",
         default=AUTO,
         read=lambda word: parsing.switch("--compile", word),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 import warnings
 from collections.abc import Callable
 
@@ -13,7 +15,11 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..errors import MachineError
 from ..io.paths import private_folder
+from ..io.progress import notify
+from ..io.text import format_duration
 from ..models.size import flops
+from .compile_times import last_time, remember
+from .distributed import ProcessGroup
 
 _SECONDS = 60.0  # that compiling takes
 _SAVED = {"cpu": 0.1, "cuda": 0.25}  # part of a step's time; not tried on other devices
@@ -33,6 +39,11 @@ def pays_back(config: RunConfig, device: torch.device, threads: int) -> bool:
     return _SAVED[device.type] * config.train.steps * work / per_second >= 2 * _SECONDS
 
 
+def pays_back_within(left: float, seconds: float, device: torch.device) -> bool:
+    """Whether the seconds that are `left` save at least twice the `seconds` that compiling takes out of them."""
+    return _SAVED[device.type] * (left - seconds) >= 2 * seconds
+
+
 def why_not(device: torch.device) -> str | None:
     """Why torch.compile does not work on a device, in one line; None when a tiny function was compiled."""
     x = torch.arange(4.0, device=device)
@@ -49,29 +60,76 @@ def why_not(device: torch.device) -> str | None:
     return None if right else "it computes something else"
 
 
-def decide(word: str, before: bool | None, config: RunConfig, device: torch.device) -> tuple[bool, str | None]:
-    """Whether to compile, and a line on why not; `before` is how a run that continues was trained so far.
+def open_compiled(
+    word: str,
+    before: bool | None,
+    config: RunConfig,
+    network: nn.Module,
+    device: torch.device,
+    group: ProcessGroup,
+    until: float = math.inf,
+) -> tuple[Callable[..., Tensor] | None, str | None]:
+    """The network's forward to be compiled, or None, and a line on why not: the same in all processes.
 
-    Raises MachineError when `word` is "on" and nothing can be compiled.
+    `before` is how a run that continues was trained so far: it stays so, whatever is left of it, because compiled
+    steps differ in the last bits. `until` is the monotonic time at which a new run has to end. Raises MachineError
+    when `word` is "on" and nothing can be compiled.
     """
-    if before is None:
-        before = word == "auto" and pays_back(config, device, torch.get_num_threads())
-    if word == "off" or (word == "auto" and not before):
-        return False, None
-    reason = why_not(device)
+    seconds = last_time(config, device)
+    wanted, text = group.broadcast(_is_wanted(word, before, config, device, until - time.monotonic(), seconds))
+    if not wanted:
+        return None, text
+    again = ", as before in this run" if before else ""
+    took = f"it took {format_duration(seconds)} last time on this machine" if seconds else "it may take a minute"
+    notify(f"compiling the network{again}: {took} (--compile off skips it)")
+    began = time.monotonic()
+    reason = next((reason for reason in group.all_gather(why_not(device)) if reason), None)
     if reason is None:
-        return True, None
+        probing = time.monotonic() - began
+        return _timed(compiled(network), lambda seconds: remember(config, device, probing + seconds)), None
     if word == "on":
         raise MachineError(
             f"the network cannot be compiled: {reason}",
             "install a C++ compiler (g++ or clang), or leave out --compile" if device.type == "cpu" else None,
         )
-    return False, f"the network is not compiled, so steps take a little longer: {reason}"
+    return None, f"the network is not compiled, so steps take a little longer: {reason}"
+
+
+def _is_wanted(
+    word: str, before: bool | None, config: RunConfig, device: torch.device, left: float, seconds: float | None
+) -> tuple[bool, str | None]:
+    """Whether to compile, where that takes `seconds` (None: unknown) of those that are `left`; a line on why not."""
+    if word != "auto" or before is not None:
+        return word == "on" or (word == "auto" and bool(before)), None
+    if not pays_back(config, device, torch.get_num_threads()):
+        return False, None
+    if not pays_back_within(left, seconds or _SECONDS, device):
+        text = "the network is not compiled, and will not be in this run: the time that the command has is too short to"
+        return False, f"{text} pay it back (--compile on does)"
+    return True, None
 
 
 def compiled(network: nn.Module) -> Callable[..., Tensor]:
     """The network's forward, compiled when it is first called; the weights stay those of the network."""
+    # Each number of threads is compiled for itself; past the limit torch would stop to use what is compiled.
+    torch._dynamo.config.recompile_limit = 1024
     return torch.compile(network.forward, dynamic=False)
+
+
+def _timed(forward: Callable[..., Tensor], note: Callable[[float], None]) -> Callable[..., Tensor]:
+    """A function whose first call, in which it is compiled, is timed."""
+    is_first = True
+
+    def timed(*arguments: Tensor) -> Tensor:
+        nonlocal is_first
+        if not is_first:
+            return forward(*arguments)
+        began, is_first = time.monotonic(), False
+        result = forward(*arguments)
+        note(time.monotonic() - began)
+        return result
+
+    return timed
 
 
 def _prepare(device: torch.device) -> None:

@@ -71,19 +71,20 @@ def train(
     Raises DitkitError for what the user can mend: other settings than the run has, missing data, a full disk, a loss
     that stays not finite.
     """
-    began, limit = time.monotonic(), math.inf if max_seconds is None else max_seconds
+    began = time.monotonic()
+    until = math.inf if max_seconds is None else began + max_seconds
     if data is not None:
         config, datasets = with_data(config, data, labels)
 
     def must_stop() -> bool:
-        return should_stop() or time.monotonic() - began > limit
+        return should_stop() or time.monotonic() > until
 
     with join(device) as (group, where), _claim(group, config, Path(folder), force_change) as run:
         if run.config.data != config.data:  # this process was started with other data than the main one
             datasets = None
         try:
             session = open_session(
-                run.config, run.folder, group, on_event, where, dtype, force_change, must_stop, speed, datasets
+                run.config, run.folder, group, on_event, where, dtype, force_change, must_stop, speed, datasets, until
             )
         except Interrupted:
             if group.size > 1:
@@ -91,7 +92,7 @@ def train(
             on_event(_before_training(run, time.monotonic() - began, "stopped" if should_stop() else "time"))
             return run.folder.path
         with contextlib.closing(session.logs):
-            _run(session, limit - (time.monotonic() - began), should_stop)
+            _run(session, until, should_stop)
     return run.folder.path
 
 
@@ -112,7 +113,7 @@ def _claim(group: ProcessGroup, config: RunConfig, path: Path, force_change: Col
         yield run
 
 
-def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[], bool]) -> None:
+def _run(session: TrainingSession, until: float, should_stop: Callable[[], bool]) -> None:
     """Train from the session's step on, and save however it ends."""
     # Only now: the data fits and the checkpoint could be read.
     if session.group.is_main and (text := adopt_settings(session.folder, session.config, session.step)):
@@ -121,7 +122,7 @@ def _run(session: TrainingSession, max_seconds: float, should_stop: Callable[[],
     session.on_event(started_event(session))
 
     def flags() -> list[bool]:
-        return [should_stop(), time.monotonic() - started > max_seconds]
+        return [should_stop(), time.monotonic() > until]
 
     reason = "stopped" if any(session.group.all_gather(should_stop())) else ""
     try:

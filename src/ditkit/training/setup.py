@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,6 +104,7 @@ def open_session(
     should_stop: Callable[[], bool] = lambda: False,
     speed: SpeedOptions = SpeedOptions(),
     datasets: Datasets | None = None,
+    until: float = math.inf,
 ) -> TrainingSession:
     """Open the data unless the caller has, build the network and load the newest checkpoint.
 
@@ -114,9 +116,8 @@ def open_session(
     datasets = datasets or _open_datasets(config, on_event)
     dataset, config = datasets.train, settled_by(config, datasets.train)
     group.require_same(dataset.fingerprint, "images")
-    objective = open_objective(config.diffusion)
+    objective, dtype = open_objective(config.diffusion), find_dtype(dtype_name, device)
     check_needs(config, dataset.labels, objective.process)
-    dtype = find_dtype(dtype_name, device)
     ema, trainable = _open_trainable(config, dataset.labels, folder, group, device, dtype, shard=speed.shard)
 
     state = _restore(config, folder, group, trainable, dataset, on_event, force_change)
@@ -124,9 +125,8 @@ def open_session(
     stats = state.latents if state else first_latents(config, lambda text: on_event(Warned(step=0, text=text)))
     data = open_training_data(config, datasets, device, stats=stats, should_stop=should_stop)
     group.barrier()  # machines that do not share their caches encode latents at their own pace
-    compiled = state.compiled if state else None
     context, text = open_step_context(
-        config, trainable.network, objective, device, dtype, group, speed, compiled, sharded=trainable.sharded
+        config, trainable.network, objective, device, dtype, group, speed, state and state.compiled, until
     )
     if text:
         on_event(Warned(step=state.step if state else 0, text=text))

@@ -5,6 +5,7 @@ B batch, or a process's share of it; b part of a share; C channels, H W image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,18 +62,18 @@ def open_step_context(
     group: ProcessGroup,
     speed: SpeedOptions,
     compiled_before: bool | None = None,
-    *,
-    sharded: bool = False,
+    until: float = math.inf,
 ) -> tuple[StepContext, str | None]:
     """What computes gradients, and a line about what was wanted and is not possible.
 
-    `compiled_before` says how a run that continues was trained so far. Raises UsageError for a sharded network that is
-    to be compiled, MachineError where nothing can be compiled.
+    `compiled_before` says how a run that continues was trained so far; `until` is the monotonic time at which it ends.
+    Raises UsageError for a sharded network that is to be compiled, MachineError where nothing can be compiled.
     """
+    sharded = speed.shard and group.size > 1
     if sharded and speed.compile == "on":
         raise UsageError("a sharded network cannot be compiled", "leave out --compile on, or --shard")
     word = "off" if sharded else speed.compile
-    compile_it, text = compiling.decide(word, compiled_before, config, device)
+    compiled, text = compiling.open_compiled(word, compiled_before, config, network, device, group, until)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where products are float32
     network.recompute = speed.grad_checkpointing == "on"
@@ -88,7 +89,7 @@ def open_step_context(
         gradient_sync=GradientSync(network.parameters()) if group.size > 1 and not sharded else None,
         sharded=sharded,
         may_recompute=speed.grad_checkpointing != "off",
-        compiled=compiling.compiled(network) if compile_it else None,
+        compiled=compiled,
     )
     return context, text
 
