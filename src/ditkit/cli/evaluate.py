@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,6 +81,7 @@ def run(
 
     Stopped at any moment, the same command goes on. The figures, and all that they depend on, go to evaluation.json.
     """
+    from ..evaluation.real_images import with_data_at
     from ..evaluation.report import check_features, report_lines
     from ..runs.metrics import append_evaluation
     from ..runtime.distributed import join_launched
@@ -93,7 +94,7 @@ def run(
         check_features(real.features, request.info.config.data.channels)
         return _Case(
             request=request,
-            config=_config(request, real.data_dir),
+            config=with_data_at(request.info.config, real.data_dir),
             samples=settings.samples,
             real=real,
             path=_path(output, request),
@@ -131,16 +132,6 @@ class _Case:
         return self.path.with_name(f"{self.path.stem}-neighbours.png")
 
 
-def _config(request: SampleRequest, data_dir: str | None) -> RunConfig:
-    """The settings of the model, with the data where it lies now."""
-    from ..runs.target import data_place
-
-    config = request.info.config
-    if data_dir is None:
-        return config
-    return replace(config, data=replace(config.data, path=data_place(data_dir)))
-
-
 def _path(output: Output, request: SampleRequest) -> Path:
     """The file of the figures. Raises DitkitError for one that is no such file, or cannot be written to."""
     from ..io import paths
@@ -159,10 +150,12 @@ def _path(output: Output, request: SampleRequest) -> Path:
 
 def _judged(case: _Case, device: str, group: ProcessGroup, *, quiet: bool, yes: bool) -> Evaluation:
     from ..evaluation.judged import judge_request
+    from ..evaluation.real_images import open_real_images
     from ..evaluation.report import DEFAULT_SAMPLES
-    from .datasets import open_images
+    from .datasets import watching
 
-    images = open_images(case.config, quiet=quiet, yes=yes)
+    with watching(quiet=quiet, yes=yes):
+        images = open_real_images(case.config.data, named=case.real.data_dir is not None)
     if case.samples < DEFAULT_SAMPLES:
         console.say(
             f"warning: distances of {case.samples:,} images are larger than those of {DEFAULT_SAMPLES:,}: "

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..config import RunConfig
-from ..data.contract import Dataset, open_dataset
+from ..data.contract import Dataset
 from .features import INCEPTION, Extractor, Features, default_name, open_extractor
 from .metrics import (
     frechet,
@@ -23,6 +23,7 @@ from .metrics import (
     statistics,
     without_first,
 )
+from .real_images import open_real_images
 from .reference import MOST_FEATURES, OnImage, Reference, open_reference
 
 MIN_SAMPLES = 10  # images; metrics of fewer mean nothing
@@ -108,7 +109,7 @@ def open_judge(
         config: of the run; it says which the real images are, and how they are prepared.
         features: lenet, inception, dinov2 or a .onnx file; if None, lenet for one channel and inception for three.
         device: where the extractor runs.
-        dataset: the real images, if they are open already.
+        dataset: the real images, if they are open already. From a web address or a repository they are not fetched.
         on_image: called with the number of real images done, and of all; not if the reference is in the cache.
 
     Raises:
@@ -117,5 +118,5 @@ def open_judge(
         MachineError: when weights cannot be fetched.
     """
     extractor = open_extractor(features or default_name(config.data.channels), device)
-    images = dataset if dataset is not None else open_dataset(config.data, "train")
+    images = dataset if dataset is not None else open_real_images(config.data)
     return Judge(extractor=extractor, reference=open_reference(images, config.data, extractor, on_image))

@@ -18,10 +18,11 @@ from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights
 from ..runs.model_info import read_model_info
-from ..runs.target import check_sampler, data_place
+from ..runs.target import check_sampler
 from ..visual.grid import check_pictures, grid, save_png
 from .figures import FIGURES, HEADINGS, best, notes, written
 from .label_plan import DATA
+from .real_images import open_real_images, with_data_at
 
 if TYPE_CHECKING:
     from ..checkpoint.loading import Trained
@@ -124,11 +125,8 @@ def sweep(
 
 
 def _open_judge(config: RunConfig, data_dir: str | None, features: str | None, device: str, progress: Watch) -> Judge:
-    from ..data.contract import open_dataset
-
-    if data_dir is not None:
-        config = replace(config, data=replace(config.data, path=data_place(data_dir)))
-    images = open_dataset(config.data, "train")
+    config = with_data_at(config, data_dir)
+    images = open_real_images(config.data, named=data_dir is not None)
     with progress(LOADING_TORCH):
         from ..runtime.device import find_device
         from .judge import open_judge

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ..errors import MachineError, UsageError
 from . import atomic
+from .hub import Unreachable
 from .locks import exclusive
 from .partial_file import PartialFile
 from .paths import NO_ROOM, check_room
@@ -146,7 +147,7 @@ def fetch(
     if target.is_file():
         return _checked(target, sha256)
     if name := offline():
-        raise MachineError(f"{shown(url)} is not downloaded, because {name} is set", by_hand)
+        raise Unreachable(f"{shown(url)} is not downloaded, because {name} is set", by_hand)
     try:
         atomic.make_folder(target.parent)
         with exclusive(target) as locked:

@@ -76,7 +76,7 @@ _ANSWER = TypeVar("_ANSWER")
 
 
 class Unreachable(MachineError):
-    """The hub cannot be asked: no network, an outage, or the user forbids it."""
+    """The hub, or another server, cannot be asked: no network, an outage, or the user forbids it."""
 
 
 @dataclass(frozen=True)
