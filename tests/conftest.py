@@ -7,10 +7,12 @@ import ipaddress
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import patience
 import pytest
 
 FAST = "not (faults or docs or extras or slow)"  # what runs where neither -m nor a path says what to
@@ -27,6 +29,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
     if not config.option.markexpr and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.option.markexpr = FAST
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """pytest-timeout's limit, but longer where the machine is busy."""
+    if settings.method != "signal" or threading.current_thread() is not threading.main_thread():
+        return None
+    from pytest_timeout import timeout_sigalrm
+
+    patience.call_after(settings.timeout, lambda: timeout_sigalrm(item, settings))
+    item.cancel_timeout = patience.call_off  # type: ignore[attr-defined]
+    return True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

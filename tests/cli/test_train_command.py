@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import said
+from patience import Limit, scaled
 from PIL import Image
 
 from ditkit import __main__, recipes
@@ -301,12 +302,12 @@ def test_lr_auto_notices_that_every_checkpoint_is_damaged_before_anything_is_pri
 def test_sigterm_saves_says_how_to_continue_and_exits_with_143(home: Path) -> None:
     command = [sys.executable, "-m", "ditkit", *f"train mnist --name ended --steps 100000 {TINY}".split()]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=home) as process:
-        deadline = time.monotonic() + 60
+        limit = Limit(60)
         metrics = home / "runs/ended/metrics.jsonl"
-        while not (metrics.exists() and metrics.read_bytes()) and time.monotonic() < deadline:
+        while not (metrics.exists() and metrics.read_bytes()) and not limit.is_over():
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=scaled(60))
     step = RunFolder(home / "runs/ended").checkpoint_steps()[-1]
     assert process.returncode == 143
     assert "finishing this step and saving; once more to stop at once" in err

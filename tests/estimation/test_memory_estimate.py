@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import scaled
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -162,7 +163,9 @@ def test_a_run_takes_the_memory_that_was_estimated_within_a_tenth(words: str, tm
 
 
 def _output(place: Path, *words: str) -> str:
-    done = subprocess.run([sys.executable, *words], capture_output=True, encoding="utf-8", cwd=place, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, encoding="utf-8", cwd=place, timeout=scaled(300)
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ending, finish, litter, preload, words, write_digits
+from patience import scaled
 from processes import start, wait_for_rows
 
 LONG = {"train.steps": 50, "train.sample_every": 50, "train.validate_every": 25, "train.batch_size": 9}
@@ -97,10 +98,10 @@ def relaunched(folder: str) -> dict[str, Any]:
         for rank, rows in ((1, 8), (0, 30)):
             wait_for_rows(place / "runs/killed/metrics.jsonl", rows, 120)
             os.kill(rank_of(launcher.pid, rank), signal.SIGKILL)
-        code = launcher.wait(120)
+        code = launcher.wait(scaled(120))
     line += ["--device", "cuda:9"]
     with launched(place / "wrong.log", ["--nproc-per-node=2", "-m", "ditkit", *line]) as launcher:
-        codes = {"straight": straight, "killed": code, "wrong": launcher.wait(120)}
+        codes = {"straight": straight, "killed": code, "wrong": launcher.wait(scaled(120))}
     ends = {run.name: ending(run) for run in (place / "runs").iterdir()}
     logs = {name: (place / f"{name}.log").read_text(encoding="utf-8") for name in ("killed", "wrong")}
     return {"codes": codes, "ends": ends, "said": logs}

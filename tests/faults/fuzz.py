@@ -19,6 +19,7 @@ from typing import Any
 
 import harness
 import mutations
+from patience import call_after, call_off
 
 PATIENCE = 5.0  # seconds for one case
 MEMORY = 4 << 30  # bytes more than at the beginning
@@ -334,7 +335,7 @@ def fuzz(folder: str, first: int = 0, last: int = 5000, mutant: str | None = Non
 BAD = ("traceback", "hang", "wrong")
 
 
-def _too_long(number: int, frame: Any) -> None:
+def _too_long() -> None:
     raise TakesTooLong
 
 
@@ -345,7 +346,7 @@ def _case(number: int, ground: Ground) -> tuple[int, str, str, float]:
     source = Random(f"ditkit {number}")
     case = source.choices(list(CASES), list(CASES.values()))[0]
     began = time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    call_after(PATIENCE, _too_long)
     try:
         outcome = case(source, ground)
     except DitkitError as error:
@@ -356,5 +357,5 @@ def _case(number: int, ground: Ground) -> tuple[int, str, str, float]:
     except Exception:
         outcome = f"traceback: {traceback.format_exc()[-900:]}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        call_off()
     return number, case.__name__, outcome, time.monotonic() - began

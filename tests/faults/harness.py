@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from patience import Limit
+
 HERE = Path(__file__).parent
 LONGEST = 120.0  # seconds after which a child counts as hanging
 WEIGHTS = ("ema.safetensors", "model.safetensors", "optimizer.safetensors")
@@ -134,7 +136,10 @@ def in_fresh_process(function: str, seconds: float = 280, **arguments: Any) -> A
         answer = Path(folder) / "answer.json"
         server.stdin.write(json.dumps([function, arguments, str(answer)], default=str) + "\n")
         server.stdin.flush()
-        if not select.select([server.stdout], [], [], seconds)[0]:
+        limit = Limit(seconds)
+        while not select.select([server.stdout], [], [], max(0.0, limit.left()))[0]:
+            if not limit.is_over():
+                continue
             os.killpg(server.pid, signal.SIGKILL)
             _server.cache_clear()
             raise AssertionError(f"{function} has not ended after {seconds} seconds")
@@ -148,6 +153,8 @@ def in_fresh_process(function: str, seconds: float = 280, **arguments: Any) -> A
 def _server() -> Any:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     environment.pop("DITKIT_DEBUG", None)
+    places = [str(HERE.parent / "support"), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(places)
     server = subprocess.Popen(
         [sys.executable, str(HERE / "harness.py")],
         stdin=subprocess.PIPE,
@@ -231,7 +238,7 @@ def fork(work: Callable[[], int | None], log: Path) -> int:
         os._exit(code)
 
 
-def ended(child: int, seconds: float = LONGEST) -> int | None:
+def ended(child: int, seconds: float) -> int | None:
     """The exit code of a child (minus the signal that ended it), or None if it is still running after `seconds`."""
     limit = time.monotonic() + seconds
     while True:
@@ -245,7 +252,9 @@ def ended(child: int, seconds: float = LONGEST) -> int | None:
 
 def finish(child: int, seconds: float = LONGEST) -> int:
     """The exit code of a child that must end by itself; one that hangs is killed, and -9."""
-    code = ended(child, seconds)
+    limit = Limit(seconds)
+    while (code := ended(child, 1)) is None and not limit.is_over():
+        pass
     if code is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

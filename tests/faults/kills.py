@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import harness
 import psutil
-from harness import command, ended, ending, finish, fork, litter, newest_whole, words, write_digits
+from harness import LONGEST, command, ended, ending, finish, fork, litter, newest_whole, words, write_digits
+from patience import Limit, scaled
 
 
 def straight(folder: Path, digits: Path, settings: dict[str, Any]) -> tuple[dict[str, str], float]:
@@ -71,12 +71,10 @@ def _kill_until_done(
     while True:
         child = fork(in_own_group(command(line, mutant)), log)
         groups.append(child)
-        code = ended(child, source.uniform(0, life) if count < most else harness.LONGEST)
+        code = ended(child, source.uniform(0, life)) if count < most else finish(child)
         if code is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            if count == most:
-                return count, "it hangs"
             count += 1
         elif code:
             return count, f"exit {code}: {log.read_text(encoding='utf-8')[-600:]}"
@@ -100,8 +98,8 @@ def in_own_group(work: Callable[[], int]) -> Callable[[], int]:
 
 def outliving(groups: list[int], seconds: float) -> int:
     """How many process groups still have a process after so many seconds; those are ended then."""
-    limit, left = time.monotonic() + seconds, groups
-    while (left := [group for group in left if _is_there(group)]) and time.monotonic() < limit:
+    limit, left = Limit(seconds), groups
+    while (left := [group for group in left if _is_there(group)]) and not limit.is_over():
         time.sleep(0.05)
     for group in left:
         with contextlib.suppress(ProcessLookupError):
@@ -168,8 +166,8 @@ def _wait_for_rows(run: Path, process: Any, size: int, rows: int = 1) -> None:
 
 
 def _wait_until(is_so: Callable[[], bool], process: Any) -> None:
-    limit = time.monotonic() + harness.LONGEST
-    while time.monotonic() < limit and process.poll() is None and not is_so():
+    limit = Limit(LONGEST)
+    while not limit.is_over() and process.poll() is None and not is_so():
         time.sleep(0.002)
 
 
@@ -252,7 +250,12 @@ def frozen_workers(folder: str, twice: bool) -> dict[str, Any]:
     Given: the exit code, the seconds until the end, and the step that is saved.
     """
     place = Path(folder)
-    settings = {"data.workers": 2, "data.worker_timeout": 3, "data.worker_start": "fork", "train.steps": 100_000}
+    settings = {
+        "data.workers": 2,
+        "data.worker_timeout": round(scaled(3)),
+        "data.worker_start": "fork",
+        "train.steps": 100_000,
+    }
     settings |= {"train.save_every": 100_000, "train.validate_every": 100_000, "train.log_every": 1}
     run, log = place / "run", place / "log"
     child = Child(fork(in_own_group(command(words(run, write_digits(place / "digits"), settings))), log))

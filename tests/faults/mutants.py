@@ -69,9 +69,19 @@ def flock(patch: MonkeyPatch) -> None:
 
 
 def workers_heed_signals(patch: MonkeyPatch) -> None:
-    """Workers end when the process group gets a signal, and the training process takes that for a fault."""
-    from ditkit.data import workers
+    """Workers end when the process group gets a signal, and the training process takes that for a fault.
 
+    It may have its next batch already and stop in peace before the system has ended them, so that it waits for that.
+    """
+    from ditkit.data import workers
+    from ditkit.runtime.signals import StopRequest
+
+    def stops_after_its_workers(request: StopRequest) -> bool:
+        if request.signal is not None:
+            time.sleep(20)  # torch raises out of it when a worker has ended
+        return request.signal is not None
+
+    patch.setattr(StopRequest, "__call__", stops_after_its_workers)
     patch.setattr(workers, "_signals_blocked", contextlib.nullcontext)
     patch.setattr(workers, "begin", None)
     patch.setattr(workers, "lost_a_worker", lambda error: False)
@@ -91,9 +101,12 @@ def workers_begin_slowly(patch: MonkeyPatch) -> None:
 
 
 def workers_outlive(patch: MonkeyPatch) -> None:
-    """Workers leave it to torch to notice that the training process has gone."""
+    """Workers leave it to torch to notice that the training process has gone, which it looks at now and then."""
+    from torch.utils.data._utils import worker
+
     from ditkit.data import workers
 
+    patch.setattr(worker, "MP_STATUS_CHECK_INTERVAL", 600.0)
     patch.setattr(workers, "_end_with_parent", lambda: None)
     workers_begin_slowly(patch)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import command, ending, finish, fork, litter, preload, words, write_digits
+from patience import Limit
 
 
 def several_processes(folder: str) -> dict[str, Any]:
@@ -150,8 +151,8 @@ def launch(works: list[Callable[[], int]], place: Path, name: str) -> list[int]:
 
 
 def wait_for_rows(path: Path, rows: int, seconds: float = 60) -> None:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
+    limit = Limit(seconds)
+    while not limit.is_over():
         if path.exists() and path.read_bytes().count(b"\n") >= rows:
             return
         time.sleep(0.005)

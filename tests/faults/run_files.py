@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import traceback
 import zlib
@@ -18,6 +17,7 @@ from typing import Any
 
 import harness
 import mutations
+from patience import call_after, call_off
 
 PATIENCE = 30  # seconds for one command
 READERS = {
@@ -141,8 +141,7 @@ def _case(number: int, place: Path, runs: Path) -> tuple[int, str, str]:
         line += ["--runs-dir", str(place)]
     what = f"{file} after {damage.__name__}, {' '.join(COMMANDS[name])}"
     stdout, stderr = io.StringIO(), io.StringIO()
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(PATIENCE)
+    call_after(PATIENCE, _too_long)
     try:
         os.chdir(place)
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -150,7 +149,7 @@ def _case(number: int, place: Path, runs: Path) -> tuple[int, str, str]:
     except BaseException:
         return number, what, traceback.format_exc()[-1500:]
     finally:
-        signal.alarm(0)
+        call_off()
     if code not in (0, 2, 3, 4, 6) or "internal error" in stderr.getvalue():
         return number, what, f"exit {code}: {stderr.getvalue()[-1500:]}"
     if "\x1b" in stdout.getvalue():
@@ -160,5 +159,5 @@ def _case(number: int, place: Path, runs: Path) -> tuple[int, str, str]:
     return number, what, "ok"
 
 
-def _too_long(number: int, frame: Any) -> None:
+def _too_long() -> None:
     raise TimeoutError("it hangs")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_line import refused, said, write_run
+from patience import scaled
 from PIL import Image
 
 TINY = (
@@ -72,7 +73,7 @@ def _environment(site: Path, **more: str) -> dict[str, str]:
 
 
 def _ran(words: list[str], place: Path, **options) -> subprocess.CompletedProcess[bytes]:
-    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 120, **options}
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": scaled(120), **options}
     return subprocess.run([sys.executable, "-m", "ditkit", *map(_name, words)], cwd=place, **options)
 
 
@@ -111,7 +112,9 @@ def test_no_locale_no_home_no_network_and_a_clock_that_goes_back(tmp_path: Path)
 def test_training_goes_on_when_every_stream_is_closed(tmp_path: Path) -> None:
     _images(tmp_path / "photos")
     command = f"'{sys.executable}' -m ditkit train ./photos --steps 3 {TINY} <&- >&- 2>&-"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=120, env={**os.environ, "DITKIT_RUNS": "runs"})
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, timeout=scaled(120), env={**os.environ, "DITKIT_RUNS": "runs"}
+    )
     assert done.returncode == 0
     assert (tmp_path / "runs/photos/checkpoints/step-0000003/manifest.json").is_file() and not _litter(tmp_path)
     metrics = (tmp_path / "runs/photos/metrics.jsonl").read_text(encoding="utf-8")
@@ -125,7 +128,7 @@ def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path: Path) -> 
     )
     for closed in ("<&- >&- 2>&-", ">&-", "2>&-"):
         command = f"'{sys.executable}' -c \"{program}\" {closed}"
-        assert subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=60).returncode == 0, closed
+        assert subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=scaled(60)).returncode == 0, closed
 
 
 @pytest.mark.faults
@@ -135,7 +138,7 @@ def test_training_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         assert process.stderr
         process.stderr.close()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=scaled(120)) == 0
     assert (tmp_path / "runs/photos/checkpoints/step-0000003/manifest.json").is_file() and not _litter(tmp_path)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from patience import scaled
 
 from ditkit import recipes
 from ditkit.config import RunConfig
@@ -185,7 +186,7 @@ def test_a_size_bomb_is_refused_before_torch_loads_and_before_a_folder_exists(tm
     )
     words = "train mnist --set model.width=8192 --set model.depth=128 --set model.heads=64 --set data.image_size=16380"
     command = [sys.executable, "-c", code, *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=scaled(60))
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: this model has 155 G parameters and needs about ")
     assert len(done.stderr.splitlines()) == 2 and list(tmp_path.iterdir()) == []

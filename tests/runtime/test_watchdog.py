@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch.distributed
+from patience import scaled
 
 from ditkit.cli import app
 from ditkit.errors import DataError, MachineError, PeerError
@@ -34,10 +35,10 @@ def exits(monkeypatch) -> list[int]:
 def test_a_meeting_waits_for_the_last_and_ends_for_all(two) -> None:
     with ThreadPoolExecutor() as pool:
         first = pool.submit(two[0].barrier)
-        time.sleep(0.3)
+        time.sleep(scaled(0.3))
         assert not first.done()
         two[1].barrier()
-        first.result(5)
+        first.result(scaled(5))
 
 
 def test_the_first_that_fails_speaks_and_the_others_end_silently_with_its_code(two) -> None:
@@ -46,7 +47,7 @@ def test_the_first_that_fails_speaks_and_the_others_end_silently_with_its_code(t
         waiting = pool.submit(two[0].barrier)
         assert two[1].report_failure(error) is error
         with pytest.raises(PeerError) as met:
-            waiting.result(5)
+            waiting.result(scaled(5))
     for other in (met.value, ValueError("a bug"), RuntimeError("[gloo/pair.cc:1] Connection closed by peer")):
         ends = two[0].report_failure(other)
         assert isinstance(ends, PeerError) and ends.exit_code == DataError.exit_code
@@ -62,7 +63,7 @@ def test_a_connection_that_breaks_without_a_word_is_reported_as_such(two) -> Non
 def test_a_process_that_hangs_is_ended_after_another_has_failed(two, exits) -> None:
     with two[0].watched():
         two[1].report_failure(DataError("gone", None))
-        time.sleep(0.3)
+        time.sleep(scaled(0.3))
     assert exits == [DataError.exit_code]
 
 
@@ -70,15 +71,15 @@ def test_a_process_that_saves_is_left_alone_until_it_has(two, exits) -> None:
     with two[0].watched():
         with two[0].uninterruptible():
             two[1].report_failure(DataError("gone", None))
-            time.sleep(0.3)
+            time.sleep(scaled(0.3))
             assert not exits
-        time.sleep(0.3)
+        time.sleep(scaled(0.3))
     assert exits == [DataError.exit_code]
 
 
 def test_a_process_that_hangs_after_another_died_says_so_to_all_and_once(two, exits, capfd) -> None:
     with two[0].watched():
-        time.sleep(0.5)
+        time.sleep(scaled(0.5))
     assert exits == [MachineError.exit_code]
     assert capfd.readouterr().err.count("error: another process of this run has ended") == 1
     ends = two[1].report_failure(MachineError("another process of this run has ended"))
@@ -111,7 +112,7 @@ def test_a_launch_agrees_on_a_name_whatever_an_earlier_one_has_left(monkeypatch)
         store.set("hello/2", "a process that died before it was answered")
         with ThreadPoolExecutor() as pool:
             late = [pool.submit(watchdog._agree, store, rank, 3) for rank in (1, 0, 2)]
-            names.add(frozenset(one.result(10) for one in late))
+            names.add(frozenset(one.result(scaled(10)) for one in late))
     assert [len(one) for one in names] == [1, 1, 1]
 
 

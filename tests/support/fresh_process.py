@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import scaled
+
 RUNNER = """
 import contextlib, io, json, os, sys
 from ditkit.cli.app import main
@@ -33,7 +35,7 @@ def run_lines(lines: list[str], watched: set[str], place: Path, **environment: s
         cwd=place,
         env={name: value for name, value in os.environ.items() if not name.startswith("DITKIT")},
         check=False,
-        timeout=120,
+        timeout=scaled(120),
     )
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
