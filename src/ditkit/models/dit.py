@@ -14,6 +14,8 @@ B batch, T tokens, D width, C channels, H W image, h w patches, P patch, N times
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,6 +70,7 @@ class DiT(nn.Module):
             )
         self.config, self.channels, self.classes = config, channels, classes
         self.recompute = False
+        self.fast_blocks: Callable[..., Tensor] | None = None  # runs the blocks in another way: kernels.blocks
         self.grid = (size[0] // config.patch, size[1] // config.patch)
         self.out_channels = channels * 2 if config.learned_sigma else channels
         self.patch_in = nn.Linear(channels * config.patch**2, config.width)
@@ -151,6 +154,8 @@ class DiT(nn.Module):
 
     def stack(self, x_BTD: Tensor, conditions: list[Tensor | None]) -> Tensor:
         """All blocks."""
+        if self.fast_blocks is not None and not self.recompute:
+            return self.fast_blocks(self.blocks, x_BTD, conditions, self.rotary)
         for layer, condition in zip(self.blocks, conditions, strict=False):
             inputs = (x_BTD, condition, self.rotary)
             if self.recompute and torch.is_grad_enabled():
