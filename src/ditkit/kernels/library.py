@@ -27,7 +27,7 @@ from .arguments import STRUCTS
 
 _SOURCE = Path(__file__).parent / "source"
 # Sums may be added up in another order only where a loop says so (omp simd): a NaN stays one, and so does 0 - 0.
-_FLAGS = ("-O2", "-ftree-vectorize", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+_FLAGS = ("-O3", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _SHARED = ("-fvisibility=hidden", "-shared", "-fPIC")
 _SECONDS = 120  # after which a compiler counts as broken
 _ENDING = ".dylib" if sys.platform == "darwin" else ".so"

@@ -50,7 +50,8 @@ INLINE void turn(float *x, int K, const float *cosine, const float *sine, float 
 #endif
 
 // Values of one head as they are: (T, columns), the padding 0.
-OUTLINE void NAME(read_head)(const S *x, int64_t x_row, const float *bias, int T, int K, int columns, float *out) {
+OUTLINE void NAME(read_head)(const Attention *a, const S *x, int64_t x_row, const float *bias, float *out) {
+  const int T = a->tokens, K = a->head_width, columns = ROUND_UP(K, LANES);
   for (int t = 0; t < T; t++, x += x_row, out += columns) {
     if (bias) EACH for (int k = 0; k < K; k++) out[k] = LOAD(x[k]) + bias[k];
     else EACH for (int k = 0; k < K; k++) out[k] = LOAD(x[k]);
@@ -61,9 +62,10 @@ OUTLINE void NAME(read_head)(const S *x, int64_t x_row, const float *bias, int T
 
 // Queries or keys of one head, ready for the product: (T, columns). With QK-norm also n, before scale and rotation,
 // and 1 / rms of each row.
-OUTLINE void NAME(prepare)(const Attention *a, const S *x, const float *bias, const float *scale, float times, int K,
-                          int columns, float *out, float *n, float *factor) {
-  NAME(read_head)(x, 3 * (int64_t)a->heads * K, bias, a->tokens, K, columns, out);
+OUTLINE void NAME(prepare)(const Attention *a, const S *x, const float *bias, const float *scale, float times,
+                          float *out, float *n, float *factor) {
+  const int K = a->head_width, columns = ROUND_UP(K, LANES);
+  NAME(read_head)(a, x, 3 * (int64_t)a->heads * K, bias, out);
   for (int t = 0; t < a->tokens; t++, out += columns) {
     if (scale) {
       float squares = 0;
@@ -81,8 +83,9 @@ OUTLINE void NAME(prepare)(const Attention *a, const S *x, const float *bias, co
 // The way back for `rows` rows from row `first` on: gradients of what `prepare` made become those of x, the bias and
 // the scale.
 OUTLINE void NAME(prepare_backward)(const Attention *a, float *grad, int first, int rows, const float *n,
-                                   const float *factor, const float *scale, float times, int K, int columns, S *dx,
-                                   float *d_scale, float *d_bias) {
+                                   const float *factor, const float *scale, float times, S *dx, float *d_scale,
+                                   float *d_bias) {
+  const int K = a->head_width, columns = ROUND_UP(K, LANES);
   const int64_t x_row = 3 * (int64_t)a->heads * K;
   for (int t = first; t < first + rows; t++, grad += columns) {
     S *out = dx + t * x_row;
@@ -109,18 +112,18 @@ OUTLINE void NAME(prepare_backward)(const Attention *a, float *grad, int first, 
   }
 }
 
-INLINE void NAME(attention_forward_head)(const Attention *a, int64_t image, int head, float *scratch, int K) {
-  const int T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), scores = ROUND_UP(T, LANES);
+INLINE void NAME(attention_forward_head)(const Attention *a, int64_t image, int head, float *scratch) {
+  const int K = a->head_width, T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), scores = ROUND_UP(T, LANES);
   const int64_t square = (int64_t)scores * columns;
   const S *x = (const S *)a->qkv + image * T * 3 * D + head * K;
   const float *bias = a->bias + head * K, *k_scale = a->scale ? a->scale + K : NULL;
   float *q = take(&scratch, square), *k = take(&scratch, square), *kt = take(&scratch, square);
   float *v = take(&scratch, square), *n = take(&scratch, square), *out = take(&scratch, square);
   float *factor = take(&scratch, scores), *s = take(&scratch, (int64_t)QUERIES(T) * scores);
-  NAME(prepare)(a, x, bias, a->scale, 1.0f / sqrtf(K), K, columns, q, n, factor);
-  NAME(prepare)(a, x + D, bias + D, k_scale, 1, K, columns, k, n, factor);
+  NAME(prepare)(a, x, bias, a->scale, 1.0f / sqrtf(K), q, n, factor);
+  NAME(prepare)(a, x + D, bias + D, k_scale, 1, k, n, factor);
   transpose(k, T, K, columns, kt, scores);
-  NAME(read_head)(x + 2 * D, 3 * (int64_t)D, bias + 2 * D, T, K, columns, v);
+  NAME(read_head)(a, x + 2 * D, 3 * (int64_t)D, bias + 2 * D, v);
   for (int first = 0; first < T; first += QUERIES(T)) {
     const int rows = T - first < QUERIES(T) ? T - first : QUERIES(T), whole = ROUND_UP(rows, ROWS);
     multiply(whole, scores, K, q + first * columns, columns, 1, kt, scores, s, scores, 0);
@@ -132,8 +135,8 @@ INLINE void NAME(attention_forward_head)(const Attention *a, int64_t image, int 
 }
 
 INLINE void NAME(attention_backward_head)(const Attention *a, int64_t image, int head, float *scratch, float *d_bias,
-                                          float *d_scale, int K) {
-  const int T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), scores = ROUND_UP(T, LANES);
+                                          float *d_scale) {
+  const int K = a->head_width, T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), scores = ROUND_UP(T, LANES);
   const int64_t square = (int64_t)scores * columns, score_square = (int64_t)QUERIES(T) * scores;
   const S *x = (const S *)a->qkv + image * T * 3 * D + head * K;
   S *dx = (S *)a->d_qkv + image * T * 3 * D + head * K;
@@ -143,10 +146,10 @@ INLINE void NAME(attention_backward_head)(const Attention *a, int64_t image, int
   float *kt = take(&scratch, square), *v = take(&scratch, square), *vt = take(&scratch, square);
   float *d_out = take(&scratch, square), *dq = take(&scratch, square), *dk = take(&scratch, square);
   float *dv = take(&scratch, square), *s = take(&scratch, score_square), *ds = take(&scratch, score_square);
-  NAME(prepare)(a, x, bias, a->scale, times, K, columns, q, q_n, q_factor);
-  NAME(prepare)(a, x + D, bias + D, k_scale, 1, K, columns, k, k_n, k_factor);
-  NAME(read_head)(x + 2 * D, 3 * (int64_t)D, bias + 2 * D, T, K, columns, v);
-  NAME(read_head)((const S *)a->d_out + image * T * D + head * K, D, NULL, T, K, columns, d_out);
+  NAME(prepare)(a, x, bias, a->scale, times, q, q_n, q_factor);
+  NAME(prepare)(a, x + D, bias + D, k_scale, 1, k, k_n, k_factor);
+  NAME(read_head)(a, x + 2 * D, 3 * (int64_t)D, bias + 2 * D, v);
+  NAME(read_head)(a, (const S *)a->d_out + image * T * D + head * K, D, NULL, d_out);
   transpose(k, T, K, columns, kt, scores);
   transpose(v, T, K, columns, vt, scores);
   d_bias += head * K;
@@ -165,9 +168,9 @@ INLINE void NAME(attention_backward_head)(const Attention *a, int64_t image, int
     multiply(ROUND_UP(T, ROWS), columns, rows, s, 1, scores, d_rows, columns, dv, columns, first > 0);
     multiply(ROUND_UP(T, ROWS), columns, rows, ds, 1, scores, q_rows, columns, dk, columns, first > 0);
     multiply(whole, columns, T, ds, scores, 1, k, columns, dq, columns, 0);
-    NAME(prepare_backward)(a, dq, first, rows, q_n, q_factor, a->scale, times, K, columns, dx, d_scale, d_bias);
+    NAME(prepare_backward)(a, dq, first, rows, q_n, q_factor, a->scale, times, dx, d_scale, d_bias);
   }
-  NAME(prepare_backward)(a, dk, 0, T, k_n, k_factor, k_scale, 1, K, columns, dx + D, d_scale + K, d_bias + D);
+  NAME(prepare_backward)(a, dk, 0, T, k_n, k_factor, k_scale, 1, dx + D, d_scale + K, d_bias + D);
   for (int t = 0; t < T; t++) EACH for (int j = 0; j < K; j++) {
     float grad = dv[t * columns + j];
     d_bias[2 * D + j] += grad;
@@ -182,7 +185,7 @@ static void NAME(attention_forward_part)(const void *pointer, int part, int part
   for (int64_t item = first_of(items, part, parts); item < last; item++) {
     const int64_t image = item / a->heads;
     const int head = (int)(item % a->heads);
-    NAME(attention_forward_head)(a, image, head, scratch, a->head_width);
+    NAME(attention_forward_head)(a, image, head, scratch);
   }
 }
 
@@ -201,7 +204,7 @@ static void NAME(attention_backward_part)(const void *pointer, int part, int par
   for (int64_t item = first_of(items, part, parts); item < last; item++) {
     const int64_t image = item / a->heads;
     const int head = (int)(item % a->heads);
-    NAME(attention_backward_head)(a, image, head, scratch, d_bias, d_scale, K);
+    NAME(attention_backward_head)(a, image, head, scratch, d_bias, d_scale);
   }
 }
 
