@@ -50,6 +50,11 @@ def open_library() -> ctypes.CDLL:
     return library
 
 
+def library_name() -> str:
+    """The name of the library's file, which changes with its source, the compiler and the processor."""
+    return Path(open_library()._name).name
+
+
 def _load(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))

@@ -1,0 +1,198 @@
+"""Whether the kernels run a network's blocks, and in which dtype: decided once, by a check of the results and of the time.
+
+What was found is kept in the cache, for this processor, torch and shape, so that equal commands make equal runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import RunConfig, to_dict
+from ..errors import MachineError, UsageError
+from ..io import atomic
+from ..io.paths import private_folder
+from ..io.reading import read_json
+from ..models.dit import DiT
+from ..runtime.device import find_dtype
+from ..runtime.memory import system_text
+from .blocks import FastBlocks, why_not
+from .library import KernelsUnavailable, library_name, open_library
+
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}  # of gradients: norm of the difference over their norm
+_GAIN = {torch.float32: 1.1, torch.bfloat16: 1.1}  # eager time over the kernels', from which on they are used
+_PRODUCT_GAIN = 1.5  # float32 time over bfloat16 time of a product, from which on bfloat16 is tried
+_TOKENS, _MOST_IMAGES = 512, 32  # of a check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How the matrix products of a network are computed."""
+
+    dtype: torch.dtype
+    kernels: bool = False
+    why: str = ""  # a few words for people
+
+    @property
+    def autocast(self) -> torch.dtype:
+        """What torch's autocast is to reduce products to: nothing where the kernels do it themselves."""
+        return torch.float32 if self.kernels else self.dtype
+
+    def equip(self, *networks: DiT) -> None:
+        """Let the kernels run the blocks of networks, or eager torch again."""
+        for network in networks:
+            network.fast_blocks = FastBlocks(network.config, self.dtype) if self.kernels else None
+
+
+def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels: str = "auto") -> Compute:
+    """How to compute on a device.
+
+    Args:
+        dtype: auto, float32 or bfloat16. On a CPU auto is bfloat16 where the processor computes it, and faster.
+        kernels: auto, on or off.
+
+    Raises UsageError for kernels "on" where they do not exist, MachineError where they cannot be used.
+    """
+    eager = Compute(dtype=find_dtype(dtype, device))
+    if kernels == "off":
+        return dataclasses.replace(eager, why="kernels are off")
+    reason = f"they run on CPUs, not on {device.type}" if device.type != "cpu" else why_not(config.model)
+    if reason is not None:
+        if kernels == "on":
+            raise UsageError(f"--kernels on: {reason}", "leave it out")
+        return dataclasses.replace(eager, why=reason)
+    reasons = []
+    for candidate in _candidates(config, dtype):
+        verdict = _kept_or_checked(config, candidate)
+        if verdict.error is not None and (kernels == "on" or verdict.gain >= _GAIN[candidate]):
+            return Compute(dtype=candidate, kernels=True, why=verdict.why)
+        reasons.append(verdict.why)
+    if kernels == "on":
+        raise MachineError(f"the kernels cannot be used: {reasons[-1]}", "leave out --kernels on")
+    return dataclasses.replace(eager, why=reasons[-1])
+
+
+def _candidates(config: RunConfig, word: str) -> list[torch.dtype]:
+    """The dtypes of products that are to be checked, the best first."""
+    if word != "auto":
+        return [find_dtype(word, torch.device("cpu"))]
+    return [*([torch.bfloat16] if computes_bfloat16() and _bfloat16_pays(config) else []), torch.float32]
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; where it does not, a large product takes 500 times as long."""
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", system_text(Path("/proc/cpuinfo")), re.MULTILINE)
+    return bool(flags and {"avx512_bf16", "amx_bf16", "bf16"} & set(flags[1].split()))
+
+
+def _bfloat16_pays(config: RunConfig) -> bool:
+    """Whether a product of the network's own shape is much faster in bfloat16; takes a few hundredths of a second."""
+    width = config.model.width
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(_TOKENS, width, dtype=dtype), torch.ones(width, 3 * width, dtype=dtype)
+        seconds.append(_fastest(lambda left=left, right=right: torch.mm(left, right), 5))
+    return seconds[0] >= _PRODUCT_GAIN * seconds[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """What a check has found: the error of the gradients, None where they are wrong or there are none; and the gain."""
+
+    error: float | None
+    gain: float
+    why: str
+
+
+def _kept_or_checked(config: RunConfig, dtype: torch.dtype) -> _Verdict:
+    try:
+        open_library()
+    except KernelsUnavailable as error:
+        return _Verdict(error=None, gain=0, why=str(error))
+    if dtype == torch.bfloat16 and not computes_bfloat16():
+        return _Verdict(error=None, gain=0, why="this processor does not multiply in bfloat16")
+    path = _place(config, dtype)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        kept = read_json(path) if path else {}
+        return _Verdict(error=kept["error"] and float(kept["error"]), gain=float(kept["gain"]), why=str(kept["why"]))
+    verdict = check(config, dtype)
+    if path:
+        with contextlib.suppress(OSError):
+            atomic.write_atomically(path, json.dumps(dataclasses.asdict(verdict)))
+    return verdict
+
+
+def _place(config: RunConfig, dtype: torch.dtype) -> Path | None:
+    """The file that keeps what a check has found; None where the cache cannot be written to."""
+    model = {key: value for key, value in to_dict(config)["model"].items() if key != "depth"}
+    threads = torch.get_num_threads()
+    what = json.dumps([library_name(), torch.__version__, str(dtype), threads, config.shape, model], sort_keys=True)
+    with contextlib.suppress(MachineError):
+        return private_folder("kernels") / f"check-{hashlib.sha256(what.encode()).hexdigest()[:20]}.json"
+    return None
+
+
+def check(config: RunConfig, dtype: torch.dtype) -> _Verdict:
+    """Gradients of a few images by eager torch and by the kernels, of two blocks with weights that are no special case.
+
+    The norm of the difference, over the norm, of all parameters' gradients together must be below 1e-5 in float32,
+    2e-3 in bfloat16.
+    """
+    network, inputs = _small_network(config)
+    fast = FastBlocks(network.config, dtype)
+
+    def gradients(blocks: FastBlocks | None) -> list[Tensor]:
+        network.fast_blocks = blocks
+        network.zero_grad(set_to_none=True)
+        network(*inputs).square().mean().backward()
+        return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+    with torch.enable_grad():
+        wanted, got = gradients(None), gradients(fast)
+        error = _norm([a - b for a, b in zip(wanted, got, strict=True)]) / _norm(wanted)
+        if not error < _TOLERANCE[dtype]:
+            return _Verdict(error=None, gain=0, why=f"their gradients differ from torch's by {error:.1e}")
+        rounds = [(_fastest(lambda: gradients(None), 2), _fastest(lambda: gradients(fast), 2)) for _ in range(3)]
+    gain = min(eager for eager, _ in rounds) / min(fast for _, fast in rounds)
+    name = str(dtype).removeprefix("torch.")
+    return _Verdict(error=error, gain=gain, why=f"{name} kernels, {gain:.1f} times as fast as eager, measured here")
+
+
+def _small_network(config: RunConfig) -> tuple[DiT, tuple[Tensor, Tensor, Tensor]]:
+    """The config's network with at most two blocks and random weights, and images, timesteps and labels for it."""
+    channels, height, width = config.shape
+    images = max(4, min(_MOST_IMAGES, _TOKENS * config.model.patch**2 // (height * width)))
+    source = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        model = dataclasses.replace(config.model, depth=min(2, config.model.depth))
+        network = DiT(model, channels=channels, size=(height, width), classes=1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=source), alpha=0.02)
+    x_BCHW = torch.randn((images, channels, height, width), generator=source)
+    timestep_B = torch.rand(images, generator=source) * config.diffusion.timesteps
+    return network, (x_BCHW, timestep_B, torch.zeros(images, dtype=torch.int64))
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
+
+
+def _fastest(work: Callable[[], object], rounds: int) -> float:
+    """Seconds that some work takes at best."""
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
