@@ -15,9 +15,9 @@ LAYERS = {
     0: "config errors registry events recipes io runs runtime.launch runtime.threads runtime.memory runtime.clock "
     "estimation.fits models.presets models.size autoencoders.files interop.diffusers_config interop.readme "
     "interop.diffusers_scheduler",
-    1: "models objectives samplers autoencoders trackers data seeding",
+    1: "models objectives samplers autoencoders trackers data seeding kernels",
     2: "runtime latents checkpoint visual interop ema optim sampling.guidance sampling.block_cache "
-    "data.balance data.batches data.resident data.workers",
+    "data.balance data.batches data.resident data.workers kernels.choice",
     3: "training sampling evaluation estimation jax interop.export interop.import_model interop.push",
     4: "cli __main__",
 }

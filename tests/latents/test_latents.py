@@ -36,7 +36,7 @@ from ditkit.runs.folder import RunFolder
 from ditkit.runs.model_info import LatentStats, read_model_info
 from ditkit.sampling.generate import sample
 from ditkit.training.loop import train
-from ditkit.training.setup import open_training_data
+from ditkit.training.training_data import open_training_data
 
 CPU = torch.device("cpu")
 

@@ -51,18 +51,11 @@ class FastBlocks:
             calls = self._calls(x_BTD, rotary_2TF)
             for layer, condition in zip(blocks, conditions, strict=False):
                 shift_scale, gates = _modulations(layer, condition)
-                linears: tuple[nn.Linear, ...] = (
-                    layer.attention.qkv,
-                    layer.attention.out,
-                    layer.mlp.first,
-                    layer.mlp.second,
-                )
-                weights = [linear.weight for linear in linears]
-                biases = [linear.bias for linear in linears]
+                linears, qk_scale = _linears(layer)
+                weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
                 reduced = tuple(self._in_dtype(weight) for weight in weights)
-                scale = layer.attention.qk_scale
                 h, y = _Block.apply(  # pyright: ignore
-                    calls, reduced, h, *branch, *shift_scale, gates[0], scale, *biases[:3], *weights
+                    calls, reduced, h, *branch, *shift_scale, gates[0], qk_scale, *biases[:3], *weights
                 )
                 branch = (y, biases[3], gates[1])
             return _Residual.apply(calls, h, *branch).view(x_BTD.shape)  # pyright: ignore
@@ -94,6 +87,12 @@ class FastBlocks:
         return copy[1]
 
 
+def _linears(layer: Any) -> tuple[tuple[nn.Linear, ...], Tensor | None]:
+    """The four products of a block, in their order, and the scale of its QK norm."""
+    attention, mlp = layer.attention, layer.mlp
+    return (attention.qkv, attention.out, mlp.first, mlp.second), attention.qk_scale
+
+
 def _modulations(
     layer: nn.Module, condition: Tensor | None
 ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, Tensor | None]]:
@@ -110,7 +109,7 @@ class _Block(torch.autograd.Function):
     """One block between two branches; its gradients are those of the eager block to rounding."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913
+    def forward(
         ctx: Any,
         calls: Calls,
         weights: tuple[Tensor, ...],
@@ -147,7 +146,7 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dh2: Tensor, dy2: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, dh2: Tensor, dy2: Tensor) -> tuple[Any, ...]:  # pyright: ignore
         calls: Calls = ctx.calls
         qkv_weight, out_weight, first_weight, second_weight = ctx.weights
         (
@@ -162,7 +161,10 @@ class _Block(torch.autograd.Function):
         )
         d_out = torch.mm(dy1.t(), mixed)  # pyright: ignore
         d_qkv, d_qkv_bias, d_qk_scale = calls.attention_backward(
-            qkv, qkv_bias, qk_scale, torch.mm(dy1, out_weight)  # pyright: ignore
+            qkv,
+            qkv_bias,
+            qk_scale,
+            torch.mm(dy1, out_weight),  # pyright: ignore
         )
         d_qkv_weight = torch.mm(d_qkv.t(), a1)
         dh, d_attention, d_branch = calls.norm_backward(
@@ -187,7 +189,7 @@ class _Residual(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dh: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, dh: Tensor) -> tuple[Any, ...]:  # pyright: ignore
         y, bias, gate = ctx.saved_tensors
         dh = dh.contiguous()
         return None, dh, *ctx.calls.add_backward(dh, Branch(y=y, bias=bias, gate=gate))

@@ -138,7 +138,7 @@ class Calls:
         return d_qkv_M3, d_bias.sum(0), None if qk_scale is None else d_scale.sum(0).view_as(qk_scale)
 
     def activate(self, u: Tensor, bias: Tensor) -> Tensor:
-        """Hidden layer (M, H) of the feed-forward, of its first product without bias: (M, H), or (M, 2 H) for SwiGLU."""
+        """Hidden layer (M, H) of the feed-forward's first product without bias, (M, H), or (M, 2 H) for SwiGLU."""
         z_MH = u.new_empty(len(u), self._hidden(u))
         self._run("activation_forward", self._activation(u, bias, z=_at(z_MH)))
         return z_MH

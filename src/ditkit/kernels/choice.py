@@ -1,4 +1,4 @@
-"""Whether the kernels run a network's blocks, and in which dtype: decided once, by a check of the results and of the time.
+"""Whether the kernels run a network's blocks, and in which dtype: decided by a check of the results and of the time.
 
 What was found is kept in the cache, for this processor, torch and shape, so that equal commands make equal runs.
 """

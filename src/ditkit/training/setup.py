@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from .. import optim
-from ..autoencoders.contract import open_autoencoder
 from ..checkpoint import store
-from ..checkpoint.loading import check_same_autoencoder
 from ..checkpoint.tensors import Trainable, broadcast_state, checkpoint_bytes
 from ..config import RunConfig
 from ..data.balance import balanced
@@ -28,13 +24,9 @@ from ..estimation.preflight import check_needs, disk_remark
 from ..evaluation.judge import Judge, open_judge
 from ..events import OnEvent, Warned
 from ..io import paths
-from ..latents.cache import LatentSpec, open_latents
-from ..latents.codec import Codec
-from ..latents.reader import LatentReader
 from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
 from ..runs.logs import RunLogs
-from ..runs.model_info import LatentStats
 from ..runs.resume import check_same_run
 from ..runs.run_state import State
 from ..runs.same_images import check_same_images
@@ -47,50 +39,8 @@ from .bad_images import open_bad_images
 from .init_weights import first_latents, first_network, fresh_network
 from .session import TrainingSession, environment
 from .step import SpeedOptions, open_step_context
-from .validation_set import Cases, ValidationSet, pixel_cases
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Images, or their latents, as the network models them, and how they become images again."""
-
-    train: Dataset | Reader
-    validation: Cases
-    codec: Codec
-
-
-def open_training_data(
-    config: RunConfig,
-    datasets: Datasets,
-    device: torch.device,
-    *,
-    stats: LatentStats | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> TrainingData:
-    """The images of `datasets`, or their latents, which are encoded where they are missing.
-
-    `stats` are those of a run that continues, or of the model that it starts from; without them they are measured.
-    Raises latents.cache.Interrupted when `should_stop` becomes true while latents are encoded, DataError for other
-    autoencoder weights than the run's.
-    """
-    dataset, held_out = datasets.train, datasets.validation
-    autoencoder = open_autoencoder(config, device)
-    if config.autoencoder.name == "pixel":
-        cases = pixel_cases(held_out, range(len(held_out)))
-        return TrainingData(train=dataset, validation=cases, codec=Codec(autoencoder, None))
-    check_same_autoencoder(autoencoder, stats)
-    if stats:  # those of an imported model do not say whose they are; from now on they do
-        stats = replace(stats, autoencoder=autoencoder.fingerprint)
-
-    spec = partial(LatentSpec, config=config, autoencoder=autoencoder, device=device, should_stop=should_stop)
-    train = open_latents(spec(dataset=dataset, split="train"))
-    stats = stats or train.statistics(autoencoder.fingerprint)
-    cases = pixel_cases(held_out, ())
-    if len(held_out):
-        cases = LatentReader(open_latents(spec(dataset=held_out, split="validation")), stats, config.seed).all_means()
-    return TrainingData(
-        train=LatentReader(train, stats, config.seed), validation=cases, codec=Codec(autoencoder, stats)
-    )
+from .training_data import open_training_data
+from .validation_set import ValidationSet
 
 
 def open_session(
