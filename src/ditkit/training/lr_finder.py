@@ -22,8 +22,8 @@ from ..objectives.contract import open_objective
 from ..runtime.device import find_device, find_dtype
 from ..runtime.distributed import ProcessGroup
 from .init_weights import first_latents, first_network
-from .training_data import open_training_data
 from .step import SpeedOptions, compute_gradients, open_step_context
+from .training_data import open_training_data
 from .validation_set import Cases, ValidationSet, pixel_cases
 
 LOWEST, HIGHEST = 1e-6, 1.0
