@@ -15,6 +15,8 @@ from ditkit.events import Stepped
 from ditkit.io import paths
 from ditkit.io.progress import no_progress
 from ditkit.runs.folder import RunFolder
+from ditkit.runtime import threads
+from ditkit.training.step import SpeedOptions
 from ditkit.visual.training_progress import TrainingProgress
 
 TINY = (
@@ -53,6 +55,41 @@ def test_estimate_in_words_ends_with_the_verdict(
     assert said(capsys, line)[1].splitlines()[-1].startswith("does not fit: use batch 48 × 2 (--set train.accumulate=2")
     monkeypatch.setattr(estimation_memory, "available_memory", lambda *_: 10**6)
     assert "not even one image at a time" in said(capsys, line)[1].splitlines()[-1]
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose two cores others keep busy."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: [frozenset({0}), frozenset({1})])
+    monkeypatch.setattr(threads, "busy_cores", lambda _cores: 1.6)
+    monkeypatch.setattr(threads, "quota", lambda: None)
+    monkeypatch.setattr(threads, "take_threads", lambda _threads: None)
+
+
+def test_a_busy_machine_is_mentioned(capsys: pytest.CaptureFixture[str], busy: None) -> None:
+    text = "computing with 1 thread: others keep 1.6 of 2 cores busy"
+    for more in ("", "--json"):
+        code, _, err = said(capsys, f"estimate mnist {TINY} --no-probe {more}")
+        assert (code, err) == (0, f"{text}; training looks again at every checkpoint\n")
+    assert said(capsys, f"estimate mnist {TINY} --no-probe --quiet")[2] == ""
+
+
+def test_training_follows_the_load_of_a_busy_machine_only_with_auto(
+    capsys: pytest.CaptureFixture[str], busy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def train(*_: object, speed: SpeedOptions, **__: object) -> None:
+        asked.append(speed.follow_load)
+
+    monkeypatch.setattr("ditkit.training.loop.train", train)
+    _, _, err = said(capsys, f"train mnist --name a {TINY}")
+    assert "others keep 1.6 of 2 cores busy (on a CPU looked at again at every checkpoint; --threads N decides)" in err
+    said(capsys, f"train mnist --name b --threads 1 {TINY}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    said(capsys, f"train mnist --name c {TINY}")
+    assert asked == [True, False, False]
 
 
 def test_images_that_are_not_here_are_not_fetched(capsys: pytest.CaptureFixture[str]) -> None:

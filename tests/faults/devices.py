@@ -93,7 +93,7 @@ def relaunched(folder: str) -> dict[str, Any]:
     digits = write_digits(place / "digits")
     settings = {"train.steps": 60, "train.save_every": 20, "train.validate_every": 20}
     straight = [finish(child, 100) for child in start(place, digits, "straight", 2, settings)]
-    line = [word for word in words(place / "runs/killed", digits, settings) if word != "--quiet"]
+    line = [word for word in words(place / "runs/killed", digits, settings) if word != "--quiet"] + ["--threads", "1"]
     with launched(place / "killed.log", ["--nproc-per-node=2", "--max-restarts=3", "-m", "ditkit", *line]) as launcher:
         for rank, rows in ((1, 8), (0, 30)):
             wait_for_rows(place / "runs/killed/metrics.jsonl", rows, 120)

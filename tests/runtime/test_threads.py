@@ -65,7 +65,7 @@ def machine(monkeypatch):
 
 def test_as_many_threads_as_cores_are_idle(machine):
     machine(8)
-    assert choose_threads() == Threads(count=8)
+    assert choose_threads() == Threads(count=8, follows=True)
     machine(8, busy=2.9)
     chosen = choose_threads()
     assert (chosen.count, chosen.busy) == (5, True)
@@ -79,19 +79,23 @@ def test_as_many_threads_as_cores_are_idle(machine):
 
 def test_a_number_the_user_and_the_run_that_goes_on_come_before_the_load(machine):
     machine(4, busy=3.0)
-    assert choose_threads("3").count == 3
-    assert choose_threads("auto", kept=4) == Threads(count=4, busy=True)  # or the last bits would be others
+    assert choose_threads("3") == Threads(count=3)
+    assert choose_threads("auto", kept=4) == Threads(
+        count=4, busy=True, follows=True
+    )  # or the last bits would be others
     assert choose_threads("auto", kept=16).count == 4
     machine(4)
     fewer = choose_threads("auto", kept=1)
-    assert fewer.count == 1 and "computing with 1 thread, as before in this run" in str(fewer.why)
+    assert fewer.count == 1
+    assert fewer.why == "computing with 1 thread, as before in this run: 4 cores are idle"
     machine(4, busy=3.0, OMP_NUM_THREADS="2")
     assert choose_threads() == Threads()
 
 
 def test_processes_of_a_launcher_share_the_cores(machine):
     machine(8, busy=3.0, LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")
-    assert choose_threads() == Threads(count=4)
+    assert choose_threads() == Threads(count=4, follows=True)
+    assert choose_threads(kept=3).count == 3 and choose_threads(kept=6).count == 4
     machine(2, LOCAL_WORLD_SIZE="4")
     assert choose_threads().count == 1
 

@@ -77,9 +77,10 @@ def run(
 
 def load_torch(*, quiet: bool) -> None:
     """Load torch, to compute with as many threads as training would."""
-    from ..runtime.threads import calm_threads, choose_threads, take_threads
+    from ..runtime.threads import prepare_threads, take_threads
 
-    threads = choose_threads()
-    calm_threads(threads)
+    threads = prepare_threads()
+    if threads.why:
+        console.say(f"{threads.why}; training looks again at every checkpoint", quiet=quiet)
     with console.loading_torch(quiet=quiet):
         take_threads(threads)

@@ -302,7 +302,7 @@ class TrainDevice(Device):
     )
     threads: str = opt(
         "--threads N|auto",
-        "Threads that compute on a CPU; auto takes as many as there are idle cores when the run begins.",
+        "Threads that compute on a CPU; auto: as many as cores are idle, looked at again at checkpoints.",
         default=AUTO,
         read=parsing.threads,
     )

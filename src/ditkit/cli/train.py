@@ -204,7 +204,10 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
                 should_stop=stop,
                 force_change=optimiser.force_change or (),
                 speed=SpeedOptions(
-                    compile=machine.compile, grad_checkpointing=machine.grad_checkpointing, shard=machine.shard
+                    compile=machine.compile,
+                    grad_checkpointing=machine.grad_checkpointing,
+                    shard=machine.shard,
+                    follow_load=threads.follows,
                 ),
                 datasets=datasets,
             )
@@ -232,14 +235,13 @@ def _announce_init_from(run: ResolvedRun, datasets: Datasets, *, measures_lr: bo
 
 
 def _chosen_threads(run: ResolvedRun, machine: TrainDevice, *, quiet: bool) -> Threads:
-    """How many threads compute; a run that goes on keeps those that it has, and with them its last bits."""
+    """How many threads compute; a run that goes on begins with those that it has, and with them its last bits."""
     from ..runs.resume import kept_threads
-    from ..runtime.threads import calm_threads, choose_threads
+    from ..runtime.threads import prepare_threads
 
-    chosen = choose_threads(machine.threads, None if run.fresh else kept_threads(run.folder))
-    calm_threads(chosen)
+    chosen = prepare_threads(machine.threads, None if run.fresh else kept_threads(run.folder))
     if chosen.why:
-        console.say(chosen.why, quiet=quiet)
+        console.say(f"{chosen.why} (on a CPU looked at again at every checkpoint; --threads N decides)", quiet=quiet)
     return chosen
 
 
@@ -247,13 +249,9 @@ def _fitted(run: ResolvedRun, datasets: Datasets, machine: TrainDevice, *, quiet
     """The settings with a batch split into as many parts as memory requires; a continued run keeps its parts."""
     from ..estimation.report import fitted
 
+    progress = console.watch(quiet=quiet)
     config, text = fitted(
-        run.config,
-        datasets,
-        device=machine.device,
-        dtype=machine.dtype,
-        run=run.existing,
-        progress=console.watch(quiet=quiet),
+        run.config, datasets, device=machine.device, dtype=machine.dtype, run=run.existing, progress=progress
     )
     console.say(text)
     return config

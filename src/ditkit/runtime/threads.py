@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +28,15 @@ class Threads:
     count: int | None = None
     busy: bool = False  # others use this machine
     why: str | None = None
+    follows: bool = False  # the load of the machine, at checkpoints
 
 
 def choose_threads(word: str = "auto", kept: int | None = None) -> Threads:
     """The threads for `word`, a number or auto: as many as there are idle cores that this process may use.
 
     `kept` is the number that the run which goes on was trained with: another one would change its last bits, so that
-    it stays where the cores are there. Processes that a launcher started share the cores. OMP_NUM_THREADS, set by the
-    user, decides before all of it.
+    it stays where the cores are there, until the load is looked at again. Processes that a launcher started share the
+    cores. OMP_NUM_THREADS, set by the user, decides before all of it.
     """
     cores = usable_cores()
     if word != "auto":
@@ -44,22 +45,29 @@ def choose_threads(word: str = "auto", kept: int | None = None) -> Threads:
     omp_threads = os.environ.get("OMP_NUM_THREADS")
     if omp_threads is not None and not (processes > 1 and omp_threads == "1"):  # torchrun sets it to 1
         return Threads()
-    allowed = max(1, min(len(cores), math.floor(quota() or len(cores))))
+    allowed = allowed_cores(cores)
     if processes > 1:
-        return Threads(count=max(1, allowed // processes))
+        share = max(1, allowed // processes)
+        return Threads(count=min(kept or share, share), follows=True)
     busy = busy_cores(cores)
     idle = max(1, min(allowed, round(len(cores) - busy)))
-    if kept:
-        count = plural(kept, "thread")
-        text = f"computing with {count}, as before in this run: {idle} cores are idle (--threads N decides)"
-        return Threads(count=min(kept, allowed), busy=busy >= _BUSY, why=text if kept < idle else None)
+    count = min(kept or idle, allowed)
     why = None
-    if allowed < len(cores):
-        why = f"this container may use {allowed} of {len(cores)} cores"
-    if idle < allowed:
-        why = f"others keep {busy:.1f} of {len(cores)} cores busy"
-    text = f"computing with {plural(idle, 'thread')}: {why} (--threads N decides)" if why else None
-    return Threads(count=idle, busy=busy >= _BUSY, why=text)
+    if not kept and allowed < len(cores):
+        why = f": this container may use {allowed} of {len(cores)} cores"
+    if not kept and idle < allowed:
+        why = f": others keep {busy:.1f} of {len(cores)} cores busy"
+    if count < idle:
+        why = f", as before in this run: {idle} cores are idle"
+    text = f"computing with {plural(count, 'thread')}{why}" if why else None
+    return Threads(count=count, busy=busy >= _BUSY, why=text, follows=True)
+
+
+def prepare_threads(word: str = "auto", kept: int | None = None) -> Threads:
+    """`choose_threads`, with `calm_threads` for what it chose; call before importing torch."""
+    threads = choose_threads(word, kept)
+    calm_threads(threads)
+    return threads
 
 
 def take_threads(threads: Threads) -> None:
@@ -81,14 +89,19 @@ def usable_cores() -> list[frozenset[int]]:
     return [frozenset(range(first, first + each)) for first in range(0, logical, each)]
 
 
+def allowed_cores(cores: Sequence[frozenset[int]]) -> int:
+    """How many of the cores this process may keep busy: fewer where its container has a limit."""
+    return max(1, min(len(cores), math.floor(quota() or len(cores))))
+
+
 def busy_cores(cores: Iterable[frozenset[int]]) -> float:
     """How many of some cores others keep busy: sampled for a moment where the system allows, else the load average."""
-    before = _processor_times()
+    before = processor_times()
     if not before:
         return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     time.sleep(_SAMPLE)
-    after = _processor_times()
-    shares = {cpu: _busy_share(before[cpu], after[cpu]) for cpu in before if cpu in after}
+    after = processor_times()
+    shares = {cpu: busy_share(before[cpu], after[cpu]) for cpu in before if cpu in after}
     return sum(max((shares.get(cpu, 0.0) for cpu in core), default=0.0) for core in cores)
 
 
@@ -148,7 +161,7 @@ def _siblings(cpu: int) -> set[int]:
     return numbers
 
 
-def _processor_times() -> Mapping[int, tuple[float, float]]:
+def processor_times() -> Mapping[int, tuple[float, float]]:
     """Free and total seconds so far of each processor; nothing where the system does not say."""
     import psutil
 
@@ -163,6 +176,6 @@ def _processor_times() -> Mapping[int, tuple[float, float]]:
     return dict(enumerate(zip(free, total, strict=True)))
 
 
-def _busy_share(before: tuple[float, float], after: tuple[float, float]) -> float:
+def busy_share(before: tuple[float, float], after: tuple[float, float]) -> float:
     total = after[1] - before[1]
     return 1 - (after[0] - before[0]) / total if total > 0 else 0.0

@@ -18,7 +18,7 @@ from ..data.from_python import with_data
 from ..errors import DataError, MachineError, PeerError
 from ..events import Finished, OnEvent, Warned
 from ..latents.cache import Interrupted
-from ..runs.folder import FolderLostError
+from ..runs.folder import FolderLostError, RunFolder
 from ..runs.resume import RunPlan, adopt_settings, start_or_resume
 from ..runtime.distributed import ProcessGroup, join
 from ..runtime.watchdog import is_lost
@@ -26,7 +26,7 @@ from .bad_images import note_bad_images
 from .divergence import recover, report_less_memory, skip_step
 from .previews import judge, show, validate
 from .records import by_quarter, metrics_row, record_step, started_event
-from .saving import emergency_save, save, take_snapshot
+from .saving import emergency_save, follow_load, save, take_snapshot
 from .session import TrainingSession
 from .setup import open_session
 from .step import SpeedOptions, compute_gradients
@@ -73,8 +73,7 @@ def train(
     """
     began = time.monotonic()
     until = math.inf if max_seconds is None else began + max_seconds
-    if data is not None:
-        config, datasets = with_data(config, data, labels)
+    config, datasets = (config, datasets) if data is None else with_data(config, data, labels)
 
     def must_stop() -> bool:
         return should_stop() or time.monotonic() > until
@@ -89,17 +88,17 @@ def train(
         except Interrupted:
             if group.size > 1:
                 raise PeerError(143) from None  # not all of them notice at the same place
-            on_event(_before_training(run, time.monotonic() - began, "stopped" if should_stop() else "time"))
+            reason = "stopped" if should_stop() else "time"
+            on_event(_finished(run.folder, run.config, run.folder.last_step(), began, reason))
             return run.folder.path
         with contextlib.closing(session.logs):
             _run(session, until, should_stop)
     return run.folder.path
 
 
-def _before_training(run: RunPlan, seconds: float, reason: str) -> Finished:
-    """The end of a run while its latents were encoded."""
-    step, steps, folder = run.folder.last_step(), run.config.train.steps, run.folder.path
-    return Finished(step=step, steps=steps, seconds=seconds, reason=reason, folder=folder)
+def _finished(folder: RunFolder, config: RunConfig, step: int, began: float, reason: str) -> Finished:
+    seconds = time.monotonic() - began
+    return Finished(step=step, steps=config.train.steps, seconds=seconds, reason=reason, folder=folder.path)
 
 
 @contextlib.contextmanager
@@ -146,9 +145,7 @@ def _run(session: TrainingSession, until: float, should_stop: Callable[[], bool]
         reason = "stopped"  # the signal reached a worker that did not yet ignore it
     if reason != "done":
         save(session)
-    seconds = time.monotonic() - started
-    steps, folder = session.config.train.steps, session.folder.path
-    session.on_event(Finished(step=session.step, steps=steps, seconds=seconds, reason=reason, folder=folder))
+    session.on_event(_finished(session.folder, session.config, session.step, started, reason))
 
 
 def _steps(session: TrainingSession, batches: Generator[Batch, None, None], flags: Flags, started: float) -> str:
@@ -180,6 +177,7 @@ def _steps(session: TrainingSession, batches: Generator[Batch, None, None], flag
         if last or session.step % config.sample_every == 0:
             show(session)
         if last or config.saves_at(session.step):
+            follow_load(session)
             save(session)
         if session.group.size == 1:  # several processes agreed during the step; one need not wait for the next
             raised = flags()

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ..checkpoint import posthoc_ema, store
 from ..checkpoint.tensors import gather
-from ..events import Saved
+from ..events import Saved, Warned
 from ..runs.folder import FolderLostError, check_ours, is_ours, rescue_folder
 from ..runs.model_info import ModelInfo
 from ..runs.run_state import State
 from ..runtime.fsdp import full_tensor
+from ..runtime.peak_flops import open_utilization
 from .session import TrainingSession, environment
 
 
@@ -27,6 +28,15 @@ def save(session: TrainingSession) -> None:
         gather(session.trainable)  # the main process asks for whole tensors, in the same order
     session.saved = session.step
     session.group.barrier()
+
+
+def follow_load(session: TrainingSession) -> None:
+    """Compute with other threads if the load has changed: before saving, as a checkpoint has those of the next step."""
+    text = session.load.adapt() if session.load and session.step < session.config.train.steps else None
+    if text:
+        again = ", for which the network is compiled" if session.step_context.compiled else ""
+        session.on_event(Warned(step=session.step, text=text + again))
+        session.utilization = open_utilization(session.config, session.device, session.dtype, session.group.size)
 
 
 def emergency_save(session: TrainingSession) -> None:

@@ -24,6 +24,7 @@ from ..runs.logs import RunLogs
 from ..runs.run_state import LossHealth
 from ..runtime import fsdp
 from ..runtime.distributed import ProcessGroup
+from ..runtime.load import LoadWatch
 from ..runtime.peak_flops import Utilization
 from .step import StepContext
 from .validation_set import ValidationSet
@@ -48,6 +49,7 @@ class TrainingSession:
     logs: RunLogs
     on_event: OnEvent
     utilization: Utilization
+    load: LoadWatch | None = None  # where it decides how many threads compute
     judge: Judge | None = None  # in the main process, if the run is evaluated while it trains
     step: int = 0  # steps done: the only progress there is
     loss_health: LossHealth = field(default_factory=LossHealth)

@@ -33,6 +33,7 @@ from ..runs.same_images import check_same_images
 from ..runtime import fsdp
 from ..runtime.device import find_dtype
 from ..runtime.distributed import ProcessGroup
+from ..runtime.load import LoadWatch
 from ..runtime.peak_flops import open_utilization
 from ..runtime.threads import give_back_memory
 from .bad_images import open_bad_images
@@ -95,6 +96,7 @@ def open_session(
         codec=data.codec,
         logs=RunLogs(folder, state, writes=group.is_main),
         on_event=on_event,
+        load=LoadWatch(group) if speed.follow_load and device.type == "cpu" else None,
         utilization=open_utilization(config, device, dtype, group.size),
         judge=_open_judge(config, device, dataset) if group.is_main else None,
     )
