@@ -40,6 +40,7 @@ WRONG = [
     ("train mnist --threads none", "--threads: 'none' is neither auto nor a number", "leave it out"),
     ("train mnist --threads 0", "--threads: '0' is neither", "leave it out"),
     ("train mnist --compile yes", "unknown word for --compile: 'yes'", "auto"),
+    ("train mnist --kernels yes", "unknown word for --kernels: 'yes'", "auto"),
     ("train mnist --grad-checkpointing of", "unknown word for --grad-checkpointing: 'of'", "off"),
     ("train mnist --label-by foo", "the digits of mnist have their own labels", "leave out --label-by"),
     ("train mnist --data-dir nowhere", "--data-dir: nowhere is not a folder", "check the path"),

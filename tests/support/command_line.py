@@ -21,7 +21,7 @@ FLAGS = {
     "train": "--steps --max-time --batch-size --lr --seed --data-dir --label-by --label-file --image-size "
     "--autoencoder --config --set --name --runs-dir --fresh --yes --sample-every --evaluate-every "
     "--keep-every --snapshot-every --track --force-change --shard --preempt-signal --dry-run "
-    "--label-from --quiet --device --dtype --threads --compile --grad-checkpointing --init-from --debug",
+    "--label-from --quiet --device --dtype --kernels --threads --compile --grad-checkpointing --init-from --debug",
     "estimate": "--steps --batch-size --data-dir --label-by --label-file --image-size --autoencoder --config "
     "--set --sample-every --keep-every --device --dtype --no-probe --runs-dir --json --label-from "
     "--quiet --debug",

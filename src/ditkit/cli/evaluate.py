@@ -54,7 +54,7 @@ class RealImages(Data):
         "--labels-as data|even",
         "Draw each label as often as the real images have it, or all equally often.",
         default="data",
-        read=lambda word: parsing.choice("--labels-as", word, ("data", "even")),
+        read=lambda word: parsing.choice("word for --labels-as:", word, ("data", "even")),
     )
     neighbours: int | None = opt(
         "--neighbours N",

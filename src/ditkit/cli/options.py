@@ -286,15 +286,28 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDevice(Device):
-    """Machine: what computes, and how."""
+class NetworkDevice(Device):
+    """Machine: what computes a network, and how."""
 
     dtype: str = opt(
         "--dtype NAME",
-        "auto, float32 or bfloat16; auto is bfloat16 on CUDA that computes in it; products of float32 are TF32.",
+        "Of matrix products: float32 (TF32 to train on CUDA), bfloat16, or auto: bfloat16 to train on CUDA that "
+        "computes in it, and on a CPU where it is faster.",
         default=AUTO,
-        read=parsing.dtype,
+        read=lambda word: parsing.choice("dtype", word, parsing.DTYPES),
     )
+    kernels: str = opt(
+        "--kernels auto|on|off",
+        "Compute on a CPU by ditkit's kernels in C; auto does where a check finds them right and faster than torch.",
+        default=AUTO,
+        read=lambda word: parsing.switch("--kernels", word),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDevice(NetworkDevice):
+    """Machine: what computes, and how."""
+
     shard: bool = opt(
         "--shard",
         "Split weights, moments and their average over the processes that torchrun started (FSDP2), for models that "

@@ -10,7 +10,7 @@ from ..errors import UsageError, unknown
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 366 * 86400.0
-_DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16")
 _SWITCH = ("auto", "on", "off")
 SHORTEST_EMA, LONGEST_EMA = 0.005, 0.25  # lengths; the plain mean of all steps would be 0.289
 
@@ -53,13 +53,6 @@ def device(word: str) -> str:
     raise unknown("device", word, ("auto", "cpu", "cuda", "cuda:0", "mps"))
 
 
-def dtype(word: str) -> str:
-    """A known --dtype."""
-    if word not in _DTYPES:
-        raise unknown("dtype", word, _DTYPES)
-    return word
-
-
 def threads(word: str) -> str:
     """`auto`, or a number of threads."""
     if word == "auto" or (word.isascii() and word.isdigit() and int(word[:9]) > 0 and len(word) <= 4):
@@ -74,14 +67,14 @@ def number_or_auto(word: str) -> str:
 
 def switch(option: str, word: str) -> str:
     """`auto`, `on` or `off`. Raises UsageError for another word."""
-    return choice(option, word, _SWITCH)
+    return choice(f"word for {option}:", word, _SWITCH)
 
 
-def choice(option: str, word: str, words: Sequence[str]) -> str:
-    """One of the words that an option knows. Raises UsageError for another."""
+def choice(kind: str, word: str, words: Sequence[str]) -> str:
+    """One of the words that are known. Raises UsageError for another, which calls it an unknown `kind`."""
     if word in words:
         return word
-    raise unknown(f"word for {option}:", word, words)
+    raise unknown(kind, word, words)
 
 
 def ema_length(text: str) -> float:

@@ -205,6 +205,7 @@ def _train(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, machine:
                 force_change=optimiser.force_change or (),
                 speed=SpeedOptions(
                     compile=machine.compile,
+                    kernels=machine.kernels,
                     grad_checkpointing=machine.grad_checkpointing,
                     shard=machine.shard,
                     follow_load=threads.follows,

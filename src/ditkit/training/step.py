@@ -51,6 +51,7 @@ class SpeedOptions:
     compile: str = "auto"  # or on, off
     grad_checkpointing: str = "auto"  # or on, off
     shard: bool = False  # divide weights, moments and EMA among several processes
+    kernels: str = "auto"  # or on, off: of the blocks, on a CPU
     follow_load: bool = False  # on a CPU, let the load of the machine decide at checkpoints how many threads compute
 
 
