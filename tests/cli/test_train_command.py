@@ -22,8 +22,8 @@ from PIL import Image
 
 from ditkit import __main__, recipes
 from ditkit.cli import app
-from ditkit.cli.options import Optimiser, TrainDevice
 from ditkit.cli.train import _prepared
+from ditkit.cli.train_options import Optimiser, TrainDevice
 from ditkit.data.contract import open_datasets
 from ditkit.runs import folder as run_folder
 from ditkit.runs.folder import RunFolder

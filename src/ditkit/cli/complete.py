@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,24 +89,13 @@ def cached(incomplete: str) -> Names:
     return [(entry.name, entry.source or "") for entry in entries() if entry.name.startswith(incomplete)]
 
 
-def families(incomplete: str) -> list[str]:
-    return [name for name in FAMILIES if name.startswith(incomplete)]
+def words(*known: str) -> Callable[[str], list[str]]:
+    """What completes one of a few words."""
 
+    def matching_words(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete)]
 
-def formats(incomplete: str) -> list[str]:
-    return [name for name in FORMATS if name.startswith(incomplete)]
-
-
-def projects(incomplete: str) -> list[str]:
-    return [name for name in PROJECTS if name.startswith(incomplete)]
-
-
-def weight_dtypes(incomplete: str) -> list[str]:
-    return [name for name in WEIGHT_DTYPES if name.startswith(incomplete)]
-
-
-def devices(incomplete: str) -> list[str]:
-    return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
+    return matching_words
 
 
 def folders(incomplete: str) -> Names:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from . import console, tables
 from .opt import examples, only, opt
-from .options import RECIPES, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
+from .options import RECIPES, Data, Settings
 from .train import Target
+from .train_options import Optimiser, TrainDevice, TrainModel, TrainOutput
 
 PROBE_SECONDS = 10.0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from ..io.text import format_size
 from . import complete, console
 from .import_export import DTYPE
 from .opt import examples, only, opt
@@ -116,14 +117,10 @@ def _agreed(upload: Upload, output: Output) -> bool:
 
 
 def _lines(files: dict[str, int]) -> list[str]:
-    from ..io.text import format_size
-
     return [f"  {name}  {format_size(size)}" for name, size in files.items()]
 
 
 def _total(files: dict[str, int]) -> str:
-    from ..io.text import format_size
-
     return f"{len(files)} files, {format_size(sum(files.values()))}"
 
 

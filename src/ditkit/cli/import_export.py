@@ -17,7 +17,7 @@ DTYPE = opt(
     f"--dtype {'|'.join(complete.WEIGHT_DTYPES)}",
     "Numbers of the weights; the 16-bit ones take half the room.",
     default="float32",
-    complete=complete.weight_dtypes,
+    complete=complete.words(*complete.WEIGHT_DTYPES),
     panel=MODEL,
 )
 
@@ -43,7 +43,7 @@ class Unsaid:
     project: str | None = opt(
         f"--project {'|'.join(complete.PROJECTS)}",
         "Whose training the weights are from; it decides what the network predicts.",
-        complete=complete.projects,
+        complete=complete.words(*complete.PROJECTS),
         shown="what the file says, else assumed, and said",
     )
     autoencoder: str | None = opt(
@@ -130,7 +130,7 @@ class Target:
         "safetensors: one file that `ditkit sample --model` takes. diffusers: a folder for its DiTPipeline. onnx: the "
         "network alone.",
         default="safetensors",
-        complete=complete.formats,
+        complete=complete.words(*complete.FORMATS),
     )
     out: Path | None = opt(
         "--out PATH", "The file, or the folder of a pipeline, to write.", shown="named after run and step, here"

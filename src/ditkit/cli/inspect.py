@@ -143,7 +143,7 @@ class Family:
     family: str | None = opt(
         "[" + "|".join(complete.FAMILIES) + "]",
         "Which family to list.",
-        complete=complete.families,
+        complete=complete.words(*complete.FAMILIES),
         shown="all of them",
     )
 

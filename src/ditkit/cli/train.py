@@ -11,7 +11,8 @@ import typer
 from ..runtime import clock, launch
 from . import complete, console
 from .opt import changes, examples, only, opt
-from .options import AUTO, Data, Optimiser, Settings, TrainDevice, TrainModel, TrainOutput
+from .options import AUTO, Data, Settings
+from .train_options import Optimiser, TrainDevice, TrainModel, TrainOutput
 
 if TYPE_CHECKING:
     from ..config import RunConfig
