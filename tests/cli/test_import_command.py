@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -247,6 +248,37 @@ def test_another_architecture_is_refused_before_anything_begins(place: Path, wor
     code, _, err = said(capsys, f"train ./photos --init-from faces {words}")
     assert code == 2 and message in err and "it comes with the weights" in err
     assert not (place / "runs/photos").exists()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["a link", "a copy"])
+def test_killed_before_its_first_save_it_still_has_the_weights_that_their_run_removes(
+    links: bool, place: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = f"{TINY} --set model.width=32 --set model.depth=1 --set model.heads=2 --image-size 8"
+    own += " --set train.keep=1 --set data.validation=0"
+    train = f"train ./photos --init-from first {TINY} --steps 4"
+    done(capsys, f"train ./photos --name first {own} --steps 1")
+    done(capsys, f"{train} --name straight")
+    with monkeypatch.context() as patch:
+        if not links:
+            patch.setattr(os, "link", _refuse)
+        patch.setattr("ditkit.training.loop.train", _interrupted)
+        assert said(capsys, f"{train} --name killed")[0] == 130
+    done(capsys, "train runs/first --steps 2 --quiet")
+    begun = RunFolder(place / "runs/killed").read_config().train.init_from
+    assert begun and not Path(begun).exists()
+    done(capsys, f"{train} --name killed")
+    straight, killed = (RunFolder(place / "runs" / name) for name in ("straight", "killed"))
+    assert load(straight.path).source_sum == load(killed.path).source_sum
+    assert not killed.first_weights.exists() and not straight.first_weights.exists()
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_weights_that_are_gone_before_the_first_checkpoint_are_missed(place: Path, capsys) -> None:

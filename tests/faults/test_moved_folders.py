@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from foreign import Meta
 from harness import finish, fork
 from training_runs import digest, run
 
@@ -139,33 +137,8 @@ def test_two_processes_never_make_the_same_free_folder(tmp_path):
     assert [len(list(folder.iterdir())) for folder in tmp_path.glob("samples*")] == [1] * 60
 
 
-@pytest.mark.parametrize(
-    "line", ["sample --model mnist --steps 1 --labels 3 --device cpu", "make-gif denoise --model mnist"]
-)
-def test_two_terminals_never_write_into_the_same_new_place(line, tmp_path):
-    """A name is taken in the act of choosing it, and given back where nothing came of it."""
-
-    def command() -> int:
-        os.chdir(tmp_path)
-        return main([*line.split(), "--runs-dir", str(tmp_path / "runs")])
-
-    children = [fork(command, tmp_path / f"log-{part}") for part in range(3)]
-    assert [finish(child) for child in children] == [0, 0, 0], (tmp_path / "log-0").read_text(encoding="utf-8")
-    made = sorted(tmp_path.glob("samples/*/grid.png" if "sample" in line else "*.gif"))
-    assert len(made) == 3 and all(path.stat().st_size for path in made)
-
-
 def test_what_was_claimed_for_a_result_that_never_came_goes_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["sample", "--model", "mnist", "--labels", "3", "--device", "cuda:77"]) != 0
     assert main(["make-gif", "denoise", "--model", "mnist", "--labels", "3", "--device", "cuda:77"]) != 0
     assert not list(tmp_path.iterdir())
-
-
-def test_of_imports_under_one_name_at_once_one_succeeds_and_the_others_say_so(tmp_path):
-    torch.save({"model": Meta().state_dict(), "ema": Meta().state_dict()}, tmp_path / "0010000.pt")
-    line = ["import", str(tmp_path / "0010000.pt"), "--as", "imported", "--set", "model.heads=4"]
-    line += ["--runs-dir", str(tmp_path / "runs")]
-    children = [fork(lambda: main(line), tmp_path / f"log-{part}") for part in range(3)]
-    assert sorted(finish(child) for child in children) == [0, 2, 2], (tmp_path / "log-0").read_text(encoding="utf-8")
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["imported"]

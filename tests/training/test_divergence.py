@@ -83,6 +83,21 @@ def test_before_the_first_checkpoint_it_goes_back_to_the_beginning(tiny, tmp_pat
     assert [event.step for event in listener.of(Stepped)] == [*range(1, 5), *range(1, 13)]
 
 
+def test_it_goes_back_to_the_weights_that_it_began_with_also_when_these_are_gone(tiny, tmp_path, monkeypatch):
+    run(tiny(), tmp_path / "first", stop_after=5)
+    begun = RunFolder(tmp_path / "first").checkpoint(5) / "ema.safetensors"
+    config = tiny(train={"max_skips": 2, "init_from": str(begun)})
+    seen = []
+
+    def gone(step: int, rollbacks: int) -> bool:
+        seen.append(rollbacks)
+        begun.unlink(missing_ok=True)
+        return step >= 2 and rollbacks == 0
+
+    poison(monkeypatch, gone)
+    assert run(config, tmp_path / "r").of(Finished)[0].reason == "done" and seen[-1] == 1
+
+
 def test_when_going_back_does_not_help_it_stops_with_a_report(tiny, tmp_path, monkeypatch):
     poison(monkeypatch, lambda step, _: step >= 7)
     with pytest.raises(

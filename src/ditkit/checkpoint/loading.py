@@ -33,6 +33,7 @@ class Trained:
     network: DiT
     codec: Codec
     source: Path
+    source_sum: str | None = None  # of that file's SHA-256; None: not of a checkpoint, which its run may remove
 
 
 def build_network(config: RunConfig, labels: int) -> DiT:
@@ -67,8 +68,9 @@ def load_weights(
     path: Path, info: ModelInfo, *, device: str | torch.device = "cpu", autoencoder: str | Path | None = None
 ) -> Trained:
     """As `load`, of a weights file whose description has been read."""
-    codec = open_codec(info, device, autoencoder)
-    return Trained(info=info, network=load_network(info, path).to(device), codec=codec, source=path)
+    codec, stated = open_codec(info, device, autoencoder), manifest.stated_sum(path)
+    network = load_network(info, path).to(device)
+    return Trained(info=info, network=network, codec=codec, source=path, source_sum=stated)
 
 
 def load_network(info: ModelInfo, path: Path) -> DiT:

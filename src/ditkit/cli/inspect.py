@@ -39,7 +39,7 @@ PLOT_FILE = opt("--out FILE", "Where the PNG goes.", shown="loss.png in the run,
 def plot_loss(plot: Plot, output: Annotated[Output, only("out force runs_dir quiet", out=PLOT_FILE)]) -> None:
     """Plot training and validation loss: is it still learning?"""
     from ..errors import UsageError
-    from ..io.paths import claim_file
+    from ..io.paths import claim_free
     from ..runs.lookup import losses_of
 
     if not 0 <= plot.smooth < 1:
@@ -53,7 +53,7 @@ def plot_loss(plot: Plot, output: Annotated[Output, only("out force runs_dir qui
     if output.out:
         path = check_suffix(output.out, "a picture", "loss.png", ".pdf", ".svg", force=output.force)
     else:  # what has that name in a run's folder was drawn by ditkit
-        path = folder / "loss.png" if folder else claim_file(Path("loss"), ".png")
+        path = folder / "loss.png" if folder else claim_free(Path("loss"), ".png")
     console.hush_matplotlib()
     with console.spinner("plotting …", quiet=output.quiet):
         from ..visual.plots import plot_losses, save_figure

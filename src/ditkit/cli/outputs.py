@@ -33,16 +33,19 @@ def output_folder(output: Output, default: Path, names: list[str]) -> Path:
     """
     if not output.out:
         paths.check_writable(default.parent)
-        return paths.claim_folder(default) if launch.is_main() else default
+        return paths.claim_free(default, folder=True) if launch.is_main() else default
     folder = expanded(output.out)
     paths.check_writable(folder)
-    existing = set(os.listdir(folder)) if folder.is_dir() and not output.force else set()  # noqa: PTH208
+    if output.force or not launch.is_main():
+        return folder
+    existing = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208
     taken = [name for name in names if name in existing]
     if taken:
         raise UsageError(
             f"{folder / taken[0]} is there already" + (f", and {len(taken) - 1} more" if taken[1:] else ""),
             "overwrite with --force, or choose another folder with --out",
         )
+    check_file(folder / names[-1], force=False)  # all who write such files write this one
     return folder
 
 
@@ -71,7 +74,7 @@ def png_path(out: Path | None, stem: str, *, force: bool, beside: str | None = N
     """
     if not (out or force):
         paths.check_writable(Path())
-        return paths.claim_file(Path(stem), ".png")
+        return paths.claim_free(Path(stem), ".png")
     path = check_suffix(out or Path(f"{stem}.png"), "a PNG", f"{stem}.png", force=force)
     if beside:
         check_file(path.with_suffix(beside), force=force)

@@ -299,12 +299,13 @@ def _prepared(
 
 
 def _with_measured_lr(run: RunPlan, datasets: Datasets, device: str, stop: StopRequest, *, quiet: bool) -> RunPlan:
+    from ..runs.init_from import with_kept_weights
     from ..runs.rates import recipe_of
     from .lr_find import draw, measure
 
     picture = run.folder.path / "lr-find.png"
     try:
-        curve = measure(run.config, datasets, device, should_stop=stop, quiet=quiet)
+        curve = measure(with_kept_weights(run.config, run.folder), datasets, device, should_stop=stop, quiet=quiet)
     except KeyboardInterrupt:
         console.say("stopped before the learning rate was known; the same command measures it again", quiet=quiet)
         raise typer.Exit(stop.exit_code or 130) from None

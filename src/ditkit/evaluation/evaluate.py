@@ -253,9 +253,9 @@ def _about(
 ) -> dict[str, Any]:
     """All that the metrics depend on."""
     sampling = {key: value for key, value in asdict(settings).items() if key not in _ADDED or value}
-    drawn = {"weights": _file_hash(trained.source), "samples": len(plan.labels), "first_seed": seed, **sampling}
+    drawn = {"weights": _file_hash(trained), "samples": len(plan.labels), "first_seed": seed, **sampling}
     if guide is not None:
-        drawn |= {"guide": _file_hash(guide.source), "guide_step": guide.info.step}
+        drawn |= {"guide": _file_hash(guide), "guide_step": guide.info.step}
     drawn |= {"labels_as": plan.labels_as, "labels": _hash(json.dumps(plan.labels))}
     return {
         "step": trained.info.step,
@@ -284,5 +284,5 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _file_hash(path: Path) -> str:
-    return sha256_of(path)[:16]
+def _file_hash(trained: Trained) -> str:
+    return (trained.source_sum or sha256_of(trained.source))[:16]

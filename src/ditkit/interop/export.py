@@ -128,7 +128,7 @@ def _check(info: ModelInfo, form: str, dtype: str, path: Path, *, approximate: b
             raise UsageError(f"{path} is there and no pipeline of diffusers", "choose another place with --out")
     elif path.is_dir() or path.suffix != _ENDINGS[form]:
         raise UsageError(f"--out: {path} is not the name of a {form} file", f"e.g. --out model{_ENDINGS[form]}")
-    paths.check_file(path, force=force)
+    paths.check_file(path, force=force, folder=form == "diffusers")
     if form == "onnx":
         _check_onnx(info, dtype)
 

@@ -18,7 +18,7 @@ from ..errors import MachineError, UsageError, unknown
 from ..io import atomic, text
 from ..io.hub import COMMIT, is_hub, parse
 from ..io.locks import exclusive
-from ..io.paths import check_space, expanded
+from ..io.paths import check_space, claim_free, expanded, is_empty
 from ..io.progress import LOADING_TORCH, Watch, no_progress
 from ..io.snapshot import source_of
 from ..runs import folder as run_folder
@@ -92,7 +92,7 @@ def import_model(
     runs = run_folder.runs_dir(None if runs_dir is None else Path(runs_dir))
     called = text.run_name(name, "--as") if name is not None else None
     place = find_source(str(source))
-    folder = RunFolder(runs / called if called else text.free_name(runs / place.name()))
+    folder = RunFolder(runs / called if called else claim_free(runs / place.name(), folder=True))
     _check_name(folder, force=force)
     path, origin = place.fetched()
     with progress(LOADING_TORCH):
@@ -163,9 +163,14 @@ def pull(
     return folder.path, info
 
 
+def _is_claimed(folder: Path) -> bool:
+    """Whether it is the empty folder that `claim_free` has made, or one like it."""
+    return folder.is_dir() and is_empty(folder)
+
+
 def _check_name(folder: RunFolder, *, force: bool) -> None:
     """Raise UsageError, before anything is fetched, where something would be lost."""
-    if not os.path.lexists(folder.path):
+    if not os.path.lexists(folder.path) or _is_claimed(folder.path):
         return
     if not folder.is_imported():
         raise UsageError(f"{folder.path} is there already, and was not imported", "choose another name with --as")
@@ -199,6 +204,9 @@ def write_as_run(
             needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
             check_space(runs, needed + (1 << 20), f"{folder.path.name} needs")
             _write(new, info, files, metrics, about)
+            if _is_claimed(folder.path):  # Windows does not rename to what is there
+                folder.path.rmdir()
+            _check_name(folder, force=force)  # a run may have begun there in the meantime
             atomic.replace_folder(new.path, folder.path, old)
             atomic.sync_folder(runs)
     except OSError as error:

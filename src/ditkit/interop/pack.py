@@ -18,7 +18,7 @@ from ..io.reading import open_picture
 from ..runs import manifest
 from ..runs.folder import RunFolder, run_of
 from ..runs.lookup import METRICS, SETTINGS, WEIGHTS
-from ..runs.metrics import numbers_line, read_rows
+from ..runs.metrics import numbers_line, read_metrics
 from ..runs.model_info import METADATA_KEY, read_model_info
 from ..runs.public import public_card
 from ..runs.stored import config_text
@@ -64,7 +64,7 @@ def collect_files(
     from .base import cast
 
     info, run = read_model_info(weights), run_of(weights)
-    rows = [row for row in read_rows(run.metrics_file) if row["step"] <= info.step] if run else []
+    rows = [row for row in read_metrics(run.metrics_file) if row["step"] <= info.step] if run else []
     public = public_card(info)
     try:
         tensors = read_tensors(weights)

@@ -84,13 +84,13 @@ def keep_for_reading(folder: Path) -> bool:
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     done_reading(folder)
-    _read[folder] = descriptor
+    _read[folder.resolve()] = descriptor
     return folder.is_dir()  # else it was renamed, to be removed, before it was locked
 
 
 def done_reading(folder: Path) -> None:
     """Let a folder be removed again."""
-    descriptor = _read.pop(folder, None)
+    descriptor = _read.pop(folder.resolve(), None)
     if descriptor is not None:
         os.close(descriptor)
 

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import MachineError, UsageError
+from ..runtime import launch
 from . import atomic
 from .text import free_name
 
@@ -102,24 +103,34 @@ def make_free_folder(path: Path) -> Path:
 _claimed: list[Path] = []  # folders and files that were made for their names alone, so far
 
 
-def claim_folder(path: Path) -> Path:
-    """`make_free_folder`, for results that come later: it goes again if nothing is written into it."""
-    paths = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-    folder = make_free_folder(path)
-    _claimed.extend([folder, *paths])
-    return folder
+def claim(path: Path, *, folder: bool = False) -> Path:
+    """Make an empty file or folder for results that come later: no other process gets that name.
+
+    It goes again if nothing is written there. Raises FileExistsError if it is there, unless this process claimed it.
+    """
+    if path not in _claimed or not is_empty(path):
+        missing = [above for above in path.parents if not above.exists()]
+        atomic.make_folder(path.parent)
+        if folder:
+            path.mkdir()
+        else:
+            path.touch(exist_ok=False)
+        _claimed.extend([path, *missing])
+    return path
 
 
-def claim_file(path: Path, ending: str) -> Path:
-    """A new, empty file of the next free name, which no other process gets; it goes again if it stays empty."""
+def claim_free(path: Path, ending: str = "", *, folder: bool = False) -> Path:
+    """`claim` of the next free name: `path`, `path-2` …, with its ending."""
     while True:
-        file = free_name(path, ending)
-        try:
-            file.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        _claimed.append(file)
-        return file
+        with contextlib.suppress(FileExistsError):  # another process has just taken that name
+            return claim(free_name(path, ending), folder=folder)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file or folder is there, with nothing in it; what a link leads to does not count."""
+    if path.is_symlink() or not path.exists():
+        return False
+    return not any(path.iterdir()) if path.is_dir() else not path.stat().st_size
 
 
 def release_unused() -> None:
@@ -127,10 +138,8 @@ def release_unused() -> None:
     while _claimed:
         path = _claimed.pop(0)
         with contextlib.suppress(OSError):
-            if path.is_dir():
-                path.rmdir()
-            elif not path.stat().st_size:
-                path.unlink()
+            if is_empty(path):
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
 atexit.register(release_unused)
@@ -197,12 +206,16 @@ def _beside(path: str | Path, name: str) -> str:
     return typed.removesuffix(Path(typed).name) + name
 
 
-def check_file(path: Path, *, force: bool | None, option: str = "--out") -> None:
-    """Raise DitkitError when a file cannot be written there, or would overwrite another without --force.
+def check_file(path: Path, *, force: bool | None, option: str = "--out", folder: bool = False) -> None:
+    """Raise DitkitError when a file (or folder) cannot be written there, or would overwrite another without --force.
 
-    `force` is None where the command has no --force.
+    Without `force`, which is None where the command has no --force, the name is claimed: no other process gets it.
     """
     check_writable(path.parent)
-    if os.path.lexists(path) and not force:
+    if force or not launch.is_main():
+        return
+    try:
+        claim(path, folder=folder)
+    except FileExistsError:
         overwrite = "remove it" if force is None else "overwrite it with --force"
-        raise UsageError(f"{path} is there already", f"{overwrite}, or choose another name with {option}")
+        raise UsageError(f"{path} is there already", f"{overwrite}, or choose another name with {option}") from None

@@ -53,6 +53,7 @@ class RunFolder:
     samples = _Inside("samples")
     snapshots = _Inside("snapshots")
     averages = _Inside("averages")
+    first_weights = _Inside("init_from.safetensors")
 
     def is_run(self) -> bool:
         return self.config_file.is_file()
@@ -175,7 +176,7 @@ def run_of(weights: Path) -> RunFolder | None:
 
 
 def remove_leftovers(folder: RunFolder) -> None:
-    """Remove what a crash or pruning left behind; failing to is harmless."""
+    """Remove what a crash or pruning left behind, and what a run that has saved needs no more; failing is harmless."""
     for pattern in (".tmp-*", ".trash-*"):
         for path in folder.checkpoints.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
@@ -183,6 +184,9 @@ def remove_leftovers(folder: RunFolder) -> None:
         if is_leftover(path):
             with contextlib.suppress(OSError):
                 path.unlink()
+    if folder.checkpoint_steps():
+        with contextlib.suppress(OSError):
+            folder.first_weights.unlink(missing_ok=True)
 
 
 def cannot_write(folder: RunFolder, error: OSError) -> MachineError:

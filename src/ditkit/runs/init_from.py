@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, UsageError
-from ..io.paths import as_stored, resolved
+from ..io import atomic
+from ..io.locks import done_reading
+from ..io.paths import as_stored, expanded, resolved
 from .folder import RunFolder, run_of
 from .lookup import find_weights
 from .model_info import ModelInfo, read_model_info
@@ -103,6 +107,33 @@ def find_init_from(word: str, runs: Path, existing: RunFolder | None) -> InitFro
     info, run = read_model_info(Path(weights)), run_of(Path(weights))
     imported = run is not None and run.is_foreign()
     return InitFrom(word=word, path=weights, config=info.config, info=info, imported=imported)
+
+
+def keep_first_weights(config: RunConfig, folder: RunFolder) -> None:
+    """Keep in a new run's folder the weights that it begins with, until it has a checkpoint of its own.
+
+    Where they come from may be gone by then: a run that trains on removes its old checkpoints. A second name for the
+    same file where the file system allows that, else a copy. Raises OSError when the disk does not take it.
+    """
+    if config.train.init_from is None:
+        return
+    weights = expanded(config.train.init_from).resolve()
+    folder.first_weights.unlink(missing_ok=True)
+    try:
+        os.link(weights, folder.first_weights)
+    except FileNotFoundError:  # which training reports
+        return
+    except OSError:
+        with atomic.replaced(folder.first_weights) as copy, weights.open("rb") as file:
+            shutil.copyfileobj(file, copy)
+    done_reading(weights.parent)
+
+
+def with_kept_weights(config: RunConfig, folder: RunFolder) -> RunConfig:
+    """Settings that begin with the weights which the run's folder keeps, where it does."""
+    if config.train.init_from is None or not folder.first_weights.is_file():
+        return config
+    return replace(config, train=replace(config.train, init_from=as_stored(folder.first_weights)))
 
 
 def _same_model(path: Path, other: Path) -> bool:

@@ -115,8 +115,10 @@ def find_weights(
     name = WEIGHTS if ema else "model.safetensors"
     path = expanded(word) if word else None
     if path and path.is_file():
+        _keep(path.parent)
         return _weights_file(path, name, ema=ema)
     if path and ((path / name).is_file() or manifest.is_checkpoint(path)):
+        _keep(path)
         return path / name
     if word and word not in run_names(runs) and not RunFolder(expanded(word)).is_run() and bundled_weights(word):
         return _inside(word, ema=ema)
@@ -129,6 +131,12 @@ def find_weights(
             f"{run.path} has no checkpoint yet", "one is written every train.save_every steps, and when training stops"
         )
     return newest / name
+
+
+def _keep(checkpoint: Path) -> None:
+    """Keep a checkpoint that is named itself from being removed by its run before it is read."""
+    if manifest.is_checkpoint(checkpoint):
+        keep_for_reading(checkpoint)
 
 
 def _inside(name: str, *, ema: bool) -> Path:
@@ -225,6 +233,7 @@ def _of_step(word: str, weights: Path, runs: Path, ema: bool) -> Path:
             f"--autoguide {word}: {run.path} has no checkpoint of step {step or '(nothing)'}",
             f"there are: {', '.join(map(str, steps[:12])) or 'none'}; keep more with `ditkit train … --keep-every N`",
         )
+    _keep(run.checkpoint(int(step)))
     return run.checkpoint(int(step)) / (WEIGHTS if ema else "model.safetensors")
 
 

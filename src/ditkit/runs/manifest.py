@@ -85,6 +85,13 @@ def read_weights(path: Path) -> bytearray:
     return _read_regular(path, None, most=None)
 
 
+def stated_sum(path: Path) -> str | None:
+    """The SHA-256 of a weights file as the manifest beside it states it; None where there is none."""
+    if path.name not in FILES or not (path.parent / NAME).exists():
+        return None
+    return read(path.parent).get(path.name, {}).get("sha256")
+
+
 def verify(folder: Path) -> None:
     """Raise CheckpointError unless every file of a checkpoint is as its manifest says."""
     files = read(folder)

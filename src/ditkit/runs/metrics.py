@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..io.locks import exclusive
 from ..io.reading import read_json, read_regular
 
 _MOST_STEPS = 10**12  # as many as a checkpoint's name has digits for
+_LARGEST = 1e39  # float32 ends before; a plot cannot show what overflows float64
 
 
 class MetricsFile:
@@ -116,7 +116,12 @@ def numbers_line(row: Mapping[str, Any]) -> str:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if type(value) in (int, float) and math.isfinite(value)}
+    return {key: value for key, value in values.items() if _is_number(value) and abs(value) < _LARGEST}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that can be computed with; booleans are not."""
+    return type(value) is float or (type(value) is int and abs(value) < 10**18)
 
 
 def _integer(text: str) -> int:
@@ -150,8 +155,10 @@ def read_evaluations(path: Path) -> list[dict[str, Any]]:
 def _is_evaluation(record: Any) -> bool:
     if not isinstance(record, dict):
         return False
-    parts = [record.get(name, {}) for name in ("metrics", "drawn", "features")]
-    return "metrics" in record and all(isinstance(part, dict) for part in parts)
+    parts = metrics, drawn, _ = [record.get(name, {}) for name in ("metrics", "drawn", "features")]
+    if "metrics" not in record or not all(isinstance(part, dict) for part in parts):
+        return False
+    return all(map(_is_number, metrics.values())) and isinstance(drawn.get("labels_as"), str | None)
 
 
 def append_evaluation(path: Path, record: Mapping[str, Any]) -> None:

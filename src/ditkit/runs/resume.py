@@ -13,10 +13,11 @@ from typing import Any
 from ..config import RunConfig
 from ..errors import CheckpointError, DataError, UsageError
 from ..io.atomic import is_leftover, make_folder
-from ..io.paths import claim_folder
+from ..io.paths import claim_free
 from ..io.text import as_toml
 from . import manifest
 from .folder import LOCK, RunFolder, cannot_write, lock
+from .init_from import keep_first_weights
 from .lookup import WEIGHTS
 from .model_info import read_model_info
 from .remarks import check_new_run
@@ -85,7 +86,7 @@ def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_cha
         UsageError: the run that is there has other settings, or the folder is something else.
         MachineError: the folder cannot be written.
     """
-    folder = RunFolder(claim_folder(path) if fresh and RunFolder(path).is_run() else path)
+    folder = RunFolder(claim_free(path, folder=True) if fresh and RunFolder(path).is_run() else path)
     if folder.is_run():
         folder.check_continues()
         return _resume(config, folder, force_change)
@@ -97,7 +98,9 @@ def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_cha
         make_folder(path)
         with lock(folder):
             if folder.is_run():  # two processes began it at once
+                folder.check_continues()
                 return _resume(config, folder, force_change)
+            keep_first_weights(config, folder)
             folder.write_config(config)
     except OSError as error:
         raise cannot_write(folder, error) from None
@@ -106,7 +109,7 @@ def prepare_run(config: RunConfig, path: Path, *, fresh: bool = False, force_cha
 
 def _is_leftover(path: Path) -> bool:
     """Whether a run that was ended before it had settings left a file behind."""
-    return is_leftover(path) or path.name == LOCK
+    return is_leftover(path) or path.name in (LOCK, RunFolder(path.parent).first_weights.name)
 
 
 def check_same_run(config: RunConfig, checkpoint: Path, force_change: Collection[str] = ()) -> None:

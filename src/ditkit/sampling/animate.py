@@ -92,7 +92,7 @@ def animate(
 def _place(path: Path | None, kind: str, weights: Path) -> Path:
     """The GIF: in the run of the weights if no other is named, or here. Raises MachineError if it cannot be written."""
     inside = weights.parent.parent.parent / f"{kind}.gif"  # as it was typed, not resolved
-    path = path or (inside if run_of(weights) else paths.claim_file(Path(kind), ".gif"))
+    path = path or (inside if run_of(weights) else paths.claim_free(Path(kind), ".gif"))
     paths.check_writable(path.parent)
     return path
 
@@ -116,7 +116,7 @@ def _training(runs: Sequence[RunFolder], path: Path | None, progress: Watch) -> 
             longer = " longer" if len(runs) == 1 else ""
             hint = f"train it{longer}, or lower --set train.sample_every"
             raise DataError(f"{run.path} has no sample grids yet", hint)
-    path = path or (runs[0].path / "progress.gif" if len(runs) == 1 else paths.claim_file(Path("compare"), ".gif"))
+    path = path or (runs[0].path / "progress.gif" if len(runs) == 1 else paths.claim_free(Path("compare"), ".gif"))
     paths.check_writable(path.parent)
     with progress("drawing …"):
         from ..visual.gif import MOST_FRAMES, thinned, training_gif

@@ -26,6 +26,7 @@ from ..events import OnEvent, Warned
 from ..io import paths
 from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
+from ..runs.init_from import with_kept_weights
 from ..runs.logs import RunLogs
 from ..runs.resume import check_same_run
 from ..runs.run_state import State
@@ -69,11 +70,12 @@ def open_session(
     group.require_same(dataset.fingerprint, "images")
     objective, dtype = open_objective(config.diffusion), find_dtype(dtype_name, device)
     check_needs(config, dataset.labels, objective.process)
-    ema, trainable = _open_trainable(config, dataset.labels, folder, group, device, dtype, shard=speed.shard)
+    begun = with_kept_weights(config, folder)
+    ema, trainable = _open_trainable(begun, dataset.labels, folder, group, device, dtype, shard=speed.shard)
 
     state = _restore(config, folder, group, trainable, dataset, on_event, force_change)
     # After the checkpoint: a run that continues has the statistics of its latents from there.
-    stats = state.latents if state else first_latents(config, lambda text: on_event(Warned(step=0, text=text)))
+    stats = state.latents if state else first_latents(begun, lambda text: on_event(Warned(step=0, text=text)))
     data = open_training_data(config, datasets, device, stats=stats, should_stop=should_stop)
     group.barrier()  # machines that do not share their caches encode latents at their own pace
     context, text = open_step_context(
