@@ -28,6 +28,7 @@ from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
 from ..runs.init_from import with_kept_weights
 from ..runs.logs import RunLogs
+from ..runs.model_info import LatentStats
 from ..runs.resume import check_same_run
 from ..runs.run_state import State
 from ..runs.same_images import check_same_images
@@ -70,12 +71,11 @@ def open_session(
     group.require_same(dataset.fingerprint, "images")
     objective, dtype = open_objective(config.diffusion), find_dtype(dtype_name, device)
     check_needs(config, dataset.labels, objective.process)
-    begun = with_kept_weights(config, folder)
-    ema, trainable = _open_trainable(begun, dataset.labels, folder, group, device, dtype, shard=speed.shard)
+    ema, trainable = _open_trainable(config, dataset.labels, folder, group, device, dtype, shard=speed.shard)
 
     state = _restore(config, folder, group, trainable, dataset, on_event, force_change)
     # After the checkpoint: a run that continues has the statistics of its latents from there.
-    stats = state.latents if state else first_latents(begun, lambda text: on_event(Warned(step=0, text=text)))
+    stats = state.latents if state else _first_latents(config, folder, on_event)
     data = open_training_data(config, datasets, device, stats=stats, should_stop=should_stop)
     group.barrier()  # machines that do not share their caches encode latents at their own pace
     context, text = open_step_context(
@@ -116,6 +116,10 @@ def _open_datasets(config: RunConfig, on_event: OnEvent) -> Datasets:
     return datasets
 
 
+def _first_latents(config: RunConfig, folder: RunFolder, on_event: OnEvent) -> LatentStats | None:
+    return first_latents(with_kept_weights(config, folder), lambda text: on_event(Warned(step=0, text=text)))
+
+
 def _batches(config: RunConfig, train: Dataset | Reader, group: ProcessGroup, device: torch.device) -> Batches:
     """This process's share of every batch."""
     share, target = group.shard(config.train.batch_size), batch_target(device, config.data.workers)
@@ -135,7 +139,8 @@ def _open_trainable(
 ) -> tuple[Ema, Trainable]:
     """The network as a new run starts from it; of one with a checkpoint only the shapes matter."""
     is_new = group.broadcast(group.is_main and not folder.checkpoint_steps())
-    network = first_network(config, labels, device) if is_new else fresh_network(config, len(labels), device)
+    begun = with_kept_weights(config, folder)
+    network = first_network(begun, labels, device) if is_new else fresh_network(config, len(labels), device)
     sharded = shard and group.size > 1
     ema = Ema(network, config.optim.ema_decay)
     averages = PowerEmas(network, TRACKED if config.train.snapshot_every else ())
