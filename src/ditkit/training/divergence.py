@@ -12,7 +12,6 @@ from ..checkpoint.tensors import broadcast_state, broadcast_tensors
 from ..errors import DivergedError
 from ..events import Warned
 from ..io import atomic
-from ..runs.init_from import with_kept_weights
 from ..runs.run_state import LossHealth
 from ..runtime.fsdp import full_tensor
 from .init_weights import first_network
@@ -66,8 +65,7 @@ def roll_back(session: TrainingSession) -> None:
         state = store.restore_newest(session.folder, trainable, lambda _state: None, lambda _path: None)
     state = broadcast_state(session.group, trainable, state)
     if state is None:
-        config = with_kept_weights(session.config, session.folder)
-        fresh = first_network(config, session.labels, session.device).state_dict()
+        fresh = first_network(session.config, session.labels, session.device, session.folder).state_dict()
         trainable.optimizer.state.clear()
         # Averages too start from the fresh weights; the names of theirs are length|name.
         for file, tensors in trainable.tensors().items():

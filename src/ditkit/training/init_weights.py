@@ -14,6 +14,7 @@ from ..config import RunConfig
 from ..errors import CheckpointError
 from ..io.paths import expanded
 from ..models.dit import DiT
+from ..runs.folder import RunFolder
 from ..runs.model_info import LatentStats, ModelInfo, read_model_info
 from ..seeding import generator
 
@@ -26,7 +27,7 @@ def fresh_network(config: RunConfig, labels: int, device: torch.device) -> DiT:
     return network.to(device)
 
 
-def first_network(config: RunConfig, labels: Sequence[str], device: torch.device) -> DiT:
+def first_network(config: RunConfig, labels: Sequence[str], device: torch.device, run: RunFolder | None = None) -> DiT:
     """The network that a run starts from: fresh, or with the weights that `train.init_from` names.
 
     Rows of its label table are matched by the labels' names, and the null label's is taken; new labels start from
@@ -35,7 +36,7 @@ def first_network(config: RunConfig, labels: Sequence[str], device: torch.device
     network = fresh_network(config, len(labels), device)
     if config.train.init_from is None:
         return network
-    path, info = _source(config.train.init_from)
+    path, info = _source(config.train.init_from, run)
     tensors = read_tensors(path)
     table_LD = network.label.weight.detach().cpu().clone()
     source_LD = tensors.get("label.weight", table_LD)
@@ -50,19 +51,21 @@ def first_network(config: RunConfig, labels: Sequence[str], device: torch.device
     return network
 
 
-def first_latents(config: RunConfig, warn: Callable[[str], None] = lambda _text: None) -> LatentStats | None:
+def first_latents(
+    config: RunConfig, warn: Callable[[str], None] = lambda _text: None, run: RunFolder | None = None
+) -> LatentStats | None:
     """The latent statistics of the model that the run starts from, if its autoencoder is the same, or unknown."""
     if config.train.init_from is None or config.autoencoder.name == PIXEL:
         return None
-    stats = _source(config.train.init_from)[1].latents
+    stats = _source(config.train.init_from, run)[1].latents
     if stats and stats.autoencoder in ("", fingerprint(find_files(config))):
         return stats
     warn("its autoencoder is not that of the model it begins with: the statistics of its latents are measured anew")
     return None
 
 
-def _source(word: str) -> tuple[Path, ModelInfo]:
-    path = expanded(word)
+def _source(word: str, run: RunFolder | None) -> tuple[Path, ModelInfo]:
+    path = run.first_weights if run and run.first_weights.is_file() else expanded(word)
     if not path.is_file():
         raise CheckpointError(f"the weights to begin with are gone: {path}", "put them back, or start another run")
     return path, read_model_info(path)

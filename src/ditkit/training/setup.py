@@ -26,9 +26,7 @@ from ..events import OnEvent, Warned
 from ..io import paths
 from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
-from ..runs.init_from import with_kept_weights
 from ..runs.logs import RunLogs
-from ..runs.model_info import LatentStats
 from ..runs.resume import check_same_run
 from ..runs.run_state import State
 from ..runs.same_images import check_same_images
@@ -75,7 +73,7 @@ def open_session(
 
     state = _restore(config, folder, group, trainable, dataset, on_event, force_change)
     # After the checkpoint: a run that continues has the statistics of its latents from there.
-    stats = state.latents if state else _first_latents(config, folder, on_event)
+    stats = state.latents if state else first_latents(config, lambda text: on_event(Warned(step=0, text=text)), folder)
     data = open_training_data(config, datasets, device, stats=stats, should_stop=should_stop)
     group.barrier()  # machines that do not share their caches encode latents at their own pace
     context, text = open_step_context(
@@ -116,10 +114,6 @@ def _open_datasets(config: RunConfig, on_event: OnEvent) -> Datasets:
     return datasets
 
 
-def _first_latents(config: RunConfig, folder: RunFolder, on_event: OnEvent) -> LatentStats | None:
-    return first_latents(with_kept_weights(config, folder), lambda text: on_event(Warned(step=0, text=text)))
-
-
 def _batches(config: RunConfig, train: Dataset | Reader, group: ProcessGroup, device: torch.device) -> Batches:
     """This process's share of every batch."""
     share, target = group.shard(config.train.batch_size), batch_target(device, config.data.workers)
@@ -139,8 +133,7 @@ def _open_trainable(
 ) -> tuple[Ema, Trainable]:
     """The network as a new run starts from it; of one with a checkpoint only the shapes matter."""
     is_new = group.broadcast(group.is_main and not folder.checkpoint_steps())
-    begun = with_kept_weights(config, folder)
-    network = first_network(begun, labels, device) if is_new else fresh_network(config, len(labels), device)
+    network = first_network(config, labels, device, folder) if is_new else fresh_network(config, len(labels), device)
     sharded = shard and group.size > 1
     ema = Ema(network, config.optim.ema_decay)
     averages = PowerEmas(network, TRACKED if config.train.snapshot_every else ())
