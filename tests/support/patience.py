@@ -6,12 +6,12 @@ import signal
 import time
 from collections.abc import Callable
 
-_ADDITIONS, _USUAL = 2_000_000, 0.05  # that an idle core does in at most so many seconds
-_MOST = 40.0  # times longer than on an idle machine; what takes even longer hangs
+_ADDITIONS, _USUAL = 2_000_000, 0.02  # seconds: half of what an idle core takes, because the load may grow
+_MOST = 40.0  # what takes even longer hangs
 
 
 def slowness() -> float:
-    """How many times longer than on an idle machine work takes at this moment: 1 or more."""
+    """How many times longer than on an idle machine work may take at this moment: 1 to 2 there, 40 at most."""
     began = time.perf_counter()
     sum(range(_ADDITIONS))
     return min(max((time.perf_counter() - began) / _USUAL, 1.0), _MOST)
