@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from harness import fork, in_fresh_process, words, write_digits
 from patience import Limit, scaled
 from training_runs import digest, run
 
+from ditkit.cli import console
 from ditkit.cli.app import main
 from ditkit.errors import BusyError, MachineError
 from ditkit.events import Warned
@@ -66,6 +68,33 @@ def test_ctrl_c_while_the_program_is_imported_prints_one_line(tmp_path: Path) ->
     blocked += "sys.meta_path.insert(0, Gate())\nfrom ditkit.__main__ import main\nsys.exit(main())"
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.faults
+def test_ctrl_c_at_any_import_ends_a_command_with_one_line(tmp_path: Path, long_mode: bool) -> None:
+    words = ["sample", "--model", "mnist", "--labels", "3", "--steps", "1", "--device", "cpu", "--quiet"]
+    program = [sys.executable, str(Path(__file__).with_name("interrupts.py")), "1" if long_mode else "11", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    first, *wrong = done.stdout.splitlines()
+    count, _, code = first.partition(" imports, exit ")
+    assert (code, wrong) == ("0", []) and int(count) > 1000, done.stdout + done.stderr
+
+
+def test_ctrl_c_that_a_library_swallows_while_torch_loads_still_ends_the_command(monkeypatch, capsys) -> None:
+    def load(*_, **__) -> None:
+        with contextlib.suppress(BaseException):  # as mpmath does, when it looks for gmpy2
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+
+    def find_weights(*_, **__) -> None:
+        with console.loading_torch():
+            load()
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr("ditkit.sampling.request.find_weights", find_weights)
+    assert main(["sample"]) == 130 and capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_lr_auto_leaves_a_run_alone_that_another_process_trains(tiny, tmp_path, capsys):

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MachineError, UsageError, unknown
 from ..io.paths import release_unused
+from ..io.terminal import saying_interrupted
 from ..runtime import clock
 from . import console
 from .opt import OTHER, Debug, expanded
@@ -82,6 +83,14 @@ class Group(TyperGroup):
             raise unknown("command", args[0], self.commands)
         self.load([args[0]])
         return super().resolve_command(ctx, args)
+
+    def make_context(self, *words: Any, **how: Any) -> Any:
+        with saying_interrupted():
+            return super().make_context(*words, **how)
+
+    def invoke(self, ctx: Any) -> Any:
+        with saying_interrupted():
+            return super().invoke(ctx)
 
     def load(self, names: Iterable[str]) -> None:
         """Import the modules of some commands."""
@@ -227,9 +236,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = root().main(words, prog_name="ditkit", standalone_mode=False)
         stdout.flush()
         return code if isinstance(code, int) else 0
-    except KeyboardInterrupt:
-        console.say("interrupted")
-        return 130
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):  # Click ends so when nobody reads its help
             raise

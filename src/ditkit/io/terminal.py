@@ -6,7 +6,8 @@ import codecs
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -94,3 +95,14 @@ def say(text: str, *, quiet: bool = False) -> None:
     """One line for people, on stderr; of several processes, the first one's."""
     if not quiet and launch.is_main():
         stderr().print(visible(text), markup=False)
+
+
+@contextmanager
+def saying_interrupted() -> Iterator[None]:
+    """Ctrl-C inside is said in one line, and only once where this is nested. Typer ends then without a word."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            say("interrupted")
+        raise KeyboardInterrupt("said") from None

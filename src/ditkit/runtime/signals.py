@@ -67,6 +67,31 @@ def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[Stop
             signal.signal(number, handler)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Around imports: some libraries try an import and go on after any error, also after Ctrl-C; here it still ends.
+
+    Raises KeyboardInterrupt.
+    """
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        usual(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        raise KeyboardInterrupt
+
+
 def preempt_signal(name: str) -> int:
     """The number of a signal that may announce a pre-emption: USR1, SIGUSR2, HUP …"""
     bare = name.strip().upper().removeprefix("SIG")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from ..io.progress import LOADING_TORCH, Progress, Watch
 from ..io.terminal import draws_bars, say, stderr
+from ..runtime.signals import interruptible
 
 _BETWEEN_LINES = 15.0  # seconds, where there is no terminal
 
@@ -87,5 +88,5 @@ def loading_torch(*, quiet: bool = False) -> Iterator[None]:
     if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:  # else it is decided
         calm_threads(choose_threads())
     keep_memory()
-    with spinner(LOADING_TORCH, quiet=quiet):
+    with spinner(LOADING_TORCH, quiet=quiet), interruptible():
         yield
