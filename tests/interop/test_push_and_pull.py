@@ -215,6 +215,19 @@ def test_weights_that_do_not_fit_into_float16_are_not_published(
     assert ("model", REPO) not in server.repositories
 
 
+def test_weights_that_do_not_fit_what_they_say_of_themselves_are_not_published(
+    server: Hub, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = placed(home)
+    weights = folder.checkpoint(7) / "ema.safetensors"
+    content = weights.read_bytes()
+    wider = content.replace(b'\\"width\\": 32', b'\\"width\\": 64')
+    assert wider != content
+    Path("wider.safetensors").write_bytes(wider)
+    code, out, err = said(capsys, f"hub push wider.safetensors {REPO} --dry-run")
+    assert code == CheckpointError.exit_code and "would" not in out + err, err
+
+
 def test_a_weights_file_alone_is_published_with_what_it_says_of_itself(
     server: Hub, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
