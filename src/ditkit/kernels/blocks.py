@@ -39,13 +39,20 @@ class FastBlocks:
         self._library = open_library()
         self._copies: Any = WeakTensorKeyDictionary()  # of weights in `dtype`, with the version that they are of
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FastBlocks:
-        return FastBlocks(self.config, self.dtype)  # a library is not copied, and the copy's weights are others
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FastBlocks, (self.config, self.dtype)  # a library is not copied, and the copy's weights are others
 
     def __call__(
         self, blocks: nn.ModuleList, x_BTD: Tensor, conditions: Sequence[Tensor | None], rotary_2TF: Tensor | None
     ) -> Tensor:
-        """The tokens (B, T, D), float32, after all blocks; conditions as `DiT.stack` has them."""
+        """The tokens (B, T, D), float32, after all blocks; conditions as `DiT.stack` has them.
+
+        A network that was moved to another device or precision since, or is being compiled, is run by eager torch.
+        """
+        if torch.compiler.is_compiling() or not _in_memory(x_BTD, blocks):
+            for layer, condition in zip(blocks, conditions, strict=False):
+                x_BTD = layer(x_BTD, condition, rotary_2TF)
+            return x_BTD
         with torch.autocast("cpu", enabled=False):
             h, branch = x_BTD.float().reshape(-1, x_BTD.shape[2]).contiguous(), (None, None, None)
             calls = self._calls(x_BTD, rotary_2TF)
@@ -78,13 +85,19 @@ class FastBlocks:
 
     def _in_dtype(self, weight: Tensor) -> Tensor:
         """The weight for products; a copy is kept until the weight changes in place."""
-        if self.dtype == torch.float32:
-            return weight.detach()
+        if self.dtype == torch.float32 or weight.is_inference():  # a tensor of inference has no version
+            return weight.detach().to(self.dtype)
         state = (weight._version, weight.data_ptr())
         copy = self._copies.get(weight)
         if copy is None or copy[0] != state:
             copy = self._copies[weight] = (state, weight.detach().to(self.dtype))
         return copy[1]
+
+
+def _in_memory(x_BTD: Tensor, blocks: nn.ModuleList) -> bool:
+    """Whether C can read what the blocks compute with: float32 numbers in the computer's memory."""
+    weight = next(blocks.parameters())
+    return x_BTD.device.type == "cpu" and weight.dtype == torch.float32 and x_BTD.dtype != torch.float64
 
 
 def _linears(layer: Any) -> tuple[tuple[nn.Linear, ...], Tensor | None]:
@@ -99,10 +112,16 @@ def _modulations(
     """Shift and scale of both norms, and the gates of both branches; those of an adaLN block are (B, D)."""
     if isinstance(layer, AdaLNBlock):
         assert condition is not None
-        parts = [part.squeeze(1) for part in regressed(layer.modulation, condition, 6 if layer.zero else 4)]
+        parts = [_rows(part) for part in regressed(layer.modulation, condition, 6 if layer.zero else 4)]
         return tuple(parts[:4]), (parts[4], parts[5]) if layer.zero else (None, None)
     norms: tuple[Any, Any] = (layer.attention_norm, layer.mlp_norm)
     return tuple(parameter for norm in norms for parameter in (norm.bias, norm.weight)), (None, None)
+
+
+def _rows(part_B1D: Tensor) -> Tensor:
+    """(B, D), float32, of contiguous rows; they may lie apart, as views of a modulation table do."""
+    part_BD = part_B1D.squeeze(1).float()
+    return part_BD if part_BD.stride(1) == 1 else part_BD.contiguous()
 
 
 class _Block(torch.autograd.Function):

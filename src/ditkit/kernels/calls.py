@@ -164,7 +164,7 @@ class Calls:
         """Sums of pieces of images as those of images, (B, D); of affine norms, of all of them, (D,)."""
         if self.affine:
             return sums.sum(0)
-        return sums if self._cuts() == 1 else sums.view(self.images, -1, self.width).sum(1)
+        return sums if self._cuts() == 1 else sums.view(self.images, self._cuts(), self.width).sum(1)
 
     def _room_for_branch(self, dh_MD: Tensor, branch: Branch | None) -> tuple[Tensor | None, ...]:
         if branch is None:
