@@ -151,7 +151,7 @@ def test_data_sets_and_settings_are_read_once_and_the_run_is_claimed_once(
         monkeypatch.setattr(place, counted)
 
     count("ditkit.data.mnist.dataset", lambda config, split: split)
-    count("ditkit.recipes.parse", lambda path: path.name)
+    count("ditkit.recipes.parse", lambda path, *_: path.name)
     count("ditkit.runs.resume.start_or_resume", lambda *_: "start_or_resume")
     count("ditkit.training.loop.start_or_resume", lambda *_: "start_or_resume")
     assert said(capsys, f"train mnist --name once --steps 2 --quiet {TINY}")[0] == 0

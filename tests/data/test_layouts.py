@@ -142,6 +142,10 @@ def test_classes_that_are_called_like_a_split_are_classes(names: tuple[str, ...]
         (("train/a/1.png", "test/a/1.png", "extra/a/2.png"), r"folders of splits \(test, train\).*others: extra"),
         (("train/a.png", "test/b.png", "extra_train/c.png"), "others: extra_train"),
         (("a/train/1.png", "a/test/2.png", "a/masks/3.png", "b/train/1.png"), "others: masks"),
+        (
+            ("train_cat/1.png", "test_cat/2.png", "train_dog/3.png", "test_dog/4.png"),
+            "test_cat, test_dog, train_cat, train_dog of .* name a split and a label each",
+        ),
         (("val/a/1.png", "test/a/2.png"), "none of the folders .* is for training"),
         (("train/a/1.png", "val/a/1.png", "2.png"), "class folders, but also images beside them"),
     ],
@@ -154,6 +158,21 @@ def test_what_may_be_splits_or_classes_is_asked_for(names: tuple[str, ...], mess
     if "2.png" not in names:
         assert set(_open(place, label_from="folders").labels) == {name.partition("/")[0] for name in names}
     assert _open(place, label_from="none").labels == () if "2.png" in names else True
+
+
+def test_folders_of_a_split_and_a_label_each_say_where_they_go():
+    place = _made(_images("train_cat/1.png", "test_cat/2.png", "train_dog/3.png"))
+    with pytest.raises(DataError) as caught:
+        _open(place)
+    assert "make folders of labels in folders of splits: test/cat instead of test_cat" in str(caught.value.hint)
+
+
+def test_masks_beside_the_photos_are_mentioned_and_names_alike_are_not():
+    place = _made(_images("0.png", "0_mask.png", "1.png", "1_Mask.png", "birdmask.png", "2_seg.png"))
+    notes = " ".join(notes_of(_open(place)))
+    assert "2 images called like another with more behind, as 0_mask.png: masks would be learnt as images" in notes
+    place = _made(_images("a/0.png", "b/0_mask.png", "b/mask.png"), "other")
+    assert "masks" not in " ".join(notes_of(_open(place)))
 
 
 def test_a_word_names_a_split_only_with_words_that_say_nothing():

@@ -35,6 +35,7 @@ def output_folder(output: Output, default: Path, names: list[str]) -> Path:
         paths.check_writable(default.parent)
         return paths.claim_free(default, folder=True) if launch.is_main() else default
     folder = expanded(output.out)
+    paths.check_folder_name(folder)
     paths.check_writable(folder)
     if output.force or not launch.is_main():
         return folder

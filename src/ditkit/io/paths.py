@@ -18,6 +18,7 @@ from ..runtime import launch
 from . import atomic
 from .text import free_name
 
+_OF_FILES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".json", ".md", ".npz", ".csv", ".txt", ".zip", ".safetensors")
 NO_ROOM = "free some space there, or name another folder with the environment variable DITKIT_CACHE"
 
 
@@ -175,6 +176,12 @@ def check_room(what: object, folder: Path, needed: float, hint: str = NO_ROOM) -
         raise MachineError(
             f"{what} needs {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free", hint
         )
+
+
+def check_folder_name(path: Path) -> None:
+    """Raise UsageError for a folder to be made that is called like a file of results."""
+    if path.suffix.lower() in _OF_FILES and not path.exists():
+        raise UsageError(f"--out: {path} would be a folder, and is called like a file", f"e.g. --out {path.stem}")
 
 
 def check_writable(folder: Path) -> None:

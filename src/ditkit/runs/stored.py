@@ -22,8 +22,8 @@ def config_text(config: RunConfig) -> str:
 
 def read_config(path: Path) -> RunConfig:
     """The settings in a config.toml. Raises as `stored_config` does."""
-    tree = recipes.parse(path)
-    version = _FIRST_LINE.match(path.read_text(encoding="utf-8"))
+    text = recipes.read(path)
+    tree, version = recipes.parse(path, text), _FIRST_LINE.match(text)
     other = version and version[1] != __version__
     return stored_config(tree, f"{path}: ditkit {version[1]}" if version and other else None)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...config import DataConfig
 from ...errors import DataError, UsageError
+from ...io.text import flat, plural
 from ..formats import LISTED, aside, ending, left_out, readable, spelled
 from ..sources.archive import MemberSource
 from . import beside
@@ -26,6 +28,7 @@ ALL_EXTENSIONS = frozenset({*LISTED, *beside.EXTENSIONS, *_OF_TABLES})
 _BY_FOLDER = "from the folders"
 _PHOTOS = frozenset({"image", "images", "img", "imgs", "photos", "jpegimages", "leftimg8bit"})
 _MASKS = frozenset({"mask", "masks", "label", "labels", "annotations", "segmentationclass", "gt", "gtfine", "depth"})
+_MASK_OF = re.compile(rb"[_.-](masks?|seg|segmentation|gt|label|labels|annotations?)\.[^./]+$", re.IGNORECASE)
 _OTHERWISE = "or say --label-from none (no labels) or --label-from folders"
 
 
@@ -77,7 +80,12 @@ def understand(listing: Listing, config: DataConfig) -> Understood:
     parts = splits.parts if labelled.parts is None and splits else labelled.parts
     if parts is not None:
         labelled = _as_in_training(labelled, parts)
-    notes += [*labelled.notes, *_perhaps_masks(labelled), *_unread_tables(listing, labelled.origin, config)]
+    notes += [
+        *labelled.notes,
+        *_perhaps_masks(labelled),
+        *_masks_beside(images),
+        *_unread_tables(listing, labelled.origin, config),
+    ]
     return Understood(images=images, labelled=replace(labelled, notes=tuple(notes)), parts=parts)
 
 
@@ -88,6 +96,18 @@ def _perhaps_masks(labelled: Labelled) -> list[str]:
     if not (photos and masks):
         return []
     return [f"the folders {photos[0]} and {masks[0]} are taken as labels; to learn {photos[0]} alone, give that folder"]
+
+
+def _masks_beside(images: Listing) -> list[str]:
+    """A line where images are called like others with `_mask` behind: what was drawn over these, not photos."""
+    names = images.source.names
+    rows = [row for row in range(len(names)) if _MASK_OF.search(names.raw(row))]
+    stems = {names.raw(row).rpartition(b".")[0].lower() for row in range(len(names))} if rows else set()
+    masks = [names[row] for row in rows if _MASK_OF.sub(b"", names.raw(row)).lower() in stems]
+    if not masks:
+        return []
+    count = f"{plural(len(masks), 'image')} called like another with more behind, as {flat(masks[0])}"
+    return [f"{count}: masks would be learnt as images, so move them away if they are such"]
 
 
 def _at_first(listing: Listing, images: Listing, config: DataConfig) -> Labelled:

@@ -110,6 +110,15 @@ def _kinds(folders: Sequence[Parts], depth: int, where: str) -> np.ndarray | Non
     if chosen is None:
         return None
     other = [name for name in names if name not in chosen]
+    if (
+        len(groups) > 1 and "" not in groups and sum(map(len, groups.values())) == len(names)
+    ):  # train_cat, test_cat, train_dog …
+        first = next(iter(chosen))
+        split, label = kind_of(first) or ("train", "")
+        raise DataError(
+            f"the folders {', '.join(names[:4])} of {where} name a split and a label each",
+            f"make folders of labels in folders of splits: {split}/{label} instead of {first}; {_FOLDERS}",
+        )
     if other:
         train = next(name for name, split in chosen.items() if split == "train")
         raise DataError(
