@@ -83,6 +83,7 @@ WRONG = [
     ("sample --device gpu", "unknown device 'gpu'", "cpu"),
     ("sample --model pest", "unknown run 'pest'", "did you mean 'pets'"),
     ("sample --model notes.txt", "notes.txt is not a .safetensors file", "weights file"),
+    ("sample --out x.png", "x.png would be a folder, and is called like a file", "e.g. --out x"),
     ("sample --out notes.txt", "notes.txt is a file", "name a folder"),
     ("lr-find mnst", "unknown recipe, dataset, run or folder 'mnst'", "'mnist'"),
     ("lr-find mnist --out x.gif", "x.gif is not the name of a PNG", "--out"),

@@ -10,6 +10,7 @@ import pytest
 from ditkit import __version__, recipes
 from ditkit.config import RunConfig, to_dict
 from ditkit.errors import CheckpointError, UsageError
+from ditkit.runs import stored
 from ditkit.runs.folder import RunFolder
 from ditkit.runs.model_info import ModelInfo
 
@@ -72,3 +73,13 @@ def test_settings_that_are_no_table_are_damage(config):
     tree = json.loads(ModelInfo(config=RunConfig(), labels=("a",), step=1).to_json())
     with pytest.raises(CheckpointError, match="its ditkit card is damaged"):
         ModelInfo.from_json(json.dumps({**tree, "config": config}), Path("w"))
+
+
+def test_settings_are_read_once(tmp_path, monkeypatch):
+    path = tmp_path / "config.toml"
+    config = recipes.load("mnist")
+    path.write_text(stored.config_text(config), encoding="utf-8")
+    opened, read = [], stored.read_regular
+    for module in (stored, recipes):
+        monkeypatch.setattr(module, "read_regular", lambda path: opened.append(path) or read(path))
+    assert stored.read_config(path) == config and opened == [path]

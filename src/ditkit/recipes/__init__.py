@@ -59,18 +59,12 @@ def _read(name: str) -> dict[str, Any]:
     return parse(_FOLDER / f"{name}.toml")
 
 
-def read(path: Path) -> str:
-    """The text of a file of settings. Raises UsageError if it cannot be read."""
+def parse(path: Path, content: bytes | None = None) -> dict[str, Any]:
+    """A TOML file, whose content may be read already, as nested dicts. Raises UsageError if it cannot be read."""
     try:
-        return read_regular(path).decode("utf-8")
+        return tomllib.loads((read_regular(path) if content is None else content).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", "check the path") from None
-
-
-def parse(path: Path, text: str | None = None) -> dict[str, Any]:
-    """A TOML file, whose text may be read already, as nested dicts. Raises UsageError if it cannot be read."""
-    try:
-        return tomllib.loads(read(path) if text is None else text)
     except (ValueError, RecursionError) as error:  # a number of 5000 digits and 5000 brackets are no TOML either
         raise UsageError(
             f"{path} is not valid TOML: {error}", "mend it, or print a fresh one with `ditkit show`"

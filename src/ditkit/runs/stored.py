@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from .. import __version__, recipes
 from ..config import DiffusionConfig, RunConfig, flat
 from ..errors import CheckpointError, UsageError
+from ..io.reading import read_regular
 
 _FIRST_LINE = re.compile(r"# ditkit (\S+)")
 
@@ -22,8 +24,11 @@ def config_text(config: RunConfig) -> str:
 
 def read_config(path: Path) -> RunConfig:
     """The settings in a config.toml. Raises as `stored_config` does."""
-    text = recipes.read(path)
-    tree, version = recipes.parse(path, text), _FIRST_LINE.match(text)
+    content = None
+    with suppress(OSError):  # parse says what is wrong
+        content = read_regular(path)
+    tree = recipes.parse(path, content)
+    version = _FIRST_LINE.match((content or b"").decode("utf-8"))
     other = version and version[1] != __version__
     return stored_config(tree, f"{path}: ditkit {version[1]}" if version and other else None)
 
