@@ -92,6 +92,15 @@ def test_training_follows_the_load_of_a_busy_machine_only_with_auto(
     assert asked == [True, False, False]
 
 
+@pytest.mark.parametrize("compiles", [True, False])
+def test_times_without_compiling_are_said_to_be_that_where_training_compiles(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, compiles: bool
+) -> None:
+    monkeypatch.setattr("ditkit.runtime.compile.pays_back", lambda *_: compiles)
+    out = said(capsys, f"estimate mnist --batch-size 8 {TINY}")[1]
+    assert ("without compiling, which training does" in out) is compiles
+
+
 def test_images_that_are_not_here_are_not_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, f"estimate celeba {TINY} --set model.patch=8 --no-probe --json")
     assert code == 0

@@ -7,7 +7,7 @@ import tomllib
 
 from ditkit.cli.app import main
 from ditkit.io.paths import not_there
-from ditkit.io.text import as_toml, plus_minus
+from ditkit.io.text import as_toml, format_count, plus_minus
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,18 @@ def test_commands_name_the_folder_that_was_meant(tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     assert main(line.split()) == 2
     assert "did you mean './photos'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (999, "999 "),
+        (40_500_000, "40.5 M"),
+        (1_049_000_000_000, "1.05 T"),
+        (999_400_000, "999 M"),
+        (999_600_000, "1 G"),
+        (3 * 10**15, "3 P"),
+    ],
+)
+def test_large_numbers_have_three_digits_and_a_letter(number: int, expected: str) -> None:
+    assert format_count(number) == expected

@@ -13,7 +13,7 @@ from ..errors import DataError, MachineError, UsageError
 from ..io import paths
 from ..io.download import offline_within
 from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
-from ..io.text import format_duration, format_size
+from ..io.text import format_count, format_duration, format_size
 from ..models.size import parameters
 from ..runs.folder import RunFolder
 from ..runtime.launch import launched
@@ -199,12 +199,16 @@ def _memory(
 
 
 def _measured(setup: RunSetup, parts: int, seconds: float, progress: Watch) -> dict[str, Any]:
+    import torch
+
+    from ..runtime.compile import pays_back
     from ..runtime.peak_flops import open_utilization
     from .speed import measure
 
     with progress("taking a few steps on trial …"):
         gauge = open_utilization(setup.config, setup.device, setup.dtype, setup.processes)
-        return asdict(measure(setup, parts, gauge, seconds))
+        timing = asdict(measure(setup, parts, gauge, seconds))
+    return {**timing, "compiles": pays_back(setup.config, setup.device, torch.get_num_threads())}
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
@@ -214,7 +218,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     images = "" if report["images"] is None else f", {report['images']:,} images"
     return [
         f"{report['parameters'] / 1e6:.2f}M parameters, {report['labels']} labels{images}",
-        f"{flops['forward'] / 1e9:.3g} GFLOP an image forward, {flops['training'] / 1e9:.3g} in training",
+        f"{format_count(flops['forward'])}FLOP an image forward, {format_count(flops['training'])}FLOP in training",
         f"{report['steps']:,} steps of {_batch(report)} images on {report['device']} ({report['dtype']})",
         "",
         "memory:",
@@ -250,6 +254,7 @@ def _time(time: dict[str, Any], steps: int) -> list[str]:
         "time:",
         f"{1000 * time['step']:>7,.0f} ms  a step, {speed}",
         f"{format_duration(time['total']):>10}  to the end: {parts}",
+        *(["            without compiling, which training does: its steps are faster"] if time["compiles"] else []),
     ]
 
 

@@ -123,7 +123,7 @@ def plural(count: int, noun: str) -> str:
 def format_count(number: int) -> str:
     """`4.2 M`, `16 G`, `2.4 T`: in front of a unit."""
     for size, letter in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")):
-        if number >= size:
+        if number >= 0.9995 * size:  # or three digits would be 1e+03 of the unit below
             return f"{number / size:.3g} {letter}"
     return f"{number:,} "
 
