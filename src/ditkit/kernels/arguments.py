@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ctypes
 
-_INT, _LONG, _FLOAT, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+_INT, _LONG, _FLOAT, _DOUBLE, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 MOST_AVERAGES = 4
 
 
 def _fields(**kinds: str) -> list[tuple[str, type]]:
     """Fields of each kind, in order; the names of a kind are separated by spaces."""
-    types = {"int": _INT, "long": _LONG, "float": _FLOAT, "pointer": _POINTER}
+    types = {"int": _INT, "long": _LONG, "float": _FLOAT, "double": _DOUBLE, "pointer": _POINTER}
     return [(name, types[kind.rstrip("_")]) for kind, names in kinds.items() for name in names.split()]
 
 
@@ -52,10 +52,10 @@ class Activation(ctypes.Structure):
 
 class Update(ctypes.Structure):
     _fields_ = [
-        *_fields(long="chunks", pointer="tensor begin end gradient weight mean square decay"),
+        *_fields(pointer="first tensor begin end gradient weight mean square step rate decay", long="tensors"),
         ("average", _POINTER * MOST_AVERAGES),
-        ("toward", _FLOAT * MOST_AVERAGES),
-        *_fields(int="averages", float="factor rate beta1 beta2 eps correction1 correction2", pointer="squares"),
+        ("toward", _DOUBLE * MOST_AVERAGES),
+        *_fields(long="averages", double="beta1 beta2 eps factor", pointer="squares"),
     ]
 
 
