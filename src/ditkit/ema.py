@@ -106,6 +106,5 @@ def _copy(network: nn.Module) -> nn.Module:
 
 
 def _move(average: nn.Module, network: nn.Module, decay: float) -> None:
-    averages = [parameter.data for parameter in average.parameters()]
-    weights = [parameter.data for parameter in network.parameters()]
-    torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore
+    # Not of their .data: that the averages have changed must be seen, where copies of them are kept.
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)  # pyright: ignore

@@ -102,24 +102,20 @@ class OnePass:
 
         Gradients, whose norm is `norm`, count as scaled down to the norm `clip`; they themselves stay as they are.
         """
-        gradients, groups = self._gradients(), self._optimizer.param_groups
+        gradients, (beta1, beta2, eps) = self._gradients(), _settings(self._optimizer.param_groups)
         moments = self._moments(gradients)
-        beta1, beta2, eps = _settings(groups)
         tables = _addresses([gradients, self._weights, *moments, *self._averages])
         if not np.array_equal(tables[1:], self._checked):  # at the first step, and after a checkpoint was loaded
             self._check(moments)
             self._checked = tables[1:]
+        arrays = dict(zip(("gradient", "weight", "mean", "square", "step"), tables[:5], strict=True))
         self._run(
             "update",
-            dict(zip(("gradient", "weight", "mean", "square", "step"), tables[:5], strict=True))
-            | {
-                "rate": np.array([group["lr"] for group in groups], dtype=np.float64)[self._group_P],
-                "decay": np.array([group["weight_decay"] for group in groups], dtype=np.float64)[self._group_P],
-            },
+            {**arrays, "rate": self._of_groups("lr"), "decay": self._of_groups("weight_decay")},
             tensors=len(self._weights),
             average=tuple(table.ctypes.data for table in tables[5:]),
-            toward=tuple(1 - decay for decay in decays),
-            averages=len(decays),
+            toward=tuple(1 - decay for decay, _ in zip(decays, self._averages, strict=True)),
+            averages=len(self._averages),
             beta1=beta1,
             beta2=beta2,
             eps=eps,
@@ -139,19 +135,25 @@ class OnePass:
                 means, squares = (torch.zeros_like(weight, memory_format=torch.preserve_format) for _ in range(2))
                 state = {"step": torch.zeros((), dtype=torch.float32), "exp_avg": means, "exp_avg_sq": squares}
                 self._optimizer.state[weight] = state
-        states = [self._optimizer.state.get(weight, {}) for weight in self._weights]
-        return [[state.get(slot) for state in states] for slot in ("exp_avg", "exp_avg_sq", "step")]
+        states = [self._optimizer.state.get(weight) for weight in self._weights]
+        return [[state[slot] if state else None for state in states] for slot in ("exp_avg", "exp_avg_sq", "step")]
+
+    def _of_groups(self, key: str) -> np.ndarray:
+        """A setting of the optimiser's groups, for each weight."""
+        return np.array([group[key] for group in self._optimizer.param_groups], dtype=np.float64)[self._group_P]
 
     def _check(self, moments: list[list[Tensor | None]]) -> None:
         """Raise ValueError unless the kernel may write to all these tensors."""
         means, squares, steps = moments
         for row in (self._weights, means, squares, steps, *self._averages):
             for tensor, weight in zip(row, self._weights, strict=True):
-                shape = () if row is steps else weight.shape
-                if tensor is not None and not (tensor.is_contiguous() and tensor.is_cpu and tensor.shape == shape):
-                    raise ValueError(f"the kernel updates contiguous tensors on a CPU, not one of {tuple(tensor.shape)}")
-                if tensor is not None and tensor.dtype != torch.float32:
-                    raise ValueError(f"the kernel updates tensors of float32, not of {tensor.dtype}")
+                shape = torch.Size() if row is steps else weight.shape
+                if tensor is None or (_is_plain(tensor) and tensor.shape == shape):
+                    continue
+                what = f"{tensor.dtype} on {tensor.device}, of {tuple(tensor.shape)} with strides {tensor.stride()}"
+                raise ValueError(
+                    f"the kernel updates contiguous float32 tensors on a CPU, of {tuple(shape)}; not {what}"
+                )
 
     def _run(self, function: str, arrays: dict[str, np.ndarray], **numbers: Any) -> None:
         """Call a function of the library; parts of the work are of about the same number of weights."""
@@ -165,6 +167,10 @@ class OnePass:
 def _addresses(rows: Sequence[Sequence[Tensor | None]]) -> np.ndarray:
     """Where the numbers of tensors are; 0 for None."""
     return np.array([[0 if tensor is None else tensor.data_ptr() for tensor in row] for row in rows], dtype=np.int64)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.is_contiguous() and tensor.dtype == torch.float32
 
 
 def _settings(groups: list[dict[str, Any]]) -> tuple[float, float, float]:

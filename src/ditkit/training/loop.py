@@ -211,7 +211,7 @@ def take_step(session: TrainingSession, batch: Batch, flags: Flags) -> tuple[lis
     A loss or gradient that is not finite, or a spike of the loss, is counted and the batch is not learnt from. Returns
     the flags that any process raised, and the step's metrics.
     """
-    config, network, step = session.config, session.trainable.network, session.step
+    config, step = session.config, session.step
     lr = optim.learning_rate(config.optim, step, config.train.steps) * session.loss_health.rate_factor
     result = compute_gradients(
         session.step_context,
@@ -222,20 +222,17 @@ def take_step(session: TrainingSession, batch: Batch, flags: Flags) -> tuple[lis
         lambda: report_less_memory(session),
     )
     # The norm before clipping: it is what tells that something is wrong, and what is logged.
-    loss, norm = float(result.loss_B.mean()), optim.norm(network)
+    loss, norm = float(result.loss_B.mean()), session.update.norm()
     fault = session.loss_health.diagnose(loss, norm, config.train.spike)
     if fault:
         skip_step(session, result, fault, loss, norm, lr)
     # From here on weights, averages, step and logs change one by one: until the row is written, nothing may be saved.
     session.committing = True
-    if not fault:
-        optim.clip(network, config.optim.clip, norm)
-        optim.set_rate(session.trainable.optimizer, lr)
-        session.trainable.optimizer.step()
-        session.ema.update(network, step + 1)
+    if fault:  # the power-function averages are a function of the step, which counts on
+        session.trainable.averages.update(session.trainable.network, step + 1)
+    else:
+        session.update(lr, norm, step + 1)
         session.loss_health = session.loss_health.accepted(loss)
-    # Also after a fault: the power-function averages are a function of the step, which counts on.
-    session.trainable.averages.update(network, step + 1)
     session.trainable.optimizer.zero_grad(set_to_none=True)
     session.step += 1
     quarters = by_quarter(result.loss_B, result.timestep_B / config.diffusion.timesteps)

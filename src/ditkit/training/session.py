@@ -14,9 +14,9 @@ from ..checkpoint import loading
 from ..checkpoint.tensors import Trainable
 from ..config import RunConfig
 from ..data.batches import Batches
-from ..ema import Ema
 from ..evaluation.judge import Judge
 from ..events import OnEvent
+from ..kernels.update import WeightUpdate
 from ..latents.codec import Codec
 from ..models.dit import DiT
 from ..runs.folder import RunFolder
@@ -42,7 +42,7 @@ class TrainingSession:
     fingerprint: str  # of the data set
     step_context: StepContext
     trainable: Trainable
-    ema: Ema
+    update: WeightUpdate
     batches: Batches
     validation: ValidationSet
     codec: Codec

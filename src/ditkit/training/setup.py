@@ -24,6 +24,7 @@ from ..estimation.preflight import check_needs, disk_remark
 from ..evaluation.judge import Judge, open_judge
 from ..events import OnEvent, Warned
 from ..io import paths
+from ..kernels.update import WeightUpdate
 from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
 from ..runs.logs import RunLogs
@@ -90,7 +91,7 @@ def open_session(
         fingerprint=dataset.fingerprint,
         step_context=context,
         trainable=trainable,
-        ema=ema,
+        update=WeightUpdate(trainable.network, trainable.optimizer, ema, trainable.averages, config.optim.clip),
         batches=_batches(config, data.train, group, device),
         validation=ValidationSet(data.validation, objective, config.seed),
         codec=data.codec,
