@@ -1,1 +1,1 @@
-"""Fast blocks of a DiT on a CPU: kernels in C between torch's matrix products."""
+"""Fast blocks of a DiT on a CPU, and the update of its weights: kernels in C between torch's matrix products."""
