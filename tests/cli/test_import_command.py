@@ -59,7 +59,7 @@ def done(capsys: pytest.CaptureFixture[str], line: str) -> tuple[str, str]:
 def test_an_imported_model_is_drawn_with_and_plotted_by_its_name(place: Path, capsys) -> None:
     out, err = done(capsys, "import celeba/ckpt.pt --as faces")
     assert out == "runs/faces\n"
-    assert "this is the original diffusion-transformer: 0.0M parameters, 2 labels, step 700, 500 losses" in err
+    assert "this is the original diffusion-transformer: 42,444 parameters, 2 labels, step 700, 500 losses" in err
     assert "`ditkit sample --model faces --labels female male`" in err
     images = json.loads(done(capsys, f"sample --model faces --labels female male --json {DRAW}")[0])["images"]
     with Image.open(images[1]["path"]) as picture:

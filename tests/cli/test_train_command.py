@@ -72,7 +72,7 @@ def test_training_says_what_it_does_and_what_to_type_next(capsys: pytest.Capture
     assert (code, out) == (0, "")
     assert warning.startswith("warning: the learning rate reaches 1.8e-04, not 6.0e-03: the warm-up of 100 steps")
     assert lines[0].startswith(
-        "training told: 0.0M parameters on cpu (float32), 60,000 images, 10 labels, in runs/told"
+        "training told: 34,209 parameters on cpu (float32), 60,000 images, 10 labels, in runs/told"
     )
     first = f"lr {recipes.load('mnist').optim.lr / 100:.2e}"
     assert lines[1].startswith("step 1/3  loss ") and "images/s" in lines[1] and first in lines[1]

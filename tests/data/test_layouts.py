@@ -122,7 +122,7 @@ def test_validation_images_without_labels_or_with_others_are_not_used_and_that_i
     assert len(_open(place)) == 2 and "not used: val/ (2 images), because" in " ".join(notes_of(_open(place)))
     place = _made(_images("train/a/1.png", "train/b/2.png", "val/a/3.png", "val/c/4.png"), "other")
     assert _both(place)[1] == {"val/a/3.png": "a"}
-    assert "1 images for validation, with labels that no training image has" in " ".join(notes_of(_open(place)))
+    assert "1 image for validation, with labels that no training image has" in " ".join(notes_of(_open(place)))
 
 
 def test_each_split_may_have_its_own_table():
@@ -534,7 +534,7 @@ def test_idx_files_that_are_wrong_or_several_say_so(files: Files, message: str):
         ({f"{index}.txt": f"a long tale of number {index}\nand more" for index in range(4)}, "they look like captions"),
         ({f"{index}.json": '{"width": 3}' for index in range(4)}, "none has a field of labels"),
         ({"0.cls": "a"}, None),
-        ({f"{index}.cls": "a" for index in range(2)}, "not read: 2 .cls files, because most images have none"),
+        ({f"{index}.cls": "a" for index in range(2)}, "not read: 2 .cls files, as most images have none"),
     ],
 )
 def test_files_beside_the_images_that_give_no_labels_are_mentioned(files: Files, note: str | None):
@@ -560,7 +560,7 @@ def test_validation_images_in_a_folder_that_is_no_class_are_not_used_and_some_ar
     place = _made(_images(*names, "val/images/x.png", "test/images/y.png"))
     learnt, held = _both(place)
     assert len(learnt) == 36 and len(held) == 4 and set({**learnt, **held}.values()) == {"n0", "n1"}
-    assert "1 images for validation, with labels that no training image has" in " ".join(notes_of(_open(place)))
+    assert "1 image for validation, with labels that no training image has" in " ".join(notes_of(_open(place)))
 
 
 @pytest.mark.parametrize(("inner", "said"), [(("cat", "dog"), True), (("000", "001"), False), (("cat",), False)])

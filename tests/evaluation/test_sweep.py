@@ -30,7 +30,7 @@ def sweep(capsys, *line: str) -> tuple[int, str, str]:
 def test_every_combination_is_drawn_once_and_looks_as_sample_draws_it(tmp_path, capsys):
     line = ["--guidance", "1,3", "--steps", "2, 4,2", "--labels", "7", "--out", "all"]
     code, out, err = sweep(capsys, *line)
-    assert code == 0 and "4 ways of drawing 1 images each" in err
+    assert code == 0 and "4 ways of drawing 1 image each" in err
     rows = json.loads((tmp_path / "all/sweep.json").read_text(encoding="utf-8"))["ways"]
     assert [(row["steps"], row["guidance"]) for row in rows] == [(2, 1), (2, 3), (4, 1), (4, 3)]
     assert [row["calls"] for row in rows] == [2, 2, 4, 4] and all(row["seconds_an_image"] > 0 for row in rows)

@@ -7,7 +7,7 @@ import tomllib
 
 from ditkit.cli.app import main
 from ditkit.io.paths import not_there
-from ditkit.io.text import as_toml, format_count, plus_minus
+from ditkit.io.text import as_toml, format_count, parameter_count, plural, plus_minus
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,9 @@ def test_commands_name_the_folder_that_was_meant(tmp_path, monkeypatch, capsys, 
 )
 def test_large_numbers_have_three_digits_and_a_letter(number: int, expected: str) -> None:
     assert format_count(number) == expected
+
+
+def test_one_is_not_plural_and_small_networks_have_a_size():
+    assert [plural(count, "image") for count in (0, 1, 2, 1200)] == ["0 images", "1 image", "2 images", "1,200 images"]
+    sizes = [parameter_count(count) for count in (1, 31_402, 412_345, 7_446_000, 675_129_632)]
+    assert sizes == ["1 parameter", "31,402 parameters", "0.412M parameters", "7.45M parameters", "675M parameters"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from ..io import text
 from ..io.text import format_size
 from . import complete, console
 from .import_export import DTYPE
@@ -121,7 +122,7 @@ def _lines(files: dict[str, int]) -> list[str]:
 
 
 def _total(files: dict[str, int]) -> str:
-    return f"{len(files)} files, {format_size(sum(files.values()))}"
+    return f"{text.plural(len(files), 'file')}, {format_size(sum(files.values()))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ def pull_(what: Download, output: Annotated[Output, only("yes runs_dir quiet")])
     with watching(quiet=output.quiet, yes=output.yes):
         progress = console.watch(quiet=output.quiet)
         folder, info = pull(what.repo, name=what.name, runs_dir=output.runs_dir, progress=progress)
-    console.say(f"step {info.step:,}, {len(info.labels)} labels", quiet=output.quiet)
+    console.say(f"step {info.step:,}, {text.plural(len(info.labels), 'label')}", quiet=output.quiet)
     word = shlex.quote(str(folder) if output.runs_dir is not None else folder.name)
     console.say(f"draw with `ditkit sample --model {word}`", quiet=output.quiet)
     if not output.quiet:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..io import text
 from . import complete, console
 from .opt import examples, only, opt
 from .options import MODEL, Model, Output, Settings
@@ -106,7 +107,7 @@ def import_(
             progress=console.watch(quiet=quiet),
         )
     info, run = model.info, model.run
-    count = f"{model.parameters / 1e6:.1f}M parameters, {len(info.labels)} labels"
+    count = f"{text.parameter_count(model.parameters)}, {text.plural(len(info.labels), 'label')}"
     step = f", step {info.step:,}" if info.step else ""
     losses = f", {model.losses:,} losses" if model.losses else ""
     console.say(f"this is {model.origin}: {count}{step}{losses}", quiet=quiet)

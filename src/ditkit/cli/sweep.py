@@ -93,8 +93,8 @@ def run(
     shown, samples = request.labels[:SHOWN], judging.samples
     about = {"model": request.origin, "step": request.info.step, "seed": request.seed}
     about |= {"labels": shown, "samples": samples}
-    ways = "1 way" if count == 1 else f"{count} ways"
-    console.say(f"{ways} of drawing {samples or len(shown)} images each", quiet=output.quiet)
+    each = text.plural(samples or len(shown), "image")
+    console.say(f"{text.plural(count, 'way')} of drawing {each} each", quiet=output.quiet)
     rows: list[SweepRow] = []
     try:
         with watching(quiet=output.quiet, yes=output.yes):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..io import text
 from ..runtime import clock, launch
 from . import complete, console
 from .opt import changes, examples, only, opt
@@ -152,7 +153,7 @@ def _print_plan(run: ResolvedRun, optimiser: Optimiser, output: TrainOutput, mac
     )
     measured = _measures_lr(optimiser, run.existing)
     rate = "learning rate to be measured first" if measured else f"learning rate {config.optim.lr:g}"
-    counts = f"{report['images']:,} images, {report['labels']} labels"
+    counts = f"{text.plural(report['images'], 'image')}, {text.plural(report['labels'], 'label')}"
     console.say(f"would train {run.folder.path}: {counts}, {rate}")
     for line in estimation_report.report_lines(report):
         console.say(line)
@@ -224,8 +225,8 @@ def _say_remarks(run: ResolvedRun, datasets: Datasets, *, quiet: bool) -> None:
     """What the settings of a new run do that is hardly wanted."""
     from ..runs.remarks import remarks
 
-    for text in () if run.existing else remarks(run.config, len(datasets.train.labels)):
-        console.say(f"warning: {text}", quiet=quiet)
+    for remark in () if run.existing else remarks(run.config, len(datasets.train.labels)):
+        console.say(f"warning: {remark}", quiet=quiet)
 
 
 def _announce_init_from(run: ResolvedRun, datasets: Datasets, *, measures_lr: bool, quiet: bool) -> None:

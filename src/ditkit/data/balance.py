@@ -9,6 +9,7 @@ import numpy as np
 from ..config import RunConfig
 from ..errors import DataError
 from ..io.progress import progress
+from ..io.text import plural
 from .batches import Batch, Decoded, Reader, stream_seed
 from .contract import Dataset
 from .resident import BatchTarget
@@ -26,7 +27,7 @@ def label_ids_of(data: Dataset | Reader) -> np.ndarray:
         return np.asarray(ids, dtype=np.int64)
     dataset: Any = data
     read = np.full(len(dataset), -1, dtype=np.int64)
-    with progress(f"reading {len(dataset):,} images for their labels (data.balance)") as show:
+    with progress(f"reading {plural(len(dataset), 'image')} for their labels (data.balance)") as show:
         for index in range(len(dataset)):
             try:
                 read[index] = dataset[index][1]

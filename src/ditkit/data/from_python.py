@@ -24,6 +24,7 @@ from PIL import Image
 from ..config import DataConfig, RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..io.progress import progress
+from ..io.text import plural
 from .arrays import as_array, as_picture, float_range
 from .contract import Dataset, Datasets, Split, holdout
 from .decode import fit, to_plain
@@ -198,7 +199,7 @@ def _label_names(items: Any, labels: Sequence[str] | None) -> tuple[str, ...]:
         return names
     if _read(items, 0)[1] is None:
         return ()
-    with progress(f"reading {len(items):,} items for their labels (`labels=` says them at once)") as show:
+    with progress(f"reading {plural(len(items), 'item')} for their labels (`labels=` says them at once)") as show:
         seen: set[Any] = set()
         for row in range(len(items)):
             seen.add(_label(_read(items, row)[1], row))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io import text as io_text
+from ..io.text import plural
 from .formats import sentence
 from .settle import sentences
 
@@ -27,7 +28,7 @@ _LABEL = 40
 def lines(survey: Survey, config: RunConfig, name: str) -> Iterator[str]:
     """The report, no line much wider than 80 characters but for names."""
     place = f" in {io_text.flat(config.data.path)}" if config.data.path else ""
-    yield f"{io_text.flat(name)}: {_count(survey.images, 'image')}{place}"
+    yield f"{io_text.flat(name)}: {plural(survey.images, 'image')}{place}"
     if survey.examined < survey.images:
         yield f"{survey.examined:,} of them are examined: what follows is about these" + (
             ", but for the counts" if survey.all_counted else ""
@@ -67,7 +68,7 @@ def _remedy(survey: Survey, config: RunConfig) -> str:
     """The warning about unreadable images: what training would do, and what to do."""
     allowed = survey.unreadable <= config.data.max_bad * survey.examined
     then = "training would replace them by others" if allowed else "training would stop (data.max_bad)"
-    return f"warning: {_count(survey.unreadable, 'image')} cannot be read, and {then}: mend them or take them away"
+    return f"warning: {plural(survey.unreadable, 'image')} cannot be read, and {then}: mend them or take them away"
 
 
 def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) -> dict[str, Any]:
@@ -108,10 +109,6 @@ def as_json(survey: Survey, config: RunConfig, name: str, picture: Path | None) 
     }
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def _counts(survey: Survey) -> Iterator[str]:
     """A table: a line for each label, a column for each split."""
     splits = list(survey.counts)
@@ -143,7 +140,7 @@ def _sizes(survey: Survey, config: RunConfig) -> Iterator[str]:
         yield f"  most common of {len(survey.sizes):,}: {common}"
     if survey.enlarged:
         part = 100 * survey.enlarged / sum(survey.sizes.values())
-        yield f"  {_count(survey.enlarged, 'image')} ({part:.1f} %) smaller than {width}x{height}: enlarged, so blurred"
+        yield f"  {plural(survey.enlarged, 'image')} ({part:.1f} %) smaller than {width}x{height}: enlarged, so blurred"
 
 
 def _by_shorter_side(survey: Survey) -> list[tuple[str, int]]:
@@ -177,12 +174,12 @@ def _duplicates(survey: Survey) -> Iterator[str]:
     if not survey.duplicate_groups:
         yield "duplicates: none"
         return
-    groups = _count(survey.duplicate_groups, "group")
+    groups = plural(survey.duplicate_groups, "group")
     if survey.across_splits:
         groups += f", {survey.across_splits:,} across train and validation"
     if survey.across_labels:
         groups += f", {survey.across_labels:,} with different labels"
-    yield f"duplicates: {_count(survey.duplicate_images, 'image')} in {groups}"
+    yield f"duplicates: {plural(survey.duplicate_images, 'image')} in {groups}"
     for group in survey.duplicates_listed[:_MOST_LISTED]:
         more = len(group) - _MOST_COPIES
         yield "  " + " = ".join(map(_copy, group[:_MOST_COPIES])) + (f" … and {more:,} more" if more > 0 else "")
@@ -198,7 +195,7 @@ def _unreadable(survey: Survey) -> Iterator[str]:
     if not survey.unreadable:
         yield "unreadable: none"
         return
-    yield f"unreadable: {_count(survey.unreadable, 'image')}"
+    yield f"unreadable: {plural(survey.unreadable, 'image')}"
     for place, why in survey.unreadable_listed[:_MOST_LISTED]:
         yield f"  {io_text.flat(place)}: {io_text.flat(why)}"
     if survey.unreadable > _MOST_LISTED:

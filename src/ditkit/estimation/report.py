@@ -13,7 +13,7 @@ from ..errors import DataError, MachineError, UsageError
 from ..io import paths
 from ..io.download import offline_within
 from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
-from ..io.text import format_count, format_duration, format_size
+from ..io.text import format_count, format_duration, format_size, parameter_count, plural
 from ..models.size import parameters
 from ..runs.folder import RunFolder
 from ..runtime.launch import launched
@@ -215,11 +215,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     """The report in words and columns."""
     flops, memory, disk = report["flops_per_image"], report["memory"], report["disk"]
     parts = [f"{format_size(memory[key]):>10}  {name}" for key, name in _MEMORY.items() if memory[key]]
-    images = "" if report["images"] is None else f", {report['images']:,} images"
+    images = "" if report["images"] is None else f", {plural(report['images'], 'image')}"
     return [
-        f"{report['parameters'] / 1e6:.2f}M parameters, {report['labels']} labels{images}",
+        f"{parameter_count(report['parameters'])}, {plural(report['labels'], 'label')}{images}",
         f"{format_count(flops['forward'])}FLOP an image forward, {format_count(flops['training'])}FLOP in training",
-        f"{report['steps']:,} steps of {_batch(report)} images on {report['device']} ({report['dtype']})",
+        f"{plural(report['steps'], 'step')} of {_batch(report)} images on {report['device']} ({report['dtype']})",
         "",
         "memory:",
         *parts,

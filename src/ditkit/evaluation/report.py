@@ -10,6 +10,7 @@ from ..config import RunConfig
 from ..errors import UsageError, unknown
 from ..io.packages import check_packages
 from ..io.paths import expanded, not_there
+from ..io.text import plural
 from .figures import FIGURES, NEGATIVE_KID, written
 
 DEFAULT_SAMPLES = 10_000  # the Fréchet distance of fewer is too large, the more so the fewer
@@ -49,7 +50,7 @@ def report_lines(record: Mapping[str, Any], name: str) -> Iterator[str]:
     """
     drawn, features, metrics = record["drawn"], record["features"], record["metrics"]
     yield (
-        f"{drawn['samples']:,} images of {name} ({drawn['sampler']}, {drawn['steps']} steps, "
+        f"{drawn['samples']:,} images of {name} ({drawn['sampler']}, {plural(drawn['steps'], 'step')}, "
         f"guidance {drawn['guidance']:g}) against {record['reference']['images']:,} real ones"
     )
     yield from [record["labels"]] if record.get("labels") else []

@@ -11,6 +11,7 @@ from ..autoencoders.files import PIXEL
 from ..config import DataConfig, to_dict
 from ..errors import UsageError
 from ..io.hub import SCHEME, is_hub, parse
+from ..io.text import plural
 from ..models.size import parameters
 from ..runs.model_info import ModelInfo
 from ..runs.public import public_setting, without_places
@@ -128,11 +129,11 @@ def _facts(model: Model) -> Mapping[str, str]:
         f"{network.conditioning}",
         "parameters": f"{parameters(config, len(info.labels)):,}",
         "process": f"{diffusion.process}, the network predicts {diffusion.objective}",
-        "batch": f"{config.train.batch_size} images",
-        "learning rate": f"{optim.lr:g}, {optim.schedule}, {optim.warmup_steps:,} steps of warm-up",
+        "batch": f"{plural(config.train.batch_size, 'image')}",
+        "learning rate": f"{optim.lr:g}, {optim.schedule}, {plural(optim.warmup_steps, 'step')} of warm-up",
         "weights": f"moving average, decay {optim.ema_decay:g}, {model.dtype}",
         "labels dropped": f"{diffusion.label_drop:.0%}" if info.labels else "",
-        "sampler": f"{sample.sampler}, {sample.steps} steps, guidance {sample.guidance:g}",
+        "sampler": f"{sample.sampler}, {plural(sample.steps, 'step')}, guidance {sample.guidance:g}",
         "steps": f"{info.step:,}",
         "validation loss": f"{model.validation[1]:.4g} at step {model.validation[0]:,}" if model.validation else "",
     }

@@ -120,6 +120,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def parameter_count(number: int) -> str:
+    """`7.45M parameters`, `12,345 parameters`."""
+    return f"{number / 1e6:.3g}M parameters" if number >= 1e5 else plural(number, "parameter")
+
+
 def format_count(number: int) -> str:
     """`4.2 M`, `16 G`, `2.4 T`: in front of a unit."""
     for size, letter in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")):

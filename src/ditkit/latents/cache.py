@@ -34,6 +34,7 @@ from ..io import atomic, safetensors
 from ..io.locks import exclusive
 from ..io.paths import NO_ROOM, cache_folder, check_room
 from ..io.progress import Progress, progress
+from ..io.text import plural
 from ..runs.model_info import LatentStats
 
 FORMAT = 1
@@ -172,7 +173,7 @@ def _describe(spec: LatentSpec, folder: Path, *, unfinished: bool) -> None:
     """What `ditkit data list` says of it."""
     config, note = spec.config, folder / "about.json"
     source = config.autoencoder.source or config.autoencoder.name
-    text = f"latents of {len(spec.dataset):,} images ({config.data.name}, {spec.split}) by {source}"
+    text = f"latents of {plural(len(spec.dataset), 'image')} ({config.data.name}, {spec.split}) by {source}"
     about = json.dumps({"source": text, **({"unfinished": "yes"} if unfinished else {})})
     if not note.is_file() or note.read_text(encoding="utf-8", errors="replace") != about:
         atomic.write_atomically(note, about)
@@ -183,7 +184,9 @@ def _make(spec: LatentSpec, folder: Path, shards: dict[int, dict[str, Any]], mis
     check_room("the cache of latents", folder, len(missing) * size * spec.image_bytes + (1 << 20))
     ranges = {number: range(number * size, min(total, (number + 1) * size)) for number in missing}
     done = total - sum(len(indices) for indices in ranges.values())
-    text = f"encoding {total - done:,} images ({spec.split}) into latents, once for all runs on them, in {folder}"
+    text = (
+        f"encoding {plural(total - done, 'image')} ({spec.split}) into latents, once for all runs on them, in {folder}"
+    )
     with progress(text) as show:
         for number, indices in ranges.items():
             before = done

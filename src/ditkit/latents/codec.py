@@ -15,6 +15,7 @@ from ..config import RunConfig
 from ..data.contract import Dataset
 from ..data.pixels import to_tensor, to_uint8
 from ..errors import DataError
+from ..io.text import plural
 from ..runs.model_info import LatentStats
 
 
@@ -103,6 +104,6 @@ def summary_lines(figures: Mapping[str, float], count: int, config: RunConfig) -
     """What was encoded and decoded, and how well, in words."""
     (height, width), (channels, *latent) = config.data.image_size, config.shape
     return [
-        f"{count} images of {height}x{width} as {channels}x{latent[0]}x{latent[1]} latents and back",
+        f"{plural(count, 'image')} of {height}x{width} as {channels}x{latent[0]}x{latent[1]} latents and back",
         "PSNR {psnr_db:.1f} dB on average, from {worst_db:.1f} to {best_db:.1f}".format(**figures),
     ]

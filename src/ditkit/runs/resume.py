@@ -14,7 +14,7 @@ from ..config import RunConfig
 from ..errors import CheckpointError, DataError, UsageError
 from ..io.atomic import is_leftover, make_folder
 from ..io.paths import claim_free
-from ..io.text import as_toml
+from ..io.text import as_toml, plural
 from . import manifest
 from .folder import LOCK, RunFolder, cannot_write, lock
 from .init_from import keep_first_weights
@@ -61,7 +61,7 @@ class RunPlan:
         if self.step < planned:
             said = f"{folder} is at step {self.step} of {planned}, past --steps {steps}"
             return said, f"continue with `{again}`, or start a new run with --fresh"
-        said = f"{folder} is finished: {self.step} steps"
+        said = f"{folder} is finished: {plural(self.step, 'step')}"
         return said, f"train on with `{again} --steps {2 * self.step}`, or start a new run with --fresh"
 
 

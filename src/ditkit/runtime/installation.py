@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..io.paths import cache_dir, free_disk, nearest_folder
+from ..io.text import plural
 
 # Distribution, module that must import, and whether ditkit needs it.
 PARTS = (
@@ -58,12 +59,12 @@ def describe_devices() -> Iterator[str]:
     device = find_device("auto")
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     dtype = str(find_dtype("auto", device)).removeprefix("torch.")
-    yield f"trains on {device}{name} in {dtype}, {torch.get_num_threads()} threads"
+    yield f"trains on {device}{name} in {dtype}, {plural(torch.get_num_threads(), 'thread')}"
     kinds = {"nccl": torch.distributed.is_nccl_available, "gloo": torch.distributed.is_gloo_available}
     links = [kind for kind, is_there in kinds.items() if torch.distributed.is_available() and is_there()]
     rank, size = launched()
     launch = f"; this is process {rank} of {size}" if size > 1 else ""
-    yield f"several processes by {' or '.join(links) or 'nothing'}, {torch.cuda.device_count()} GPUs{launch}"
+    yield f"several processes by {' or '.join(links) or 'nothing'}, {plural(torch.cuda.device_count(), 'GPU')}{launch}"
 
 
 def describe_folders(runs: Path) -> Iterator[str]:

@@ -64,7 +64,7 @@ def open_session(
     hold the checkpoints, latents.cache.Interrupted when `should_stop` becomes true while latents are encoded.
     """
     if config.train.batch_size < group.size:
-        raise UsageError(f"{group.size} processes share {config.train.batch_size} images", "raise --batch-size")
+        raise UsageError(f"{group.size} processes share a batch of {config.train.batch_size}", "raise --batch-size")
     datasets = datasets or _open_datasets(config, on_event)
     dataset, config = datasets.train, settled_by(config, datasets.train)
     group.require_same(dataset.fingerprint, "images")

@@ -12,7 +12,7 @@ from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Vali
 from ..io.progress import reporting_to
 from ..io.reading import open_picture
 from ..io.terminal import draws_bars, stderr
-from ..io.text import format_duration, plus_minus, visible
+from ..io.text import format_duration, parameter_count, plural, plus_minus, visible
 from ..runtime import launch
 from .progress import announced
 
@@ -89,12 +89,12 @@ class TrainingProgress:
         self._first, self._steps, self.labels = event.step, event.steps, event.labels
         self._began, self._next_line = time.monotonic(), event.step
         self._last_line = self._began - BETWEEN_LINES
-        labels = f"{len(event.labels)} labels" if event.labels else "no labels"
+        labels = plural(len(event.labels), "label") if event.labels else "no labels"
         name = self.name or event.folder.name
         verb = f"continuing at step {event.step} of" if event.step else "training"
         self.note(
-            f"{verb} {name}: {event.parameters / 1e6:.1f}M parameters on {event.device} ({event.dtype}), "
-            f"{event.images:,} images, {labels}, in {event.folder}"
+            f"{verb} {name}: {parameter_count(event.parameters)} on {event.device} ({event.dtype}), "
+            f"{plural(event.images, 'image')}, {labels}, in {event.folder}"
         )
         if draws_bars(self.console) and not self.quiet:
             self._bar = _bar(self.console)
@@ -165,7 +165,7 @@ def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) ->
     if elsewhere:
         words += ["--model", str(finished.folder)]
     took = format_duration(finished.seconds)
-    return [f"done: {finished.steps} steps in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]
+    return [f"done: {plural(finished.steps, 'step')} in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]
 
 
 def _bar(terminal: Any) -> Progress:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, unknown
+from ...io.text import plural
 from ..sources.compact_names import hashes
 from .columns import LABELS
 from .listing import Labelled, Listing, places_and_seconds
@@ -33,7 +34,9 @@ def labels_beside(listing: Listing, images: Listing, label_by: str | None) -> tu
         beside = listing.only({extension})
         if 2 * len(beside) < len(images):
             if len(beside) > 1 and 10 * len(beside) >= len(images):
-                notes.append(f"not read: {len(beside):,} {extension} files, because most images have none beside them")
+                notes.append(
+                    f"not read: {plural(len(beside), extension + ' file')}, as most images have none beside them"
+                )
             continue
         rows = _belonging(beside, images)
         missing = np.flatnonzero(rows < 0)

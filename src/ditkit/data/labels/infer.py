@@ -134,7 +134,7 @@ def _of_each_split(listing: Listing, images: Listing, splits: Splits, config: Da
             if part == TRAIN and origins and bool(labels) != bool(labelled.labels):
                 raise DataError(f"only some of {', '.join(splits.names)} in {listing.where} have labels", _OTHERWISE)
             if part == VALIDATION and labels and not labelled.labels:
-                notes.append(f"not used: {name} ({len(rows):,} images), because they have no labels")
+                notes.append(f"not used: {name} ({plural(len(rows), 'image')}), because they have no labels")
             elif labelled.labels:
                 new = [labels.setdefault(label, len(labels)) for label in labelled.labels]
                 label_ids[rows] = np.append(new, -1)[labelled.label_ids]
@@ -159,7 +159,9 @@ def _as_in_training(labelled: Labelled, parts: np.ndarray) -> Labelled:
     new = np.full(len(labelled.labels) + 1, -1)
     new[used] = np.arange(len(used))
     lost = int(((parts == VALIDATION) & (ids >= 0) & (new[ids] < 0)).sum())
-    notes = (f"not used: {lost:,} images for validation, with labels that no training image has",) if lost else ()
+    notes = (
+        (f"not used: {plural(lost, 'image')} for validation, with labels that no training image has",) if lost else ()
+    )
     labels = tuple(labelled.labels[label] for label in used)
     return replace(labelled, labels=labels, label_ids=new[ids], notes=(*labelled.notes, *notes))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import DataError
+from ...io.text import plural
 from ..sources.archive import MemberSource
 from ..sources.splits import EXACT, kind_of
 from .listing import Listing, common_start
@@ -51,12 +52,12 @@ class Splits:
         """What was understood, in lines."""
         counts = np.bincount(self.parts, minlength=3)
         named = {part: _some([name for name, other in self.names.items() if other == part]) for part in _PARTS.values()}
-        text = f"{named[TRAIN]} to train on ({counts[TRAIN]:,} images)"
+        text = f"{named[TRAIN]} to train on ({plural(counts[TRAIN], 'image')})"
         if named[VALIDATION]:
             text += f", {named[VALIDATION]} for validation ({counts[VALIDATION]:,})"
         lines = [f"splits, by name: {text}"]
         if named[LEFT_OUT]:
-            lines.append(f"not used: {named[LEFT_OUT]} ({counts[LEFT_OUT]:,} images), for testing by name")
+            lines.append(f"not used: {named[LEFT_OUT]} ({plural(counts[LEFT_OUT], 'image')}), for testing by name")
         return lines
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import DataError
+from ...io.text import plural
 from ..labels import attributes
 from .files import hidden
 
@@ -85,7 +86,7 @@ def read_attributes(path: Path, label_by: str) -> tuple[tuple[str, ...], dict[st
     else:
         names, rows = lines[1].split(), lines[2:]
         if len(rows) != int(lines[0]):
-            raise DataError(f"{path} says that it has {int(lines[0])} rows, but has {len(rows)}", broken)
+            raise DataError(f"{path} says that it has {plural(int(lines[0]), 'row')}, but has {len(rows)}", broken)
     chosen = attributes.choose(label_by, names)
     columns = [names.index(name) + 1 for name in chosen]
     values = {"1": 1, "-1": 0, **({"0": 0} if is_csv else {})}
