@@ -7,14 +7,12 @@ import contextlib
 import ctypes
 import hashlib
 import os
-import platform
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -22,112 +20,122 @@ import torch
 from ..errors import MachineError
 from ..io import atomic
 from ..io.paths import private_folder
-from ..runtime.memory import system_text
+from . import compiler
 from .arguments import STRUCTS
+from .compiler import KernelsUnavailable
 
-_SOURCE = Path(__file__).parent / "source"
-# Sums may be added up in another order only where a loop says so (omp simd): a NaN stays one, and so does 0 - 0.
-_FLAGS = ("-O3", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-_SHARED = ("-fvisibility=hidden", "-shared", "-fPIC")
-_SECONDS = 120  # after which a compiler counts as broken
-_ENDING = ".dylib" if sys.platform == "darwin" else ".so"
+_SECONDS = 60  # after which a library that is being loaded counts as damaged
+_NONE = "there is no C compiler (cc, gcc or clang)"
 
 
-class KernelsUnavailable(Exception):
-    """The kernels cannot be used here; says why, in a few words."""
-
-
-@lru_cache(maxsize=1)
 def open_library() -> ctypes.CDLL:
-    """The library of the kernels. Raises KernelsUnavailable where it can be neither found nor compiled."""
-    if os.name == "nt":
-        raise KernelsUnavailable("they are not built for Windows")
-    library = _load(_compiled())
-    for number, struct in enumerate(STRUCTS):
-        if library.size_of(number) != ctypes.sizeof(struct):
-            raise KernelsUnavailable(f"the compiler lays out {struct.__name__} in another way")
-    library.use_openmp(*_openmp())
+    """The library of the kernels. Raises KernelsUnavailable where it can be neither compiled nor found."""
+    library = _library()
+    if isinstance(library, str):
+        raise KernelsUnavailable(library)
     return library
 
 
 def library_name() -> str:
-    """The name of the library's file, which changes with its source, the compiler and the processor."""
-    return Path(open_library()._name).name
+    """The name of the library, which changes with its content and the processor."""
+    path = Path(open_library()._name)
+    if path in compiler.prebuilt_libraries():
+        return f"{path.stem}-{_digest(path.read_bytes() + compiler.processor().encode())}"
+    return path.stem
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL(str(path))
-        library.size_of.restype = library.attention_scratch.restype = ctypes.c_int64
-        library.use_openmp.argtypes = [ctypes.c_void_p] * 3
-    except (OSError, AttributeError) as error:
-        raise KernelsUnavailable(f"their library cannot be loaded: {error}") from None
-    return library
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL | str:
+    """The library, or why there is none: what the first compiler says, which is tried once in a process."""
+    if os.name == "nt":
+        return "they are not built for Windows"
+    by_compilers = [partial(_compiled, command) for command in compiler.compilers()]
+    ready = [partial(_tried, path) for path in compiler.prebuilt_libraries()]
+    reasons = [] if by_compilers else [_NONE]
+    ways: list[Callable[[], ctypes.CDLL]] = [*by_compilers, *ready]
+    for way in ways:
+        try:
+            library = way()
+        except KernelsUnavailable as error:
+            reasons.append(str(error))
+        else:
+            library.use_openmp(*_openmp())
+            return library
+    return reasons[0]
 
 
-def _compiled() -> Path:
-    """The library in the cache, compiled where it is not there yet; its name holds its own hash, which is checked."""
-    command, version = _compiler()
-    sources = [file.read_bytes() for file in sorted(_SOURCE.iterdir())]
-    inputs = "\n".join([*command, version, _processor()]).encode()
+def _compiled(command: list[str]) -> ctypes.CDLL:
+    """The library of the cache, compiled where it is not there yet; its name holds its own hash, which is checked."""
+    sources = [file.read_bytes() for file in sorted(compiler.SOURCE.iterdir())]
+    inputs = "\n".join([*command, compiler.version(command), compiler.processor()]).encode("utf-8", "surrogateescape")
     key = hashlib.sha256(b"\0".join([inputs, *sources])).hexdigest()[:20]
+    content, why = None, ""
+    for folder in _folders():
+        try:
+            path, load = _kept(folder, key), _load
+            if path is None:
+                content, load = content or compiler.compiled(command), _tried
+                path = folder / f"{key}-{_digest(content)}{compiler.ENDING}"
+                atomic.write_atomically(path, content)
+        except OSError as error:
+            why = f"{folder} cannot be written to: {error.strerror}"
+            continue
+        try:
+            return load(path)
+        except KernelsUnavailable as error:
+            why = str(error)
+            with contextlib.suppress(OSError):  # perhaps the compiler's mistake, who may do better another time
+                path.unlink()
+    raise KernelsUnavailable(why)
+
+
+def _kept(folder: Path, key: str) -> Path | None:
+    """A whole library in a folder."""
+    paths = sorted(folder.glob(f"{key}-*{compiler.ENDING}"))
+    return next((path for path in paths if path.stem == f"{key}-{_digest(path.read_bytes())}"), None)
+
+
+def _folders() -> Iterator[Path]:
+    """Where a library may lie: the cache, or, where that is full, not to be written to or not to be executed from, a
+    folder that this process removes again."""
+    with contextlib.suppress(MachineError):
+        yield private_folder("kernels")
     try:
-        folder = private_folder("kernels")
-    except MachineError:  # a cache that cannot be written to: compiled for this process alone
         folder = Path(tempfile.mkdtemp(prefix="ditkit-kernels-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for path in sorted(folder.glob(f"{key}-*{_ENDING}")):
-        if path.stem == f"{key}-{_digest(path.read_bytes())}":
-            return path
-    content = _compile(command)
-    path = folder / f"{key}-{_digest(content)}{_ENDING}"
-    try:
-        atomic.write_atomically(path, content)
-    except OSError as error:
-        raise KernelsUnavailable(f"{path.parent} cannot be written to: {error.strerror}") from None
-    return path
+    except OSError:
+        return
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    yield folder
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:20]
 
 
-def _compile(command: list[str]) -> bytes:
-    """The library's bytes."""
-    with tempfile.TemporaryDirectory(prefix="ditkit-kernels-") as folder:
-        out = Path(folder) / f"kernels{_ENDING}"
-        arguments = [*command, str(_SOURCE / "kernels.c"), "-o", str(out), "-lm"]
-        try:
-            done = subprocess.run(arguments, capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise KernelsUnavailable(f"the compiler {command[0]} does not work: {error}") from None
-        if done.returncode or not out.is_file():
-            lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-            why = lines[0][:200] if lines else f"it ended with {done.returncode}"
-            raise KernelsUnavailable(f"the compiler {command[0]} does not work: {why}")
-        return out.read_bytes()
-
-
-def _compiler() -> tuple[list[str], str]:
-    """The command that compiles a library for this processor, without its files, and the compiler's version."""
-    names = [word for word in (os.environ.get("CC"), "cc", "gcc", "clang") if word]
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None:
-        raise KernelsUnavailable("there is no C compiler (cc, gcc or clang)")
-    native = "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") else "-march=native"
-    architecture = os.environ.get("DITKIT_KERNELS_ARCH", native)
+def _tried(path: Path) -> ctypes.CDLL:
+    """A library that another process has loaded before, as a damaged one would end this process."""
+    command = [sys.executable, "-I", "-S", "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1]).size_of(0)", str(path)]
     try:
-        done = subprocess.run([found, "--version"], capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelsUnavailable(f"the compiler {found} does not work: {error}") from None
-    return [found, *_FLAGS, architecture, *_SHARED], done.stdout.decode("utf-8", "replace")
+        raise KernelsUnavailable(f"their library cannot be tried: {error}") from None
+    if done.returncode < 0:
+        raise KernelsUnavailable(f"their library is damaged: loading it ends with {done.returncode}")
+    return _load(path)
 
 
-def _processor() -> str:
-    """What `native` means: the processor's name and what it can compute."""
-    info = system_text(Path("/proc/cpuinfo"))
-    lines = re.findall(r"^(?:model name|flags|Features|CPU part)\s*:.*$", info, re.MULTILINE)
-    return "\n".join([platform.machine(), platform.processor(), *dict.fromkeys(lines)])
+def _load(path: Path) -> ctypes.CDLL:
+    """A library, once it is certain that it lays out structs as Python does. Raises KernelsUnavailable."""
+    try:
+        library = ctypes.CDLL(str(path))
+        library.size_of.restype = library.attention_scratch.restype = ctypes.c_int64
+        library.use_openmp.argtypes = [ctypes.c_void_p] * 3
+        wrong = [struct for number, struct in enumerate(STRUCTS) if library.size_of(number) != ctypes.sizeof(struct)]
+    except (OSError, AttributeError) as error:
+        raise KernelsUnavailable(f"their library cannot be loaded: {error}") from None
+    if wrong:
+        raise KernelsUnavailable(f"their library lays out {wrong[0].__name__} in another way")
+    return library
 
 
 def _openmp() -> tuple[int | None, int | None, int | None]:

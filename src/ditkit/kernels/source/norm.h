@@ -60,7 +60,7 @@ static void NAME(norm_backward_part)(const void *pointer, int part, int parts) {
     if (a->d_gate) memset(d_gate, 0, D * sizeof(float));
     for (int64_t row = begin; row < end; row++) {
       const float *dh2 = a->dh2 + row * D;
-      float *dh = a->dh + row * D;
+      float *dh = AT(a->dh, row * D);
       if (a->da) {
         const S *da = (const S *)a->da + row * D;
         const float *h = a->h + row * D, factor = a->factor[row], mean = a->mean ? a->mean[row] : 0;
