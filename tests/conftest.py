@@ -18,6 +18,7 @@ import pytest
 FAST = "not (faults or docs or extras or slow)"  # what runs where neither -m nor a path says what to
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("DITKIT_KERNELS", "off")  # auto would be what a busy machine measures
 
 
 def pytest_configure(config: pytest.Config) -> None:

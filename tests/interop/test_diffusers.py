@@ -16,13 +16,14 @@ from diffusers_folder import edit, randomized, write_stock
 from ditkit import recipes
 from ditkit.autoencoders.files import fingerprint
 from ditkit.autoencoders.files import settings as autoencoder_settings
-from ditkit.checkpoint.loading import Trained, build_network, open_codec
+from ditkit.checkpoint.loading import Trained, build_network
 from ditkit.checkpoint.tensors import load_into
 from ditkit.errors import CheckpointError, MachineError, UsageError
 from ditkit.interop import diffusers, diffusers_config
 from ditkit.interop.approximate import approximated
 from ditkit.interop.base import ForeignModel
 from ditkit.io import atomic, safetensors
+from ditkit.latents.codec import open_codec
 from ditkit.runs.model_info import LatentStats, ModelInfo
 from ditkit.sampling.generate import draw
 

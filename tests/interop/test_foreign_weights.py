@@ -17,12 +17,13 @@ from foreign import Meta, Original
 from torch import Tensor
 
 from ditkit import load, recipes
-from ditkit.checkpoint.loading import build_network, check_same_autoencoder
+from ditkit.checkpoint.loading import build_network
 from ditkit.errors import CheckpointError, DataError, UsageError
 from ditkit.interop.base import ForeignModel, class_names, imagenet, short_names
 from ditkit.interop.detect import read_foreign
 from ditkit.interop.import_model import write_foreign_as_run
 from ditkit.io import safetensors
+from ditkit.latents.codec import check_same_autoencoder
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import open_objective, to_clean_and_noise
 from ditkit.runs.folder import RunFolder

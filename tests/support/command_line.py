@@ -27,25 +27,26 @@ FLAGS = {
     "--quiet --debug",
     "sample": "--autoencoder --autoguide --labels --steps --guidance --guidance-interval --sampler --reuse --seed "
     "--model --ema --no-ema --out --force --yes --json --runs-dir --device --backend --batch-size --apg "
-    "--guidance-rescale --npz --quiet --debug",
+    "--dtype --kernels --guidance-rescale --npz --quiet --debug",
     "evaluate": "--autoguide --samples --features --neighbours --steps --guidance --guidance-interval --sampler "
-    "--reuse --seed --ema --no-ema --data-dir --out --yes --json --runs-dir --device --batch-size "
+    "--reuse --seed --ema --no-ema --data-dir --out --yes --json --runs-dir --device --dtype --kernels --batch-size "
     "--apg --autoencoder --guidance-rescale --labels-as --npz --quiet --debug",
     "sweep": "--labels --guidance --steps --sampler --reuse --seed --samples --features --ema --no-ema --data-dir "
-    "--out --force --yes --json --runs-dir --device --batch-size --autoencoder --labels-as --quiet "
+    "--out --force --yes --json --runs-dir --device --dtype --kernels --batch-size --autoencoder --labels-as --quiet "
     "--debug",
     "lr-find": "--label-by --label-file --image-size --autoencoder --yes --config --set --data-dir --batch-size "
     "--seed --steps --device --out --force --runs-dir --json --label-from --quiet --debug",
     "plot-loss": "--log --by-noise --smooth --terminal --out --force --runs-dir --quiet --debug",
     "report": "--out --force --runs-dir --quiet --debug",
-    "compare": "--labels --seed --no-ema --out --force --json --runs-dir --device --autoencoder --quiet --debug",
+    "compare": "--labels --seed --no-ema --out --force --json --runs-dir --device --dtype --kernels --autoencoder "
+    "--quiet --debug",
     "make-gif": "--frames --kind --model --no-ema --labels --steps --guidance --sampler --seed --out --force "
-    "--runs-dir --device --autoencoder --quiet --debug",
+    "--runs-dir --device --dtype --kernels --autoencoder --quiet --debug",
     "edit": "--debug",
     "edit inpaint": "--mask --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes "
-    "--json --runs-dir --device --autoencoder --quiet --debug",
+    "--json --runs-dir --device --dtype --kernels --autoencoder --quiet --debug",
     "edit img2img": "--strength --labels --steps --guidance --sampler --seed --model --no-ema --out --force --yes "
-    "--json --runs-dir --device --autoencoder --quiet --debug",
+    "--json --runs-dir --device --dtype --kernels --autoencoder --quiet --debug",
     "export": "--format --out --dtype --no-ema --autoencoder --force --runs-dir --json --approximate --quiet --debug",
     "data": "--debug",
     "data show": "--data-dir --label-by --label-file --image-size --limit --config --set --runs-dir --out --force "
@@ -109,6 +110,7 @@ def draw_black(patch: pytest.MonkeyPatch) -> None:
     """Black squares instead of what a network would draw, of which a thousand at most; no weights are loaded."""
     import numpy as np
 
+    from ditkit.kernels.choice import EAGER
     from ditkit.sampling.generate import Sample
 
     def sample(_trained: Any, labels: Sequence[str], **_: Any) -> list[Sample]:
@@ -116,7 +118,8 @@ def draw_black(patch: pytest.MonkeyPatch) -> None:
         return [Sample(np.zeros((4, 4, 1), np.uint8), label, 0) for label in labels]
 
     def load(source: Path, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(info=read_model_info(source), codec=SimpleNamespace(to_images=lambda x_BCHW: x_BCHW))
+        codec = SimpleNamespace(to_images=lambda x_BCHW: x_BCHW)
+        return SimpleNamespace(info=read_model_info(source), codec=codec, compute=EAGER)
 
     patch.setattr("ditkit.sampling.request.draw", lambda order, device, **_: sample(None, order.labels))
     patch.setattr("ditkit.sampling.generate.sample", sample)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..autoencoders.contract import Autoencoder, open_autoencoder
-from ..autoencoders.files import moved
 from ..config import RunConfig
-from ..errors import DataError
 from ..io import safetensors
 from ..io.locks import done_reading
-from ..latents.codec import Codec
+from ..kernels.choice import EAGER, Compute, choose_to_draw
+from ..latents.codec import Codec, open_codec
 from ..models.dit import DiT
 from ..runs import manifest
 from ..runs.folder import runs_dir
 from ..runs.lookup import find_weights
-from ..runs.model_info import LatentStats, ModelInfo, read_model_info
+from ..runs.model_info import ModelInfo, read_model_info
 from .tensors import check_shapes, load_into
 
 
@@ -34,6 +31,7 @@ class Trained:
     codec: Codec
     source: Path
     source_sum: str | None = None  # of that file's SHA-256; None: not of a checkpoint, which its run may remove
+    compute: Compute = EAGER
 
 
 def build_network(config: RunConfig, labels: int) -> DiT:
@@ -48,6 +46,8 @@ def load(
     ema: bool = True,
     device: str | torch.device = "cpu",
     autoencoder: str | Path | None = None,
+    dtype: str = "auto",
+    kernels: str = "auto",
 ) -> Trained:
     """The network of a run, a checkpoint folder or a weights file, ready to sample.
 
@@ -56,21 +56,33 @@ def load(
             None.
         ema: the averaged weights, else the raw ones.
         autoencoder: a folder with that of the run, if it has moved, or one of the same latents by name.
+        dtype: of matrix products, float32, bfloat16, or auto for what is faster on a CPU and float32 elsewhere.
+        kernels: auto, on or off: whether ditkit's kernels run the network's blocks on a CPU (see `kernels.choice`).
 
     Raises CheckpointError when there is no checkpoint or it is damaged, DataError when the autoencoder is missing or
-    another one.
+    another one, UsageError or MachineError for kernels that cannot be used.
     """
     path = find_weights(str(source) if source is not None else None, runs_dir(), ema=ema)
-    return load_weights(path, read_model_info(path), device=device, autoencoder=autoencoder)
+    return load_weights(
+        path, read_model_info(path), device=device, autoencoder=autoencoder, dtype=dtype, kernels=kernels
+    )
 
 
 def load_weights(
-    path: Path, info: ModelInfo, *, device: str | torch.device = "cpu", autoencoder: str | Path | None = None
+    path: Path,
+    info: ModelInfo,
+    *,
+    device: str | torch.device = "cpu",
+    autoencoder: str | Path | None = None,
+    dtype: str = "auto",
+    kernels: str = "auto",
 ) -> Trained:
     """As `load`, of a weights file whose description has been read."""
     codec, stated = open_codec(info, device, autoencoder), manifest.stated_sum(path)
-    network = load_network(info, path).to(device)
-    return Trained(info=info, network=network, codec=codec, source=path, source_sum=stated)
+    network, compute = load_network(info, path).to(device), choose_to_draw(info.config, device, dtype, kernels)
+    compute.equip(network)
+    network.autocast = compute.autocast
+    return Trained(info=info, network=network, codec=codec, source=path, source_sum=stated, compute=compute)
 
 
 def load_network(info: ModelInfo, path: Path) -> DiT:
@@ -86,24 +98,6 @@ def check_fits(info: ModelInfo, tensors: Mapping[str, Tensor], path: Path) -> No
     """Raise CheckpointError unless tensors are those of the network that the model's settings describe."""
     with torch.device("meta"):  # settings from elsewhere may describe more memory than there is
         check_shapes(build_network(info.config, len(info.labels)), tensors, path)
-
-
-def open_codec(info: ModelInfo, device: str | torch.device, folder: str | Path | None = None) -> Codec:
-    """Decodes what a model's network draws. Raises DataError if its autoencoder is missing or another one."""
-    config = info.config
-    if folder is not None:
-        config = dataclasses.replace(config, autoencoder=moved(config.autoencoder, folder))
-    autoencoder = open_autoencoder(config, device)
-    check_same_autoencoder(autoencoder, info.latents)
-    return Codec(autoencoder, info.latents)
-
-
-def check_same_autoencoder(autoencoder: Autoencoder, stats: LatentStats | None) -> None:
-    """Raise DataError if the latents were made by other weights; imported models do not say by which."""
-    if stats and stats.autoencoder and autoencoder.fingerprint != stats.autoencoder:
-        raise DataError(
-            "the autoencoder's weights are not those that the network was trained with", "put those files back"
-        )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

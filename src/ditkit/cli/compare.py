@@ -8,7 +8,7 @@ from typing import Annotated
 
 from . import complete, console
 from .opt import examples, only, opt
-from .options import Device, Model, Output, SampleSettings
+from .options import Model, NetworkDevice, Output, SampleSettings
 from .outputs import output_folder, show_result
 
 FOLDER = opt("--out DIR", "Where the pictures and the table go.", shown="a new folder in comparisons/")
@@ -27,7 +27,7 @@ def run(
     settings: Annotated[SampleSettings, only("labels seed")],
     model: Annotated[Model, only("no_ema autoencoder")],
     output: Annotated[Output, only("out force json runs_dir quiet", out=FOLDER)],
-    device: Device,
+    device: NetworkDevice,
 ) -> None:
     """Compare runs: losses, samples of equal seeds, figures, time, size, and the settings that differ."""
     from ..evaluation.compare import FILES, compare, several, table
@@ -50,6 +50,8 @@ def run(
             ema=not model.no_ema,
             autoencoder=model.autoencoder,
             device=device.device,
+            dtype=device.dtype,
+            kernels=device.kernels,
             progress=console.watch(quiet=output.quiet),
         )
     show_result(output, {**comparison, "folder": str(folder)}, [*table(comparison), text.flat(str(folder))])

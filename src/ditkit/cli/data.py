@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from ..io import text
 from . import complete, console, tables
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = "Examples:\n\nditkit data show ./photos\nditkit data list\nditkit data remove --unfinished"
-MAX_NAME = 60  # letters of a column
 OUTPUT_OPTIONS = "runs_dir out force json quiet"
 
 
@@ -182,7 +179,7 @@ def list_(output: Annotated[Output, only("json")]) -> None:
     show_result(
         output,
         record,
-        ["datasets:", *tables.columns(descriptions, indent="  "), *_cache_lines(entries, total, cache_dir())],
+        ["datasets:", *tables.columns(descriptions, indent="  "), *cache.lines(entries, total)],
     )
     if output.json:
         return
@@ -190,25 +187,6 @@ def list_(output: Annotated[Output, only("json")]) -> None:
         console.say("`ditkit data remove --unfinished` removes what downloads and other work have left unfinished")
     for link in cache.links():
         console.say(f"warning: {link} leads elsewhere; what is there is neither listed nor removed")
-
-
-def _cache_lines(entries: list[dict[str, Any]], total: int, folder: Path) -> Iterator[str]:
-    yield f"\nin the cache, {text.flat(str(folder))}:"
-    if not entries:
-        yield "  nothing"
-        return
-    names = [text.flat(entry["name"]) for entry in entries]
-    width = min(MAX_NAME, max(map(len, names)))
-    for name, entry in zip(names, entries, strict=True):
-        age = text.format_age(time.time() - entry["modified"])
-        note = "  unfinished" if entry["unfinished"] else ""
-        yield f"  {name:<{width}}  {text.format_size(entry['bytes']):>9}  {age:>8}{note}"
-        if entry["source"]:
-            shared = f", in {text.flat(entry['shared'])}, which other tools share" if "shared" in entry else ""
-            yield f"    from {text.flat(entry['source'])}{shared}"
-    unfinished = [entry["bytes"] for entry in entries if entry["unfinished"]]
-    part = f", {text.format_size(sum(unfinished))} of it unfinished" if unfinished else ""
-    yield f"  {text.format_size(total)} in all{part}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from . import console
 from .opt import examples, only, opt
-from .options import DATA, DIFFUSION, Device, Model, Output, SampleSettings
+from .options import DATA, DIFFUSION, Model, NetworkDevice, Output, SampleSettings
 from .outputs import output_folder
 
 EXAMPLES = (
@@ -49,7 +49,7 @@ class Img2Img:
 
 
 @examples("ditkit edit inpaint three.png --mask mask.png --labels '3*4'")
-def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Written, device: Device) -> None:
+def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Written, device: NetworkDevice) -> None:
     """Paint over a part of an image, so that it fits the rest, which stays as it is.
 
     The image is cut and resized as the model's training images were. One result for each label.
@@ -62,7 +62,7 @@ def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Written
 
 
 @examples("ditkit edit img2img three.png --labels 8 --strength 0.7")
-def img2img(source: Img2Img, settings: Settings, model: Weights, output: Written, device: Device) -> None:
+def img2img(source: Img2Img, settings: Settings, model: Weights, output: Written, device: NetworkDevice) -> None:
     """Draw an image again from a noisy copy of it: another one of the same composition, perhaps of another label.
 
     The image is cut and resized as the model's training images were. One result for each label.
@@ -82,7 +82,7 @@ def _edit(
     settings: SampleSettings,
     model: Model,
     output: Output,
-    device: Device,
+    device: NetworkDevice,
     *,
     mask: Path | None = None,
     strength: float = 1.0,
@@ -92,7 +92,8 @@ def _edit(
     from ..errors import UsageError
     from ..io import text
     from ..io.paths import expanded
-    from ..sampling.request import GRID, edit_request, save_edit_grid, save_image
+    from ..sampling.edit_to_folder import edit_to_folder
+    from ..sampling.request import GRID
     from .datasets import watching
     from .sample import show_images
     from .sample_request import resolve_request
@@ -106,10 +107,14 @@ def _edit(
     default = Path("edits") / f"{text.slug(image.stem)}-{request.name}"
     original, paint = read_for_edit(expanded(image), expanded(mask) if mask else None, request.info.config.data)
     folder = output_folder(output, default, [*request.file_names, GRID])
-    metadata = {**request.png_metadata, "edited": image.name, "strength": f"{strength:g}"}
-    progress = console.watch(quiet=output.quiet)
-    results = edit_request(request, original, paint=paint, strength=strength, device=device.device, progress=progress)
-    files = [folder / name for name in request.file_names]
-    records = [save_image(result, file, metadata) for result, file in zip(results, files, strict=True)]
-    save_edit_grid(results, original, paint, folder / GRID, metadata)
+    records = edit_to_folder(
+        request,
+        original,
+        folder,
+        name=image.name,
+        paint=paint,
+        strength=strength,
+        device=device.device,
+        progress=console.watch(quiet=output.quiet),
+    )
     show_images(records, folder, output)

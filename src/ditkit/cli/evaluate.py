@@ -75,7 +75,7 @@ def run(
     real: Annotated[RealImages, only("labels_as features neighbours data_dir")],
     model: Annotated[Model, only("model ema no_ema autoencoder", model=WHICH)],
     output: Annotated[Output, only("out npz yes json runs_dir quiet", out=FIGURES)],
-    device: Annotated[DrawingDevice, only("device batch_size")],
+    device: Annotated[DrawingDevice, only("device dtype kernels batch_size")],
 ) -> None:
     """Judge a model: draw many images and measure how far they are from the images that it was trained on.
 

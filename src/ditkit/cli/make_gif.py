@@ -8,7 +8,7 @@ from typing import Annotated
 
 from . import complete, console
 from .opt import examples, only, opt
-from .options import Device, Model, Output, SampleSettings
+from .options import Model, NetworkDevice, Output, SampleSettings
 from .outputs import check_suffix
 
 KINDS = ("train", "denoise", "interpolate", "compare")
@@ -55,7 +55,7 @@ def run(
     what: Annotated[What, only("what which kind model no_ema autoencoder")],
     settings: Annotated[SampleSettings, only("labels steps guidance sampler seed")],
     output: Annotated[GifOutput, only("frames out force runs_dir quiet", out=FILE)],
-    device: Device,
+    device: NetworkDevice,
 ) -> None:
     """Make a GIF of training (the picture people share), of denoising, or of the way from one image to the next."""
     from ..errors import UsageError
@@ -88,6 +88,8 @@ def run(
                 ema=not what.no_ema,
                 autoencoder=what.autoencoder,
                 device=device.device,
+                dtype=device.dtype,
+                kernels=device.kernels,
                 progress=progress,
             )
     if not output.quiet:

@@ -218,7 +218,7 @@ class NetworkDevice(Device):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingDevice(Device):
+class DrawingDevice(NetworkDevice):
     """Machine: what computes, and how much at once."""
 
     backend: str = opt(

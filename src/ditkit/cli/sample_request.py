@@ -8,11 +8,11 @@ from ..errors import UsageError
 from ..sampling.request import SampleRequest, checked_request
 from . import console, parsing
 from .opt import changes
-from .options import Device, Model, SampleSettings
+from .options import Model, NetworkDevice, SampleSettings
 
 
 def resolve_request(
-    settings: SampleSettings, model: Model, device: Device, runs: Path, *, default: str | None = None
+    settings: SampleSettings, model: Model, device: NetworkDevice, runs: Path, *, default: str | None = None
 ) -> SampleRequest:
     """What the options of a command ask for, of `default` or the newest run if they name no model.
 
@@ -27,6 +27,8 @@ def resolve_request(
         ema_length=None if model.ema is None else ema_length(model.ema, model),
         guide=settings.autoguide,
         autoencoder=model.autoencoder,
+        dtype=device.dtype,
+        kernels=device.kernels,
         on_damage=warn_of_damage,
         progress=console.watch(),
     )

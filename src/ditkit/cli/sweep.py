@@ -71,7 +71,7 @@ def run(
     model: Weights,
     judging: Annotated[Judging, only("samples labels_as features data_dir")],
     output: Annotated[Output, only("out force yes json runs_dir quiet", out=FOLDER)],
-    device: Annotated[DrawingDevice, only("device batch_size")],
+    device: Annotated[DrawingDevice, only("device dtype kernels batch_size")],
 ) -> None:
     """Draw the same images in many ways, every combination of what is listed: which settings are best?
 
@@ -111,6 +111,8 @@ def run(
                 autoencoder=model.autoencoder,
                 batch_size=request.batch_size,
                 device=device.device,
+                dtype=device.dtype,
+                kernels=device.kernels,
                 progress=console.watch(quiet=output.quiet),
                 on_row=rows.append,
             )

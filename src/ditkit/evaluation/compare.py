@@ -40,6 +40,8 @@ def compare(
     ema: bool = True,
     autoencoder: str | Path | None = None,
     device: str = "auto",
+    dtype: str = "auto",
+    kernels: str = "auto",
     progress: Watch = no_progress,
 ) -> dict[str, Any]:
     """Compare runs: their losses, samples of equal seeds, figures, and the settings that differ.
@@ -51,6 +53,7 @@ def compare(
         seed: image i is drawn from seed `seed + i`, in each run.
         ema: draw with the averaged weights instead of the raw ones.
         autoencoder: of models of latents, if it has moved, as in `load`; the same for all.
+        dtype, kernels: how the networks are computed, as in `load`.
         progress: shown how far the drawing is.
 
     Returns:
@@ -73,7 +76,8 @@ def compare(
     make_folder(place)
     save_figure(plot_losses({name: run.metrics() for name, run in zip(names, folders, strict=True)}), place / FILES[0])
     wanted = _labels_drawn([info.labels for info in infos], labels)
-    _draw(place / FILES[1], names, weights, wanted, seed, autoencoder, device, progress)
+    loading = {"autoencoder": autoencoder, "device": device, "dtype": dtype, "kernels": kernels}
+    _draw(place / FILES[1], names, weights, wanted, seed, loading, progress)
     write_atomically(place / FILES[2], "\n".join(table(comparison)) + "\n")
     write_atomically(place / FILES[3], json.dumps(comparison, indent=1) + "\n")
     return comparison
@@ -149,20 +153,19 @@ def _draw(
     weights: Sequence[Path],
     labels: Sequence[Sequence[str]],
     seed: int,
-    autoencoder: str | Path | None,
-    device: str,
+    loading: dict[str, Any],
     progress: Watch,
 ) -> None:
-    """A picture with a row of samples for each run."""
+    """A picture with a row of samples for each run, whose network is loaded with arguments of `load`."""
     from ..checkpoint.loading import load
     from ..runtime.device import find_device
     from ..sampling.generate import sample
     from ..visual.grid import grid, save_png
 
-    place, across = find_device(device), len(labels[0])
+    loading, across = {**loading, "device": find_device(loading["device"])}, len(labels[0])
     images = []
     for source, wanted in zip(weights, labels, strict=True):
-        trained = load(source, device=place, autoencoder=autoencoder)
+        trained = load(source, **loading)
         with progress("drawing") as show:
 
             def on_step(step: int, steps: int, *_: Any, show: Progress = show) -> None:

@@ -24,6 +24,7 @@ from ..io import safetensors
 from ..io.atomic import make_folder, sha256_of, write_atomically
 from ..io.npz import ImageFile
 from ..io.paths import cache_folder
+from ..kernels.choice import EAGER
 from ..runs.remarks import usable_guidance
 from ..sampling.generate import sample_batches
 from .features import Extractor, Features
@@ -166,9 +167,9 @@ def evaluate(
     settings, _ = usable_guidance(trained.info.config, len(trained.info.labels), settings, guide=guide is not None)
     plan = plan_labels(trained.info.labels, judge.reference.labels, samples, labels_as)
     about = _about(trained, judge, settings, guide, plan, seed=seed)
-    cache = FeatureCache(
-        identity=about["drawn"], images=samples, extractor=judge.extractor, keeps_images=npz is not None
-    )
+    computed = [model.compute.record for model in (trained, guide) if model is not None]
+    identity = {**about["drawn"], **({} if all(each == EAGER.record for each in computed) else {"computed": computed})}
+    cache = FeatureCache(identity=identity, images=samples, extractor=judge.extractor, keeps_images=npz is not None)
     draw = partial(_draw, trained, plan.labels, settings=settings, guide=guide, seed=seed, batch_size=batch_size)
     done = {start: features for start, _ in cache.chunks() if (features := cache.load(start))}
     missing = sum(end - start for start, end in cache.chunks() if start not in done)
@@ -268,6 +269,7 @@ def _about(
             "weights": judge.extractor.fingerprint,
         },
         "reference": _about_reference(judge, len(plan.labels)),
+        **trained.compute.record,
         "device": next(trained.network.parameters()).device.type,
         "software": f"ditkit {__version__}, torch {torch.__version__}",
     }

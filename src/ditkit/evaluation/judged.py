@@ -11,7 +11,7 @@ from ..data.contract import Dataset
 from ..io.progress import LOADING_TORCH, Watch, no_progress, notify
 from ..runs.lookup import unfinished
 from ..runtime.distributed import ProcessGroup
-from ..sampling.request import SampleRequest
+from ..sampling.request import SampleRequest, load_models
 
 if TYPE_CHECKING:
     from ..checkpoint.loading import Trained
@@ -49,7 +49,7 @@ def judge_request(
         on_estimate: called with the seconds that drawing will take.
         progress: shown what is being done.
     """
-    trained, guide, judge = _opened(request, dataset, config, features, device, group, progress)
+    trained, guide, judge = _open(request, dataset, config, features, device, group, progress)
     from ..sampling.generate import sample
     from ..visual.grid import check_pictures
     from .evaluate import evaluate
@@ -75,13 +75,14 @@ def judge_request(
         )
     if neighbours and group.is_main:
         labels = [label or "any" for label in evaluation.labels[:neighbours]]
+        metadata = {**request.png_metadata, **trained.compute.record}
         drawn = [result.image for result in sample(trained, labels, guide=guide, **how)]
         with progress("comparing with real images") as show:
-            add_neighbours(evaluation, drawn, dataset, picture, request.name, request.png_metadata, show)
+            add_neighbours(evaluation, drawn, dataset, picture, request.name, metadata, show)
     return evaluation
 
 
-def _opened(
+def _open(
     request: SampleRequest,
     dataset: Dataset,
     config: RunConfig,
@@ -94,12 +95,10 @@ def _opened(
     if remark := unfinished(request.weights, request.info):
         notify(remark)
     with progress(LOADING_TORCH):
-        from ..checkpoint.loading import load, load_weights
         from ..runtime.device import find_device
         from .judge import open_judge
-    place, folder = find_device(device), request.autoencoder
-    trained = group.run_together(lambda: load_weights(request.weights, request.info, device=place, autoencoder=folder))
-    guide = load(request.guide, device=place, autoencoder=folder) if request.guide else None
+    place = find_device(device)
+    trained, guide = group.run_together(lambda: load_models(request, place))
     with progress("looking at real images") as show:
         judge = group.run_together(
             lambda: open_judge(config, features=features, device=place, dataset=dataset, on_image=show)

@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class SweepRow:
     images: list[Sample]
     calls: int
     seconds_an_image: float
+    computed: dict[str, str] = field(default_factory=dict)  # dtype and kernels that drew
     metrics: dict[str, float] | None = None
     about: dict[str, Any] | None = None  # what the metrics depend on, as in `Evaluation`
 
@@ -60,7 +61,8 @@ class SweepRow:
     def record(self) -> dict[str, Any]:
         """All but the images, as plain data."""
         judged = {} if self.metrics is None else {"metrics": self.metrics, "judged": self.about}
-        return {**self.values(), "calls": self.calls, "seconds_an_image": self.seconds_an_image, **judged}
+        drawn = {"calls": self.calls, "seconds_an_image": self.seconds_an_image, **self.computed}
+        return {**self.values(), **drawn, **judged}
 
 
 def sweep(
@@ -77,6 +79,8 @@ def sweep(
     autoencoder: str | Path | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    dtype: str = "auto",
+    kernels: str = "auto",
     progress: Watch = no_progress,
     on_row: Callable[[SweepRow], None] = lambda _row: None,
 ) -> list[SweepRow]:
@@ -94,6 +98,7 @@ def sweep(
         ema: draw with the averaged weights instead of the raw ones.
         autoencoder: of a model of latents, if it has moved, as in `load`.
         batch_size: of the images to judge; what fits if None.
+        dtype, kernels: how the network is computed, as in `load`.
         progress: shown what is being done.
         on_row: called with each row as soon as it is drawn.
 
@@ -109,7 +114,8 @@ def sweep(
     check_pictures(info.labels)
     judge = _open_judge(info.config, data_dir, features, device, progress) if samples else None
     labels = labels or list(info.labels[:SHOWN]) or ["any"] * SHOWN
-    models = _loaded(weights, [length for _, length in todo], autoencoder, device, progress)
+    loading = {"autoencoder": autoencoder, "device": device, "dtype": dtype, "kernels": kernels}
+    models = _loaded(weights, [length for _, length in todo], loading, progress)
     _row(models[todo[0][1]], replace(info.config.sample, steps=2), None, labels, seed)  # what happens only once
     rows = []
     with progress("drawing") as show:
@@ -136,16 +142,16 @@ def _open_judge(config: RunConfig, data_dir: str | None, features: str | None, d
 
 
 def _loaded(
-    weights: Path, lengths: Iterable[float | None], autoencoder: str | Path | None, device: str, progress: Watch
+    weights: Path, lengths: Iterable[float | None], loading: dict[str, Any], progress: Watch
 ) -> dict[float | None, Trained]:
-    """The model of each length of the moving average."""
+    """The model of each length of the moving average; `loading` are arguments of `load`."""
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load
         from ..checkpoint.posthoc_ema import average
         from ..runtime.device import find_device
     paths = {length: weights if length is None else average(weights, length) for length in lengths}
-    place = find_device(device)
-    return {length: load(path, device=place, autoencoder=autoencoder) for length, path in paths.items()}
+    loading = {**loading, "device": find_device(loading["device"])}
+    return {length: load(path, **loading) for length, path in paths.items()}
 
 
 def combinations(config: RunConfig, varied: Mapping[str, Sequence[Any]]) -> list[tuple[SampleConfig, float | None]]:
@@ -188,7 +194,10 @@ def _row(
     started = time.perf_counter()
     images = sample(trained, labels, settings=settings, seed=seed, batch_size=len(labels), on_step=count)
     seconds = (time.perf_counter() - started) / len(images)
-    return SweepRow(settings=settings, ema=length, images=images, calls=calls, seconds_an_image=seconds)
+    computed = trained.compute.record
+    return SweepRow(
+        settings=settings, ema=length, images=images, calls=calls, seconds_an_image=seconds, computed=computed
+    )
 
 
 def _judged(row: SweepRow, trained: Trained, judge: Judge, how: Mapping[str, Any]) -> SweepRow:

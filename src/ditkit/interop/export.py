@@ -84,7 +84,7 @@ def export(
         from .base import cast
     numbers, difference = getattr(torch, dtype), None
     if format == "diffusers":
-        trained = load(weights, autoencoder=autoencoder)
+        trained = load(weights, autoencoder=autoencoder, dtype="float32", kernels="off")
         if approximate:
             trained, difference = approximated(trained)
         diffusers.write(trained, path, numbers)

@@ -13,7 +13,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from .shared import remove_files
 
 _OTHER_PLACE = "name another folder for it with the environment variable DITKIT_CACHE"
 _LONGEST_NOTE = 1 << 24  # bytes
+_LONGEST_NAME = 60  # letters, of a column
 _NOTES = (("COMPLETE.json", ("source", "place")), ("about.json", ("source",)))
 _PART = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.part(\.json)?", re.DOTALL)
 _BEGUN = re.compile(r"\.(?:tmp|trash)-(([a-z]+-)?(.+))-[0-9a-f]{8}", re.DOTALL)
@@ -111,6 +113,26 @@ def entries() -> list[Entry]:
             if not noted and (unfinished or not name.startswith(".")):
                 entries.append(Entry(kind=kind, path=folder / name, unfinished=unfinished))
     return entries + [Entry(kind="hub", path=path, unfinished=True) for path in snapshot.leftovers()]
+
+
+def lines(records: Sequence[Mapping[str, Any]], total: int) -> Iterator[str]:
+    """The records of entries, and their bytes in all, for people."""
+    yield f"\nin the cache, {text.flat(str(cache_dir()))}:"
+    if not records:
+        yield "  nothing"
+        return
+    names = [text.flat(entry["name"]) for entry in records]
+    width = min(_LONGEST_NAME, max(map(len, names)))
+    for name, entry in zip(names, records, strict=True):
+        age = text.format_age(time.time() - entry["modified"])
+        note = "  unfinished" if entry["unfinished"] else ""
+        yield f"  {name:<{width}}  {text.format_size(entry['bytes']):>9}  {age:>8}{note}"
+        if entry["source"]:
+            shared = f", in {text.flat(entry['shared'])}, which other tools share" if "shared" in entry else ""
+            yield f"    from {text.flat(entry['source'])}{shared}"
+    unfinished = [entry["bytes"] for entry in records if entry["unfinished"]]
+    part = f", {text.format_size(sum(unfinished))} of it unfinished" if unfinished else ""
+    yield f"  {text.format_size(total)} in all{part}"
 
 
 def links() -> list[Path]:

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..config import ModelConfig
 from ..models.blocks import AdaLNBlock, regressed
 from .calls import Branch, Calls
-from .library import open_library
+from .library import KernelsUnavailable, open_library
 
 
 def why_not(config: ModelConfig) -> str | None:
@@ -40,16 +40,16 @@ class FastBlocks:
         self._copies: Any = WeakTensorKeyDictionary()  # of weights in `dtype`, with the version that they are of
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FastBlocks, (self.config, self.dtype)  # a library is not copied, and the copy's weights are others
+        return _open, (self.config, self.dtype)  # a library is not copied, and the copy's weights are others
 
     def __call__(
         self, blocks: nn.ModuleList, x_BTD: Tensor, conditions: Sequence[Tensor | None], rotary_2TF: Tensor | None
     ) -> Tensor:
         """The tokens (B, T, D), float32, after all blocks; conditions as `DiT.stack` has them.
 
-        A network that was moved to another device or precision since, or is being compiled, is run by eager torch.
+        A network that was moved to another device or precision since, or is being compiled or traced, is run by torch.
         """
-        if torch.compiler.is_compiling() or not _in_memory(x_BTD, blocks):
+        if not _computes_now(x_BTD, blocks):
             for layer, condition in zip(blocks, conditions, strict=False):
                 x_BTD = layer(x_BTD, condition, rotary_2TF)
             return x_BTD
@@ -94,10 +94,21 @@ class FastBlocks:
         return copy[1]
 
 
-def _in_memory(x_BTD: Tensor, blocks: nn.ModuleList) -> bool:
-    """Whether C can read what the blocks compute with: float32 numbers in the computer's memory."""
+def _computes_now(x_BTD: Tensor, blocks: nn.ModuleList) -> bool:
+    """Whether C can read what the blocks compute with: float32 numbers in the computer's memory, and no stand-ins."""
+    deferred = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore
+    if deferred or torch._C._are_functorch_transforms_active() or type(x_BTD) is not Tensor:
+        return False
     weight = next(blocks.parameters())
     return x_BTD.device.type == "cpu" and weight.dtype == torch.float32 and x_BTD.dtype != torch.float64
+
+
+def _open(config: ModelConfig, dtype: torch.dtype) -> FastBlocks | None:
+    """The same of a copied network; nothing where it is read and there are no kernels."""
+    try:
+        return FastBlocks(config, dtype)
+    except KernelsUnavailable:
+        return None
 
 
 def _linears(layer: Any) -> tuple[tuple[nn.Linear, ...], Tensor | None]:

@@ -9,19 +9,22 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..config import RunConfig, to_dict
-from ..errors import MachineError, UsageError
+from ..errors import MachineError, UsageError, unknown
 from ..io import atomic
 from ..io.paths import private_folder
+from ..io.progress import notify
 from ..io.reading import read_json
 from ..models.dit import DiT
 from ..runtime.device import find_dtype
@@ -29,6 +32,7 @@ from ..runtime.memory import system_text
 from .blocks import FastBlocks, why_not
 from .library import KernelsUnavailable, library_name, open_library
 
+WORDS = ("auto", "on", "off")  # of --kernels
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}  # of gradients: norm of the difference over their norm
 _AUTOCAST = 1.25  # in bfloat16 so many times what torch's autocast makes of the gradients is allowed, too
 _GAIN = {torch.float32: 1.1, torch.bfloat16: 1.1}  # eager time over the kernels', from which on they are used
@@ -49,10 +53,18 @@ class Compute:
         """What torch's autocast is to reduce products to: nothing where the kernels do it themselves."""
         return torch.float32 if self.kernels else self.dtype
 
+    @property
+    def record(self) -> dict[str, str]:
+        """What files say of it, in the words of the options --dtype and --kernels."""
+        return {"dtype": str(self.dtype).removeprefix("torch."), "kernels": "on" if self.kernels else "off"}
+
     def equip(self, *networks: DiT) -> None:
         """Let the kernels run the blocks of networks, or eager torch again."""
         for network in networks:
             network.fast_blocks = FastBlocks(network.config, self.dtype) if self.kernels else None
+
+
+EAGER = Compute(dtype=torch.float32)
 
 
 def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels: str = "auto") -> Compute:
@@ -60,12 +72,13 @@ def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels
 
     Args:
         dtype: auto, float32 or bfloat16. On a CPU auto is bfloat16 where the processor computes it, and faster.
-        kernels: auto, on or off.
+        kernels: auto, on or off. auto is what the environment variable DITKIT_KERNELS says, if it is there.
 
     Raises UsageError for kernels "on" where they do not exist, MachineError where they cannot be used.
     """
     eager = Compute(dtype=find_dtype(dtype, device))
-    if kernels == "off":
+    word = _word(kernels)
+    if word == "off":
         return dataclasses.replace(eager, why="kernels are off")
     reason = f"they run on CPUs, not on {device.type}" if device.type != "cpu" else why_not(config.model)
     if reason is not None:
@@ -75,12 +88,34 @@ def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels
     reasons = []
     for candidate in _candidates(config, dtype):
         verdict = _kept_or_checked(config, candidate)
-        if verdict.error is not None and (kernels == "on" or verdict.gain >= _GAIN[candidate]):
+        if verdict.error is not None and (word == "on" or verdict.gain >= _GAIN[candidate]):
             return Compute(dtype=candidate, kernels=True, why=verdict.why)
         reasons.append(verdict.why)
     if kernels == "on":
         raise MachineError(f"the kernels cannot be used: {reasons[-1]}", "leave out --kernels on")
     return dataclasses.replace(eager, why=reasons[-1])
+
+
+def choose_to_draw(config: RunConfig, device: str | torch.device, dtype: str, kernels: str) -> Compute:
+    """As `choose`, but auto is float32 on a GPU; says so where bfloat16 is slow."""
+    device = torch.device(device)
+    compute = choose(config, device, "float32" if dtype == "auto" and device.type != "cpu" else dtype, kernels)
+    if dtype == "bfloat16" and device.type == "cpu" and not computes_bfloat16():
+        _say_slow()
+    return compute
+
+
+@lru_cache(maxsize=1)
+def _say_slow() -> None:
+    notify("warning: bfloat16 is slow here: this processor does not compute in it; --dtype float32 is faster")
+
+
+def _word(kernels: str) -> str:
+    """auto, on or off; what auto is to be, the environment may say. Raises UsageError for another word."""
+    word = os.environ.get("DITKIT_KERNELS", "auto") if kernels == "auto" else kernels
+    if word not in WORDS:
+        raise unknown("word for --kernels, or DITKIT_KERNELS:", word, WORDS)
+    return word
 
 
 def _candidates(config: RunConfig, word: str) -> list[torch.dtype]:

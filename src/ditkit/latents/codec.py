@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..autoencoders.contract import Autoencoder, decode_in_parts, open_autoencoder
+from ..autoencoders.files import moved
 from ..config import RunConfig
 from ..data.contract import Dataset
 from ..data.pixels import to_tensor, to_uint8
 from ..errors import DataError
 from ..io.text import plural
-from ..runs.model_info import LatentStats
+from ..runs.model_info import LatentStats, ModelInfo
 
 
 class Codec:
@@ -45,6 +47,24 @@ class Codec:
         assert self.stats is not None
         values = (self.stats.mean, self.stats.std)
         return tuple(torch.tensor(value_C, dtype=like.dtype, device=like.device)[:, None, None] for value_C in values)
+
+
+def open_codec(info: ModelInfo, device: str | torch.device, folder: str | Path | None = None) -> Codec:
+    """Decodes what a model's network draws. Raises DataError if its autoencoder is missing or another one."""
+    config = info.config
+    if folder is not None:
+        config = replace(config, autoencoder=moved(config.autoencoder, folder))
+    autoencoder = open_autoencoder(config, device)
+    check_same_autoencoder(autoencoder, info.latents)
+    return Codec(autoencoder, info.latents)
+
+
+def check_same_autoencoder(autoencoder: Autoencoder, stats: LatentStats | None) -> None:
+    """Raise DataError if the latents were made by other weights; imported models do not say by which."""
+    if stats and stats.autoencoder and autoencoder.fingerprint != stats.autoencoder:
+        raise DataError(
+            "the autoencoder's weights are not those that the network was trained with", "put those files back"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

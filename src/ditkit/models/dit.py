@@ -71,6 +71,7 @@ class DiT(nn.Module):
         self.config, self.channels, self.classes = config, channels, classes
         self.recompute = False
         self.fast_blocks: Callable[..., Tensor] | None = None  # runs the blocks in another way: kernels.blocks
+        self.autocast = torch.float32  # what those who draw let torch's autocast reduce products to
         self.grid = (size[0] // config.patch, size[1] // config.patch)
         self.out_channels = channels * 2 if config.learned_sigma else channels
         self.patch_in = nn.Linear(channels * config.patch**2, config.width)

@@ -39,6 +39,8 @@ def animate(
     ema: bool = True,
     autoencoder: str | Path | None = None,
     device: str = "auto",
+    dtype: str = "auto",
+    kernels: str = "auto",
     progress: Watch = no_progress,
 ) -> Path:
     """Write a GIF and return its path.
@@ -56,6 +58,7 @@ def animate(
         frames: of interpolate, from each image to the next.
         ema: draw with the averaged weights instead of the raw ones.
         autoencoder: of a model of latents, if it has moved, as in `load`.
+        dtype, kernels: how the network is computed, as in `load`.
         progress: shown how far the drawing is.
 
     Raises:
@@ -81,7 +84,7 @@ def animate(
     with progress(LOADING_TORCH):
         from ..checkpoint.loading import load
         from ..runtime.device import find_device
-    trained = load(weights, device=find_device(device), autoencoder=autoencoder)
+    trained = load(weights, device=find_device(device), autoencoder=autoencoder, dtype=dtype, kernels=kernels)
     if kind == "denoise":
         _denoise(trained, wanted, settings, seed, place, progress)
     else:

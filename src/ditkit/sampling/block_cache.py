@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..models.dit import DiT
 from ..objectives.contract import Network
+from ..runtime.device import autocast
 
 _LARGEST_TABLE = 256 << 20  # bytes; with so many labels and calls it saves little
 
@@ -57,14 +58,18 @@ class CachedDenoiser:
             return self._network
 
         def cached(x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
-            rows = None if self._table_NLF is None else self._table_NLF[call][self._row_of_label[label_B]]
-            if self._reuse == 1:
-                return network(x_BCHW, timestep_B, label_B, rows)
-            x_BTD, conditions = network.begin(x_BCHW, timestep_B, label_B, rows)
-            change_BTD = self._difference_BTD
-            if call % self._reuse == 0 or change_BTD is None or len(change_BTD) < len(x_BTD):
-                change_BTD = self._difference_BTD = network.stack(x_BTD, conditions) - x_BTD
-            # Where guidance has ended, the batch is half as long: the conditional half of what was kept comes first.
-            return network.end(x_BTD + change_BTD[: len(x_BTD)], conditions)
+            with autocast(x_BCHW.device, network.autocast):
+                return self._output(network, call, x_BCHW, timestep_B, label_B)
 
         return cached
+
+    def _output(self, network: DiT, call: int, x_BCHW: Tensor, timestep_B: Tensor, label_B: Tensor) -> Tensor:
+        rows = None if self._table_NLF is None else self._table_NLF[call][self._row_of_label[label_B]]
+        if self._reuse == 1:
+            return network(x_BCHW, timestep_B, label_B, rows)
+        x_BTD, conditions = network.begin(x_BCHW, timestep_B, label_B, rows)
+        change_BTD = self._difference_BTD
+        if call % self._reuse == 0 or change_BTD is None or len(change_BTD) < len(x_BTD):
+            change_BTD = self._difference_BTD = network.stack(x_BTD, conditions) - x_BTD
+        # Where guidance has ended, the batch is half as long: the conditional half of what was kept comes first.
+        return network.end(x_BTD + change_BTD[: len(x_BTD)], conditions)

@@ -26,13 +26,15 @@ from ..runs.remarks import usable_guidance
 from ..runtime.distributed import ProcessGroup
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
+    from ..checkpoint.loading import Trained
     from .generate import Sample
 
 BACKENDS = ("torch", "jax")
 GRID = "grid.png"
 MAX_IN_GRID = 400  # images
+OnCompute = Callable[[dict[str, str]], None]  # `Compute.record`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class SampleRequest:
     guide: Path | None = None  # weights that stand for the null label
     autoencoder: str | None = None  # where that of the run lies now, or one of the same latents by name
     backend: str = "torch"  # or "jax"
+    dtype: str = "auto"  # of matrix products, or float32, bfloat16
+    kernels: str = "auto"  # or on, off
 
     @property
     def file_names(self) -> list[str]:
@@ -95,6 +99,8 @@ def checked_request(
     ema_length: float | None = None,
     guide: str | None = None,
     autoencoder: str | None = None,
+    dtype: str = "auto",
+    kernels: str = "auto",
     on_damage: Callable[[Path], None] = lambda _path: None,
     progress: Watch = no_progress,
 ) -> SampleRequest:
@@ -109,6 +115,7 @@ def checked_request(
         ema_length: of an average that is made of the run's snapshots.
         guide: the word for a worse model, for autoguidance.
         autoencoder: where that of the run lies now, or one of the same latents by name.
+        dtype, kernels: how the networks are computed, as `load` takes them.
         on_damage: called with each checkpoint that is passed over, because it is damaged.
         progress: shown what is being done.
 
@@ -141,6 +148,8 @@ def checked_request(
         settings=drawn,
         ema=ema_length,
         autoencoder=autoencoder,
+        dtype=dtype,
+        kernels=kernels,
     )
     if remark:
         notify(remark)
@@ -163,6 +172,8 @@ def on_backend(request: SampleRequest, backend: str) -> SampleRequest:
 
         if request.guide is not None:
             raise UsageError("the JAX backend knows no autoguidance", "use --backend torch")
+        if request.dtype == "bfloat16" or request.kernels == "on":
+            raise UsageError("the JAX backend computes in float32, without kernels", "use --backend torch")
         check_sampling(replace(request.info.config, sample=request.settings))
         check_installed()
     return replace(request, backend=backend)
@@ -185,24 +196,29 @@ def draw_to_folder(
     group = group or ProcessGroup()
     in_grid: list[Sample] = []
     records: list[dict[str, Any]] = []
-    names = request.file_names
+    names, metadata = request.file_names, request.png_metadata
     if group.is_main:
         from ..visual.grid import check_pictures
 
         check_pictures(request.labels)
     with ImageFile(npz, len(names), request.label_ids) if npz and group.is_main else nullcontext() as file:
-        for image in draw(request, device, group=group, progress=progress):
+        for image in draw(request, device, group=group, progress=progress, on_compute=metadata.update):
             if group.is_main:
-                records.append(save_image(image, folder / names[len(records)], request.png_metadata))
+                records.append(save_image(image, folder / names[len(records)], metadata))
                 in_grid += [image] if len(in_grid) < MAX_IN_GRID else []
             if file is not None:
                 file.add(image.image[None])
-    group.run_together(lambda: _save_grid(in_grid, folder / GRID, request) if group.is_main else None)
+    group.run_together(lambda: _save_grid(in_grid, folder / GRID, request, metadata) if group.is_main else None)
     return records
 
 
 def draw(
-    request: SampleRequest, device: str, *, group: ProcessGroup | None = None, progress: Watch = no_progress
+    request: SampleRequest,
+    device: str,
+    *,
+    group: ProcessGroup | None = None,
+    progress: Watch = no_progress,
+    on_compute: OnCompute = lambda _record: None,
 ) -> Iterator[Sample]:
     """The images of a request, a batch at a time, so that memory stays bounded and a stop loses little.
 
@@ -211,6 +227,7 @@ def draw(
         group: processes that were launched together draw a batch each and exchange them: each gets all images, in their
             order.
         progress: shown how far the drawing is.
+        on_compute: called once with the dtype and kernels that draw, as the images are to say it.
 
     Raises DitkitError for what is wrong with the weights or the device.
     """
@@ -221,16 +238,13 @@ def draw(
         yield from _draw_in_jax(request, device, group, progress)
         return
     with progress(LOADING_TORCH):
-        from ..checkpoint.loading import load, load_weights
         from ..runtime.device import find_device
         from .batch_size import default_batch_size
         from .generate import sample_batches
 
-        place, autoencoder = find_device(device), request.autoencoder
-        trained = group.run_together(
-            lambda: load_weights(request.weights, request.info, device=place, autoencoder=autoencoder)
-        )
-        guide = load(request.guide, device=place, autoencoder=autoencoder) if request.guide else None
+        place = find_device(device)
+        trained, guide = group.run_together(lambda: load_models(request, place))
+    on_compute(trained.compute.record)
     count = len(request.labels)
     batch_size = request.batch_size or group.broadcast(
         min(default_batch_size(trained.network, request.info.config.shape, place), math.ceil(count / group.size))
@@ -251,6 +265,18 @@ def draw(
                 yield from batch
 
 
+def load_models(request: SampleRequest, device: torch.device) -> tuple[Trained, Trained | None]:
+    """The model of a request, and the worse one that guides it if there is one."""
+    from ..checkpoint.loading import load_weights
+
+    def loaded(path: Path, info: ModelInfo) -> Trained:
+        how = {"dtype": request.dtype, "kernels": request.kernels, "autoencoder": request.autoencoder}
+        return load_weights(path, info, device=device, **how)
+
+    guide = loaded(request.guide, read_model_info(request.guide)) if request.guide else None
+    return loaded(request.weights, request.info), guide
+
+
 def _draw_in_jax(request: SampleRequest, device: str, group: ProcessGroup, progress: Watch) -> Iterator[Sample]:
     if group.size > 1:
         raise UsageError("the JAX backend draws in one process", "start it without a launcher, or use --backend torch")
@@ -268,63 +294,17 @@ def _draw_in_jax(request: SampleRequest, device: str, group: ProcessGroup, progr
             yield image
 
 
-def edit_request(
-    request: SampleRequest,
-    image: np.ndarray,
-    *,
-    paint: np.ndarray | None = None,
-    strength: float = 1.0,
-    device: str = "auto",
-    progress: Watch = no_progress,
-) -> list[Sample]:
-    """One edited image for each label of a request; `image`, `paint` and `strength` are those of `sampling.edit`."""
-    with progress(LOADING_TORCH):
-        from ..checkpoint.loading import load_weights
-        from ..runtime.device import find_device
-        from .edit import edit
-    place = find_device(device)
-    trained = load_weights(request.weights, request.info, device=place, autoencoder=request.autoencoder)
-    with progress("drawing") as show:
-        return edit(
-            trained,
-            image,
-            request.labels,
-            paint=paint,
-            strength=strength,
-            seed=request.seed,
-            settings=request.settings,
-            on_step=lambda step, steps, *_: show(step + 1, steps),
-        )
-
-
-def save_image(image: Sample, path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def save_image(image: Sample, path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Write an image as a PNG that says its label, its seed and `metadata`; returns path, label and seed."""
     image.save(path, metadata)
     return {"path": str(path), "label": image.label, "seed": image.seed}
 
 
-def _save_grid(images: Sequence[Sample], path: Path, request: SampleRequest) -> None:
+def _save_grid(images: Sequence[Sample], path: Path, request: SampleRequest, metadata: Mapping[str, str]) -> None:
     from ..visual.grid import columns, grid, save_png
 
     count, labels = len(request.labels), request.labels[:MAX_IN_GRID]
     title = f"{request.name}: the first {len(images)} of {count}" if len(images) < count else None
     pixels, captions = [image.image for image in images], [image.caption for image in images]
     picture = grid(pixels, columns(labels), captions=captions, title=title)
-    save_png(picture, path, {"labels": " ".join(labels), "seed": str(request.seed), **request.png_metadata})
-
-
-def save_edit_grid(
-    results: Sequence[Sample], original: np.ndarray, paint: np.ndarray | None, path: Path, metadata: dict[str, str]
-) -> None:
-    """Write edited images behind the original, and behind what of it is to be painted, as one PNG."""
-    from ..visual.grid import grid, save_png
-
-    cells, captions = [original], ["original"]
-    if paint is not None:
-        covered = original.copy()
-        covered[paint] = 128
-        cells.append(covered)
-        captions.append("to be painted")
-    cells += [result.image for result in results]
-    captions += [result.caption for result in results]
-    save_png(grid(cells, min(8, len(cells)), captions=captions), path, metadata)
+    save_png(picture, path, {"labels": " ".join(labels), "seed": str(request.seed), **metadata})

@@ -9,12 +9,11 @@ from functools import partial
 import torch
 
 from ..autoencoders.contract import open_autoencoder
-from ..checkpoint.loading import check_same_autoencoder
 from ..config import RunConfig
 from ..data.batches import Reader
 from ..data.contract import Dataset, Datasets
 from ..latents.cache import LatentSpec, open_latents
-from ..latents.codec import Codec
+from ..latents.codec import Codec, check_same_autoencoder
 from ..latents.reader import LatentReader
 from ..runs.model_info import LatentStats
 from .validation_set import Cases, pixel_cases
