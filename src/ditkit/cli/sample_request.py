@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UsageError
@@ -18,7 +19,7 @@ def resolve_request(
 
     Raises as `checked_request` does.
     """
-    return checked_request(
+    request = checked_request(
         model.model or default,
         runs,
         labels=settings.labels,
@@ -27,11 +28,10 @@ def resolve_request(
         ema_length=None if model.ema is None else ema_length(model.ema, model),
         guide=settings.autoguide,
         autoencoder=model.autoencoder,
-        dtype=device.dtype,
-        kernels=device.kernels,
         on_damage=warn_of_damage,
         progress=console.watch(),
     )
+    return replace(request, dtype=device.dtype, kernels=device.kernels)
 
 
 def ema_length(word: str, model: Model) -> float:

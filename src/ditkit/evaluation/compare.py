@@ -52,8 +52,7 @@ def compare(
         labels: of the samples, at most 10, which all runs know; if None, those that all runs have in common.
         seed: image i is drawn from seed `seed + i`, in each run.
         ema: draw with the averaged weights instead of the raw ones.
-        autoencoder: of models of latents, if it has moved, as in `load`; the same for all.
-        dtype, kernels: how the networks are computed, as in `load`.
+        autoencoder, dtype, kernels: as in `load`, the same for all.
         progress: shown how far the drawing is.
 
     Returns:

@@ -44,8 +44,7 @@ def judge_request(
         features: who looks at them, as in `open_judge`.
         labels_as: how often each label is drawn, as in `evaluate`.
         neighbours: how many of the images are shown with the training images nearest to them; None for none.
-        picture: where these are drawn.
-        npz: where all images go, if anywhere.
+        picture, npz: where these are drawn, and where all images go, if anywhere.
         on_estimate: called with the seconds that drawing will take.
         progress: shown what is being done.
     """

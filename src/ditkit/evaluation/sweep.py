@@ -95,10 +95,8 @@ def sweep(
         labels_as: of the images that are judged: "data", as often as the real images have them, or "even".
         features: who looks at them, as in `open_judge`.
         data_dir: where the real images are now; where they were in training if None.
-        ema: draw with the averaged weights instead of the raw ones.
-        autoencoder: of a model of latents, if it has moved, as in `load`.
+        ema, autoencoder, dtype, kernels: as in `load`.
         batch_size: of the images to judge; what fits if None.
-        dtype, kernels: how the network is computed, as in `load`.
         progress: shown what is being done.
         on_row: called with each row as soon as it is drawn.
 
@@ -122,8 +120,7 @@ def sweep(
         for settings, length in todo:
             row = _row(models[length], settings, length, labels, seed)
             if judge is not None and samples:
-                how = {"samples": samples, "seed": seed, "batch_size": batch_size, "labels_as": labels_as}
-                row = _judged(row, models[length], judge, how)
+                row = _judged(row, models[length], judge, samples, seed, batch_size, labels_as)
             rows.append(row)
             on_row(row)
             show(len(rows), len(todo))
@@ -200,10 +197,13 @@ def _row(
     )
 
 
-def _judged(row: SweepRow, trained: Trained, judge: Judge, how: Mapping[str, Any]) -> SweepRow:
-    """The row with the metrics of its settings; `how` are arguments of `evaluate`."""
+def _judged(
+    row: SweepRow, trained: Trained, judge: Judge, samples: int, seed: int, batch_size: int | None, labels_as: str
+) -> SweepRow:
+    """The row with the metrics of its settings, as `evaluate` measures them."""
     from .evaluate import evaluate
 
+    how = {"samples": samples, "seed": seed, "batch_size": batch_size, "labels_as": labels_as}
     evaluation = evaluate(trained, judge, settings=row.settings, **how)
     return replace(row, metrics=evaluation.metrics, about=evaluation.about)
 

@@ -48,7 +48,7 @@ def animate(
     Args:
         source: what `kind` shows: the run for train (the newest if None), several runs for compare, by name or folder;
             for the others a model as `load` takes it.
-        path: the GIF; in the run if None, or here where there is no one run.
+        path: the GIF; in the run if None, or here where no one run is shown.
         kind: train (the sample grids over training), compare (the grids of several runs in a row), denoise (images on
             their way from noise), or interpolate (from one image to the next, through noise and labels).
         labels: of the images to draw: at most 100 to denoise (the model's first 10 if None), and at most 20 to
@@ -56,15 +56,12 @@ def animate(
         settings: how they are drawn; the model's if None.
         seed: image i is drawn from seed `seed + i`.
         frames: of interpolate, from each image to the next.
-        ema: draw with the averaged weights instead of the raw ones.
-        autoencoder: of a model of latents, if it has moved, as in `load`.
-        dtype, kernels: how the network is computed, as in `load`.
+        ema, autoencoder, dtype, kernels: as in `load`.
         progress: shown how far the drawing is.
 
     Raises:
         UsageError: for what is not there, too many images, and the sampler ddpm, which cannot interpolate.
-        DataError: for a run without sample grids.
-        CheckpointError: for a model that is damaged.
+        DataError, CheckpointError: for a run without sample grids, and for a model that is damaged.
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)

@@ -99,8 +99,6 @@ def checked_request(
     ema_length: float | None = None,
     guide: str | None = None,
     autoencoder: str | None = None,
-    dtype: str = "auto",
-    kernels: str = "auto",
     on_damage: Callable[[Path], None] = lambda _path: None,
     progress: Watch = no_progress,
 ) -> SampleRequest:
@@ -115,7 +113,6 @@ def checked_request(
         ema_length: of an average that is made of the run's snapshots.
         guide: the word for a worse model, for autoguidance.
         autoencoder: where that of the run lies now, or one of the same latents by name.
-        dtype, kernels: how the networks are computed, as `load` takes them.
         on_damage: called with each checkpoint that is passed over, because it is damaged.
         progress: shown what is being done.
 
@@ -148,8 +145,6 @@ def checked_request(
         settings=drawn,
         ema=ema_length,
         autoencoder=autoencoder,
-        dtype=dtype,
-        kernels=kernels,
     )
     if remark:
         notify(remark)
