@@ -185,6 +185,26 @@ def test_what_is_compiled_is_said_and_kept_when_the_run_goes_on(tiny, tmp_path, 
     assert ["compiled True is now False" in event.text for event in warned] == [True]
 
 
+@pytest.mark.slow
+def test_each_number_of_threads_is_compiled_however_many_there_were(monkeypatch):
+    graphs, real, before = [], torch.compile, torch.get_num_threads()
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **words: real(function, backend=backend, **words))
+    try:
+        forward = compile.compiled(torch.nn.Linear(4, 4))
+        for threads in (*range(1, 13), 1, 12):
+            torch.set_num_threads(threads)
+            forward(torch.zeros(2, 4))
+    finally:
+        torch.set_num_threads(before)
+        torch.compiler.reset()
+    assert len(graphs) == 12
+
+
 def test_only_parts_of_the_usual_size_are_compiled(tiny, tmp_path, monkeypatch):
     sizes = []
 
