@@ -1,6 +1,7 @@
 """One training step (forward, loss, backward, AdamW, EMA) beside diffusers' and a plain one in the original's style.
 
-    python benchmarks/training_step.py [--shape mnist|latent|tiny] [--threads 2] [--rounds 7] [--compiled] [--json]
+    python benchmarks/training_step.py [--shape digits|faces|mnist|latent|base|tiny] [--threads 2] [--rounds 7] [--compiled] [--json]
+    python benchmarks/training_step.py --own-block      # ditkit's block (RMSNorm, SwiGLU, rotary positions, QK norm)
     python benchmarks/training_step.py --busy           # one core kept busy: ditkit's own choice, the peers' default
     python benchmarks/training_step.py --input          # real batches against a constant one
     python benchmarks/training_step.py --long 10000     # tiny steps: time and memory in each tenth, which must be flat
@@ -29,9 +30,12 @@ from typing import Any
 SHAPES: dict[str, dict[str, Any]] = {
     "mnist": {"size": 28, "channels": 1, "patch": 2, "width": 288, "depth": 6, "heads": 6, "batch": 64},
     "latent": {"size": 32, "channels": 4, "patch": 2, "width": 384, "depth": 12, "heads": 6, "batch": 8},
+    "digits": {"size": 28, "channels": 1, "patch": 7, "width": 128, "depth": 6, "heads": 4, "batch": 32},
+    "faces": {"size": 64, "channels": 3, "patch": 8, "width": 256, "depth": 6, "heads": 8, "batch": 16},
+    "base": {"size": 32, "channels": 4, "patch": 2, "width": 768, "depth": 12, "heads": 12, "batch": 4},
     "tiny": {"size": 16, "channels": 1, "patch": 4, "width": 64, "depth": 2, "heads": 4, "batch": 16},
 }
-PEERS = ("ditkit", "diffusers", "plain")
+PEERS = ("ditkit", "ditkit-eager", "diffusers", "plain")
 CLASSES, TIMESTEPS, DECAY, RATE = 10, 1000, 0.9999, 1e-4
 Step = Callable[[int], None]
 
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of every peer; without it each has its own default")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compiled", action="store_true", help="ditkit compiles its network; the peers do not")
+    parser.add_argument("--own-block", action="store_true", help="ditkit's recipes' block instead of the paper's")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--busy", action="store_true", help="beside a process that keeps a core busy")
     parser.add_argument("--input", action="store_true", help="real batches against a constant one")
@@ -69,7 +74,7 @@ class Peer:
     def __init__(self, name: str, options: argparse.Namespace):
         command = [sys.executable, __file__, "--peer", name, "--shape", options.shape]
         command += ["--threads", str(options.threads)] if options.threads else []
-        command += ["--compiled"] if options.compiled else []
+        command += [word for word in ("--compiled", "--own-block") if getattr(options, word[2:].replace("-", "_"))]
         environment = {**os.environ, **({"OMP_NUM_THREADS": str(options.threads)} if options.threads else {})}
         self.name, self.rows = name, list[dict[str, float]]()
         self.process = subprocess.Popen(
@@ -201,6 +206,7 @@ def serve(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     step = {
         "ditkit": ditkit_step,
+        "ditkit-eager": lambda options: ditkit_step(options, kernels="off"),
         "ditkit-input": lambda options: ditkit_step(options, real=True),
         "diffusers": diffusers_step,
         "plain": plain_step,
@@ -237,26 +243,28 @@ def resident_mb() -> float:
     return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def ditkit_step(options: argparse.Namespace, *, real: bool = False) -> Step:
-    """ditkit's own engine, as `ditkit train` runs it."""
+def ditkit_step(options: argparse.Namespace, *, real: bool = False, kernels: str = "auto") -> Step:
+    """ditkit's own engine, as `ditkit train` runs it, with its kernels where they pass their check, or without."""
     import torch
 
     from ditkit import optim, recipes
     from ditkit.data.batches import Batch, Batches
     from ditkit.data.contract import open_dataset
     from ditkit.ema import Ema
+    from ditkit.kernels.choice import choose
     from ditkit.objectives.contract import open_objective
     from ditkit.runtime.distributed import ProcessGroup
     from ditkit.training.init_weights import fresh_network
     from ditkit.training.step import SpeedOptions, compute_gradients, open_step_context
 
-    config = recipes.load("mnist", settings(SHAPES[options.shape]))
+    config = recipes.load("mnist", settings(SHAPES[options.shape], own_block=options.own_block))
     network = fresh_network(config, CLASSES, torch.device("cpu"))
     optimizer, ema = optim.adamw(network, config.optim), Ema(network, config.optim.ema_decay)
     speed = SpeedOptions(compile="on" if options.compiled else "off")
     objective = open_objective(config.diffusion)
+    compute = choose(config, torch.device("cpu"), kernels="off" if options.compiled else kernels)
     context, _ = open_step_context(
-        config, network, objective, torch.device("cpu"), torch.float32, ProcessGroup(), speed
+        config, network, objective, torch.device("cpu"), compute, ProcessGroup(), speed
     )
     shape = (config.train.batch_size, *config.shape)
     constant = Batch(torch.randn(shape), torch.randint(CLASSES, shape[:1]), {})
@@ -278,14 +286,16 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False) -> Step:
     return step
 
 
-def settings(shape: dict[str, Any]) -> dict[str, Any]:
-    """The shape as settings of ditkit: the paper's block, a velocity target."""
+def settings(shape: dict[str, Any], *, own_block: bool = False) -> dict[str, Any]:
+    """The shape as settings of ditkit: the paper's block or the recipes', a velocity target."""
     keys = ("patch", "width", "depth", "heads")
-    model = {"norm": "layer", "mlp": "gelu-tanh", "rope": False, "qk_norm": False, **{key: shape[key] for key in keys}}
-    pixels = shape["channels"] == 1
+    papers = {"norm": "layer", "mlp": "gelu-tanh", "rope": False, "qk_norm": False}
+    own = {"norm": "rms", "mlp": "swiglu", "rope": True, "qk_norm": True}
+    model = {**(own if own_block else papers), **{key: shape[key] for key in keys}}
+    pixels = shape["channels"] != 4
     latents = {} if pixels else {"autoencoder": {"name": "kl", "channels": shape["channels"], "shrink": 8}}
     return {
-        "data": {"image_size": shape["size"] * (1 if pixels else 8), "channels": 1 if pixels else 3},
+        "data": {"image_size": shape["size"] * (1 if pixels else 8), "channels": shape["channels"] if pixels else 3},
         "model": model,
         "diffusion": {"objective": "velocity", "weighting": "none", "timestep_sampling": "uniform"},
         "optim": {"lr": RATE, "ema_decay": DECAY},

@@ -18,7 +18,7 @@ _HOMES = {
     "estimate": "estimation.report",
     "edit": "sampling.edit",
     "animate": "sampling.animate",
-    "find_lr": "training.lr_finder",
+    "find_lr": "estimation.lr_finder",
     "with_data": "data.from_python",
     "import_model": "interop.import_model",
     "export": "interop.export",
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig, RunConfig
     from .data.from_python import with_data
     from .errors import DitkitError
+    from .estimation.lr_finder import find_lr
     from .estimation.report import estimate
     from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from .sampling.generate import sample
     from .sampling.samples import save_grid
     from .training.loop import train
-    from .training.lr_finder import find_lr
     from .visual.progress import progress_bars
     from .visual.training_progress import TrainingProgress
 

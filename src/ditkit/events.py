@@ -19,6 +19,7 @@ class Started:
     parameters: int
     images: int
     labels: tuple[str, ...]
+    kernels: str = ""  # what the kernels for CPUs gain, or why there are none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -274,14 +274,14 @@ def test_a_folder_of_images_trains_and_draws_without_labels(capsys: pytest.Captu
 def test_lr_auto_measures_once_and_keeps_the_rate(
     capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ditkit.training.lr_finder import LRCurve
+    from ditkit.estimation.lr_finder import LRCurve
 
     found = iter([1.5e-3])
 
     def find_lr(config, **_):
         return LRCurve(rates=[1.0], losses=[1.0], smoothed=[1.0], suggestion=next(found), lowest=1.0)
 
-    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", find_lr)
+    monkeypatch.setattr("ditkit.estimation.lr_finder.find_lr", find_lr)
     code, _, err = said(capsys, f"train mnist --name auto --steps 1 --lr auto {TINY}")
     assert code == 0
     assert "learning rate: 1.50e-03, measured" in err
@@ -386,7 +386,7 @@ def test_force_overwrites(capsys: pytest.CaptureFixture[str], home: Path) -> Non
 def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
     capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ditkit.training.lr_finder import LRCurve
+    from ditkit.estimation.lr_finder import LRCurve
 
     asked = []
 
@@ -397,7 +397,7 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
         losses = [2.0, 1.0, 3.0]
         return LRCurve(rates=rates, losses=losses, smoothed=losses, suggestion=1e-4, lowest=2e-4, configured=6e-3)
 
-    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", find_lr)
+    monkeypatch.setattr("ditkit.estimation.lr_finder.find_lr", find_lr)
     code, out, err = said(capsys, "lr-find mnist --batch-size 4 --device cpu")
     assert (code, out) == (
         0,
@@ -418,8 +418,8 @@ def test_lr_find_writes_a_plot_and_numbers_and_says_the_rate(
 
 
 def test_a_recipe_that_whole_runs_were_made_for_keeps_its_rate():
+    from ditkit.estimation.lr_finder import LRCurve
     from ditkit.runs.rates import advice, recipe_of
-    from ditkit.training.lr_finder import LRCurve
 
     curve = LRCurve(rates=[1e-4], losses=[1.0], smoothed=[1.0], suggestion=1e-4, lowest=2e-4, configured=6e-3)
     same = recipes.load("mnist", {"optim": {"lr": 1e-4}, "data": {"workers": 2}, "seed": 5})

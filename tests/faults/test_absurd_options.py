@@ -134,7 +134,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("L", (8, 8)).save(run / "samples/step-0000100.png")
     monkeypatch.setattr(loop, "train", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.data.mnist.dataset", lambda config, split: digits)
-    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: None)
+    monkeypatch.setattr("ditkit.estimation.lr_finder.find_lr", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.cli.lr_find.draw", lambda curve, path: path)
     monkeypatch.setattr("ditkit.cli.lr_find._print_curve", lambda *_, **__: None)
     draw_black(monkeypatch)

@@ -245,7 +245,7 @@ def test_a_read_only_folder_is_reported_before_any_work(
     write_run(place / "runs")
     _images(tmp_path / "photos")
     monkeypatch.setattr("ditkit.sampling.request.draw", lambda *_, **__: pytest.fail("it drew"))
-    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: pytest.fail("it measured"))
+    monkeypatch.setattr("ditkit.estimation.lr_finder.find_lr", lambda *_, **__: pytest.fail("it measured"))
     monkeypatch.setattr("ditkit.training.loop.train", lambda *_, **__: pytest.fail("it trained"))
     with _read_only(place):
         for line in (

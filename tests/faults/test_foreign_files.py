@@ -19,11 +19,11 @@ MINE = b"the user's own"
 @pytest.fixture(autouse=True)
 def run(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run with one sample grid; nothing is really drawn or measured."""
-    from ditkit.training.lr_finder import LRCurve
+    from ditkit.estimation.lr_finder import LRCurve
 
     curve = LRCurve(rates=[1e-4, 1e-3], losses=[2.0, 1.0], smoothed=[2.0, 1.0], suggestion=1e-4, lowest=2e-4)
     draw_black(monkeypatch)
-    monkeypatch.setattr("ditkit.training.lr_finder.find_lr", lambda *_, **__: curve)
+    monkeypatch.setattr("ditkit.estimation.lr_finder.find_lr", lambda *_, **__: curve)
     run = write_run(Path("runs"))
     (run / "samples").mkdir()
     Image.new("L", (8, 8)).save(run / "samples/step-0000100.png")

@@ -10,6 +10,7 @@ from ditkit import recipes
 from ditkit.config import ModelConfig
 from ditkit.errors import MachineError, UsageError
 from ditkit.events import Finished, Warned
+from ditkit.kernels.choice import Compute
 from ditkit.models.dit import DiT
 from ditkit.objectives.contract import open_objective
 from ditkit.runtime.distributed import ProcessGroup
@@ -45,7 +46,7 @@ def test_a_sharded_network_is_not_compiled(monkeypatch):
         fresh_network(config, 10, CPU),
         open_objective(config.diffusion),
         CPU,
-        torch.float32,
+        Compute(dtype=torch.float32),
         ProcessGroup(size=2),
     )
     with pytest.raises(UsageError, match="a sharded network cannot be compiled"):
@@ -55,7 +56,7 @@ def test_a_sharded_network_is_not_compiled(monkeypatch):
 
 
 def test_activations_computed_twice_change_no_bit(tiny, tmp_path):
-    run(tiny(), tmp_path / "kept", speed=SpeedOptions(grad_checkpointing="off"))
+    run(tiny(), tmp_path / "kept", speed=SpeedOptions(grad_checkpointing="off", kernels="off"))
     run(tiny(), tmp_path / "twice", speed=SpeedOptions(grad_checkpointing="on"))
     assert digest(tmp_path / "kept") == digest(tmp_path / "twice")
 
@@ -96,7 +97,7 @@ def test_out_of_memory_with_one_image_computes_activations_twice_before_it_gives
     assert listener.of(Finished)[0].reason == "done"
     assert "16 parts, and activations computed twice" in listener.of(Warned)[-1].text
     with pytest.raises(MachineError, match="one image at a time"):
-        run(tiny(), tmp_path / "off", speed=SpeedOptions(grad_checkpointing="off"))
+        run(tiny(), tmp_path / "off", speed=SpeedOptions(grad_checkpointing="off", kernels="off"))
 
 
 @pytest.mark.parametrize("conditioning", ["in-context", "cross-attention", "adaln-zero"])

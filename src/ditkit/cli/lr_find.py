@@ -16,7 +16,7 @@ from .outputs import png_path, show_result
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..data.contract import Datasets
-    from ..training.lr_finder import LRCurve
+    from ..estimation.lr_finder import LRCurve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def measure(
 
     console.hush_matplotlib()
     with console.loading_torch(quiet=quiet):
-        from ..training.lr_finder import find_lr
+        from ..estimation.lr_finder import find_lr
         from ..visual.plots import check_plots
     check_plots()
     shown: list[Callable[[float, float | None], None]] = []

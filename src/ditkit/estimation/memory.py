@@ -73,6 +73,7 @@ class RunSetup:
     images: int  # in the data set; 0 where it is not here to be counted
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    kernels: bool = False
     processes: int = 1
     process_bytes: int = 0  # what this program has taken already, on a CPU
     room: int = 0  # bytes that the data set may take on a GPU

@@ -165,18 +165,21 @@ def _setup(
     """All that memory depends on, and how many bytes are available."""
     with progress(LOADING_TORCH):
         from ..data.resident import free_store_bytes
-        from ..runtime.device import find_device, find_dtype
+        from ..kernels.choice import choose
+        from ..runtime.device import find_device
         from .memory import RunSetup, available_memory
         from .speed import process_bytes
 
         place = find_device(device)
         taken = process_bytes(config if images else None, is_open=is_open)
+        compute = choose(config, place, dtype)
     setup = RunSetup(
         config=config,
         labels=labels,
         images=images or 0,
         device=place,
-        dtype=find_dtype(dtype, place),
+        dtype=compute.dtype,
+        kernels=compute.kernels,
         processes=launched()[1],
         process_bytes=taken,
         room=free_store_bytes(place),

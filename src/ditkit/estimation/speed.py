@@ -16,6 +16,7 @@ from ..config import RunConfig
 from ..data.batches import Batch
 from ..data.contract import open_datasets
 from ..ema import Ema
+from ..kernels.choice import Compute
 from ..models import size
 from ..objectives.contract import open_objective
 from ..registry import SAMPLERS
@@ -119,13 +120,14 @@ class _Engine:
         config, device = setup.config, setup.device
         train = dataclasses.replace(config.train, batch_size=images, accumulate=1)
         self._config = dataclasses.replace(config, train=train)
-        self._device, self._dtype = device, setup.dtype
+        self._device = device
+        compute = Compute(dtype=setup.dtype, kernels=setup.kernels)
         self._network = fresh_network(config, setup.labels, device)
         self._ema = Ema(self._network, config.optim.ema_decay)
         self._optimizer = optim.adamw(self._network, config.optim)
         objective, speed = open_objective(config.diffusion), SpeedOptions(compile="off")
         self._worker, _ = open_step_context(
-            self._config, self._network, objective, device, setup.dtype, ProcessGroup(), speed
+            self._config, self._network, objective, device, compute, ProcessGroup(), speed
         )
         self._worker.micro_batches = parts
         self._batch = Batch(torch.zeros(images, *config.shape), torch.zeros(images, dtype=torch.int64), {})

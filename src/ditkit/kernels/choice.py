@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from .library import KernelsUnavailable, library_name, open_library
 WORDS = ("auto", "on", "off")  # of --kernels
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}  # of gradients: norm of the difference over their norm
 _AUTOCAST = 1.25  # in bfloat16 so many times what torch's autocast makes of the gradients is allowed, too
-_GAIN = {torch.float32: 1.1, torch.bfloat16: 1.1}  # eager time over the kernels', from which on they are used
+_GAIN = 1.1  # eager time over the kernels', from which on they are used
 _PRODUCT_GAIN = 1.5  # float32 time over bfloat16 time of a product, from which on bfloat16 is tried
 _TOKENS, _MOST_IMAGES = 512, 32  # of a check
 
@@ -56,12 +57,18 @@ class Compute:
     @property
     def record(self) -> dict[str, str]:
         """What files say of it, in the words of the options --dtype and --kernels."""
-        return {"dtype": str(self.dtype).removeprefix("torch."), "kernels": "on" if self.kernels else "off"}
+        return {"dtype": name(self.dtype), "kernels": "on" if self.kernels else "off"}
 
-    def equip(self, *networks: DiT) -> None:
-        """Let the kernels run the blocks of networks, or eager torch again."""
+    def equip(self, *networks: Any) -> Compute:
+        """Let the kernels run the blocks of DiTs, or eager torch again; returns itself."""
         for network in networks:
             network.fast_blocks = FastBlocks(network.config, self.dtype) if self.kernels else None
+        return self
+
+
+def name(dtype: torch.dtype) -> str:
+    """float32 or bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
 
 EAGER = Compute(dtype=torch.float32)
@@ -77,23 +84,26 @@ def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels
     Raises UsageError for kernels "on" where they do not exist, MachineError where they cannot be used.
     """
     eager = Compute(dtype=find_dtype(dtype, device))
-    word = _word(kernels)
+    word = choice_word(kernels)
     if word == "off":
         return dataclasses.replace(eager, why="kernels are off")
-    reason = f"they run on CPUs, not on {device.type}" if device.type != "cpu" else why_not(config.model)
-    if reason is not None:
-        if kernels == "on":
-            raise UsageError(f"--kernels on: {reason}", "leave it out")
-        return dataclasses.replace(eager, why=reason)
-    reasons = []
-    for candidate in _candidates(config, dtype):
+    found = find(config, device, dtype, whatever_they_gain=word == "on")
+    if found.kernels or kernels != "on":
+        return found if found.kernels else dataclasses.replace(eager, why=found.why)
+    if device.type != "cpu" or why_not(config.model):
+        raise UsageError(f"--kernels on: {found.why}", "leave it out")
+    raise MachineError(f"the kernels cannot be used: {found.why}", "leave out --kernels on")
+
+
+def find(config: RunConfig, device: torch.device, dtype: str, *, whatever_they_gain: bool) -> Compute:
+    """The kernels in the best dtype that passes its check; without kernels, why there are none."""
+    why = f"they run on CPUs, not on {device.type}" if device.type != "cpu" else why_not(config.model)
+    for candidate in [] if why else _candidates(config, dtype):
         verdict = _kept_or_checked(config, candidate)
-        if verdict.error is not None and (word == "on" or verdict.gain >= _GAIN[candidate]):
+        if verdict.error is not None and (whatever_they_gain or verdict.gain >= _GAIN):
             return Compute(dtype=candidate, kernels=True, why=verdict.why)
-        reasons.append(verdict.why)
-    if kernels == "on":
-        raise MachineError(f"the kernels cannot be used: {reasons[-1]}", "leave out --kernels on")
-    return dataclasses.replace(eager, why=reasons[-1])
+        why = verdict.why
+    return Compute(dtype=torch.float32, why=why or "")
 
 
 def choose_to_draw(config: RunConfig, device: str | torch.device, dtype: str, kernels: str) -> Compute:
@@ -110,7 +120,7 @@ def _say_slow() -> None:
     notify("warning: bfloat16 is slow here: this processor does not compute in it; --dtype float32 is faster")
 
 
-def _word(kernels: str) -> str:
+def choice_word(kernels: str) -> str:
     """auto, on or off; what auto is to be, the environment may say. Raises UsageError for another word."""
     word = os.environ.get("DITKIT_KERNELS", "auto") if kernels == "auto" else kernels
     if word not in WORDS:
@@ -206,8 +216,7 @@ def check(config: RunConfig, dtype: torch.dtype) -> _Verdict:
                 return _Verdict(error=None, gain=0, why=f"their gradients differ from torch's by {error:.1e}")
         rounds = [(_fastest(lambda: gradients(None), 2), _fastest(lambda: gradients(fast), 2)) for _ in range(3)]
     gain = min(eager for eager, _ in rounds) / min(fast for _, fast in rounds)
-    name = str(dtype).removeprefix("torch.")
-    return _Verdict(error=error, gain=gain, why=f"{name} kernels, {gain:.1f} times as fast as eager, measured here")
+    return _Verdict(error=error, gain=gain, why=f"{gain:.1f} times as fast as eager in {name(dtype)}, measured here")
 
 
 def _small_network(config: RunConfig) -> tuple[DiT, tuple[Tensor, Tensor, Tensor]]:

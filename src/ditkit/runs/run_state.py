@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -83,6 +83,8 @@ class State:
     sharded: bool = False  # over the processes
     accumulate: int = 1  # parts that the settings split a process's share of a batch into
     compiled: bool = False  # whether the network was
+    kernels: bool = False  # whether kernels in C ran its blocks
+    dtype: Literal["float32", "bfloat16"] | None = None  # of its products; None in checkpoints of an earlier ditkit
     parts: int = 1  # parts that it did split it into, because memory ran out
     validation_loss: FiniteFloat | None = None  # measured at this very step
     images: int = 0  # of the data set; 0 in checkpoints of an earlier ditkit

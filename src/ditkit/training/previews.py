@@ -37,7 +37,7 @@ def validate(session: TrainingSession) -> None:
     for network in (session.trainable.ema, session.trainable.network):
         full = session.full_network(network)
         if session.group.is_main:
-            losses.append(session.validation.loss(full, session.device, session.dtype, part))
+            losses.append(session.validation.loss(full, session.device, session.compute.autocast, part))
     if session.group.is_main:
         ema, raw = losses
         if math.isfinite(ema) and math.isfinite(raw):

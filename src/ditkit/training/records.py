@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..events import Started, Stepped
+from ..kernels.choice import name
 from ..runtime.device import memory_mb
 from .session import TrainingSession
 
@@ -47,12 +48,14 @@ def started_event(session: TrainingSession) -> Started:
     several = f" × {session.group.size}" if session.group.size > 1 else ""
     sharded = ", sharded" if session.trainable.sharded else ""
     compiled = ", compiled" if session.step_context.compiled else ""
+    kernels = ", kernels" if session.compute.kernels else ""
     return Started(
         folder=session.folder.path,
         step=session.step,
         steps=session.config.train.steps,
-        device=f"{session.device}{several}{sharded}{compiled}",
-        dtype=str(session.dtype).removeprefix("torch."),
+        device=f"{session.device}{several}{sharded}{compiled}{kernels}",
+        dtype=name(session.compute.dtype),
+        kernels=session.compute.why,
         parameters=sum(parameter.numel() for parameter in session.trainable.network.parameters()),
         images=session.images,
         labels=session.labels,

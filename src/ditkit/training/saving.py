@@ -36,7 +36,9 @@ def follow_load(session: TrainingSession) -> None:
     if text:
         again = ", for which the network is compiled" if session.step_context.compiled else ""
         session.on_event(Warned(step=session.step, text=text + again))
-        session.utilization = open_utilization(session.config, session.device, session.dtype, session.group.size)
+        session.utilization = open_utilization(
+            session.config, session.device, session.compute.dtype, session.group.size
+        )
 
 
 def emergency_save(session: TrainingSession) -> None:

@@ -16,6 +16,7 @@ from ..config import RunConfig
 from ..data.batches import Batches
 from ..evaluation.judge import Judge
 from ..events import OnEvent
+from ..kernels.choice import Compute, name
 from ..kernels.update import WeightUpdate
 from ..latents.codec import Codec
 from ..models.dit import DiT
@@ -64,8 +65,8 @@ class TrainingSession:
         return self.step_context.device
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.step_context.dtype
+    def compute(self) -> Compute:
+        return self.step_context.compute
 
     def full_network(self, network: nn.Module) -> nn.Module:
         """The network itself, or a whole copy of a sharded one in the main process, not to be trained.
@@ -92,4 +93,6 @@ def environment(session: TrainingSession) -> dict[str, Any]:
         "accumulate": session.config.train.accumulate,
         "parts": session.step_context.micro_batches,
         "compiled": session.step_context.compiled is not None,
+        "kernels": session.compute.kernels,
+        "dtype": name(session.compute.dtype),
     }

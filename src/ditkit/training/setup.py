@@ -24,6 +24,7 @@ from ..estimation.preflight import check_needs, disk_remark
 from ..evaluation.judge import Judge, open_judge
 from ..events import OnEvent, Warned
 from ..io import paths
+from ..kernels.for_run import choose_for_run
 from ..kernels.update import WeightUpdate
 from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
@@ -71,14 +72,14 @@ def open_session(
     objective, dtype = open_objective(config.diffusion), find_dtype(dtype_name, device)
     check_needs(config, dataset.labels, objective.process)
     ema, trainable = _open_trainable(config, dataset.labels, folder, group, device, dtype, shard=speed.shard)
-
     state = _restore(config, folder, group, trainable, dataset, on_event, force_change)
     # After the checkpoint: a run that continues has the statistics of its latents from there.
     stats = state.latents if state else first_latents(config, lambda text: on_event(Warned(step=0, text=text)), folder)
     data = open_training_data(config, datasets, device, stats=stats, should_stop=should_stop)
     group.barrier()  # machines that do not share their caches encode latents at their own pace
+    compute = choose_for_run(config, device, dtype_name, speed, state, group).equip(ema.network)
     context, text = open_step_context(
-        config, trainable.network, objective, device, dtype, group, speed, state and state.compiled, until
+        config, trainable.network, objective, device, compute, group, speed, state and state.compiled, until
     )
     if text:
         on_event(Warned(step=state.step if state else 0, text=text))
@@ -98,7 +99,7 @@ def open_session(
         logs=RunLogs(folder, state, writes=group.is_main),
         on_event=on_event,
         load=LoadWatch(group) if speed.follow_load and device.type == "cpu" else None,
-        utilization=open_utilization(config, device, dtype, group.size),
+        utilization=open_utilization(config, device, compute.dtype, group.size),
         judge=_open_judge(config, device, dataset) if group.is_main else None,
     )
     if state:
@@ -206,8 +207,9 @@ def _continue_from(session: TrainingSession, state: State, force_change: Collect
     for path in session.logs.lost_rows:
         warn(f"{path} is shorter than it was at step {state.step}; its missing rows are lost")
     # As strings, so that versions, numbers and yes or no are compared and printed in one way.
-    before = {**state.versions, **{key: str(getattr(state, key)) for key in ("device", "threads", "compiled")}}
-    after = {**now["versions"], **{key: str(now[key]) for key in ("device", "threads", "compiled")}}
+    keys = ("device", "threads", "compiled", "kernels", *(["dtype"] if state.dtype else []))
+    before = {**state.versions, **{key: str(getattr(state, key)) for key in keys}}
+    after = {**now["versions"], **{key: str(now[key]) for key in keys}}
     changed = [f"{key} {value} is now {after[key]}" for key, value in before.items() if after.get(key, value) != value]
     if changed:
         warn(f"{', '.join(changed)}: the run goes on, but may differ in the last bits from one that was never stopped")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import RunConfig
 from ..data.batches import Batch
 from ..errors import MachineError, UsageError
+from ..kernels.choice import Compute
 from ..models.dit import DiT
 from ..objectives.contract import Network, Objective
 from ..runtime import compile as compiling
@@ -35,7 +36,7 @@ class StepContext:
     network: DiT
     objective: Objective
     device: torch.device
-    dtype: torch.dtype
+    compute: Compute
     group: ProcessGroup
     micro_batches: int  # that this process splits its share of a batch into; doubled when memory runs out
     gradient_sync: GradientSync | None = None  # of several processes that have all weights
@@ -60,7 +61,7 @@ def open_step_context(
     network: DiT,
     objective: Objective,
     device: torch.device,
-    dtype: torch.dtype,
+    compute: Compute,
     group: ProcessGroup,
     speed: SpeedOptions,
     compiled_before: bool | None = None,
@@ -74,7 +75,8 @@ def open_step_context(
     sharded = speed.shard and group.size > 1
     if sharded and speed.compile == "on":
         raise UsageError("a sharded network cannot be compiled", "leave out --compile on, or --shard")
-    word = "off" if sharded else speed.compile
+    word = "off" if sharded or compute.kernels else speed.compile
+    compute.equip(network)
     compiled, text = compiling.open_compiled(word, compiled_before, config, network, device, group, until)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, where products are float32
@@ -85,7 +87,7 @@ def open_step_context(
         network=network,
         objective=objective,
         device=device,
-        dtype=dtype,
+        compute=compute,
         group=group,
         micro_batches=micro_batches_for(config, device, images),
         gradient_sync=GradientSync(network.parameters()) if group.size > 1 and not sharded else None,
@@ -173,7 +175,7 @@ def _gradients_of_share(context: StepContext, tensors: tuple[Tensor, ...], total
     for number, part in enumerate(zip(*(tensor.tensor_split(parts) for tensor in tensors), strict=True), 1):
         if context.gradient_sync:
             context.gradient_sync.start(last=number == parts)
-        with autocast(context.device, context.dtype):
+        with autocast(context.device, context.compute.autocast):
             compiled = context.compiled if len(part[0]) == usual_size else None
             loss_b = context.objective.loss_at(compiled or context.network, *part)
         (loss_b.sum() / total).backward()

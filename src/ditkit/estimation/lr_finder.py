@@ -18,13 +18,14 @@ from ..data.balance import balanced
 from ..data.batches import Batches, Reader
 from ..data.contract import Dataset, Datasets, open_datasets
 from ..errors import DivergedError
+from ..kernels.choice import choose
 from ..objectives.contract import open_objective
-from ..runtime.device import find_device, find_dtype
+from ..runtime.device import find_device
 from ..runtime.distributed import ProcessGroup
-from .init_weights import first_latents, first_network
-from .step import SpeedOptions, compute_gradients, open_step_context
-from .training_data import open_training_data
-from .validation_set import Cases, ValidationSet, pixel_cases
+from ..training.init_weights import first_latents, first_network
+from ..training.step import SpeedOptions, compute_gradients, open_step_context
+from ..training.training_data import open_training_data
+from ..training.validation_set import Cases, ValidationSet, pixel_cases
 
 LOWEST, HIGHEST = 1e-6, 1.0
 _WARMUP_RATE = 2e-4  # not a part of the config's own rate: the result must not depend on that
@@ -68,7 +69,7 @@ def find_lr(
     Raises DitkitError when no rate lowers the loss.
     """
     torch_device = find_device(device)
-    precision = find_dtype(dtype, torch_device)
+    compute = choose(config, torch_device, dtype)
     datasets = datasets or open_datasets(config.data)
     objective = open_objective(config.diffusion)
     network = first_network(config, datasets.train.labels, torch_device)
@@ -76,7 +77,7 @@ def find_lr(
     data = open_training_data(config, datasets, torch_device, stats=first_latents(config))
     scored = ValidationSet(_cases(data.train, config.train.batch_size), objective, config.seed)
     speed = SpeedOptions(compile="off")
-    context, _ = open_step_context(config, network, objective, torch_device, precision, ProcessGroup(), speed)
+    context, _ = open_step_context(config, network, objective, torch_device, compute, ProcessGroup(), speed)
     images = balanced(config, data.train)
     batches = Batches(images, config.train.batch_size, config.seed, flip=config.data.flip).iterate(0)
     rates, losses = [], []
@@ -92,7 +93,7 @@ def find_lr(
         optimizer.zero_grad(set_to_none=True)
         if step < 0:
             continue
-        score = scored.loss(network, torch_device, precision, config.train.batch_size)
+        score = scored.loss(network, torch_device, compute.autocast, config.train.batch_size)
         if on_step:
             on_step(step + 1, steps, rate, score)
         if not math.isfinite(score) or score > 4 * best:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ditkit.errors import DitkitError
+from ditkit.estimation.lr_finder import find_lr, read_curve
 from ditkit.events import Validated
 from ditkit.training.loop import train
-from ditkit.training.lr_finder import find_lr, read_curve
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,62 @@
+"""How a run computes: as it did before, and in all its processes alike."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from ..config import RunConfig
+from ..errors import UsageError
+from ..runs.run_state import State
+from ..runtime.device import find_dtype
+from ..runtime.distributed import ProcessGroup
+from .choice import Compute, choice_word, choose, find
+
+
+class Speed(Protocol):
+    """What the user said about how a run computes (`training.step.SpeedOptions`)."""
+
+    @property
+    def kernels(self) -> str: ...
+
+    @property
+    def compile(self) -> str: ...
+
+    @property
+    def grad_checkpointing(self) -> str: ...
+
+    @property
+    def shard(self) -> bool: ...
+
+
+def choose_for_run(
+    config: RunConfig, device: torch.device, dtype: str, speed: Speed, state: State | None, group: ProcessGroup
+) -> Compute:
+    """How a run that begins, or goes on from `state`, computes: the same in all processes.
+
+    Raises UsageError for kernels "on" beside a way to compute that excludes them, or where they do not exist,
+    MachineError where they cannot be used.
+    """
+    others = {
+        "--shard": speed.shard and group.size > 1,
+        "--compile on": speed.compile == "on",
+        "--grad-checkpointing on": speed.grad_checkpointing == "on",
+    }
+    excluding = [option for option, given in others.items() if given]
+    if excluding and speed.kernels == "on":
+        raise UsageError(f"--kernels on does not go together with {excluding[0]}", "leave out one of them")
+    word = "off" if excluding else speed.kernels
+    mine = choose_again(config, device, dtype, word, state) if state else choose(config, device, dtype, word)
+    # Eager where one of them cannot use the kernels, else the wider dtype.
+    return min(group.all_gather(mine), key=lambda choice: (choice.kernels, choice.dtype.itemsize == 2))
+
+
+def choose_again(config: RunConfig, device: torch.device, dtype: str, kernels: str, state: State) -> Compute:
+    """How a run goes on: as its checkpoint says, as far as this machine can. One that names no kernels had none."""
+    word = choice_word(kernels)
+    if word != "auto" or not state.kernels:
+        return choose(config, device, dtype, "off" if word == "auto" else kernels)
+    before = (state.dtype or "float32") if dtype == "auto" else dtype
+    found = find(config, device, before, whatever_they_gain=True)
+    return found if found.kernels else Compute(dtype=find_dtype(dtype, device), why=found.why)
