@@ -1,6 +1,7 @@
 """One training step (forward, loss, backward, AdamW, EMA) beside diffusers' and a plain one in the original's style.
 
-    python benchmarks/training_step.py [--shape digits|faces|mnist|latent|base|tiny] [--threads 2] [--rounds 7] [--compiled] [--json]
+    python benchmarks/training_step.py [--shape digits|faces|mnist|latent|base|tiny] [--threads 2] [--rounds 7] [--json]
+    python benchmarks/training_step.py --compiled       # by torch.compile, which excludes the kernels
     python benchmarks/training_step.py --own-block      # ditkit's block (RMSNorm, SwiGLU, rotary positions, QK norm)
     python benchmarks/training_step.py --busy           # one core kept busy: ditkit's own choice, the peers' default
     python benchmarks/training_step.py --input          # real batches against a constant one
@@ -263,9 +264,7 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False, kernels: str
     speed = SpeedOptions(compile="on" if options.compiled else "off")
     objective = open_objective(config.diffusion)
     compute = choose(config, torch.device("cpu"), kernels="off" if options.compiled else kernels)
-    context, _ = open_step_context(
-        config, network, objective, torch.device("cpu"), compute, ProcessGroup(), speed
-    )
+    context, _ = open_step_context(config, network, objective, torch.device("cpu"), compute, ProcessGroup(), speed)
     shape = (config.train.batch_size, *config.shape)
     constant = Batch(torch.randn(shape), torch.randint(CLASSES, shape[:1]), {})
     stream = (

@@ -55,7 +55,7 @@ def started_event(session: TrainingSession) -> Started:
         steps=session.config.train.steps,
         device=f"{session.device}{several}{sharded}{compiled}{kernels}",
         dtype=name(session.compute.dtype),
-        kernels=session.compute.why,
+        kernels=session.compute.why if session.device.type == "cpu" else "",
         parameters=sum(parameter.numel() for parameter in session.trainable.network.parameters()),
         images=session.images,
         labels=session.labels,
