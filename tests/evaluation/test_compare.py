@@ -82,6 +82,15 @@ def compare(runs, *line: str) -> int:
     return main(["compare", *line, "--runs-dir", str(runs), "--device", "cpu"])
 
 
+def test_runs_are_drawn_as_the_options_say(runs, monkeypatch):
+    from ditkit.checkpoint import loading
+
+    load, seen = loading.load, []
+    monkeypatch.setattr(loading, "load", lambda *words, **how: seen.append(how) or load(*words, **how))
+    assert compare(runs, "narrow", "wide", "--labels", "3", "--kernels", "off", "--dtype", "float32") == 0
+    assert [(how["kernels"], how["dtype"], how["device"].type) for how in seen] == 2 * [("off", "float32", "cpu")]
+
+
 def test_figures_differences_and_pictures_of_two_runs(runs, tmp_path, capsys):
     assert compare(runs, "narrow", "wide", "--labels", "3", "8", "--out", "c") == 0
     out = capsys.readouterr().out

@@ -319,6 +319,24 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(few_digits, monkeypatch
     assert looks == [0, 8, 16, 0, 8, 16] and whole.metrics == stopped.metrics
 
 
+def test_figures_say_what_drew_and_what_others_drew_is_drawn_anew(few_digits, monkeypatch):
+    import torch
+
+    import ditkit
+    from ditkit.kernels.choice import Compute
+
+    trained, draw, drawn = ditkit.load("mnist"), evaluate_module._draw, []
+    how = {"samples": 10, "settings": dataclasses.replace(trained.info.config.sample, steps=1), "keep": True}
+    judge = open_judge(trained.info.config)
+    evaluate(trained, judge, **how)
+    monkeypatch.setattr(evaluate_module, "_draw", lambda *words, **how: drawn.append(words[2]) or draw(*words, **how))
+    record = evaluate(trained, judge, **how).record
+    assert not drawn and (record["dtype"], record["kernels"]) == ("float32", "off")
+    by_kernels = dataclasses.replace(trained, compute=Compute(dtype=torch.float32, kernels=True))
+    record = evaluate(by_kernels, judge, **how).record
+    assert drawn == [0] and (record["dtype"], record["kernels"]) == ("float32", "on")
+
+
 def test_the_images_go_to_one_file_also_after_a_stop(few_digits, monkeypatch, tmp_path, capsys):
     import ditkit
 

@@ -377,5 +377,21 @@ def test_torch_exports_a_network_that_kernels_run():
         assert (exported(*inputs) - made(*inputs)).norm() < 1e-5 * made(*inputs).norm()
 
 
+@pytest.mark.filterwarnings("ignore")  # those of torch.jit
+def test_what_traces_or_transforms_a_network_sees_eager_torch():
+    made = network(model()).requires_grad_(False)
+    x, timestep, label = images_for(made)
+    expected = made(x, timestep, label)
+    made.fast_blocks = FastBlocks(made.config)
+    traced = torch.jit.trace(made, (x, timestep, label))
+    assert torch.equal(traced(x, timestep, label), expected)
+    mapped = torch.func.vmap(lambda x: made(x[None], timestep[:1], label[:1])[0])(x[:1])
+    assert (mapped - expected[:1]).abs().max() < 1e-5
+    slope = torch.func.grad(lambda x: made(x, timestep, label).sum())(x)
+    assert slope.isfinite().all()
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert made(mode.from_tensor(x), timestep, label).shape == x.shape
+
+
 def test_cross_attention_is_left_to_eager_torch():
     assert why_not(model(conditioning="cross-attention")) and not why_not(model())
