@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from training_runs import digest, run
 
 from ditkit import optim
 from ditkit.checkpoint.tensors import Trainable
@@ -21,6 +23,8 @@ from ditkit.kernels.blocks import FastBlocks
 from ditkit.kernels.library import KernelsUnavailable, open_library
 from ditkit.kernels.update import OnePass, WeightUpdate
 from ditkit.models.dit import DiT
+from ditkit.runs.folder import RunFolder
+from ditkit.training.step import SpeedOptions
 
 CHUNK = kernel_update._CHUNK
 SIZES = (1, 3, 17, 64, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5)
@@ -387,3 +391,56 @@ def test_an_update_of_a_network_with_kernels_is_the_eager_one_to_rounding(tiny, 
     assert a.keys() == b.keys()
     for name in a:
         assert (a[name] - b[name]).abs().max() <= 3e-6 * b[name].abs().max(), name
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[OnePass]:
+    """The kernel's steps, one entry each."""
+    calls, real = [], OnePass.step
+    monkeypatch.setattr(OnePass, "step", lambda self, *given: calls.append(self) or real(self, *given))
+    return calls
+
+
+def test_a_run_with_kernels_that_stops_goes_on_to_the_last_bit(tiny, tmp_path, updates):
+    settings = {"steps": 20, "save_every": 20, "sample_every": 20, "validate_every": 10, "snapshot_every": 20}
+    config, speed = tiny(train=settings), SpeedOptions(kernels="on")
+    run(config, tmp_path / "straight", speed=speed)
+    assert len(updates) == 20 and len(set(updates)) == 1
+    run(config, tmp_path / "parts", stop_after=10, speed=speed)
+    run(config, tmp_path / "parts")  # with kernels again, as its checkpoint says
+    assert len(updates) == 40 and len(set(updates)) == 3
+    assert digest(tmp_path / "straight") == digest(tmp_path / "parts")
+    newest = [
+        tmp_path / name / "checkpoints" / "step-0000020" / "averages.safetensors" for name in ("straight", "parts")
+    ]
+    assert newest[0].read_bytes() == newest[1].read_bytes()
+
+
+def test_losses_with_kernels_are_those_without_to_rounding(tiny, tmp_path, updates):
+    losses = {}
+    for word in ("on", "off"):
+        run(tiny(), tmp_path / word, speed=SpeedOptions(kernels=word))
+        losses[word] = [row["loss"] for row in RunFolder(tmp_path / word).metrics() if "loss" in row]
+    assert len(updates) == len(losses["on"]) == 12
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
+
+
+def test_a_step_that_is_skipped_moves_only_the_power_averages(tiny, tmp_path, updates, monkeypatch):
+    real, seen = kernel_update.OnePass.norm, []
+    config = tiny(train={"steps": 6, "save_every": 1, "keep": 6, "snapshot_every": 6})
+
+    def norm(self: OnePass) -> float:
+        seen.append(self)
+        return math.nan if len(seen) == 4 else real(self)
+
+    monkeypatch.setattr(OnePass, "norm", norm)
+    run(config, tmp_path / "r", speed=SpeedOptions(kernels="on"))
+    assert len(seen) == 6 and len(updates) == 5
+
+    def same(name: str) -> bool:
+        files = [tmp_path / "r" / "checkpoints" / f"step-000000{step}" / f"{name}.safetensors" for step in (3, 4)]
+        return all(map(torch.equal, *(load_file(file).values() for file in files)))
+
+    assert {name: same(name) for name in ("model", "ema", "optimizer", "averages")} == {
+        "model": True, "ema": True, "optimizer": True, "averages": False,
+    }  # fmt: skip
