@@ -251,8 +251,9 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False, kernels: str
     from ditkit import optim, recipes
     from ditkit.data.batches import Batch, Batches
     from ditkit.data.contract import open_dataset
-    from ditkit.ema import Ema
+    from ditkit.ema import Ema, PowerEmas
     from ditkit.kernels.choice import choose
+    from ditkit.kernels.update import WeightUpdate
     from ditkit.objectives.contract import open_objective
     from ditkit.runtime.distributed import ProcessGroup
     from ditkit.training.init_weights import fresh_network
@@ -260,7 +261,8 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False, kernels: str
 
     config = recipes.load("mnist", settings(SHAPES[options.shape], own_block=options.own_block))
     network = fresh_network(config, CLASSES, torch.device("cpu"))
-    optimizer, ema = optim.adamw(network, config.optim), Ema(network, config.optim.ema_decay)
+    optimizer, averages = optim.adamw(network, config.optim), (Ema(network, DECAY), PowerEmas(network, ()))
+    update = WeightUpdate(network, optimizer, *averages, config.optim.clip)
     speed = SpeedOptions(compile="on" if options.compiled else "off")
     objective = open_objective(config.diffusion)
     compute = choose(config, torch.device("cpu"), kernels="off" if options.compiled else kernels)
@@ -275,11 +277,7 @@ def ditkit_step(options: argparse.Namespace, *, real: bool = False, kernels: str
 
     def step(number: int) -> None:
         compute_gradients(context, number, next(stream), "noise", lambda: [False], lambda: None)
-        norm = optim.norm(network)
-        optim.clip(network, config.optim.clip, norm)
-        optim.set_rate(optimizer, RATE)
-        optimizer.step()
-        ema.update(network, number + 1)
+        update(RATE, update.norm(), number + 1)
         optimizer.zero_grad(set_to_none=True)
 
     return step

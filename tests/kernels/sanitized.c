@@ -120,23 +120,26 @@ static void feed_forward(const Kernels *k, Shape s) {
 
 static void updates(Shape s) {
   enum { TENSORS = 3 };
-  float *gradient[TENSORS], *weight[TENSORS], *mean[TENSORS], *square[TENSORS], *average[TENSORS];
-  int64_t tensor[2 * TENSORS], begin[2 * TENSORS], end[2 * TENSORS];
-  float decay[TENSORS] = {0, 0.1f, 0};
-  double squares[2 * TENSORS];
+  float *gradient[TENSORS], *weight[TENSORS], *mean[TENSORS], *square[TENSORS], *step[TENSORS], *average[TENSORS];
+  int64_t tensor[2 * TENSORS], begin[2 * TENSORS], end[2 * TENSORS], *first = malloc((s.parts + 1) * sizeof *first);
+  double decay[TENSORS] = {0, 0.1, 0}, rate[TENSORS] = {1e-3, 1, 0}, squares[2 * TENSORS];
   for (int t = 0; t < TENSORS; t++) {
     const int64_t length = s.hidden * t + s.tokens;
     gradient[t] = t == 1 ? NULL : in(length);
-    weight[t] = in(length), mean[t] = in(length), square[t] = in(length), average[t] = in(length);
+    // One without a gradient may have no moments yet.
+    mean[t] = t == 1 ? NULL : in(length), square[t] = t == 1 ? NULL : in(length), step[t] = t == 1 ? NULL : in(1);
+    weight[t] = in(length), average[t] = in(length);
     tensor[2 * t] = tensor[2 * t + 1] = t;
     begin[2 * t] = 0, end[2 * t] = begin[2 * t + 1] = length / 2, end[2 * t + 1] = length;
   }
-  Update a = {.chunks = 2 * TENSORS, .tensor = tensor, .begin = begin, .end = end, .gradient = gradient,
-              .weight = weight, .mean = mean, .square = square, .decay = decay, .average = {average}, .toward = {0.1f},
-              .averages = s.options & 1, .factor = 1, .rate = s.options & 2 ? 0 : 1e-3f, .beta1 = 0.9f, .beta2 = 0.99f,
-              .eps = 1e-8f, .correction1 = 0.1f, .correction2 = 0.01f, .squares = squares};
+  for (int part = 0; part <= s.parts; part++) first[part] = 2 * TENSORS * part / s.parts;
+  Update a = {.first = first, .tensor = tensor, .begin = begin, .end = end, .gradient = (void *)gradient,
+              .weight = weight, .mean = mean, .square = square, .step = step, .rate = rate, .decay = decay,
+              .tensors = TENSORS, .average = {average}, .toward = {s.options & 2 ? 1 : 0.1}, .averages = s.options & 1,
+              .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .factor = 0.5, .squares = squares};
   gradient_squares(&a, s.parts);
   update(&a, s.parts);
+  free(first);
   free_all();
 }
 

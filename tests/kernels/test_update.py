@@ -32,7 +32,7 @@ DECAYS = (0.5, 0.999, 0.1)  # of the averages: of half, little and much of the w
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The library is compiled once for the whole file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DITKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -40,6 +40,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
             open_library()
         except KernelsUnavailable as error:
             pytest.skip(f"no kernels: {error}")
+    yield
 
 
 @pytest.fixture
@@ -401,7 +402,8 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[OnePass]:
     return calls
 
 
-def test_a_run_with_kernels_that_stops_goes_on_to_the_last_bit(tiny, tmp_path, updates):
+def test_a_run_with_kernels_that_stops_goes_on_to_the_last_bit(tiny, tmp_path, updates, monkeypatch):
+    monkeypatch.delenv("DITKIT_KERNELS", raising=False)
     settings = {"steps": 20, "save_every": 20, "sample_every": 20, "validate_every": 10, "snapshot_every": 20}
     config, speed = tiny(train=settings), SpeedOptions(kernels="on")
     run(config, tmp_path / "straight", speed=speed)

@@ -15,8 +15,9 @@ from .. import optim
 from ..config import RunConfig
 from ..data.batches import Batch
 from ..data.contract import open_datasets
-from ..ema import Ema
+from ..ema import Ema, PowerEmas
 from ..kernels.choice import Compute
+from ..kernels.update import WeightUpdate
 from ..models import size
 from ..objectives.contract import open_objective
 from ..registry import SAMPLERS
@@ -123,8 +124,9 @@ class _Engine:
         self._device = device
         compute = Compute(dtype=setup.dtype, kernels=setup.kernels)
         self._network = fresh_network(config, setup.labels, device)
-        self._ema = Ema(self._network, config.optim.ema_decay)
         self._optimizer = optim.adamw(self._network, config.optim)
+        averages = Ema(self._network, config.optim.ema_decay), PowerEmas(self._network, ())
+        self._update = WeightUpdate(self._network, self._optimizer, *averages, config.optim.clip)
         objective, speed = open_objective(config.diffusion), SpeedOptions(compile="off")
         self._worker, _ = open_step_context(
             self._config, self._network, objective, device, compute, ProcessGroup(), speed
@@ -137,9 +139,7 @@ class _Engine:
         began = self._now()
         compute_gradients(self._worker, number, self._batch, "noise", list, lambda: None)
         between = self._now()
-        optim.clip(self._network, self._config.optim.clip, optim.norm(self._network))
-        self._optimizer.step()
-        self._ema.update(self._network, number + 1)
+        self._update(self._config.optim.lr, self._update.norm(), number + 1)
         self._optimizer.zero_grad(set_to_none=True)
         return between - began, self._now() - between
 
@@ -151,7 +151,7 @@ class _Engine:
         times = []
         for _ in range(2):
             began = self._now()
-            self._ema.network(few, torch.ones(len(few), device=self._device), label_B)
+            self._update.ema.network(few, torch.ones(len(few), device=self._device), label_B)
             times.append(self._now() - began)
         return min(times) / len(few)
 
