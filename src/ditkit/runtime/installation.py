@@ -60,11 +60,23 @@ def describe_devices() -> Iterator[str]:
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     dtype = str(find_dtype("auto", device)).removeprefix("torch.")
     yield f"trains on {device}{name} in {dtype}, {plural(torch.get_num_threads(), 'thread')}"
+    yield f"kernels for the CPU: {_describe_kernels()}"
     kinds = {"nccl": torch.distributed.is_nccl_available, "gloo": torch.distributed.is_gloo_available}
     links = [kind for kind, is_there in kinds.items() if torch.distributed.is_available() and is_there()]
     rank, size = launched()
     launch = f"; this is process {rank} of {size}" if size > 1 else ""
     yield f"several processes by {' or '.join(links) or 'nothing'}, {plural(torch.cuda.device_count(), 'GPU')}{launch}"
+
+
+def _describe_kernels() -> str:
+    from ..kernels.choice import computes_bfloat16
+    from ..kernels.library import KernelsUnavailable, library_name
+
+    try:
+        name = library_name()
+    except KernelsUnavailable as error:
+        return f"none, so that steps take about twice as long: {error}"
+    return f"{name}, in float32{' and bfloat16' if computes_bfloat16() else ''}"
 
 
 def describe_folders(runs: Path) -> Iterator[str]:

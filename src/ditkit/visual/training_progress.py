@@ -96,6 +96,8 @@ class TrainingProgress:
             f"{verb} {name}: {parameter_count(event.parameters)} on {event.device} ({event.dtype}), "
             f"{plural(event.images, 'image')}, {labels}, in {event.folder}"
         )
+        if event.kernels:
+            self.note(f"{'kernels' if ', kernels' in event.device else 'no kernels'}: {event.kernels}")
         if draws_bars(self.console) and not self.quiet:
             self._bar = _bar(self.console)
             self._task = self._bar.add_task("", total=event.steps, completed=event.step, numbers="")
