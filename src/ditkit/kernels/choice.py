@@ -88,7 +88,7 @@ def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels
     eager = Compute(dtype=find_dtype(dtype, device))
     word = choice_word(kernels)
     if word == "off":
-        return dataclasses.replace(eager, why="kernels are off")
+        return eager
     found = find(config, device, dtype, whatever_they_gain=word == "on")
     if found.kernels or kernels != "on":
         return found if found.kernels else dataclasses.replace(eager, why=found.why)

@@ -76,7 +76,7 @@ def _describe_kernels() -> str:
         name = library_name()
     except KernelsUnavailable as error:
         return f"none, so that steps take about twice as long: {error}"
-    return f"{name}, in float32{' and bfloat16' if computes_bfloat16() else ''}"
+    return f"compiled ({name}), in float32{' and bfloat16' if computes_bfloat16() else ''}"
 
 
 def describe_folders(runs: Path) -> Iterator[str]:

@@ -97,7 +97,7 @@ class TrainingProgress:
             f"{plural(event.images, 'image')}, {labels}, in {event.folder}"
         )
         if event.kernels:
-            self.note(f"{'kernels' if ', kernels' in event.device else 'no kernels'}: {event.kernels}")
+            self.note(f"{'kernels in C' if ', kernels' in event.device else 'no kernels in C'}: {event.kernels}")
         if draws_bars(self.console) and not self.quiet:
             self._bar = _bar(self.console)
             self._task = self._bar.add_task("", total=event.steps, completed=event.step, numbers="")
