@@ -123,8 +123,13 @@ def claim(path: Path, *, folder: bool = False) -> Path:
 def claim_free(path: Path, ending: str = "", *, folder: bool = False) -> Path:
     """`claim` of the next free name: `path`, `path-2` …, with its ending."""
     while True:
-        with contextlib.suppress(FileExistsError):  # another process has just taken that name
-            return claim(free_name(path, ending), folder=folder)
+        free = free_name(path, ending)
+        try:
+            return claim(free, folder=folder)
+        except FileExistsError as error:
+            # Another process has just taken that name; but where a folder above is a file, no name is free.
+            if str(error.filename) != str(free):
+                raise
 
 
 def is_empty(path: Path) -> bool:
