@@ -2,6 +2,7 @@
 """How fast are images drawn? ditkit's sampler beside two others, and what each of its speed options gains.
 
     python benchmarks/sampling.py                        # seconds per image; --shape, --images, --steps, --threads
+    python benchmarks/sampling.py --tables kernels --shape mnist --images 16    # recipes with and without the kernels
     python benchmarks/sampling.py quality RUN            # MNIST: accuracy, Fréchet distance by steps and option
 
 The others have the same shape and random weights: the loop of the original (a plain network, one image at a time, 399
@@ -29,6 +30,7 @@ from typing import Any
 
 from ditkit import recipes
 from ditkit.config import RunConfig, SampleConfig
+from ditkit.kernels.choice import choose
 from ditkit.models.dit import DiT
 from ditkit.models.size import flops
 from ditkit.runtime.threads import calm_threads, keep_memory
@@ -122,10 +124,16 @@ def ditkit_case(
     each = flops(config.model, channels=config.shape[0], size=(config.shape[1], config.shape[2]))
     rows: list[int] = []
 
+    stack = network.stack
+
+    def counted(x_BTD: torch.Tensor, conditions: list[torch.Tensor | None]) -> torch.Tensor:
+        rows.append(len(x_BTD))
+        return stack(x_BTD, conditions)
+
     def run() -> torch.Tensor:
         rows.clear()
-        hook = network.blocks[0].register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
-        with hook, around() if around else warnings.catch_warnings():
+        network.stack = counted
+        with around() if around else warnings.catch_warnings():
             return draw(
                 network,
                 config.diffusion,
@@ -289,6 +297,23 @@ def levers(shape: str, images: int, options: argparse.Namespace) -> list[Case]:
     ]
 
 
+def kernels(_shape: str, images: int, options: argparse.Namespace) -> list[Case]:
+    """Recipes, guided and not, by eager torch and by the kernels; `_shape` is that of the other tables."""
+    cases = []
+    for recipe, preset in (("mnist", None), ("celeba", None), ("celeba-gpu", None), ("celeba-gpu", "dit-b/2")):
+        config = recipes.load(recipe, {"model": {"preset": preset}} if preset else {})
+        for guidance in (1.0, 4.0):
+            settings = replace(config.sample, steps=options.steps, guidance=guidance)
+            for word in ("off", "on"):
+                network = random_network(config)
+                compute = choose(config, torch.device("cpu"), "auto", word)
+                compute.equip(network)
+                said = f"{recipe} {preset or ''} guidance {guidance:g}, kernels {word} ({compute.record['dtype']})"
+                most = max(2, options.timed // 4) if preset else options.timed
+                cases.append(ditkit_case(said, network, config, images, settings, most=most))
+    return cases
+
+
 def show(title: str, lines: list[Line]) -> None:
     """Print a table."""
     print(f"\n{title}\n{'':<46}{'s/image':>9}{'ratio':>8}{'of peak':>9}{'error':>10}   timed")
@@ -308,11 +333,13 @@ def speed(options: argparse.Namespace) -> None:
     results = []
     for shape in options.shape:
         for images in options.images:
-            for title, cases in (("peers", peers), ("levers", levers)):
+            for title, cases in (("peers", peers), ("levers", levers), ("kernels", kernels)):
                 if title in options.tables:
-                    lines = measure(
-                        cases(shape, images, options), images, options.rounds, options.threads, errors=title == "levers"
-                    )
+                    made, lines = cases(shape, images, options), []
+                    together = 2 if title == "kernels" else len(made)  # a ratio is to the first of these
+                    for start in range(0, len(made), together):
+                        part = made[start : start + together]
+                        lines += measure(part, images, options.rounds, options.threads, errors=title != "peers")
                     results.append({"shape": shape, "images": images, "table": title, "lines": [*map(asdict, lines)]})
                     if not options.json:
                         show(f"{shape}, {images} images, {options.threads} threads: {title}", lines)
@@ -329,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["mnist", "latent"])
     parser.add_argument("--images", nargs="+", type=int, default=[16, 256])
-    parser.add_argument("--tables", nargs="+", choices=["peers", "levers"], default=["peers", "levers"])
+    parser.add_argument("--tables", nargs="+", choices=["peers", "levers", "kernels"], default=["peers", "levers"])
     parser.add_argument("--steps", type=int, default=20, help="sampling steps, at least 2")
     parser.add_argument("--calls", type=int, default=6, help="calls of the original's loop that are timed")
     parser.add_argument("--timed", type=int, default=16, help="images that ditkit draws if --images is larger")
