@@ -186,7 +186,7 @@ def test_data_show_says_how_a_folder_was_understood(capsys: pytest.CaptureFixtur
         "labels: from the folders",
         "all images are in x/, which is no label",
         "splits, by name: train/ to train on (2 images), val/ for validation (1)",
-        "not used: test/ (1 images), for testing by name",
+        "not used: test/ (1 image), for testing by name",
     ):
         assert words in out.splitlines()
     record = json.loads(said(capsys, f"{line} --json --force")[1])

@@ -12,13 +12,14 @@ from training_runs import run
 from ditkit import recipes
 from ditkit.cli import app
 from ditkit.errors import MachineError, UsageError
-from ditkit.estimation import lr_finder, preflight, step
+from ditkit.estimation import lr_finder, preflight
 from ditkit.evaluation import report
 from ditkit.events import Warned
 from ditkit.interop import export
 from ditkit.io import packages, paths
 from ditkit.runs.model_info import ModelInfo
 from ditkit.sampling import generate
+from ditkit.training import step
 from ditkit.visual import grid
 
 

@@ -53,6 +53,7 @@ def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, mo
 
     from ditkit.data.batches import Batches
     from ditkit.data.contract import open_dataset
+    from ditkit.kernels.choice import Compute
     from ditkit.objectives.contract import open_objective
     from ditkit.runtime.distributed import ProcessGroup
     from ditkit.training import step
@@ -66,7 +67,7 @@ def test_the_gradients_of_two_shares_add_up_to_those_of_the_whole_batch(tiny, mo
         network = fresh_network(config, 10, cpu)
         objective = open_objective(config.diffusion)
         nouns = {"config": config, "network": network, "objective": objective, "device": cpu, "group": group}
-        context = step.StepContext(**nouns, dtype=torch.float32, micro_batches=1)
+        context = step.StepContext(**nouns, compute=Compute(dtype=torch.float32), micro_batches=1)
         batch = Batches(dataset, 16, config.seed, share=group.shard(16)).batch(3)
         result = step.compute_gradients(context, 3, batch, "noise", lambda: [False], lambda: None)
         found = {name: one.grad for name, one in network.named_parameters() if one.grad is not None}

@@ -119,10 +119,10 @@ def keep_first_weights(config: RunConfig, folder: RunFolder) -> None:
         return
     weights = expanded(config.train.init_from).resolve()
     folder.first_weights.unlink(missing_ok=True)
+    if not weights.is_file():  # which training reports
+        return
     try:
         os.link(weights, folder.first_weights)
-    except FileNotFoundError:  # which training reports
-        return
     except OSError:
         with atomic.replaced(folder.first_weights) as copy, weights.open("rb") as file:
             shutil.copyfileobj(file, copy)
