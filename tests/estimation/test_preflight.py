@@ -116,6 +116,7 @@ def test_what_onnx_cannot_hold_is_said_before_torch_loads(name, dtype, width, wo
 
 def test_features_of_a_file_ask_for_what_runs_it_at_once(tmp_path, monkeypatch) -> None:
     (tmp_path / "a.onnx").touch()
+    monkeypatch.setattr(packages, "find_spec", lambda name: True)
     report.check_features(str(tmp_path / "a.onnx"), 3)
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs the package onnxruntime"):
