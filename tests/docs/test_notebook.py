@@ -33,7 +33,9 @@ def test_it_runs_shortened(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     expected = pictures(notebook)
-    client = nbclient.NotebookClient(notebook, timeout=scaled(200), resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=round(scaled(200)), resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
     said = outputs(notebook)
     assert "step 3: loss" in said and pictures(notebook) == expected
