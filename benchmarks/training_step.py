@@ -3,6 +3,7 @@
     python benchmarks/training_step.py [--shape digits|faces|mnist|latent|base|tiny] [--threads 2] [--rounds 7] [--json]
     python benchmarks/training_step.py --compiled       # by torch.compile, which excludes the kernels
     python benchmarks/training_step.py --own-block      # ditkit's block (RMSNorm, SwiGLU, rotary positions, QK norm)
+    python benchmarks/training_step.py --avx2           # as on a processor without AVX-512, in float32
     python benchmarks/training_step.py --busy           # one core kept busy: ditkit's own choice, the peers' default
     python benchmarks/training_step.py --input          # real batches against a constant one
     python benchmarks/training_step.py --long 10000     # tiny steps: time and memory in each tenth, which must be flat
@@ -37,6 +38,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"size": 16, "channels": 1, "patch": 4, "width": 64, "depth": 2, "heads": 4, "batch": 16},
 }
 PEERS = ("ditkit", "ditkit-eager", "diffusers", "plain")
+AVX2 = {  # makes oneDNN, MKL, torch and ditkit's compiler leave out AVX-512
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "DITKIT_KERNELS_ARCH": "-march=x86-64-v3",
+}
 CLASSES, TIMESTEPS, DECAY, RATE = 10, 1000, 0.9999, 1e-4
 Step = Callable[[int], None]
 
@@ -48,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compiled", action="store_true", help="ditkit compiles its network; the peers do not")
     parser.add_argument("--own-block", action="store_true", help="ditkit's recipes' block instead of the paper's")
+    parser.add_argument("--avx2", action="store_true", help="all peers compute with AVX2 only")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--busy", action="store_true", help="beside a process that keeps a core busy")
     parser.add_argument("--input", action="store_true", help="real batches against a constant one")
@@ -77,6 +85,7 @@ class Peer:
         command += ["--threads", str(options.threads)] if options.threads else []
         command += [word for word in ("--compiled", "--own-block") if getattr(options, word[2:].replace("-", "_"))]
         environment = {**os.environ, **({"OMP_NUM_THREADS": str(options.threads)} if options.threads else {})}
+        environment |= AVX2 if options.avx2 else {}
         self.name, self.rows = name, list[dict[str, float]]()
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment
@@ -142,9 +151,12 @@ def report_peers(options: argparse.Namespace) -> None:
         for peer in peers
     ]
     if options.json:
-        print(json.dumps({"shape": options.shape, "compiled": options.compiled, "busy": options.busy, "peers": table}))
+        print(
+            json.dumps({key: getattr(options, key) for key in ("shape", "compiled", "busy", "avx2")} | {"peers": table})
+        )
         return
-    print(f"{options.shape}, {options.rounds} rounds, medians{', ditkit compiled' if options.compiled else ''}")
+    words = [word for word, said in (("ditkit compiled", options.compiled), ("AVX2 only", options.avx2)) if said]
+    print(", ".join([options.shape, f"{options.rounds} rounds", "medians", *words]))
     print(f"{'':10} threads   CPU ms  wall ms  of the peak  ditkit is faster ({key})  memory  ditkit's part of it")
     for row in table:
         print(

@@ -86,9 +86,10 @@ def failing(folder: str) -> dict[str, Any]:
     return found
 
 
-def relaunched(folder: str) -> dict[str, Any]:
+def relaunched(folder: str, kernels: str) -> dict[str, Any]:
     """torchrun starts two processes again after the second and then the first were killed; and never killed."""
     preload()
+    os.environ["DITKIT_KERNELS"] = kernels
     place = Path(folder)
     digits = write_digits(place / "digits")
     settings = {"train.steps": 60, "train.save_every": 20, "train.validate_every": 20}

@@ -44,11 +44,20 @@ def test_a_process_that_fails_or_dies_ends_the_run_with_its_error_said_once(tmp_
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes as Linux shows them")
-def test_torchrun_starts_a_killed_run_again_and_it_ends_as_if_never_killed(tmp_path) -> None:
-    found = in_fresh_process("devices:relaunched", folder=tmp_path)
+@pytest.mark.parametrize("kernels", ["off", "on"])
+def test_torchrun_starts_a_killed_run_again_and_it_ends_as_if_never_killed(tmp_path, kernels) -> None:
+    if kernels == "on":
+        from ditkit.kernels.library import KernelsUnavailable, open_library
+
+        try:
+            open_library()
+        except KernelsUnavailable as error:
+            pytest.skip(str(error))
+    found = in_fresh_process("devices:relaunched", folder=tmp_path, kernels=kernels)
     codes, ends, said = found["codes"], found["ends"], found["said"]
     assert (codes["straight"], codes["killed"]) == ([0, 0], 0), said["killed"]
     assert ends["killed"] == ends["straight"]
     assert said["killed"].count("continuing at step") == 2
+    assert ("on cpu × 2, kernels" in said["killed"]) == (kernels == "on"), said["killed"]
     assert codes["wrong"] != 0
     assert said["wrong"].count("error: this machine has no cuda device") == 1

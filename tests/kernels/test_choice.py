@@ -181,11 +181,11 @@ MUTANTS = {
     "turned the other way in backward": ("attention.h", "(K / 2), -1);", "(K / 2), 1);"),
     "the last token left out": (
         "attention.h",
-        "for (int j = 0; j < T; j++) along +=",
-        "for (int j = 1; j < T; j++) along +=",
+        "softmax_backward(s, ds, T, queries);",
+        "softmax_backward(s, ds, T - 1, queries);",
     ),
     "the last image left out": ("parallel.h", "return count * part / parts;", "return (count - 1) * part / parts;"),
-    "sums that never end": ("attention.h", "const float inverse = 1.0f / sum;", "const float inverse = 0.0f / 0.0f;"),
+    "sums that never end": ("attention.h", "sum[i] = 1.0f / sum[i];", "sum[i] = 0.0f / 0.0f;"),
 }
 
 

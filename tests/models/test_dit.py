@@ -12,7 +12,7 @@ from ditkit.errors import UsageError
 from ditkit.models import presets
 from ditkit.models.blocks import AdaLNBlock
 from ditkit.models.dit import DiT
-from ditkit.models.layers import position_table, rotary_table, rotate
+from ditkit.models.layers import attend, position_table, rotary_table, rotate
 from ditkit.models.size import flops
 
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
@@ -184,3 +184,18 @@ def test_a_network_comes_by_the_name_of_its_size():
     assert (network.config.width, network.config.patch, network.channels, network.grid) == (128, 4, 3, (4, 2))
     with pytest.raises(UsageError, match="unknown model preset 'dit-m/4'"):
         DiT.from_preset("dit-m/4", size=(16, 8), classes=10)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("keys", [5, 600])
+def test_attention_in_bfloat16_on_a_cpu_is_that_of_float32_to_its_rounding(autocast: bool, keys: int):
+    source = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn((2, 3, tokens, 8), generator=source) for tokens in (7, keys, keys))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.profiler.profile() as profile:
+        mixed = attend(*(each.to(dtype) for each in (q, k, v)))
+    assert mixed.dtype == torch.bfloat16
+    assert torch.linalg.vector_norm(mixed.float() - wanted) < 0.02 * torch.linalg.vector_norm(wanted)
+    fused = any("scaled_dot_product" in event.key for event in profile.key_averages())
+    assert fused == (keys > 512)  # the scores of many tokens would fill the memory

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .size import hidden_width
 
+_MOST_KEYS = 512  # up to which the scores of all queries may be in memory
+
 
 def in_full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """Autocast off inside, where it is on: for conditions and modulations, which are small and must be exact."""
@@ -115,6 +117,20 @@ class FusedLinear(nn.Linear):
         super().__init__(width, matrices * out)
 
 
+def attend(q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v, (B, N, T, K) (Vaswani et al. 2017, eq. 1)."""
+    if _is_bfloat16_on_cpu(q_BNTK) and k_BNSK.shape[2] <= _MOST_KEYS:
+        score_BNTS = torch.matmul(q_BNTK * q_BNTK.shape[3] ** -0.5, k_BNSK.mT)
+        return torch.matmul(score_BNTS.softmax(dim=-1, dtype=torch.float32).to(v_BNSK.dtype), v_BNSK)
+    return F.scaled_dot_product_attention(q_BNTK, k_BNSK, v_BNSK)
+
+
+def _is_bfloat16_on_cpu(x: Tensor) -> bool:
+    """Where torch's fused attention is slow: it makes a small product of its own of each head."""
+    reduced = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return x.device.type == "cpu" and reduced == torch.bfloat16
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2), one product for queries, keys and values."""
 
@@ -134,7 +150,7 @@ class SelfAttention(nn.Module):
             qk_2BNTK = F.rms_norm(qk_2BNTK, (D // self.heads,), eps=1e-6) * self.qk_scale
         if rotary_2TF is not None:
             qk_2BNTK = rotate(qk_2BNTK, rotary_2TF)
-        mixed_BNTK = F.scaled_dot_product_attention(qk_2BNTK[0], qk_2BNTK[1], v_BNTK)
+        mixed_BNTK = attend(qk_2BNTK[0], qk_2BNTK[1], v_BNTK)
         return self.out(mixed_BNTK.transpose(1, 2).reshape(B, T, D))
 
 
@@ -155,7 +171,7 @@ class CrossAttention(nn.Module):
         q_BNTK = self.query(x_BTD).view(B, T, self.heads, -1).transpose(1, 2)
         kv_BS2NK = self.key_value(condition_BSD).view(B, -1, 2, self.heads, D // self.heads)
         k_BNSK, v_BNSK = kv_BS2NK.permute(2, 0, 3, 1, 4)
-        mixed_BNTK = F.scaled_dot_product_attention(self.query_norm(q_BNTK), self.key_norm(k_BNSK), v_BNSK)
+        mixed_BNTK = attend(self.query_norm(q_BNTK), self.key_norm(k_BNSK), v_BNSK)
         return self.out(mixed_BNTK.transpose(1, 2).reshape(B, T, D))
 
 

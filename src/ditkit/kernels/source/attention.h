@@ -2,8 +2,9 @@
 // (Su et al. 2021, eq. 34), softmax(q k^T / sqrt(K)) v. Backward computes the probabilities again.
 //
 // Matrices in scratch memory: rows padded to `columns` numbers, a multiple of the vector; as many rows as fit ROWS.
+// Scores and probabilities are (keys, queries).
 
-#define QUERIES(tokens) ((tokens) > 64 ? 64 : ROUND_UP(tokens, ROWS))  // whose scores are held at a time
+#define QUERIES(tokens) ((tokens) > 64 ? 64 : ROUND_UP(tokens, LANES))  // whose scores are held at a time
 
 // Floats of scratch memory that a part needs: eleven matrices of tokens by a head's width, two of scores.
 #ifndef ATTENTION_SCRATCH
@@ -26,16 +27,34 @@ OUTLINE void transpose(const float *x, int rows, int columns, int x_row, float *
   }
 }
 
-OUTLINE void softmax(float *scores, int columns, int padded) {
-  float largest = scores[0], sum = 0;
-  _Pragma("omp simd reduction(max : largest)") for (int j = 0; j < columns; j++) largest = scores[j] > largest ? scores[j] : largest;
-  EACH_SUM(sum) for (int j = 0; j < columns; j++) {
-    scores[j] = exponential(scores[j] - largest);
-    sum += scores[j];
+// Scores (keys, queries), a column for each query, become probabilities: LANES queries beside each other, so that no
+// sum runs across a vector.
+OUTLINE void softmax(float *scores, int keys, int queries) {
+  for (int first = 0; first < queries; first += LANES) {
+    float largest[LANES], sum[LANES] = {0};
+    float *column = scores + first;
+    for (int i = 0; i < LANES; i++) largest[i] = column[i];
+    for (int k = 1; k < keys; k++)
+      EACH for (int i = 0; i < LANES; i++) largest[i] = column[k * queries + i] > largest[i] ? column[k * queries + i] : largest[i];
+    for (int k = 0; k < keys; k++) EACH for (int i = 0; i < LANES; i++) {
+      float power = exponential(column[k * queries + i] - largest[i]);
+      column[k * queries + i] = power;
+      sum[i] += power;
+    }
+    EACH for (int i = 0; i < LANES; i++) sum[i] = 1.0f / sum[i];
+    for (int k = 0; k < keys; k++) EACH for (int i = 0; i < LANES; i++) column[k * queries + i] *= sum[i];
   }
-  const float inverse = 1.0f / sum;
-  EACH for (int j = 0; j < columns; j++) scores[j] *= inverse;
-  for (int j = columns; j < padded; j++) scores[j] = 0;
+}
+
+// Gradients of probabilities become those of scores, in place: p (dp - sum of p dp over the keys).
+OUTLINE void softmax_backward(const float *p, float *dp, int keys, int queries) {
+  for (int first = 0; first < queries; first += LANES) {
+    float along[LANES] = {0};
+    for (int at = first, k = 0; k < keys; k++, at += queries)
+      EACH for (int i = 0; i < LANES; i++) along[i] += p[at + i] * dp[at + i];
+    for (int at = first, k = 0; k < keys; k++, at += queries)
+      EACH for (int i = 0; i < LANES; i++) dp[at + i] = p[at + i] * (dp[at + i] - along[i]);
+  }
 }
 
 // Pairs (k, k + K/2) of a row turned by its angles; backwards with the sines' sign changed.
@@ -113,22 +132,22 @@ OUTLINE void NAME(prepare_backward)(const Attention *a, float *grad, int first, 
 }
 
 INLINE void NAME(attention_forward_head)(const Attention *a, int64_t image, int head, float *scratch) {
-  const int K = a->head_width, T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), scores = ROUND_UP(T, LANES);
-  const int64_t square = (int64_t)scores * columns;
+  const int K = a->head_width, T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), padded = ROUND_UP(T, LANES);
+  const int64_t square = (int64_t)padded * columns;
   const S *x = (const S *)a->qkv + image * T * 3 * D + head * K;
   const float *bias = a->bias + head * K, *k_scale = a->scale ? a->scale + K : NULL;
-  float *q = take(&scratch, square), *k = take(&scratch, square), *kt = take(&scratch, square);
+  float *q = take(&scratch, square), *k = take(&scratch, square), *qt = take(&scratch, square);
   float *v = take(&scratch, square), *n = take(&scratch, square), *out = take(&scratch, square);
-  float *factor = take(&scratch, scores), *s = take(&scratch, (int64_t)QUERIES(T) * scores);
+  float *factor = take(&scratch, padded), *s = take(&scratch, (int64_t)QUERIES(T) * padded);
   NAME(prepare)(a, x, bias, a->scale, 1.0f / sqrtf(K), q, n, factor);
   NAME(prepare)(a, x + D, bias + D, k_scale, 1, k, n, factor);
-  transpose(k, T, K, columns, kt, scores);
+  transpose(q, T, K, columns, qt, padded);
   NAME(read_head)(a, x + 2 * D, 3 * (int64_t)D, bias + 2 * D, v);
   for (int first = 0; first < T; first += QUERIES(T)) {
-    const int rows = T - first < QUERIES(T) ? T - first : QUERIES(T), whole = ROUND_UP(rows, ROWS);
-    multiply(whole, scores, K, q + first * columns, columns, 1, kt, scores, s, scores, 0);
-    for (int i = 0; i < rows; i++) softmax(s + i * scores, T, scores);
-    multiply(whole, columns, T, s, scores, 1, v, columns, out, columns, 0);
+    const int rows = T - first < QUERIES(T) ? T - first : QUERIES(T), queries = ROUND_UP(rows, LANES);
+    multiply(ROUND_UP(T, ROWS), queries, K, k, columns, 1, qt + first, padded, s, queries, 0);
+    softmax(s, T, queries);
+    multiply(ROUND_UP(rows, ROWS), columns, T, s, 1, queries, v, columns, out, columns, 0);
     S *to = (S *)a->out + (image * T + first) * D + head * K;
     for (int i = 0; i < rows; i++) EACH for (int k = 0; k < K; k++) to[(int64_t)i * D + k] = STORE(out[i * columns + k]);
   }
@@ -136,38 +155,33 @@ INLINE void NAME(attention_forward_head)(const Attention *a, int64_t image, int 
 
 INLINE void NAME(attention_backward_head)(const Attention *a, int64_t image, int head, float *scratch, float *d_bias,
                                           float *d_scale) {
-  const int K = a->head_width, T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), scores = ROUND_UP(T, LANES);
-  const int64_t square = (int64_t)scores * columns, score_square = (int64_t)QUERIES(T) * scores;
+  const int K = a->head_width, T = a->tokens, D = a->heads * K, columns = ROUND_UP(K, LANES), padded = ROUND_UP(T, LANES);
+  const int64_t square = (int64_t)padded * columns, score_square = (int64_t)QUERIES(T) * padded;
   const S *x = (const S *)a->qkv + image * T * 3 * D + head * K;
   S *dx = (S *)a->d_qkv + image * T * 3 * D + head * K;
   const float *bias = a->bias + head * K, *k_scale = a->scale ? a->scale + K : NULL, times = 1.0f / sqrtf(K);
-  float *q = take(&scratch, square), *q_n = take(&scratch, square), *q_factor = take(&scratch, scores);
-  float *k = take(&scratch, square), *k_n = take(&scratch, square), *k_factor = take(&scratch, scores);
-  float *kt = take(&scratch, square), *v = take(&scratch, square), *vt = take(&scratch, square);
+  float *q = take(&scratch, square), *q_n = take(&scratch, square), *q_factor = take(&scratch, padded);
+  float *k = take(&scratch, square), *k_n = take(&scratch, square), *k_factor = take(&scratch, padded);
+  float *qt = take(&scratch, square), *v = take(&scratch, square), *d_out_t = take(&scratch, square);
   float *d_out = take(&scratch, square), *dq = take(&scratch, square), *dk = take(&scratch, square);
   float *dv = take(&scratch, square), *s = take(&scratch, score_square), *ds = take(&scratch, score_square);
   NAME(prepare)(a, x, bias, a->scale, times, q, q_n, q_factor);
   NAME(prepare)(a, x + D, bias + D, k_scale, 1, k, k_n, k_factor);
   NAME(read_head)(a, x + 2 * D, 3 * (int64_t)D, bias + 2 * D, v);
   NAME(read_head)(a, (const S *)a->d_out + image * T * D + head * K, D, NULL, d_out);
-  transpose(k, T, K, columns, kt, scores);
-  transpose(v, T, K, columns, vt, scores);
+  transpose(q, T, K, columns, qt, padded);
+  transpose(d_out, T, K, columns, d_out_t, padded);
   d_bias += head * K;
   for (int first = 0; first < T; first += QUERIES(T)) {
-    const int rows = T - first < QUERIES(T) ? T - first : QUERIES(T), whole = ROUND_UP(rows, ROWS);
-    const float *q_rows = q + first * columns, *d_rows = d_out + first * columns;
-    multiply(whole, scores, K, q_rows, columns, 1, kt, scores, s, scores, 0);
-    multiply(whole, scores, K, d_rows, columns, 1, vt, scores, ds, scores, 0);
-    for (int i = 0; i < rows; i++) {
-      float *p = s + i * scores, *dp = ds + i * scores, along = 0;
-      softmax(p, T, scores);
-      EACH_SUM(along) for (int j = 0; j < T; j++) along += p[j] * dp[j];
-      EACH for (int j = 0; j < T; j++) dp[j] = p[j] * (dp[j] - along);
-      for (int j = T; j < scores; j++) dp[j] = 0;
-    }
-    multiply(ROUND_UP(T, ROWS), columns, rows, s, 1, scores, d_rows, columns, dv, columns, first > 0);
-    multiply(ROUND_UP(T, ROWS), columns, rows, ds, 1, scores, q_rows, columns, dk, columns, first > 0);
-    multiply(whole, columns, T, ds, scores, 1, k, columns, dq, columns, 0);
+    const int rows = T - first < QUERIES(T) ? T - first : QUERIES(T), queries = ROUND_UP(rows, LANES);
+    const int keys = ROUND_UP(T, ROWS);
+    multiply(keys, queries, K, k, columns, 1, qt + first, padded, s, queries, 0);
+    multiply(keys, queries, K, v, columns, 1, d_out_t + first, padded, ds, queries, 0);
+    softmax(s, T, queries);
+    softmax_backward(s, ds, T, queries);
+    multiply(keys, columns, rows, s, queries, 1, d_out + first * columns, columns, dv, columns, first > 0);
+    multiply(keys, columns, rows, ds, queries, 1, q + first * columns, columns, dk, columns, first > 0);
+    multiply(ROUND_UP(rows, ROWS), columns, T, ds, 1, queries, k, columns, dq, columns, 0);
     NAME(prepare_backward)(a, dq, first, rows, q_n, q_factor, a->scale, times, dx, d_scale, d_bias);
   }
   NAME(prepare_backward)(a, dk, 0, T, k_n, k_factor, k_scale, 1, dx + D, d_scale + K, d_bias + D);
