@@ -18,7 +18,7 @@ LAYERS = {
     1: "models objectives samplers autoencoders trackers data seeding kernels",
     2: "runtime latents checkpoint visual interop ema optim sampling.guidance sampling.block_cache "
     "data.balance data.batches data.resident data.workers kernels.choice kernels.for_run kernels.update",
-    3: "training sampling evaluation estimation jax interop.export interop.import_model interop.push",
+    3: "training sampling evaluation estimation selftest jax interop.export interop.import_model interop.push",
     4: "cli __main__",
 }
 FAMILIES = {"models", "objectives", "samplers", "autoencoders", "trackers", "data"}

@@ -62,7 +62,7 @@ FLAGS = {
     "hub pull": "--as --yes --runs-dir --quiet --debug",
     "show": "--runs-dir --debug",
     "list": "--debug",
-    "doctor": "--runs-dir --debug",
+    "doctor": "--try --device --json --runs-dir --debug",
 }
 
 

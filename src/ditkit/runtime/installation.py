@@ -49,17 +49,17 @@ def describe_part(name: str, module: str, *, needed: bool) -> tuple[str, bool]:
     return f"{name} {version}", True
 
 
-def describe_devices() -> Iterator[str]:
+def describe_devices(name: str = "auto") -> Iterator[str]:
     """What trains here, in which numbers, and how several processes would talk. Loads torch."""
     import torch
 
     from .device import find_device, find_dtype
     from .launch import launched
 
-    device = find_device("auto")
-    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    device = find_device(name)
+    model = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     dtype = str(find_dtype("auto", device)).removeprefix("torch.")
-    yield f"trains on {device}{name} in {dtype}, {plural(torch.get_num_threads(), 'thread')}"
+    yield f"trains on {device}{model} in {dtype}, {plural(torch.get_num_threads(), 'thread')}"
     yield f"kernels for the CPU: {_describe_kernels()}"
     kinds = {"nccl": torch.distributed.is_nccl_available, "gloo": torch.distributed.is_gloo_available}
     links = [kind for kind, is_there in kinds.items() if torch.distributed.is_available() and is_there()]

@@ -99,3 +99,23 @@ def preempt_signal(name: str) -> int:
     if bare not in names:
         raise UsageError(f"--preempt-signal: {name!r} is not one of {', '.join(names)}", "e.g. --preempt-signal USR1")
     return int(getattr(signal, f"SIG{bare}"))
+
+
+@contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """While inside, SIGTERM and SIGHUP raise SystemExit, as Ctrl-C does KeyboardInterrupt: what is made goes again."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
+        yield
+        return
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    previous = {number: signal.signal(number, leave) for number in ours}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
