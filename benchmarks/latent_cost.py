@@ -21,8 +21,8 @@ from ditkit.autoencoders.files import settings
 from ditkit.config import RunConfig
 from ditkit.ema import Ema
 from ditkit.objectives.contract import open_objective
+from ditkit.runtime.noise import draw_noise_and_timesteps
 from ditkit.training.init_weights import fresh_network
-from ditkit.training.step import draw_noise_and_timesteps
 
 PIXELS = {"data": {"image_size": 128}, "model": {"preset": "dit-tiny/4", "depth": 6}}
 LATENTS = {"data": {"image_size": 128}, "model": {"preset": "dit-tiny/2", "depth": 6}}
@@ -41,7 +41,7 @@ class Side:
 
     def step(self) -> None:
         start = time.process_time()
-        timestep_B, noise_BCHW = draw_noise_and_timesteps(self.objective, self.x_BCHW, 0, "noise", self.taken)
+        timestep_B, noise_BCHW = draw_noise_and_timesteps(self.objective, self.x_BCHW.shape, 0, "noise", self.taken)
         self.objective.loss_at(self.network, self.x_BCHW, self.label_B, timestep_B, noise_BCHW).mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -59,11 +59,11 @@ def test_weight_decay_spares_biases_norms_and_embeddings():
 def test_gradients_above_the_limit_are_scaled_to_it_and_others_left_alone():
     network = nn.Linear(2, 1, bias=False)
     network.weight.grad = torch.tensor([[3.0, 4.0]])
-    assert norm(network) == pytest.approx(5)
-    clip(network, None, 5.0)
-    clip(network, 6.0, 5.0)
+    assert float(norm(network)) == pytest.approx(5)
+    clip(network, None, torch.tensor(5.0))
+    clip(network, 6.0, torch.tensor(5.0))
     assert torch.equal(network.weight.grad, torch.tensor([[3.0, 4.0]]))
-    clip(network, 1.0, 5.0)
+    clip(network, 1.0, torch.tensor(5.0))
     assert torch.allclose(network.weight.grad, torch.tensor([[0.6, 0.8]]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import OptimConfig
 from .runtime.fsdp import full_tensor
@@ -37,13 +37,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def norm(network: nn.Module) -> float:
-    """The norm of all gradients together; where they are sharded, all processes must call it together."""
+def norm(network: nn.Module) -> Tensor:
+    """The norm () of all gradients together; where they are sharded, all processes must call it together."""
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    return float(full_tensor(nn.utils.get_total_norm(gradients)))
+    return full_tensor(nn.utils.get_total_norm(gradients))
 
 
-def clip(network: nn.Module, largest: float | None, norm: float) -> None:
+def clip(network: nn.Module, largest: float | None, norm: Tensor) -> None:
     """Scale gradients of a known norm down to the norm `largest`, if they exceed it."""
     if largest is not None:
-        nn.utils.clip_grads_with_norm_(network.parameters(), largest, torch.tensor(norm))
+        nn.utils.clip_grads_with_norm_(network.parameters(), largest, norm)

@@ -87,12 +87,12 @@ class Learner:
         for average, decay in zip(self.averages, decays, strict=True):
             for mean, weight in zip(average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(weight.detach(), 1 - decay)
-        return norm
+        return float(norm)
 
     def by_kernel(self, clip: float | None = None, decays: tuple[float, ...] = DECAYS) -> float:
         norm = self.kernel.norm()
         self.kernel.step(decays, clip, norm)
-        return norm
+        return float(norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step changes."""
@@ -239,7 +239,7 @@ def test_the_norm_says_what_is_not_finite(value, norm, place):
     learner.give(0)
     learner.network[8].grad[place] = value
     assert learner.kernel.norm() == pytest.approx(norm, nan_ok=True)
-    assert optim.norm(learner.network) == pytest.approx(norm, nan_ok=True)
+    assert float(optim.norm(learner.network)) == pytest.approx(norm, nan_ok=True)
 
 
 def test_one_step_may_be_eager_and_the_next_one_not_and_all_is_kept_by_state_dict():

@@ -4,12 +4,14 @@ import contextlib
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ditkit.config import DiffusionConfig
 from ditkit.errors import UsageError
+from ditkit.objectives import tables
 from ditkit.objectives.contract import (
     FLOW_MARGIN,
     PREDICTIONS,
@@ -22,7 +24,7 @@ from ditkit.objectives.contract import (
     to_clean_and_noise,
 )
 from ditkit.registry import OBJECTIVES
-from ditkit.training.step import draw_noise_and_timesteps
+from ditkit.runtime.noise import draw_noise_and_timesteps
 
 PROCESSES = ("diffusion", "flow")
 WEIGHTINGS = ("none", "min-snr", "velocity")
@@ -172,7 +174,7 @@ def test_loss_is_per_sample_repeatable_and_leaves_the_global_random_state_alone(
         return (x_t_BCHW * weight).repeat(1, channels, 1, 1)
 
     before = torch.get_rng_state()
-    cases = [draw_noise_and_timesteps(objective, x_BCHW, seed, "noise", 0) for seed in (5, 5, 6)]
+    cases = [draw_noise_and_timesteps(objective, x_BCHW.shape, seed, "noise", 0) for seed in (5, 5, 6)]
     first_B, again_B, other_B = (objective.loss_at(network, x_BCHW, label_B, *case) for case in cases)
     assert torch.equal(torch.get_rng_state(), before)
     assert first_B.shape == (batch,) and torch.equal(first_B, again_B) and not torch.equal(first_B, other_B)
@@ -291,3 +293,18 @@ def test_the_schedulers_noise_levels_are_the_processes():
     theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear")
     signal_B, _ = process.signal_noise(torch.arange(1000))
     torch.testing.assert_close(theirs.alphas_cumprod.sqrt(), signal_B, rtol=1e-4, atol=0)
+
+
+def test_a_gpu_gets_the_tables_of_the_noise_schedule_once_and_training_may_use_what_sampling_made():
+    calls = []
+
+    def made(number: float) -> tuple[np.ndarray, ...]:
+        calls.append(number)
+        return (np.full(3, number, dtype=np.float32),)
+
+    with torch.inference_mode():
+        first = tables.on_device(torch.device("meta"), made, 1.0)
+    again = tables.on_device(torch.device("meta"), made, 1.0)
+    assert first is again and calls == [1.0] and not first[0].is_inference()
+    (cpu,) = tables.on_device(torch.device("cpu"), made, 2.0)
+    assert torch.equal(cpu, torch.full((3,), 2.0)) and tables.on_device(torch.device("cpu"), made, 2.0)[0] is not cpu

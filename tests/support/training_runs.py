@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 from ditkit.events import Stepped
+from ditkit.io import atomic
+from ditkit.runs import manifest
 from ditkit.runs.folder import RunFolder
 from ditkit.training.loop import train
 
@@ -39,3 +42,14 @@ def run(config, folder, stop_after=None, **settings) -> Listener:
     listener = Listener(stop_after)
     train(config, folder, listener, device="cpu", should_stop=listener.should_stop, **settings)
     return listener
+
+
+def change_state(folder, **changes) -> None:
+    """Give the newest checkpoint's state other values (None: no such field), as if it had been written so."""
+    run = RunFolder(folder)
+    place, step = run.checkpoint(run.last_step()), run.last_step()
+    state = {**json.loads((place / "state.json").read_text(encoding="utf-8")), **changes}
+    state = {key: value for key, value in state.items() if key not in changes or value is not None}
+    (place / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    files = {**manifest.read(place), "state.json": atomic.describe((place / "state.json").read_bytes())}
+    (place / manifest.NAME).write_bytes(manifest.write(step, files))

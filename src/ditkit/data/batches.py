@@ -32,9 +32,9 @@ class Batch:
     bad: dict[int, str]  # images that could not be read and were replaced, new with this batch: index -> why
 
     def pin_memory(self) -> Batch:
-        """The same in memory that a GPU copies from while the CPU goes on."""
+        """The same, images in memory that a GPU copies from while the CPU goes on; labels change once more before."""
         x_BCHW = self.x_BCHW if self.x_BCHW.is_cuda else self.x_BCHW.pin_memory()
-        return Batch(x_BCHW, self.label_B.pin_memory(), self.bad)
+        return Batch(x_BCHW, self.label_B, self.bad)
 
 
 @runtime_checkable

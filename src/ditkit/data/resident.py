@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.device import free_bytes
+from ..runtime.transfer import send
 from .pixels import MIDDLE, normalize
 
 MOST_CACHE_BYTES = 256 << 20  # of the computer's own memory
@@ -96,6 +97,4 @@ class _OnDevice:
         return images_BHWC.permute(0, 3, 1, 2).contiguous().float() / self._middle - 1
 
     def _sent(self, array: np.ndarray) -> Tensor:
-        """On the device. A GPU goes on computing meanwhile, and the CPU does not wait for the copy."""
-        tensor, device = torch.from_numpy(array), self._images.device
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+        return send(torch.from_numpy(array), self._images.device)

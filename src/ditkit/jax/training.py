@@ -25,7 +25,8 @@ from ..objectives.contract import Objective, from_clean_and_noise, loss_weight, 
 from ..optim import learning_rate
 from ..runs.model_info import ModelInfo
 from ..runs.run_state import LossHealth
-from ..training.step import draw_noise_and_timesteps, drop_labels
+from ..runtime.noise import draw_noise_and_timesteps
+from ..training.step import drop_labels
 from .dit import DiT
 from .files import initialize, save
 from .layers import Weights
@@ -85,7 +86,7 @@ def train(config: RunConfig, path: str | Path, *, on_step: Callable[[int, float]
 def case_of(config: RunConfig, objective: Objective, batch: Batch, step: int, *, null_label: int) -> Case:
     """Noise, timesteps and dropped labels of a step, drawn by the functions of `ditkit train`."""
     timestep_B, eps_BCHW = draw_noise_and_timesteps(
-        objective, batch.x_BCHW, config.seed, LossHealth().stream("noise"), step
+        objective, tuple(batch.x_BCHW.shape), config.seed, LossHealth().stream("noise"), step
     )
     label_B = drop_labels(batch.label_B, null_label, config.diffusion.label_drop, config.seed, step)
     signal_B, noise_B = objective.process.signal_noise(timestep_B)

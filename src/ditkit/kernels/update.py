@@ -21,11 +21,22 @@ from torch.autograd.graph import increment_version
 from .. import optim
 from ..ema import Ema, PowerEmas, decay_at, decay_of_power
 from ..models.dit import DiT
+from ..runtime.transfer import fetch
 from .arguments import MOST_AVERAGES, Update
 from .library import open_library
 
 _CHUNK = 8192  # numbers; a weight's are still in the nearest cache when its averages move
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the host has to know of a step."""
+
+    loss_B: Tensor  # on the CPU
+    loss: float  # their mean
+    norm: float  # of all gradients together, before they are clipped
+    flags: list[bool]  # whether any process raised them
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,27 @@ class WeightUpdate:
     ema: Ema
     averages: PowerEmas
     clip: float | None  # the norm that larger gradients are scaled down to
+    ahead: bool = False  # `measure` gives AdamW to the device before the host knows the loss: CUDA never stands still
 
     def norm(self) -> float:
         """The norm of all gradients together; where they are sharded, all processes must call it together."""
-        return optim.norm(self.network) if self.network.fast_blocks is None else self._one_pass.norm()
+        return float(optim.norm(self.network)) if self.network.fast_blocks is None else self._one_pass.norm()
+
+    def measure(self, rate: float, loss_B: Tensor, raised_F: Tensor, most: float) -> Measured:
+        """Loss, norm and flags of a step, in one copy to the host; where weights are sharded, all call it together.
+
+        `most` is the largest loss that is learnt from. With `ahead`, AdamW follows at once, at a learning rate; the
+        device itself sees to it that weights stay as they are where the loss is larger, or the norm is not finite.
+        """
+        fast = self.network.fast_blocks is not None
+        norm = torch.tensor(self.norm(), dtype=torch.float64) if fast else optim.norm(self.network)
+        loss = loss_B.mean()
+        arrive = fetch([loss_B, raised_F, loss, norm])
+        if self.ahead:
+            self._step_unless_bad(rate, loss, norm, most)
+        loss_B, raised_F, loss, norm = arrive()
+        flags = [bool(count) for count in raised_F.tolist()]
+        return Measured(loss_B=loss_B, loss=float(loss), norm=float(norm), flags=flags)
 
     def __call__(self, rate: float, norm: float, step: int) -> None:
         """Do step number `step`, counted from 1, with a learning rate and gradients of a known norm."""
@@ -53,10 +81,26 @@ class WeightUpdate:
             powers = [decay_of_power(step, length) for length in self.averages.networks]
             self._one_pass.step([decay_at(step, self.ema.decay), *powers], self.clip, norm)
             return
-        optim.clip(self.network, self.clip, norm)
-        self.optimizer.step()
+        if not self.ahead:
+            optim.clip(self.network, self.clip, torch.tensor(norm))
+            self.optimizer.step()
         self.ema.update(self.network, step)
         self.averages.update(self.network, step)
+
+    def _step_unless_bad(self, rate: float, loss: Tensor, norm: Tensor, most: float) -> None:
+        """AdamW whose gradients, clipping and whether it is done at all are known to the device alone.
+
+        By what fused AdamW has for mixed precision: gradients are divided by `grad_scale`, and nothing changes where
+        `found_inf` is 1. The comparison is that of `LossHealth.diagnose`, in float64 as there.
+        """
+        is_good = loss.isfinite() & norm.isfinite() & (loss.double() <= most)
+        scale = None if self.clip is None else (norm + 1e-6).clamp(min=self.clip) / self.clip
+        optim.set_rate(self.optimizer, rate)
+        self.optimizer.grad_scale, self.optimizer.found_inf = scale, (~is_good).float()  # pyright: ignore
+        try:
+            self.optimizer.step()
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf  # pyright: ignore
 
     @cached_property
     def _one_pass(self) -> OnePass:

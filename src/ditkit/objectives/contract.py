@@ -17,6 +17,7 @@ from torch import Tensor
 from ..config import DiffusionConfig
 from ..errors import UsageError
 from ..registry import OBJECTIVES
+from .tables import on_device
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_BCHW, timestep_B, label_B) -> output
 
@@ -42,10 +43,9 @@ class Process:
         if self.kind == "flow":
             noise_B = timestep_B.float() / self.timesteps
             return 1 - noise_B, noise_B
-        signal, noise = _tables(self.timesteps, self.beta_start, self.beta_end)
+        signal, noise = on_device(timestep_B.device, _tables, self.timesteps, self.beta_start, self.beta_end)
         index_B = timestep_B.long()
-        device = timestep_B.device
-        return torch.from_numpy(signal).to(device)[index_B], torch.from_numpy(noise).to(device)[index_B]
+        return signal[index_B], noise[index_B]
 
     def betas(self) -> np.ndarray:
         """The variances beta_t of a diffusion's T steps, float64 (T,), indexed by timestep as abar_t is."""

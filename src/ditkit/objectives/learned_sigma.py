@@ -16,6 +16,7 @@ from ..config import DiffusionConfig
 from ..errors import UsageError
 from .contract import Network, Objective, Process, over_image
 from .regression import Regression
+from .tables import on_device
 
 
 def objective(config: DiffusionConfig) -> Objective:
@@ -58,7 +59,7 @@ def variational_bound(
     `range` in [-1, 1] places the log variance between that of q(x_{t-1} | x_t, x_0) and log beta_t (eq. 15).
     """
     smallest, largest, gain = (
-        over_image(torch.from_numpy(table).to(x_BCHW.device)[timestep_B.long()]) for table in _tables(process)
+        over_image(table[timestep_B.long()]) for table in on_device(x_BCHW.device, _tables, process)
     )
     fraction_BCHW = (range_BCHW + 1) / 2
     log_variance_BCHW = fraction_BCHW * largest + (1 - fraction_BCHW) * smallest

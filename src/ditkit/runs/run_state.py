@@ -35,13 +35,17 @@ class LossHealth:
         """The name of a random stream: after each time the run went back another one, so that it draws other noise."""
         return f"{name}/{self.rollbacks}" if self.rollbacks else name
 
+    def largest_loss(self, spike: float) -> float:
+        """The largest loss of a step that is learnt from: `spike` times the running mean."""
+        return spike * self.loss if self.learnt >= _WARM else math.inf
+
     def diagnose(self, loss: float, norm: float, spike: float) -> str | None:
         """Why a step must not be learnt from, or None. A spike is a loss over `spike` times the running mean."""
         if not math.isfinite(loss):
             return "the loss is not finite"
         if not math.isfinite(norm):
             return "the gradient is not finite"
-        if self.learnt >= _WARM and loss > spike * self.loss:
+        if loss > self.largest_loss(spike):
             return f"the loss is {loss / self.loss:.0f} times its mean"
         return None
 
@@ -85,12 +89,26 @@ class State:
     compiled: bool = False  # whether the network was
     kernels: bool = False  # whether kernels in C ran its blocks
     dtype: Literal["float32", "bfloat16"] | None = None  # of its products; None in checkpoints of an earlier ditkit
+    noise: Literal["cpu", "device"] | None = None  # where it is drawn; None in checkpoints of an earlier ditkit
     parts: int = 1  # parts that it did split it into, because memory ran out
     validation_loss: FiniteFloat | None = None  # measured at this very step
     images: int = 0  # of the data set; 0 in checkpoints of an earlier ditkit
     latents: LatentStats | None = None
     replaced: tuple[int, ...] = ()  # images that could not be read, so that others have taken their place
     recovery: LossHealth = field(default_factory=LossHealth)
+
+    @property
+    def noise_on_device(self) -> bool:
+        """Whether noise is drawn where the run computes: a run keeps what an earlier ditkit began on a GPU."""
+        return self.noise == "device" or (self.noise is None and self.device != "cpu")
+
+    def ran_on(self, device_type: str) -> bool:
+        """Whether it was a device of this type (cpu, cuda, mps) that the run computed on."""
+        return self.device.partition(":")[0] == device_type
+
+    def compiled_on(self, device_type: str) -> bool | None:
+        """Whether the network was compiled; None where that was on another type of device, and says nothing here."""
+        return self.compiled if self.ran_on(device_type) else None
 
 
 _ADAPTER = TypeAdapter(State)

@@ -68,6 +68,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
+def gpu_model(device: torch.device) -> dict[str, str]:
+    """The name of a CUDA device, as `gpu`; nothing of others."""
+    return {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory of a GPU that tensors may still take: what is free, and what torch holds without using it."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -238,15 +238,15 @@ class _Sampler:
 
     def _predict(self, call: int, x_BCHW: Tensor, timestep: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """The estimate of the clean images at a call's timestep (), and what the scheduler's step takes."""
+        # Signal and noise level stay on the CPU: as single numbers they reach a GPU without a copy that waits for it.
         signal, noise = self._process.signal_noise(timestep)
-        timestep_B = timestep.to(x_BCHW.device).expand(len(x_BCHW))
+        timestep_B = torch.full((len(x_BCHW),), timestep.item(), dtype=timestep.dtype, device=x_BCHW.device)
         guide = self._guide.for_step(call) if self._guide is not None else None
         network = self._denoiser.for_step(call)
         mixer = self._mixing.at(x_BCHW, signal, noise)
         output = guided(network, x_BCHW, timestep_B, label_B, float(noise), self._guidance, guide, mixer)
         channels = x_BCHW.shape[1]
         predicted, variance = output[:, :channels], output[:, channels:]
-        signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)
         clean_BCHW, eps_BCHW = to_clean_and_noise(self._prediction, predicted, x_BCHW, signal, noise)
         if self._process.kind == "flow" and self._prediction == "epsilon":
             # x_0 = (x_t - noise eps) / signal magnifies an error of eps up to a thousandfold where the signal is faint.

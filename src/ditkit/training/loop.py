@@ -213,31 +213,32 @@ def take_step(session: TrainingSession, batch: Batch, flags: Flags) -> tuple[lis
     """
     config, step = session.config, session.step
     lr = optim.learning_rate(config.optim, step, config.train.steps) * session.loss_health.rate_factor
+    health, update = session.loss_health, session.update
     result = compute_gradients(
         session.step_context,
         step,
         batch,
-        session.loss_health.stream("noise"),
+        health.stream("noise"),
         lambda: [*flags(), bool(batch.bad)],
         lambda: report_less_memory(session),
     )
-    # The norm before clipping: it is what tells that something is wrong, and what is logged.
-    loss, norm = float(result.loss_B.mean()), session.update.norm()
-    fault = session.loss_health.diagnose(loss, norm, config.train.spike)
+    session.committing = update.ahead  # weights change before anything is known
+    seen = update.measure(lr, result.loss_B, result.raised_F, health.largest_loss(config.train.spike))
+    fault = health.diagnose(seen.loss, seen.norm, config.train.spike)
     if fault:
-        skip_step(session, result, fault, loss, norm, lr)
+        skip_step(session, result, fault, seen.loss, seen.norm, lr)
     # From here on weights, averages, step and logs change one by one: until the row is written, nothing may be saved.
     session.committing = True
     if fault:  # the power-function averages are a function of the step, which counts on
         session.trainable.averages.update(session.trainable.network, step + 1)
     else:
-        session.update(lr, norm, step + 1)
-        session.loss_health = session.loss_health.accepted(loss)
+        update(lr, seen.norm, step + 1)
+        session.loss_health = health.accepted(seen.loss)
     session.trainable.optimizer.zero_grad(set_to_none=True)
     session.step += 1
-    quarters = by_quarter(result.loss_B, result.timestep_B / config.diffusion.timesteps)
-    metrics = {"loss": loss, **quarters, "grad_norm": norm, "lr": lr, **({"skipped": 1.0} if fault else {})}
-    return result.flags, metrics
+    quarters = by_quarter(seen.loss_B, result.timestep_B / config.diffusion.timesteps)
+    metrics = {"loss": seen.loss, **quarters, "grad_norm": seen.norm, "lr": lr, **({"skipped": 1.0} if fault else {})}
+    return seen.flags, metrics
 
 
 def _worker_died(session: TrainingSession, error: RuntimeError) -> MachineError:

@@ -24,6 +24,7 @@ from ..runs.folder import RunFolder
 from ..runs.logs import RunLogs
 from ..runs.run_state import LossHealth
 from ..runtime import fsdp
+from ..runtime.device import gpu_model
 from ..runtime.distributed import ProcessGroup
 from ..runtime.load import LoadWatch
 from ..runtime.peak_flops import Utilization
@@ -85,7 +86,8 @@ class TrainingSession:
 def environment(session: TrainingSession) -> dict[str, Any]:
     """What decides the last bits of a run, as the fields of a State."""
     return {
-        "versions": {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
+        | gpu_model(session.device),
         "device": str(session.device),
         "threads": torch.get_num_threads(),
         "processes": session.group.size,
@@ -95,4 +97,5 @@ def environment(session: TrainingSession) -> dict[str, Any]:
         "compiled": session.step_context.compiled is not None,
         "kernels": session.compute.kernels,
         "dtype": name(session.compute.dtype),
+        "noise": "device" if session.step_context.noise_on_device else "cpu",
     }

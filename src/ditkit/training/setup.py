@@ -78,11 +78,10 @@ def open_session(
     data = open_training_data(config, datasets, device, stats=stats, should_stop=should_stop)
     group.barrier()  # machines that do not share their caches encode latents at their own pace
     compute = choose_for_run(config, device, dtype_name, speed, state, group).equip(ema.network)
-    context, text = open_step_context(
-        config, trainable.network, objective, device, compute, group, speed, state and state.compiled, until
-    )
-    if text:
-        on_event(Warned(step=state.step if state else 0, text=text))
+    before = state.compiled_on(device.type) if state else None
+    context, why = open_step_context(config, trainable.network, objective, device, compute, group, speed, before, until)
+    if why:
+        on_event(Warned(step=state.step if state else 0, text=why))
     session = TrainingSession(
         config=config,
         folder=folder,
@@ -92,7 +91,7 @@ def open_session(
         fingerprint=dataset.fingerprint,
         step_context=context,
         trainable=trainable,
-        update=WeightUpdate(trainable.network, trainable.optimizer, ema, trainable.averages, config.optim.clip),
+        update=_weight_update(config, trainable, ema, device),
         batches=_batches(config, data.train, group, device),
         validation=ValidationSet(data.validation, objective, config.seed),
         codec=data.codec,
@@ -147,6 +146,11 @@ def _open_trainable(
     return ema, Trainable(network=network, ema=ema.network, optimizer=optimizer, averages=averages, sharded=sharded)
 
 
+def _weight_update(config: RunConfig, trainable: Trainable, ema: Ema, device: torch.device) -> WeightUpdate:
+    ahead = device.type == "cuda" and not trainable.sharded
+    return WeightUpdate(trainable.network, trainable.optimizer, ema, trainable.averages, config.optim.clip, ahead=ahead)
+
+
 def _open_judge(config: RunConfig, device: torch.device, dataset: Dataset) -> Judge | None:
     """Opened before the first step, so that a missing package or file is reported now and not after hours."""
     return None if config.train.evaluate_every is None else open_judge(config, device=device, dataset=dataset)
@@ -197,9 +201,10 @@ def _continue_from(session: TrainingSession, state: State, force_change: Collect
         session.on_event(Warned(step=state.step, text=text))
 
     old, new = ((values["processes"], values["sharded"], values["accumulate"]) for values in (vars(state), now))
-    if old == new:
+    session.step_context.noise_on_device = state.noise_on_device
+    if old == new and state.ran_on(session.device.type):
         session.step_context.micro_batches = state.parts  # what fitted into memory
-    else:
+    elif old != new:
         warn(
             f"continuing with {_format_split(*new)} parts of a batch instead of {_format_split(*old)}: "
             "same images, noise and timesteps, only rounding differs"
@@ -212,7 +217,9 @@ def _continue_from(session: TrainingSession, state: State, force_change: Collect
     after = {**now["versions"], **{key: str(now[key]) for key in keys}}
     changed = [f"{key} {value} is now {after[key]}" for key, value in before.items() if after.get(key, value) != value]
     if changed:
-        warn(f"{', '.join(changed)}: the run goes on, but may differ in the last bits from one that was never stopped")
+        other = state.noise_on_device and any(text.startswith(("device", "gpu")) for text in changed)
+        but = "draws other noise" if other else "may differ in the last bits from one that was never stopped"
+        warn(f"{', '.join(changed)}: the run goes on, but {but}")
 
 
 def _format_split(processes: int, sharded: bool, accumulate: int) -> str:

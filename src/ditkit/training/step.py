@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from ..runtime.device import autocast
 from ..runtime.distributed import ProcessGroup
 from ..runtime.failures import is_out_of_memory
 from ..runtime.gradient_sync import GradientSync
+from ..runtime.noise import NoiseSource
+from ..runtime.transfer import send
 from ..seeding import generator
 
 _CACHED = 4 << 20  # bytes of one activation as wide as the network, of a part of a batch, on a CPU
@@ -43,6 +46,12 @@ class StepContext:
     sharded: bool = False  # each has a part of them
     may_recompute: bool = True  # when not even one image at a time fits
     compiled: Network | None = None  # the network's forward, for parts of the usual size
+    noise_on_device: bool = False  # drawn there, as an earlier ditkit did on GPUs
+
+    @cached_property
+    def noise(self) -> NoiseSource:
+        share = self.group.shard(self.config.train.batch_size)
+        return NoiseSource(self.config, self.objective, share, self.device, on_device=self.noise_on_device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +124,14 @@ def micro_batches_for(config: RunConfig, device: torch.device, images: int) -> i
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step has computed, the same in every process; the gradients are in the parameters."""
+    """What one step computes, the same in every process, on the device: it may still be on its way.
 
-    loss_B: Tensor  # of the whole batch, float32, on the CPU
-    timestep_B: Tensor
-    flags: list[bool]  # whether any process raised them
+    The gradients are in the parameters.
+    """
+
+    loss_B: Tensor  # of the whole batch, float32
+    timestep_B: Tensor  # on the CPU
+    raised_F: Tensor  # how many processes raised each of the flags, float32, beside the losses
 
 
 def compute_gradients(
@@ -141,11 +153,9 @@ def compute_gradients(
     """
     config, device, total = context.config, context.device, context.config.train.batch_size
     share, drop = context.group.shard(total), config.diffusion.label_drop
-    x_BCHW = batch.x_BCHW.to(device, non_blocking=True)
-    # Drawn for the whole batch, then cut to the share: the numbers must not depend on how many processes there are.
     label_B = drop_labels(batch.label_B, context.network.classes, drop, config.seed, step, share, total)
-    timestep_B, noise_BCHW = draw_noise_and_timesteps(context.objective, x_BCHW, config.seed, stream, step, total)
-    tensors = (x_BCHW, label_B.to(device, non_blocking=True), timestep_B[share].to(device), noise_BCHW[share])
+    timestep_B, *noise = context.noise.at(stream, step)
+    tensors = (send(batch.x_BCHW, device), send(label_B, device), *noise)
     while True:
         try:
             share_loss_B = _gradients_of_share(context, tensors, total)
@@ -154,16 +164,16 @@ def compute_gradients(
             if not is_out_of_memory(error):
                 raise
         # Not inside `except`: the error's traceback keeps alive the very activations that must go.
-        _make_room(context, len(x_BCHW))
+        _make_room(context, len(tensors[0]))
         on_less()
     loss_B = torch.zeros(total, device=device)
     loss_B[share] = share_loss_B
-    raised = torch.tensor(flags(), dtype=torch.float32, device=device)
+    raised_F = send(torch.tensor(flags(), dtype=torch.float32), device)
     if context.gradient_sync:
         context.gradient_sync.wait()
     # Losses and flags go to all processes in one exchange: skipping and stopping must be decided alike everywhere.
-    context.group.all_reduce_([loss_B, raised])
-    return StepResult(loss_B=loss_B.cpu(), timestep_B=timestep_B.cpu(), flags=[bool(flag) for flag in raised.tolist()])
+    context.group.all_reduce_([loss_B, raised_F])
+    return StepResult(loss_B=loss_B, timestep_B=timestep_B, raised_F=raised_F)
 
 
 def _gradients_of_share(context: StepContext, tensors: tuple[Tensor, ...], total: int) -> Tensor:
@@ -199,21 +209,6 @@ def _make_room(context: StepContext, images: int) -> None:
             "out of memory with one image at a time",
             "choose a smaller model or image size (--set model.preset=…, --set data.image_size=…)",
         )
-
-
-def draw_noise_and_timesteps(
-    objective: Objective, x_BCHW: Tensor, seed: int, stream: str, step: int, total: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Timesteps (B,), on the CPU, and noise (B, C, H, W), on the images' device, for a batch of `total` images.
-
-    The timesteps are the same on any device; the images may be a part of the batch.
-    """
-    source, device = generator(seed, stream, step), x_BCHW.device
-    total = len(x_BCHW) if total is None else total
-    timestep_B = objective.draw_timesteps(total, source)
-    if device.type != "cpu":  # noise is drawn where it is needed: much faster than moving it
-        source = generator(seed, stream, step, device)
-    return timestep_B, torch.randn((total, *x_BCHW.shape[1:]), generator=source, device=device)
 
 
 def drop_labels(
