@@ -6,10 +6,14 @@ import errno
 import json
 import os
 import shutil
+import stat
+import sys
+import types
 from collections import namedtuple
 
 import pytest
 import torch
+from platforms import as_windows
 from training_runs import run
 
 from ditkit.checkpoint import loading
@@ -36,10 +40,64 @@ def test_a_rename_that_a_virus_scanner_refuses_for_a_moment_is_tried_again(tmp_p
     monkeypatch.setattr(os, "replace", refuse)
     atomic.write_atomically(tmp_path / "a.txt", "whole\n")
     assert (tmp_path / "a.txt").read_text() == "whole\n" and not refusals
-    refusals += [PermissionError(13, "in use")] * 9
+    refusals += [PermissionError(13, "in use")] * 99
     with pytest.raises(PermissionError):
         atomic.write_atomically(tmp_path / "a.txt", "other\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "whole\n"
+
+
+def test_windows_may_refuse_a_rename_for_ten_seconds(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    real, free_after = os.replace, 9.0
+
+    def replace(old, new):
+        if clock.now < free_after:
+            raise PermissionError(13, "in use")
+        real(old, new)
+
+    as_windows(monkeypatch, atomic)
+    monkeypatch.setattr(atomic, "time", clock)
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "a").touch()
+    atomic.rename(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").exists() and 9 <= clock.now < 10
+    free_after = 30.0
+    with pytest.raises(PermissionError):
+        atomic.rename(tmp_path / "b", tmp_path / "c")
+    assert 19 < clock.now < 21
+
+
+def test_macos_is_told_to_empty_the_drives_cache_and_a_network_drive_may_not_know_how(tmp_path, monkeypatch):
+    asked, synced = [], []
+    fcntl = types.SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda descriptor, what: asked.append(what))
+    monkeypatch.setitem(sys.modules, "fcntl", fcntl)
+    monkeypatch.setattr(atomic, "sys", types.SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(os, "fsync", synced.append)
+    atomic.write_file(tmp_path / "a", b"data")
+    assert asked == [51, 51] and not synced, "of the file and of its folder"
+
+    def refuse(descriptor, what):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    atomic.write_file(tmp_path / "a", b"data")
+    assert len(synced) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_network_drive_that_cannot_sync_folders_holds_runs_all_the_same(number, tmp_path, monkeypatch):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    atomic.write_file(tmp_path / "a.png", b"data")
+    assert (tmp_path / "a.png").read_bytes() == b"data"
+    number = errno.EIO
+    with pytest.raises(MachineError, match="Input/output error"):
+        atomic.write_file(tmp_path / "a.png", b"data")
 
 
 def test_a_file_is_forced_to_disk_before_it_gets_its_name_and_its_name_after(tmp_path, monkeypatch):
@@ -123,6 +181,22 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_believed(tiny, tm
     shutil.copyfile(theirs / "ema.safetensors", ours / "ema.safetensors")
     with pytest.raises(CheckpointError, match="its checksum differs"):
         manifest.read_file(ours, "ema.safetensors", files)
+
+
+def test_a_checkpoint_that_too_many_open_files_hide_is_neither_damaged_nor_passed_over(tiny, tmp_path, monkeypatch):
+    run(tiny(), tmp_path / "r", stop_after=5)
+    folder, real = RunFolder(tmp_path / "r"), os.open
+
+    def refuse(path, *rest, **options):
+        if str(path).endswith("ema.safetensors"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *rest, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(MachineError, match=r"cannot open .*Too many open files"):
+        patch.setattr(os, "open", refuse)
+        run(tiny(), tmp_path / "r")
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-0000005"]
+    assert run(tiny(), tmp_path / "r").of(Finished)[0].reason == "done"
 
 
 def test_too_little_room_for_the_checkpoints_is_reported_before_the_first_step(tiny, tmp_path, monkeypatch):

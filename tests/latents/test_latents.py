@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 import torch
 from autoencoders import MAKERS, SHRINK, write_tiny
 from PIL import Image
+from platforms import open_files
 from training_runs import Listener, digest, run
 
 from ditkit.autoencoders.contract import open_autoencoder
@@ -29,6 +33,7 @@ from ditkit.events import Finished
 from ditkit.io import atomic, paths
 from ditkit.io.cache import entries
 from ditkit.latents import cache as latent_cache
+from ditkit.latents import reader
 from ditkit.latents.cache import Interrupted, Latents, LatentSpec, open_latents
 from ditkit.latents.codec import Codec
 from ditkit.latents.reader import LatentReader
@@ -155,6 +160,42 @@ def test_where_there_is_a_posterior_each_showing_is_another_draw_and_the_spread_
     assert np.allclose(x_NCHW.mean(0), mean_CHW, atol=5 * spread_CHW.max() / 3000**0.5)
     assert np.allclose(x_NCHW.std(0), spread_CHW, rtol=0.1)
     assert torch.equal(reader.read(same[:2], plain[:2], np.array([5, 6])).x_BCHW, x_NCHW[5:7])
+
+
+def test_few_shards_are_open_at_once_however_many_there_are(latent_run, monkeypatch: pytest.MonkeyPatch):
+    latents = open_latents(recipe_of(latent_run("kl")))
+    assert len(latents.shards) > 2 and not shards_open(), "labels are copied"
+    every, plain = np.arange(latents.images), np.zeros(latents.images, dtype=bool)
+    wanted = LatentReader(latents, latents.statistics("x"), seed=0).read(every, plain, every).x_BCHW
+    gc.collect()
+    monkeypatch.setattr(reader, "most_open_files", lambda: 2 * reader._READERS)
+    few = LatentReader(latents, latents.statistics("x"), seed=0)
+    for _ in range(2):
+        assert torch.equal(few.read(every, plain, every).x_BCHW, wanted)
+        assert len(shards_open()) == 2, "one file a shard, though it holds several tensors"
+    again = ForkingPickler.loads(ForkingPickler.dumps(few))
+    assert torch.equal(again.read(every, plain, every).x_BCHW, wanted)
+    del few, again
+    assert not shards_open(), "without waiting for the collector of garbage"
+
+
+def shards_open() -> list[str]:
+    return [name for name in open_files() if "/shard-" in name]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM], ids=errno.errorcode.get)
+def test_too_many_open_files_are_no_damage(number: int, latent_run, monkeypatch: pytest.MonkeyPatch):
+    latents = open_latents(recipe_of(latent_run()))
+
+    def refuse(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    for place in ("os.open", "mmap.mmap"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, refuse)
+            with pytest.raises(MachineError, match=f"cannot open .*shard-00000.*{os.strerror(number)}") as caught:
+                latents.shard(0)
+        assert "ulimit -n" in str(caught.value.hint)
 
 
 def test_a_second_use_encodes_nothing_and_changes_nothing(latent_run, cache: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def _loose(
     """Images or archives of them: the folder that holds those for training is as good as one on disk."""
     from .folder import images_at
 
-    above = os.path.commonpath([os.path.dirname(path) for path in images])  # noqa: PTH120
+    above = posixpath.commonpath([posixpath.dirname(path) for path in images])
     below = f"{above}/" if above else ""
     wanted = set(images)
 

@@ -182,5 +182,5 @@ def _end_with_parent() -> None:
 
 
 def _signals() -> list[signal.Signals]:
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]

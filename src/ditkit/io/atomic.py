@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,9 @@ Content = Iterable[bytes | memoryview]  # of a file, in pieces
 FREE_SPACE = "free some space, or choose another place with --out"  # a hint for what may be large
 _CHECK_DISK = "check the folder, its permissions and the free space"
 _BLOCK = 1 << 20
-_RENAMES = 5  # Windows refuses while a virus scanner looks at a file
+# Seconds in which a rename is tried again: Windows refuses while a virus scanner or a backup looks at what is inside.
+_REFUSED_FOR, _REFUSED_ON_WINDOWS = 0.5, 10.0
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # network drives that do not know it
 
 
 def update_digest(digest: Any, file: IO[bytes]) -> None:
@@ -67,7 +71,7 @@ def write_synced(path: Path, content: bytes | Content) -> dict[str, Any]:
             digest.update(block)
             length += len(block)
             write_all(descriptor, block)
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
     return {"bytes": length, "sha256": digest.hexdigest()}
@@ -106,7 +110,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
     with _temporary(path) as temporary, temporary.open("xb") as file:
         yield file
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -143,24 +147,41 @@ def make_folder(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Rename; where the system refuses for a moment, try again for half a second."""
-    for attempt in range(1, _RENAMES + 1):
+    """Rename; where the system refuses for a moment, try again for half a second, on Windows for ten seconds."""
+    until = time.monotonic() + (_REFUSED_ON_WINDOWS if os.name == "nt" else _REFUSED_FOR)
+    pause = 0.05
+    while True:
         try:
             os.replace(old, new)  # noqa: PTH105
             return
         except PermissionError:
-            if attempt == _RENAMES:
+            if time.monotonic() >= until:
                 raise
-            time.sleep(0.05 * attempt)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+
+def sync(descriptor: int) -> None:
+    """Force an open file to disk; on macOS, where fsync leaves it in the cache of the drive, out of that, too."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a drive that does not know it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
 
 
 def sync_folder(path: Path) -> None:
-    """Force a folder's names to disk; Windows neither needs nor allows it."""
+    """Force a folder's names to disk; Windows neither needs nor allows it, and some network drives do not know it."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

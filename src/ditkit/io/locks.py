@@ -12,6 +12,7 @@ from pathlib import Path
 
 _RETRY_AFTER = 0.1  # seconds
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_LOCKED_BYTE = 1 << 30  # on Windows, where others cannot read what is locked: far behind the content of any such file
 _threads = threading.RLock()  # a file's lock belongs to the process, so it does not keep threads apart
 
 
@@ -52,9 +53,7 @@ def try_lock(descriptor: int) -> bool | None:
     """Whether this process now holds the file's lock, until it ends; None where the file system has no locks."""
     try:
         if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+            _lock_byte(descriptor)
         else:
             import fcntl
 
@@ -63,6 +62,18 @@ def try_lock(descriptor: int) -> bool | None:
     except OSError as error:
         return False if error.errno in _BUSY else None
     return True
+
+
+def _lock_byte(descriptor: int) -> None:
+    """Lock the same byte whatever the position of the file, which Windows locks from."""
+    import msvcrt
+
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)
 
 
 _read: dict[Path, int] = {}  # folders that this process reads, and keeps others from removing: their descriptors

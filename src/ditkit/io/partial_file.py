@@ -49,7 +49,7 @@ class PartialFile:
 
     def finish(self, target: Path) -> None:
         """Rename the complete file to its target, durably."""
-        os.fsync(self._descriptor)
+        atomic.sync(self._descriptor)
         self._close()
         atomic.rename(self.path, target)
         self._note.unlink(missing_ok=True)
@@ -69,7 +69,7 @@ class PartialFile:
                 self._note.unlink(missing_ok=True)
 
     def _sync(self) -> None:
-        os.fsync(self._descriptor)
+        atomic.sync(self._descriptor)
         self._synced = self.size
         note = {"url": self._url, "validator": self.validator, "bytes": self.size}
         atomic.write_atomically(self._note, json.dumps(note))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .reading import open_regular
+from .reading import blaming_the_machine, most_open_files, open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,17 +104,23 @@ def parse(content: bytearray, source: Path) -> dict[str, Tensor]:
 def mapped(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a .safetensors file as read-only arrays whose pages are read from disk on first use.
 
-    Raises CheckpointError if its header is damaged.
+    Together they keep one file open, as long as any of them is there. Raises CheckpointError if its header is damaged,
+    MachineError where too many files are open.
     """
+    import mmap
+
     import numpy as np
 
+    most_open_files()
     try:
         header, start = read_header(path)
         header.pop("__metadata__", None)
+        with open_regular(path) as file, blaming_the_machine(path):
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         arrays = {}
         for name, entry in header.items():
             dtype, offset = np.dtype(_TYPES[entry["dtype"]]), start + entry["data_offsets"][0]
-            arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(entry["shape"]))
+            arrays[name] = np.ndarray(tuple(entry["shape"]), dtype, buffer=content, offset=offset)
         return arrays
     except (OSError, *_DAMAGE) as error:
         raise CheckpointError(f"{path} is damaged ({error})", "delete it: it is made again") from None

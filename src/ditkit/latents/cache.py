@@ -123,7 +123,7 @@ def open_latents(spec: LatentSpec) -> Latents:
     except OSError as error:
         raise MachineError(f"cannot keep latents in {folder}: {error.strerror or error}", NO_ROOM) from None
     ordered = [shards[number] for number in sorted(shards)]
-    labels = [safetensors.mapped(folder / shard["file"])["label"] for shard in ordered]
+    labels = [np.array(safetensors.mapped(folder / shard["file"])["label"]) for shard in ordered]
     return Latents(
         folder=folder,
         images=len(spec.dataset),

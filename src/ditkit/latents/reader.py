@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import Tensor
 from ..data.batches import Batch, replacements
 from ..data.resident import BatchTarget
 from ..errors import DataError
+from ..io.reading import most_open_files
 from ..runs.model_info import LatentStats
 from ..seeding import generator
 from .cache import Latents
 
+_READERS = 4  # that may read latents at the same time, with room for other files
 Array = Any  # np.ndarray, or a Tensor where the batches are made on a device: the arithmetic here is the same
 
 
@@ -30,10 +33,14 @@ class LatentReader:
         self._latents, self._stats, self._seed, self._device = latents, stats, seed, device
         mean, std = (np.array(value_C, dtype=np.float32)[:, None, None] for value_C in (stats.mean, stats.std))
         self._mean_C11, self._std_C11 = self._here(mean), self._here(std)
-        self._shards: dict[int, dict[str, Array]] = {}
+        self._shard = _shards(latents, device)
 
     def __getstate__(self) -> Mapping[str, Any]:
-        return {**self.__dict__, "_shards": {}}  # a pickled map would be a copy of the file
+        return {name: value for name, value in self.__dict__.items() if name != "_shard"}  # which would be copies
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shard = _shards(self._latents, self._device)
 
     def __len__(self) -> int:
         return self._latents.images
@@ -94,11 +101,20 @@ class LatentReader:
         rows: list[Any] = [self._shard(number)[name][row, version] for (number, row), version in rows_of]
         return np.stack(rows).astype(np.float32) if self._device is None else torch.stack(rows).float()
 
-    def _shard(self, number: int) -> dict[str, Array]:
-        if number not in self._shards:
-            self._shards[number] = {name: self._here(array) for name, array in self._latents.shard(number).items()}
-        return self._shards[number]
-
     def _here(self, array: np.ndarray) -> Array:
-        """In numpy, because torch would start a second team of threads when called outside the main thread."""
-        return array if self._device is None else torch.tensor(array, device=self._device)
+        return _on(self._device, array)
+
+
+def _on(device: torch.device | None, array: np.ndarray) -> Array:
+    """In numpy, because torch would start a second team of threads when called outside the main thread."""
+    return array if device is None else torch.tensor(array, device=device)
+
+
+def _shards(latents: Latents, device: torch.device | None) -> Callable[[int], dict[str, Array]]:
+    """What gives a shard by its number. One that is read from its file keeps that open, so that not all may stay."""
+
+    @lru_cache(maxsize=most_open_files() // _READERS if device is None else None)
+    def shard(number: int) -> dict[str, Array]:
+        return {name: _on(device, array) for name, array in latents.shard(number).items()}
+
+    return shard

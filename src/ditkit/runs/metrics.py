@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MachineError
-from ..io.atomic import write_all, write_atomically
+from ..io.atomic import sync, write_all, write_atomically
 from ..io.locks import exclusive
 from ..io.reading import read_json, read_regular
 
@@ -54,7 +54,7 @@ class MetricsFile:
     def sync(self) -> int:
         """Force the lines to disk; returns the file's length in bytes. Raises MachineError when the disk refuses."""
         try:
-            os.fsync(self._descriptor)
+            sync(self._descriptor)
         except OSError as error:
             raise self._refused(error) from None
         return os.fstat(self._descriptor).st_size

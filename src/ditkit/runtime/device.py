@@ -79,6 +79,14 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
+def give_back(device: torch.device) -> None:
+    """Return what torch keeps of a GPU's memory without using it, after memory ran out."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def memory_mb(device: torch.device) -> float:
     """Peak memory so far in MB: torch's on CUDA, the process's resident set elsewhere (0 where it is unknown)."""
     if device.type == "cuda":

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from ..errors import DitkitError, MachineError, UsageError
 
-_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# How torch says it of any device, on Windows, on Linux and in C++; and NVIDIA's libraries that find no room to begin.
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|bad[ _]alloc"
+    r"|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)"
+)
+_PAGING_FILE_TOO_SMALL = 1455  # of Windows
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own, that of torch on any device, or of a library below it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM or getattr(error, "winerror", None) == _PAGING_FILE_TOO_SMALL
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def explained(error: BaseException) -> DitkitError | None:
     """An exception of the machine or of a broken installation in ditkit's words; None for what may be a bug."""
     if isinstance(error, DitkitError):
         return error
+    if is_out_of_memory(error):
+        return MachineError("out of memory", "lower --batch-size, or choose a smaller model")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
         if error.errno == errno.ENAMETOOLONG:
             return UsageError(message, "use a shorter word")
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return MachineError(message, "allow this program more open files (`ulimit -n 8192`), or close others")
         return MachineError(message, "check the path, its permissions and the free space")
     if "torchvision" in str(error) and isinstance(error, (RuntimeError, ImportError)):
         hint = "`pip uninstall torchvision`, which ditkit does not need, or install the one made for this torch"
@@ -33,6 +45,4 @@ def explained(error: BaseException) -> DitkitError | None:
         return MachineError(
             f"cannot import {error.name or 'what this needs'}: {error}", "`ditkit doctor` says what is broken"
         )
-    if is_out_of_memory(error):
-        return MachineError("out of memory", "lower --batch-size, or choose a smaller model")
     return None

@@ -23,7 +23,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, SIGHUP and a pre-emption signal, 0 when nothing came."""
+        """130 after Ctrl-C, 143 after any other signal that asks to stop, 0 when nothing came."""
         if self.signal is None:
             return 0
         return 128 + (signal.SIGINT if self.signal == signal.SIGINT else signal.SIGTERM)
@@ -31,7 +31,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[StopRequest]:
-    """While inside, the first SIGINT, SIGTERM, SIGHUP or `also` sets the request and prints `message`.
+    """While inside, the first SIGINT, SIGTERM, SIGHUP, Ctrl-Break or `also` sets the request and prints `message`.
 
     The second one raises SystemExit, but a pre-emption signal is often sent more than once: it never does. SIGHUP says
     that the terminal is gone, so that what is still printed to it would fail.
@@ -57,6 +57,8 @@ def stop_on_signals(message: str = "", also: int | None = None) -> Iterator[Stop
         yield request
         return
     numbers = {signal.SIGINT, signal.SIGTERM} | ({signal.Signals(also)} if also is not None else set())
+    if hasattr(signal, "SIGBREAK"):  # of Windows: Ctrl-Break
+        numbers.add(signal.SIGBREAK)  # pyright: ignore[reportAttributeAccessIssue]
     if hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL:  # else as by nohup: it goes on without
         numbers.add(hangup)
     previous = {number: signal.signal(number, handle) for number in numbers}

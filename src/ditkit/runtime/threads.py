@@ -95,10 +95,13 @@ def allowed_cores(cores: Sequence[frozenset[int]]) -> int:
 
 
 def busy_cores(cores: Iterable[frozenset[int]]) -> float:
-    """How many of some cores others keep busy: sampled for a moment where the system allows, else the load average."""
+    """How many of some cores others keep busy: sampled for a moment; 0 where the system does not say.
+
+    The load average would tell of the last minutes, and so of a run of this user's that has just ended.
+    """
     before = processor_times()
     if not before:
-        return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        return 0.0
     time.sleep(_SAMPLE)
     after = processor_times()
     shares = {cpu: busy_share(before[cpu], after[cpu]) for cpu in before if cpu in after}

@@ -127,6 +127,8 @@ class Watchdog:
 
 def open_watchdog(rank: int, size: int) -> tuple[Watchdog, Any]:
     """The watchdog of the processes that were launched together, and a store for their exchanges."""
+    if os.name == "nt":
+        os.environ.setdefault("USE_LIBUV", "0")  # which torch asks for, and is built without there
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
         store = PrefixStore(_agree(store, rank, size), store)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 
 from ..errors import DataError, MachineError
 from ..events import Warned
+from ..io.atomic import sync
 from ..io.reading import read_regular
 from ..runs.folder import check_ours
 from .session import TrainingSession
@@ -50,7 +50,7 @@ def note_bad_images(session: TrainingSession, bad: Mapping[int, str], *, held_ou
         try:
             with path.open("a", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{reason}\n" for reason in new)
-                os.fsync(file.fileno())
+                sync(file.fileno())
         except OSError as error:
             raise MachineError(f"cannot write {path}: {error.strerror}", "free some space, then run again") from None
         session.on_event(Warned(step=session.step, text=f"{new[0]}: another image takes its place; see {path}"))

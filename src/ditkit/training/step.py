@@ -20,7 +20,7 @@ from ..kernels.choice import Compute
 from ..models.dit import DiT
 from ..objectives.contract import Network, Objective
 from ..runtime import compile as compiling
-from ..runtime.device import autocast
+from ..runtime.device import autocast, give_back
 from ..runtime.distributed import ProcessGroup
 from ..runtime.failures import is_out_of_memory
 from ..runtime.gradient_sync import GradientSync
@@ -196,8 +196,7 @@ def _gradients_of_share(context: StepContext, tensors: tuple[Tensor, ...], total
 def _make_room(context: StepContext, images: int) -> None:
     """Split into twice as many parts, then compute activations twice. Raises MachineError when that is done already."""
     context.network.zero_grad(set_to_none=True)  # those of the parts before the one that did not fit
-    if context.device.type == "cuda":
-        torch.cuda.empty_cache()
+    give_back(context.device)
     if context.sharded:  # the others wait for this part, and do not know of more
         raise MachineError("out of memory", f"use --set train.accumulate={2 * context.micro_batches}, or more devices")
     if context.micro_batches < images:

@@ -1,0 +1,23 @@
+"""Signals that ask long work to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from ditkit.data import workers
+from ditkit.runtime.signals import stop_on_signals
+
+
+def test_ctrl_break_of_windows_asks_to_stop_and_is_left_to_the_training_process(monkeypatch, capfd) -> None:
+    before = signal.getsignal(signal.SIGWINCH)
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGWINCH, raising=False)
+    with stop_on_signals("stopping") as asked:
+        os.kill(os.getpid(), signal.SIGWINCH)
+        assert asked() and asked.exit_code == 143
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGWINCH)
+    assert "stopping" in capfd.readouterr().err and signal.getsignal(signal.SIGWINCH) == before
+    assert signal.SIGWINCH in workers._signals()
