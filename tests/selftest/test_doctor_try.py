@@ -20,7 +20,7 @@ from patience import scaled
 
 from ditkit.checkpoint import store
 from ditkit.cli import app
-from ditkit.errors import MachineError
+from ditkit.errors import MachineError, UsageError
 from ditkit.kernels import choice, compiler, library
 from ditkit.models import layers
 from ditkit.runtime.signals import leaving_on_signals
@@ -179,6 +179,12 @@ def test_a_process_that_ends_by_itself_differs(tried: Subject, tmp_path: Path, m
     tried_runs = Runs(tried)
     assert found(tried_runs.killed_holds) == (DIFFERS, "a process of its own ended with 3: illegal instruction")
     assert found(lambda: machine.memory_holds(tried_runs))[0] == NOT_TRIED
+
+
+def test_a_machine_is_tried_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process tries a machine"):
+        next(everything.try_machine("cpu", tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from ..errors import MachineError
+from ..errors import MachineError, UsageError
 from ..io.paths import nearest_folder
 from ..io.progress import Watch, no_progress
 from ..io.text import format_duration
 from ..kernels.choice import name
 from ..runtime.device import DTYPES, find_device
+from ..runtime.launch import launched
 from . import gradients, machine
 from .findings import Finding, NotTried, find
 from .runs import Runs
@@ -35,8 +36,11 @@ def try_machine(device: str, runs: Path, progress: Watch = no_progress, seconds:
         progress: shown what is being tried.
         seconds: after which nothing more is begun.
 
-    Raises MachineError for a device that is not there, and where there is no place to write to.
+    Raises MachineError for a device that is not there, and where there is no place to write to; UsageError in one of
+    several processes.
     """
+    if launched()[1] > 1:
+        raise UsageError("one process tries a machine, not several", "run `ditkit doctor --try` without a launcher")
     until = time.monotonic() + seconds - _LAST
     where = find_device(device)
     with _working_folder(runs) as folder:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..errors import DitkitError
 from ..estimation.report import estimate
 from ..events import Event, Stepped
 from ..io.atomic import write_atomically
@@ -90,4 +91,7 @@ def kill() -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    try:
+        main(json.loads(sys.argv[1]))
+    except DitkitError as wrong:
+        sys.exit(wrong.message)

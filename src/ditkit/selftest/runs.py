@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoint.loading import read_tensors
 from ..errors import MachineError
 from ..events import Event, OnEvent, Started, Stepped
+from ..io.paths import cache_dir
 from ..kernels.choice import name
 from ..runs.folder import RunFolder
 from ..training.loop import train
@@ -75,8 +76,9 @@ class Runs:
             "folder": str(subject.folder),
         }
         command = [sys.executable, "-m", "ditkit.selftest.killed", json.dumps(plan)]
+        nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment()
+            command, stdin=nothing, stdout=nothing, stderr=pipe, env=_environment(), cwd=subject.folder
         )
         try:
             _, said = process.communicate(timeout=_SECONDS)
@@ -89,7 +91,7 @@ class Runs:
         if not notes.is_file():
             lines = said.decode("utf-8", "replace").split("\n")
             why = ([line for line in lines if line.strip()] or ["without a word"])[-1]
-            raise Differs(f"a process of its own ended with {process.returncode}: {why}", "report it")
+            raise Differs(f"a process of its own ended with {process.returncode}: {why}", "mend that, or report it")
         return json.loads(notes.read_text(encoding="utf-8"))
 
     @property
@@ -147,9 +149,10 @@ class Runs:
 
 
 def _environment() -> dict[str, str]:
-    """That of a process which imports this ditkit."""
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    """That of a process in another folder, where no file can stand in for a module, with this ditkit and its cache."""
+    before = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]  # noqa: PTH100
+    paths = [str(Path(__file__).resolve().parents[2]), *before]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "DITKIT_CACHE": str(cache_dir())}
 
 
 def ending(folder: Path) -> Ending:
