@@ -204,8 +204,8 @@ class NetworkDevice(Device):
 
     dtype: str = opt(
         "--dtype NAME",
-        "Of matrix products: float32 (TF32 to train on CUDA), bfloat16, or auto: bfloat16 to train on CUDA that "
-        "computes in it, and on a CPU where it is faster.",
+        "Of matrix products: float32 (on CUDA as TF32), bfloat16, or auto: bfloat16 to train on CUDA that computes in "
+        "it, and on a CPU where it is faster.",
         default=AUTO,
         read=lambda word: parsing.choice("dtype", word, parsing.DTYPES),
     )

@@ -34,6 +34,7 @@ class Memory:
 
     weights: int
     gradients: int
+    exchange: int  # gradients on their way, of several processes that have all weights
     optimiser: int
     ema: int
     activations: int  # what backward needs of one part of a batch, and what is temporary
@@ -94,13 +95,15 @@ def memory_needed(setup: RunSetup, parts: int) -> Memory:
     config, labels = setup.config, setup.labels
     weights = _FLOAT * models_size.parameters(config, labels)
     part = -(-setup.share // parts)
-    peak = activation_bytes(config, labels, part, setup.dtype, again=parts > 1)
-    drawing = sampling_bytes(config, labels, grid_batch(config, labels), torch.float32)
-    on_cpu = setup.device.type == "cpu"
+    kind = setup.device.type
+    peak = activation_bytes(config, labels, part, setup.dtype, again=parts > 1, device_type=kind)
+    drawing = sampling_bytes(config, labels, grid_batch(config, labels), torch.float32, kind)
+    on_cpu = kind == "cpu"
     scattered = _SCATTERED_BY_PARTS if parts > 1 else _SCATTERED
     return Memory(
         weights=weights,
         gradients=weights,
+        exchange=weights if setup.processes > 1 else 0,
         optimiser=2 * weights,
         ema=weights * (3 if config.train.snapshot_every else 1),
         activations=max(0, peak - weights),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MEMORY = {
     "weights": "weights",
     "gradients": "gradients",
+    "exchange": "gradients on their way to other processes",
     "optimiser": "optimiser",
     "ema": "moving average",
     "activations": "activations",

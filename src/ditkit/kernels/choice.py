@@ -28,7 +28,7 @@ from ..io.paths import private_folder
 from ..io.progress import notify
 from ..io.reading import read_json
 from ..models.dit import DiT
-from ..runtime.device import find_dtype
+from ..runtime.device import allow_tf32, find_dtype
 from ..runtime.memory import system_text
 from .blocks import FastBlocks, why_not
 from .library import KernelsUnavailable, library_name, open_library
@@ -77,7 +77,7 @@ EAGER = Compute(dtype=torch.float32)
 
 
 def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels: str = "auto") -> Compute:
-    """How to compute on a device.
+    """How to compute on a device: the one place where precision is decided, TF32 on CUDA (`allow_tf32`) included.
 
     Args:
         dtype: auto, float32 or bfloat16. On a CPU auto is bfloat16 where the processor computes it, and faster.
@@ -85,6 +85,7 @@ def choose(config: RunConfig, device: torch.device, dtype: str = "auto", kernels
 
     Raises UsageError for kernels "on" where they do not exist, MachineError where they cannot be used.
     """
+    allow_tf32(device)
     eager = Compute(dtype=find_dtype(dtype, device))
     word = choice_word(kernels)
     if word == "off":

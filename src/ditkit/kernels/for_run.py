@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -52,6 +53,14 @@ def choose_for_run(
     return min(group.all_gather(mine), key=lambda choice: (choice.kernels, choice.dtype.itemsize == 2))
 
 
+def agreed_dtype(name: str, device: torch.device, group: ProcessGroup) -> torch.dtype:
+    """`find_dtype` of all processes: the wider one, where one of them has a GPU that does not compute in bfloat16.
+
+    Sharded weights are sent in it: processes of different dtypes would wait for each other's bytes for ever.
+    """
+    return max(group.all_gather(find_dtype(name, device)), key=lambda dtype: dtype.itemsize)
+
+
 def choose_again(config: RunConfig, device: torch.device, dtype: str, kernels: str, state: State) -> Compute:
     """How a run goes on: as its checkpoint says, as far as this machine can. One that names no kernels had none."""
     word = choice_word(kernels)
@@ -59,4 +68,4 @@ def choose_again(config: RunConfig, device: torch.device, dtype: str, kernels: s
         return choose(config, device, dtype, "off" if word == "auto" else kernels)
     before = (state.dtype or "float32") if dtype == "auto" else dtype
     found = find(config, device, before, whatever_they_gain=True)
-    return found if found.kernels else Compute(dtype=find_dtype(dtype, device), why=found.why)
+    return found if found.kernels else replace(choose(config, device, dtype, "off"), why=found.why)

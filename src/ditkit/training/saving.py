@@ -22,6 +22,8 @@ def save(session: TrainingSession) -> None:
     """Write the checkpoint of this step durably, then remove the oldest. All processes must call it together."""
     if session.saved == session.step or session.step == 0:
         return
+    # Where memory ran out in one of them, all split alike from here on, as they will when the run is continued.
+    session.step_context.micro_batches = max(session.group.all_gather(session.step_context.micro_batches))
     if session.group.is_main:
         _write(session)
     elif session.trainable.sharded:

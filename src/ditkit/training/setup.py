@@ -24,7 +24,7 @@ from ..estimation.preflight import check_needs, disk_remark
 from ..evaluation.judge import Judge, open_judge
 from ..events import OnEvent, Warned
 from ..io import paths
-from ..kernels.for_run import choose_for_run
+from ..kernels.for_run import agreed_dtype, choose_for_run
 from ..kernels.update import WeightUpdate
 from ..objectives.contract import open_objective
 from ..runs.folder import RunFolder, remove_leftovers
@@ -33,7 +33,6 @@ from ..runs.resume import check_same_run
 from ..runs.run_state import State
 from ..runs.same_images import check_same_images
 from ..runtime import fsdp
-from ..runtime.device import find_dtype
 from ..runtime.distributed import ProcessGroup
 from ..runtime.load import LoadWatch
 from ..runtime.peak_flops import open_utilization
@@ -69,7 +68,7 @@ def open_session(
     datasets = datasets or _open_datasets(config, on_event)
     dataset, config = datasets.train, settled_by(config, datasets.train)
     group.require_same(dataset.fingerprint, "images")
-    objective, dtype = open_objective(config.diffusion), find_dtype(dtype_name, device)
+    objective, dtype = open_objective(config.diffusion), agreed_dtype(dtype_name, device, group)
     check_needs(config, dataset.labels, objective.process)
     ema, trainable = _open_trainable(config, dataset.labels, folder, group, device, dtype, shard=speed.shard)
     state = _restore(config, folder, group, trainable, dataset, on_event, force_change)

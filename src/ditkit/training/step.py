@@ -87,8 +87,6 @@ def open_step_context(
     word = "off" if sharded or compute.kernels else speed.compile
     compute.equip(network)
     compiled, text = compiling.open_compiled(word, compiled_before, config, network, device, group, until)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, where products are float32
     network.recompute = speed.grad_checkpointing == "on"
     images = -(-config.train.batch_size // group.size)  # in the largest share, so that all have as many parts
     context = StepContext(
