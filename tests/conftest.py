@@ -15,10 +15,14 @@ from typing import Any
 import patience
 import pytest
 
-FAST = "not (faults or docs or extras or slow)"  # what runs where neither -m nor a path says what to
+FAST = "not (faults or portability or docs or extras or slow)"  # what runs where neither -m nor a path says what to
+
+# They fork, kill, mount and look into /proc; named by itself, a file of theirs is tried on other systems all the same.
+collect_ignore = [] if sys.platform.startswith("linux") else ["faults"]
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 os.environ.setdefault("DITKIT_KERNELS", "off")  # auto would be what a busy machine measures
+os.environ.setdefault("PYTHONUTF8", "1")  # of the processes that tests start, so that what they say can be read
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +46,10 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     patience.call_after(settings.timeout, lambda: timeout_sigalrm(item, settings))
     item.cancel_timeout = patience.call_off  # type: ignore[attr-defined]
     return True
+
+
+def pytest_report_header() -> list[str]:
+    return ["tests/faults is left out: it needs Linux"] if collect_ignore else []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,6 +113,15 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if snapshot := sys.modules.get("ditkit.io.snapshot"):
         snapshot._resolved.clear()
     return tmp_path
+
+
+@pytest.fixture
+def links(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """For a test that makes links, which Windows allows to some users only."""
+    try:
+        (tmp_path_factory.mktemp("links") / "link").symlink_to("target")
+    except OSError:
+        pytest.skip("this system makes no links")
 
 
 @pytest.fixture

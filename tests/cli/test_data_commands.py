@@ -185,6 +185,7 @@ def test_a_flat_folder_has_no_labels(capsys) -> None:
     assert ["(no", "labels)", "1", "0"] in [line.split() for line in out.splitlines()]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_names_that_a_terminal_would_obey_are_spelled_out(capsys) -> None:
     name = "a\n\x1b[31m.png"
     Path("odd").mkdir()
@@ -302,6 +303,7 @@ def test_notes_that_are_nonsense_are_no_source(full: Path, capsys) -> None:
     assert said(capsys, "data list")[0] == 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_names_with_odd_characters_are_spelled_out_and_can_be_removed(full: Path, capsys) -> None:
     (full / "packs/a\n\x1b[31m").write_bytes(b"x")
     if sys.platform == "linux":
@@ -417,6 +419,7 @@ def test_without_a_terminal_or_a_yes_it_is_refused(full: Path, capsys) -> None:
 # --- what must never go
 
 
+@pytest.mark.usefixtures("links")
 def test_links_are_removed_and_never_followed(full: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/photo.png").write_bytes(b"x" * 1000)
@@ -434,6 +437,7 @@ def test_links_are_removed_and_never_followed(full: Path, tmp_path: Path, capsys
     assert (tmp_path / "mine/photo.png").read_bytes() == b"x" * 1000
 
 
+@pytest.mark.usefixtures("links")
 def test_a_cache_that_is_itself_a_link_is_a_cache(full: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     (tmp_path / "link").symlink_to(full)
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "link"))

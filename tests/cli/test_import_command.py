@@ -221,6 +221,7 @@ def test_stopped_and_continued_it_ends_as_if_it_never_was(place: Path, capsys) -
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.usefixtures("links")
 def test_a_run_goes_on_with_what_it_began_with_when_that_has_trained_on(place: Path, capsys) -> None:
     own = f"{TINY} --set model.width=32 --set model.depth=1 --set model.heads=2 --image-size 8"
     done(capsys, f"train ./photos --name first {own} --steps 1")

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +43,24 @@ class Ramps:
         self.reads.append(index)
         row = np.array([index, index + 1, 255], dtype=np.uint8)
         return np.broadcast_to(row[None, :, None], (2, 3, 1)).copy(), index % 2
+
+
+@dataclass
+class Hanging(Ramps):
+    """Reading some of the images, in a process of its own, does not end."""
+
+    hangs: Sequence[int] = ()
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        if multiprocessing.parent_process() is not None and index in self.hangs:
+            time.sleep(3600)
+        return super().__getitem__(index)
+
+
+def needs(method: str) -> pytest.MarkDecorator:
+    """Skips where processes cannot start so, or had better not: macOS breaks what is forked beside threads."""
+    there = method in multiprocessing.get_all_start_methods() and (method, sys.platform) != ("fork", "darwin")
+    return pytest.mark.skipif(not there, reason=f"no {method} on this system")
 
 
 def _indices(images: torch.Tensor) -> list[int]:
@@ -104,7 +123,12 @@ def test_iterating_from_step_k_gives_the_batches_k_on(count: int, cache_bytes: i
 
 @pytest.mark.parametrize(
     ("workers", "start"),
-    [(1, "fork"), (2, "fork"), (1, "spawn"), pytest.param(2, "forkserver", marks=pytest.mark.slow)],
+    [
+        pytest.param(1, "fork", marks=needs("fork")),
+        pytest.param(2, "fork", marks=needs("fork")),
+        (1, "spawn"),
+        pytest.param(2, "forkserver", marks=[needs("forkserver"), pytest.mark.slow]),
+    ],
 )
 def test_processes_give_the_batches_that_a_thread_gives_and_end_with_the_iterator(workers: int, start: str):
     straight = _first(Batches(Ramps(40), 8, seed=5, flip=True), 3, 6)
@@ -277,17 +301,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
 
 
+@needs("fork")
 def test_workers_ignore_the_signals_that_reach_the_whole_group_and_hanging_ones_are_ended(impatient: None):
-    class Slow(Ramps):
-        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-            if multiprocessing.parent_process() is not None and index == 7:
-                time.sleep(3600)
-            return super().__getitem__(index)
-
     others = set(multiprocessing.active_children())
     hangs = order(0, 0, 200).tolist().index(7) // 10  # this batch
     data = DataConfig(workers=1, worker_start="fork")
-    iterator = data_workers.iterate(Batches(Slow(200), 10, seed=0), hangs - 1, data)
+    iterator = data_workers.iterate(Batches(Hanging(200, hangs=[7]), 10, seed=0), hangs - 1, data)
     next(iterator)
     (worker,) = set(multiprocessing.active_children()) - others
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -301,14 +320,8 @@ def test_workers_ignore_the_signals_that_reach_the_whole_group_and_hanging_ones_
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_reported_after_the_time_limit(impatient: None):
-    class Hanging(Ramps):
-        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-            if multiprocessing.parent_process() is not None and not hasattr(sys, "noisy"):
-                time.sleep(3600)
-            return super().__getitem__(index)
-
     iterator = data_workers.iterate(
-        Batches(Hanging(20), 4, seed=0), 0, DataConfig(workers=1, worker_timeout=round(scaled(3)))
+        Batches(Hanging(20, hangs=range(20)), 4, seed=0), 0, DataConfig(workers=1, worker_timeout=round(scaled(3)))
     )
     with pytest.raises(RuntimeError) as caught:
         next(iterator)

@@ -205,6 +205,7 @@ def test_a_folder_that_holds_no_model_is_called_what_it_is(
     assert hint in str(caught.value.hint)
 
 
+@pytest.mark.usefixtures("links")
 def test_a_folder_whose_only_entry_leads_back_to_it_holds_no_model(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/again").symlink_to(tmp_path / "x")

@@ -219,6 +219,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoints_that_are_there(tiny, tmp_pat
     assert run(tiny(), tmp_path / "r").of(Finished)[0].reason == "done"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_second_run_in_a_folder_is_refused_with_the_name_of_the_first(tiny, tmp_path):
     run(tiny(), tmp_path / "r", stop_after=2)
     folder = RunFolder(tmp_path / "r")

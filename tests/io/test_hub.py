@@ -428,6 +428,7 @@ def test_a_wrong_file_is_asked_about_before_it_is_fetched_and_stays_until_then(
     assert damaged.read_bytes() == bytes(len(BIG)) and server.sent.total() == sent
 
 
+@pytest.mark.usefixtures("links")
 def test_what_a_link_out_of_the_cache_leads_to_is_not_deleted(server: Hub, tmp_path: Path) -> None:
     link, mine = snapshot(REPO, wanted=train) / "data/train-0.parquet", tmp_path / "mine"
     mine.write_bytes(b"mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,10 +92,10 @@ def write_run(runs: Path, name: str = "pets", recipe: str = "mnist") -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command line."""
+    """Exit code, stdout and stderr of one command line; paths with /, also on Windows."""
     code = app.main(line.split())
     captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return code, captured.out.replace(os.sep, "/"), captured.err.replace(os.sep, "/")
 
 
 def refused(capsys: pytest.CaptureFixture[str], line: str, code: int, *words: str) -> str:

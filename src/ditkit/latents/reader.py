@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -98,8 +98,10 @@ class LatentReader:
     def _stacked(self, name: str, pairs: list[tuple[int, int]]) -> Array:
         """`mean` or `std` of these images and versions: float32 (B, C, H, W)."""
         rows_of = ((divmod(index, self._latents.shard_images), version) for index, version in pairs)
-        rows: list[Any] = [self._shard(number)[name][row, version] for (number, row), version in rows_of]
-        return np.stack(rows).astype(np.float32) if self._device is None else torch.stack(rows).float()
+        rows: Iterator[Any] = (self._shard(number)[name][row, version] for (number, row), version in rows_of)
+        if self._device is None:
+            return np.stack([row.astype(np.float32) for row in rows])  # copies: a view would keep its file open
+        return torch.stack(list(rows)).float()
 
     def _here(self, array: np.ndarray) -> Array:
         return _on(self._device, array)
