@@ -154,7 +154,7 @@ def test_public_names_and_signatures_are_as_they_were() -> None:
 
 def test_public_names_and_signatures_of_the_jax_backend_are_as_they_were() -> None:
     for name in ("jax", "optax"):
-        pytest.importorskip(name, reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
+        pytest.importorskip(name, reason='the JAX backend is not installed: pip install "ditkit[jax]"')
     import ditkit.jax
 
     compare("public.txt", {"ditkit.jax": surface(ditkit.jax)})

@@ -26,8 +26,8 @@ from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 from ditkit.samplers.contract import open_scheduler, set_steps
 from ditkit.sampling import generate
 
-jax = pytest.importorskip("jax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
-pytest.importorskip("optax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
+jax = pytest.importorskip("jax", reason='the JAX backend is not installed: pip install "ditkit[jax]"')
+pytest.importorskip("optax", reason='the JAX backend is not installed: pip install "ditkit[jax]"')
 
 pytestmark = pytest.mark.extras
 
@@ -230,7 +230,7 @@ def test_what_torch_alone_does_is_refused():
 def test_the_command_line_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert app.main(["sample", "--model", "mnist", "--backend", "jax"]) == 2
-    assert "hint: `pip install 'ditkit[jax]'`, or use --backend torch" in capsys.readouterr().err
+    assert 'hint: `pip install "ditkit[jax]"`, or use --backend torch' in capsys.readouterr().err
 
 
 def test_the_command_line_draws_with_it(capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from ditkit.errors import DitkitError, UsageError
@@ -30,6 +32,16 @@ def test_a_file_becomes_a_plug_in(tmp_path):
     assert family.add_file(file) == "my-faces"
     assert family.descriptions()["my-faces"] == "Faces of mine."
     assert family.load("my-faces")(None, "train") == "opened"
+
+
+def test_what_a_plug_in_makes_can_be_pickled_and_files_of_one_name_are_kept_apart(tmp_path):
+    family, opened = Registry("dataset", "ditkit.data", entry="dataset"), []
+    for number in (1, 2):
+        file = tmp_path / str(number) / "mine.py"
+        file.parent.mkdir()
+        file.write_text(f"class Mine:\n    number = {number}\n\n\ndef dataset(config, split):\n    return Mine()\n")
+        opened.append(family.load(family.add_file(file))(None, "train"))
+    assert [pickle.loads(pickle.dumps(mine)).number for mine in opened] == [1, 2]  # noqa: S301
 
 
 def test_a_file_without_the_entry_function_is_refused(tmp_path):

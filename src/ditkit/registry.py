@@ -7,8 +7,10 @@ read from the source with `ast`, so that listing and completing them imports not
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -43,8 +45,12 @@ class Registry:
         if self.entry not in _inspect(path)[1]:
             raise UsageError(f"{path} defines no function `{self.entry}`", f"a {self.kind} plug-in needs one")
         name = _as_word(path.stem)
-        self._added[name] = path
+        self._added[name] = path.absolute()
         return name
+
+    def added(self) -> tuple[Path, ...]:
+        """The files that were added in this process; another one must add them before it reads what they made."""
+        return tuple(self._added.values())
 
     def descriptions(self) -> dict[str, str]:
         """Every known name with the first line of its docstring, sorted by name."""
@@ -57,6 +63,11 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         return tuple(self.descriptions())
+
+    def load_files(self, paths: Iterable[Path]) -> None:
+        """Add files as another process has, and import them."""
+        for path in paths:
+            self._module(self.add_file(path))
 
     def load(self, name: str) -> Callable[..., Any]:
         """The entry function of a plug-in. Raises UsageError with the nearest names if there is none."""
@@ -86,10 +97,15 @@ def _entry_points(group: str):
 
 @cache
 def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"ditkit_plugin_{path.stem}", path)
+    name = f"ditkit_plugin_{path.stem}_{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where what is sent to workers is looked up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

@@ -18,6 +18,7 @@ from ditkit import recipes
 from ditkit.autoencoders.files import settings
 from ditkit.cli import datasets
 from ditkit.data.contract import open_dataset
+from ditkit.errors import DataError
 from ditkit.latents.codec import Reconstruction, reconstruct
 from ditkit.runs import target
 from ditkit.runs.folder import RunFolder, runs_dir
@@ -231,7 +232,7 @@ def test_an_autoencoder_keeps_the_pixels_of_a_patch_unless_a_patch_is_asked_for(
 
 def test_celeba_takes_the_recipe_of_the_device_and_a_run_keeps_its_own(monkeypatch: pytest.MonkeyPatch, place: Path):
     found = target.find_target("celeba", runs_dir())
-    monkeypatch.setattr(datasets, "gpu_is_there", lambda device: device != "cpu")
+    monkeypatch.setattr(datasets, "fast_gpu_is_there", lambda device: device != "cpu")
     nothing = RunFolder(place / "runs/none")
     on_gpu, on_cpu = (datasets.for_device(found, device, nothing) for device in ("auto", "cpu"))
     assert recipes.build(on_cpu.tree) == recipes.load("celeba")
@@ -250,4 +251,41 @@ def test_whether_there_is_a_gpu_is_asked_without_torch_where_there_cannot_be_one
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("ditkit.cli.console.loading_torch", lambda: pytest.fail("torch is loaded"))
     monkeypatch.setattr("pathlib.Path.exists", lambda path: False)
-    assert not datasets.gpu_is_there("auto") and not datasets.gpu_is_there("cpu") and datasets.gpu_is_there("cuda:1")
+    assert not any(datasets.fast_gpu_is_there(device) for device in ("auto", "cpu", "mps"))
+
+
+def test_learning_rates_are_found_for_the_recipe_that_would_be_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(datasets, "fast_gpu_is_there", lambda device: device == "cuda")
+    monkeypatch.setattr(datasets, "open_training_images", lambda config, **_: fail(config))
+
+    def fail(config):
+        raise DataError("no images here", str(config.data.image_size))
+
+    for device, size in (("cpu", "64"), ("cuda", "128")):
+        code, _, err = said(capsys, f"lr-find celeba --device {device}")
+        assert code == 3 and f"hint: ({size}, {size})" in err
+
+
+@pytest.mark.parametrize(
+    ("available", "computes_bfloat16", "word", "expected"),
+    [
+        ("cuda", True, "auto", True),
+        ("cuda", True, "cuda", True),
+        ("cuda", True, "cpu", False),
+        ("cuda", False, "auto", False),
+        ("cuda", False, "cuda", False),
+        ("mps", False, "auto", False),
+        ("mps", False, "mps", False),
+    ],
+)
+def test_the_large_recipe_is_for_gpus_that_compute_in_bfloat16(
+    available: str, computes_bfloat16: bool, word: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ditkit.runtime.memory.GPU_DEVICES", ("/dev/null",))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available == "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: available == "mps")
+    monkeypatch.setattr("ditkit.runtime.device.computes_bfloat16", lambda device: computes_bfloat16)
+    assert datasets.fast_gpu_is_there(word) == expected

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from pathlib import Path
 
 import pytest
+from platforms import as_windows
 
 from ditkit.cli import parsing
 from ditkit.errors import UsageError
@@ -179,6 +181,36 @@ def test_the_end_of_a_run_says_what_to_type_next() -> None:
     assert next_steps(stopped, (), elsewhere=False) == [
         "stopped at step 4 of 9, all saved; continue with `ditkit train 'my runs/x'`"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nul", "keeps that name to itself"),
+        ("AUX", "keeps that name to itself"),
+        ("com1.first", "keeps that name to itself"),
+        ("faces.", "dot or space at the end"),
+        ("a:b", "does not allow one of its letters"),
+        ("what?", "does not allow one of its letters"),
+    ],
+)
+def test_no_run_is_named_what_windows_cannot_have(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"--as: .* cannot name a folder on every system: Windows .*{why}"):
+        text.run_name(name, "--as")
+    assert text.why_not_on_windows(text.slug(name)) is None
+
+
+@pytest.mark.parametrize("name", ["nullify", "console", "com10", "v1.2", "Gesichter_2", "写真"])
+def test_names_that_only_look_like_those_of_windows_are_free(name: str) -> None:
+    assert text.run_name(name) == name and text.why_not_on_windows(name) is None
+
+
+def test_commands_in_hints_can_be_pasted_into_the_shells_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train", "runs/mnist", "my runs/a", "it's", 'say "a"', "a,b")
+    assert shlex.split(text.shell_words(*words)) == list(words)
+    as_windows(monkeypatch, text)
+    assert text.shell_words("train", r"runs\mnist", "--set", "optim.lr=0.1") == r"train runs\mnist --set optim.lr=0.1"
+    assert text.shell_words(r"C:\my runs\a", "it's", "a,b", 'a "b"') == r'''"C:\my runs\a" "it's" "a,b" "a \"b\""'''
 
 
 def test_slugs_keep_letters_of_other_scripts_and_are_names_on_every_system() -> None:

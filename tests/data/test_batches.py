@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ditkit.data import workers as data_workers
 from ditkit.data.batches import Batches, flips, order, replacements
 from ditkit.data.resident import BatchTarget
 from ditkit.errors import DataError
+from ditkit.registry import DATASETS
 
 
 @dataclass
@@ -138,6 +140,42 @@ def test_processes_give_the_batches_that_a_thread_gives_and_end_with_the_iterato
     assert _equal(straight, again)
     assert torch.equal(before, torch.get_rng_state())
     assert set(multiprocessing.active_children()) <= others
+
+
+MINE = """
+from test_batches import Ramps
+
+class Mine(Ramps):
+    pass
+
+def dataset(config, split):
+    return Mine(40)
+"""
+
+
+@pytest.mark.parametrize("start", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_data_set_from_a_file_is_known_in_worker_processes(start: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(DATASETS, "_added", {})
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    dataset = DATASETS.load(DATASETS.add_file(Path("mine.py")))(None, "train")
+    assert _equal(
+        _first(Batches(dataset, 8, 5), 0, 3), _first(Batches(dataset, 8, 5), 0, 3, workers=1, worker_start=start)
+    )
+
+
+def test_a_data_set_that_cannot_be_sent_to_processes_is_one_clear_error():
+    class Local(Ramps):
+        pass
+
+    with pytest.raises(DataError, match=r"cannot be sent to worker processes \(.*local object") as caught:
+        _first(Batches(Local(40), 8, 5), 0, 3, workers=1, worker_start="spawn")
+    assert "data.workers=0" in str(caught.value.hint) and not multiprocessing.active_children()
+
+
+def test_a_way_to_start_processes_that_this_system_has_not_is_left_out(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])  # as on Windows
+    assert data_workers._start("fork") is None and data_workers._start("auto") is None
+    assert data_workers._start("spawn") == "spawn"
 
 
 def test_more_processes_than_cores_are_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch):

@@ -78,7 +78,7 @@ def test_what_would_read_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.M
     try:
         with pytest.raises(DataError, match=r"1 file is left out: 1 \.heic") as caught:
             opened(str(tmp_path))
-        assert "(pip install 'ditkit[heif]' reads them)" in caught.value.message
+        assert '(pip install "ditkit[heif]" reads them)' in caught.value.message
         (tmp_path / "a.png").write_bytes(encoded("PNG"))
         assert dict(formats.left_out_of(opened(str(tmp_path)))) == {".heic": 1}
     finally:
@@ -96,7 +96,7 @@ def test_what_would_read_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_newer_formats_are_read_where_something_reads_them(tmp_path: Path, name: str, kind: str, ending: str):
     if name in ("HEIF", "JXL"):
-        pytest.importorskip(kind, reason=f"pip install 'ditkit[{name.lower()}]'")
+        pytest.importorskip(kind, reason=f'pip install "ditkit[{name.lower()}]"')
     elif not features.check(kind):
         pytest.skip(f"this Pillow has no {name}")
     formats.formats(2)  # loads the plug-ins

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import ntpath
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ from command_line import refused, said
 from hub_server import Faults, Hub, commit_of, forget, hub
 from huggingface_hub import snapshot_download
 from made_tables import faces, picture, table
+from platforms import as_windows
 
 from ditkit.config import DataConfig
 from ditkit.data import celeba
+from ditkit.data import hub as hub_data
 from ditkit.data.contract import open_dataset
 from ditkit.errors import UsageError
 from ditkit.io import snapshot as snapshots
@@ -239,6 +243,30 @@ def test_only_files_for_training_are_taken_whatever_else_lies_beside_them(server
     assert (Path(whole) / "data/test/cat/9.png").is_file()
     again = open_dataset(config, "train")
     assert again.labels == ("cat", "dog") and again.fingerprint == images.fingerprint
+
+
+def test_labels_beside_nested_images_are_found_on_windows_too(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{part}/{number}.png" for part in ("a", "b") for number in range(5)]
+    table_of_labels = "".join(["file_name,label\n", *(f"{name},{name[2]}\n" for name in names)]).encode()
+    files = {f"data/train/{name}": picture(number) for number, name in enumerate(names)}
+    server.repositories["dataset", "someone/nested"] = {**files, "data/train/metadata.csv": table_of_labels}
+    monkeypatch.setattr(hub_data, "os", SimpleNamespace(path=ntpath), raising=False)
+    config = DataConfig(name="hub", image_size=(8, 8), channels=3, validation=0, path="hf://someone/nested")
+    assert open_dataset(config, "train").labels == ("0", "1", "2", "3", "4")
+
+
+def test_a_file_that_windows_cannot_have_is_named_there_and_read_elsewhere(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{label}/{number}.png": picture(number) for label in ("aux", "dog") for number in range(5)}
+    server.repositories["dataset", "someone/devices"] = {**files, "notes./readme.txt": b"not needed"}
+    config = DataConfig(name="hub", image_size=(8, 8), channels=3, validation=0, path="hf://someone/devices")
+    assert open_dataset(config, "train").labels == ("aux", "dog")
+    as_windows(monkeypatch, snapshots)
+    with pytest.raises(
+        UsageError, match=r"someone/devices has the file 'aux/0.png': Windows keeps that name to itself"
+    ):
+        open_dataset(config, "train")
 
 
 def test_the_folder_dataset_reads_addresses_of_the_hub_too(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from patience import scaled
 
-nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel: pip install '.[dev]'")
-nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel: pip install '.[dev]'")
-pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel: pip install '.[dev]'")
-pytest.importorskip("jax", reason="the JAX backend is not installed: pip install 'ditkit[jax]'")
+nbformat = pytest.importorskip("nbformat", reason='needs nbclient and ipykernel: pip install ".[dev]"')
+nbclient = pytest.importorskip("nbclient", reason='needs nbclient and ipykernel: pip install ".[dev]"')
+pytest.importorskip("ipykernel", reason='needs nbclient and ipykernel: pip install ".[dev]"')
+pytest.importorskip("jax", reason='the JAX backend is not installed: pip install "ditkit[jax]"')
 
 pytestmark = pytest.mark.extras
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "jax_mnist_diffusion_transformer.ipynb"

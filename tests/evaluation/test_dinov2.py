@@ -12,7 +12,7 @@ from hub_server import hub
 from ditkit.errors import DitkitError
 from ditkit.evaluation.features import open_extractor
 
-transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'ditkit[dinov2]'")
+transformers = pytest.importorskip("transformers", reason='needs transformers: pip install "ditkit[dinov2]"')
 pytestmark = pytest.mark.extras
 
 

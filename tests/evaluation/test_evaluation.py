@@ -149,7 +149,7 @@ def test_the_inception_score_counts_the_kinds():
 
 
 def test_the_distances_are_those_of_torch_fidelity():
-    fidelity = pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install 'ditkit[evaluate]'")
+    fidelity = pytest.importorskip("torch_fidelity", reason='needs torch-fidelity: pip install "ditkit[evaluate]"')
     import torch
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric

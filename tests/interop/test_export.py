@@ -24,7 +24,7 @@ from ditkit.models.dit import DiT
 from ditkit.runs.model_info import METADATA_KEY, ModelInfo, read_model_info
 
 needs_onnx = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ONNX_PACKAGES), reason="needs pip install 'ditkit[onnx]'"
+    any(find_spec(name) is None for name in ONNX_PACKAGES), reason='needs pip install "ditkit[onnx]"'
 )
 CONDITIONINGS = ("in-context", "cross-attention", "adaln", "adaln-zero")
 
@@ -185,7 +185,7 @@ def test_onnx_without_its_packages_says_what_to_install(
     write_model(tmp_path / "small.safetensors")
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     code, _, err = said(capsys, "export small.safetensors --format onnx")
-    assert code == 2 and "onnxruntime" in err and "pip install 'ditkit[onnx]'" in err
+    assert code == 2 and "onnxruntime" in err and 'pip install "ditkit[onnx]"' in err
 
 
 # --- mistakes and the disk

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ditkit.data.resident import BatchTarget, batch_target, decoding_threads
 from ditkit.errors import MachineError, UsageError
+from ditkit.runtime import device
 from ditkit.runtime.device import find_device
 
 
@@ -51,6 +54,19 @@ def test_an_environment_that_makes_no_sense_is_reported(name: str, monkeypatch: 
     monkeypatch.setenv(name, "two")
     with pytest.raises(UsageError, match=f"^{name} in the environment is not a number"):
         find_device("cpu")
+
+
+def test_images_are_resized_on_the_cpu_for_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_mps = SimpleNamespace(device=torch.device("mps"), cpu=lambda: "on the CPU")
+    asked: list[tuple[object, object]] = []
+
+    def interpolate(image, size, **how):
+        asked.append((image, how["antialias"]))
+        return SimpleNamespace(to=lambda device: device)
+
+    monkeypatch.setattr(device.functional, "interpolate", interpolate)
+    assert device.resized(on_mps, (2, 2), "bilinear") == on_mps.device
+    assert asked == [("on the CPU", True)]
 
 
 def test_several_processes_do_not_take_mps(monkeypatch: pytest.MonkeyPatch) -> None:

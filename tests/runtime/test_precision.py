@@ -30,7 +30,7 @@ def precision(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What torch is told, on a GPU that computes in bfloat16."""
     told: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", told.append)
-    monkeypatch.setattr(device, "_computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(device, "computes_bfloat16", lambda device: True)
     return told
 
 

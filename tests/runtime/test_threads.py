@@ -131,6 +131,12 @@ def test_limits_of_a_container_are_read_at_every_level(tmp_path, line, files, ex
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
+def test_where_the_system_does_not_tell_of_its_processors_nobody_is_taken_for_busy(monkeypatch):
+    monkeypatch.setattr(threads, "processor_times", dict)
+    monkeypatch.setattr(os, "getloadavg", lambda: (8.0, 8.0, 8.0))  # of a run that has just ended
+    assert threads.busy_cores([frozenset({0}), frozenset({1})]) == 0
+
+
 def test_the_load_is_between_none_and_all_of_the_cores():
     cores = threads.usable_cores()
     assert 0 <= threads.busy_cores(cores) <= len(cores)

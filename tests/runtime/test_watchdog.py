@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed
 from patience import scaled
+from platforms import as_windows
 
 from ditkit.cli import app
 from ditkit.errors import DataError, MachineError, PeerError
@@ -30,6 +32,24 @@ def exits(monkeypatch) -> list[int]:
         monkeypatch.setattr(watchdog, name, value)
     monkeypatch.setattr(watchdog.os, "_exit", ended.append)
     return ended
+
+
+@pytest.mark.parametrize("chosen", [None, "1"])
+def test_on_windows_the_store_does_without_what_torch_lacks_there(chosen, monkeypatch) -> None:
+    as_windows(monkeypatch, watchdog)
+    monkeypatch.delenv("USE_LIBUV", raising=False)
+    if chosen:
+        monkeypatch.setenv("USE_LIBUV", chosen)
+    asked = []
+
+    def meet(*_where, **_how):
+        asked.append(os.environ.get("USE_LIBUV"))
+        raise RuntimeError("nobody is there")
+
+    monkeypatch.setattr(watchdog, "rendezvous", meet)
+    with pytest.raises(MachineError):
+        watchdog.open_watchdog(0, 2)
+    assert asked == [chosen or "0"]
 
 
 def test_a_meeting_waits_for_the_last_and_ends_for_all(two) -> None:

@@ -88,13 +88,13 @@ def test_an_unknown_one_and_a_missing_package_are_found_at_once(tmp_path, monkey
     assert "did you mean 'tensorboard'" in capsys.readouterr().err
     monkeypatch.setattr("ditkit.io.packages.find_spec", lambda name: None)
     assert main(["train", "mnist", "--track", "wandb"]) == 2
-    assert "pip install 'ditkit[wandb]'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    assert 'pip install "ditkit[wandb]"' in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.extras
 def test_tensorboard_has_the_figures_and_the_samples(tmp_path):
     if find_spec("tensorboard") is None:
-        pytest.skip("needs tensorboard: pip install 'ditkit[tensorboard]'")
+        pytest.skip('needs tensorboard: pip install "ditkit[tensorboard]"')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     ditkit.train(config(2), tmp_path / "run", Tracking(["tensorboard"], config(2), pytest.fail), device="cpu")
@@ -114,7 +114,7 @@ def ditkit_rows(folder):
 @pytest.mark.extras
 def test_wandb_keeps_one_run_offline(tmp_path):
     if find_spec("wandb") is None:
-        pytest.skip("needs wandb: pip install 'ditkit[wandb]'")
+        pytest.skip('needs wandb: pip install "ditkit[wandb]"')
     line = [sys.executable, "-m", "ditkit", "train", "mnist", "--quiet", "--name", "run", "--device", "cpu"]
     for key, value in {"model.width": 16, "model.depth": 1, "model.heads": 2, "train.batch_size": 4}.items():
         line += ["--set", f"{key}={value}"]

@@ -87,5 +87,5 @@ def test_judging_changes_nothing_of_a_run_and_is_continued_with_it(few_real, tmp
 def test_a_missing_package_is_reported_before_the_first_step(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert main(["train", "mnist", "--evaluate-every", "10", "--set", "data.channels=3"]) == 2
-    hint = "hint: `pip install 'ditkit[evaluate]'`, or train without --evaluate-every"
+    hint = 'hint: `pip install "ditkit[evaluate]"`, or train without --evaluate-every'
     assert hint in capsys.readouterr().err and not (tmp_path / "runs").exists()

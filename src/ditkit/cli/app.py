@@ -240,9 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(ended.__context__, BrokenPipeError):  # Click ends so when nobody reads its help
             raise
         return console.reader_gone(stdout)
-    except (BrokenPipeError, console.ReaderGone):
-        return console.reader_gone(stdout)
     except Exception as error:
+        if console.is_reader_gone(error, stdout):
+            return console.reader_gone(stdout)
         console.flush(stdout)
         return console.report(error, command=_command_named(words), debug=console.is_debug(words))
     finally:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DitkitError, PeerError, UsageError, unknown
-from ..io.terminal import LastingStderr, accept_all_letters, flush, open_streams, say, silence, stderr
+from ..io.terminal import LastingStderr, accept_all_letters, flush, nobody_reads, open_streams, say, silence, stderr
 from ..io.text import visible
 from ..runtime import launch
 from ..runtime.failures import explained
@@ -29,6 +29,20 @@ class ReaderGone(Exception):
     """The program that was reading stdout has ended, as `head` does."""
 
 
+def is_reader_gone(error: Exception, stdout: Any) -> bool:
+    """Whether an error comes from writing to stdout, which nobody reads any more."""
+    if isinstance(error, (ReaderGone, BrokenPipeError)):
+        return True
+    if not nobody_reads(error):
+        return False
+    try:  # or it is another error of the same number
+        stdout.write("\n")
+        stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
 def reader_gone(stdout: Any) -> int:
     """The exit code of any program whose reader has seen enough; nothing more is sent."""
     sys.stdout = stdout
@@ -41,7 +55,9 @@ def data(text: str) -> None:
     text = visible(text) if sys.stdout.isatty() else text
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    except BrokenPipeError as error:
+    except OSError as error:
+        if not nobody_reads(error):
+            raise
         raise ReaderGone from error
 
 

@@ -49,23 +49,28 @@ def for_device(target: Target, device: str, run: RunFolder | None) -> Target:
     if run is not None and run.is_run():
         used = run.read_config().autoencoder.name
         return large if used == recipes.build(large.tree).autoencoder.name else target
-    if not gpu_is_there(device):
+    if not fast_gpu_is_there(device):
         return target
-    console.say(f"there is a GPU: taking the recipe {target.on_gpu}; --device cpu takes the small one")
+    console.say(f"there is a fast GPU: taking the recipe {target.on_gpu}; --device cpu takes the small one")
     return large
 
 
-def gpu_is_there(device: str) -> bool:
-    """Whether training would run on a GPU; loads torch, which takes seconds, only where there may be one."""
-    if device != "auto":
-        return device != "cpu"
+def fast_gpu_is_there(device: str) -> bool:
+    """Whether training would run on a GPU that computes in bfloat16: any other would take a day for a large recipe.
+
+    Loads torch, which takes seconds, only where there may be one.
+    """
+    if device in ("cpu", "mps"):
+        return False
     from ..runtime.memory import GPU_DEVICES
 
-    if sys.platform == "linux" and not any(Path(file).exists() for file in (*GPU_DEVICES, "/dev/dxg")):
+    files = (*GPU_DEVICES, "/dev/dxg")
+    if device == "auto" and sys.platform == "linux" and not any(Path(file).exists() for file in files):
         return False
     with console.loading_torch():
-        from ..runtime.device import find_device
-    return find_device("auto").type != "cpu"
+        from ..runtime.device import computes_bfloat16, find_device
+    found = find_device(device)
+    return found.type == "cuda" and computes_bfloat16(found)
 
 
 def open_images(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> Dataset:

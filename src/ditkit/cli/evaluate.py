@@ -46,8 +46,8 @@ class RealImages(Data):
 
     features: str | None = opt(
         "--features NAME|FILE",
-        "Who looks at the images: lenet (in the package), inception (`pip install 'ditkit\\[evaluate]'`), dinov2 "
-        "(`pip install 'ditkit\\[dinov2]'`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].",
+        'Who looks at the images: lenet (in the package), inception (`pip install "ditkit\\[evaluate]"`), dinov2 '
+        '(`pip install "ditkit\\[dinov2]"`), or a .onnx file of float32 (batch, channels, height, width) in [-1, 1].',
         shown="lenet for one channel, inception for three",
     )
     labels_as: str = opt(

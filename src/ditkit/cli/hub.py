@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -151,7 +150,7 @@ def pull_(what: Download, output: Annotated[Output, only("yes runs_dir quiet")])
         progress = console.watch(quiet=output.quiet)
         folder, info = pull(what.repo, name=what.name, runs_dir=output.runs_dir, progress=progress)
     console.say(f"step {info.step:,}, {text.plural(len(info.labels), 'label')}", quiet=output.quiet)
-    word = shlex.quote(str(folder) if output.runs_dir is not None else folder.name)
+    word = text.shell_words(str(folder) if output.runs_dir is not None else folder.name)
     console.say(f"draw with `ditkit sample --model {word}`", quiet=output.quiet)
     if not output.quiet:
         console.data(str(folder))

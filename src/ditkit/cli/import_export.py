@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,8 +112,8 @@ def import_(
     console.say(f"this is {model.origin}: {count}{step}{losses}", quiet=quiet)
     for note in model.notes:
         console.say(note, quiet=quiet)
-    word = shlex.quote(str(run) if output.runs_dir else run.name)
-    labels = f" --labels {shlex.join(info.labels[:2])}" if info.labels else ""
+    word = text.shell_words(str(run) if output.runs_dir else run.name)
+    labels = f" --labels {text.shell_words(*info.labels[:2])}" if info.labels else ""
     console.say(f"draw with `ditkit sample --model {word}{labels}`", quiet=quiet)
     record: dict[str, Any] = {"run": str(run), "checkpoint": str(model.checkpoint), "origin": model.origin}
     record |= {"parameters": model.parameters, "labels": len(info.labels), "step": info.step, "losses": model.losses}

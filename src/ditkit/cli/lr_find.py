@@ -67,7 +67,7 @@ def run(
 
     runs = run_names(output.runs)
     target = what.target or ("" if settings.config else str(output.runs / runs[0]) if runs else "mnist")
-    config, name = resolve_settings(target, settings, output, data, latents, sweep)
+    config, name = resolve_settings(target, settings, output, data, latents, sweep, device=machine.device)
     stem = f"lr-find-{text.slug(name)}"
     path = png_path(output.out, stem, force=output.force, beside=".json") if output.out else None
     datasets = open_training_images(config, quiet=output.quiet, yes=output.yes)

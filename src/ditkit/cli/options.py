@@ -223,7 +223,7 @@ class DrawingDevice(NetworkDevice):
 
     backend: str = opt(
         "--backend NAME",
-        "What computes, torch or jax (`pip install 'ditkit\\[jax]'`): the same images, up to rounding.",
+        'What computes, torch or jax (`pip install "ditkit\\[jax]"`): the same images, up to rounding.',
         default="torch",
         complete=complete.backends,
     )

@@ -88,7 +88,7 @@ class TrainOutput(Output):
     )
     track: list[str] | None = opt(
         "--track NAME",
-        "Where else metrics and samples go, repeatable: tensorboard or wandb (`pip install 'ditkit\\[wandb]'`).",
+        'Where else metrics and samples go, repeatable: tensorboard or wandb (`pip install "ditkit\\[wandb]"`).',
         complete=complete.trackers,
         shown=False,
     )

@@ -170,7 +170,7 @@ def aside(counts: Mapping[str, int]) -> str:
 def advice(counts: Mapping[str, int]) -> str:
     """What would read the files that are left out, if it can be said."""
     missing = [name for name in _ENDINGS if set(_ENDINGS[name].split()) & set(counts) and not _is_installed(name)]
-    extras = [f"pip install '{_PLUGINS[name][1]}'" for name in missing if name in _PLUGINS]
+    extras = [f'pip install "{_PLUGINS[name][1]}"' for name in missing if name in _PLUGINS]
     if len(extras) < len(missing):
         extras.append("pip install -U pillow")
     return " or ".join(extras) + (" reads them" if extras else "")

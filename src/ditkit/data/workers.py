@@ -11,6 +11,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -25,7 +26,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..config import DataConfig
-from ..errors import DitkitError
+from ..errors import DataError, DitkitError
+from ..registry import DATASETS
 from .batches import Batch, Batches
 
 _ENDLESS = 2**40  # steps
@@ -56,15 +58,34 @@ def _from_processes(batches: Batches, start_step: int, config: DataConfig) -> Ge
             worker_init_fn=begin,
             timeout=_CHECK_EVERY,
             pin_memory=batches.pins,
-            multiprocessing_context=None if config.worker_start == "auto" else config.worker_start,
+            multiprocessing_context=_start(config.worker_start),
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        ready: Any = iter(loader)
+        ready = _started(loader)
     workers = set(multiprocessing.active_children()) - others
     try:
         yield from _received(ready, workers, config.worker_timeout)
     finally:
         _end(ready, workers)
+
+
+def _start(word: str) -> str | None:
+    """How processes are started; None leaves it to Python, also where a run comes from a system with other ways."""
+    return word if word in multiprocessing.get_all_start_methods() else None
+
+
+def _started(loader: DataLoader[Any]) -> Any:
+    """The iterator of a loader, whose workers run. Raises DataError for a data set that cannot be sent to them."""
+    try:
+        return iter(loader)
+    except Exception as error:
+        why = str(error.__cause__ or error.__context__ or error)  # torch's own words lead away from the data set
+        if not re.search("pickle|local object", why):
+            raise
+        raise DataError(
+            f"the data set cannot be sent to worker processes ({why.splitlines()[0]})",
+            "define its classes at the top of a module, or use --set data.workers=0",
+        ) from None
 
 
 def _end(ready: Any, workers: Collection[BaseProcess]) -> None:
@@ -134,10 +155,18 @@ class _Watchdog:
         self._closed.set()
 
 
+class _PlugIns:
+    """Data sets from files that were added in this process: in a worker they are imported when this is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DATASETS.load_files, (DATASETS.added(),)
+
+
 class _Steps(TorchDataset):
     """Step to batch; an error travels as a value, because torch would rewrite it."""
 
     def __init__(self, batches: Batches):
+        self._plug_ins = _PlugIns()  # the first that a worker reads: it needs them to read the rest
         self._batches = batches
 
     def __getitem__(self, step: int) -> Batch | DitkitError:

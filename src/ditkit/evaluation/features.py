@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.loading import read_tensors
@@ -22,6 +21,7 @@ from ..data.pixels import to_levels, to_tensor
 from ..errors import DataError, MachineError, UsageError, unknown
 from ..io.paths import expanded, not_there
 from ..io.snapshot import snapshot
+from ..runtime.device import resized
 
 LENET, INCEPTION, DINOV2 = "lenet", "inception", "dinov2"
 NAMES = (LENET, INCEPTION, DINOV2)
@@ -128,7 +128,7 @@ def _inception(device: str | torch.device) -> Extractor:
             ) from None
         raise UsageError(
             f"the features of InceptionV3 need the package torch-fidelity ({error})",
-            "`pip install 'ditkit[evaluate]'`, or choose others with --features",
+            '`pip install "ditkit[evaluate]"`, or choose others with --features',
         ) from None
     try:
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
@@ -162,8 +162,8 @@ class Dinov2(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         levels_B3HW = ((image_BCHW + 1) / 2).clamp(0, 1).expand(-1, 3, -1, -1)
-        resized = F.interpolate(levels_B3HW, (_SIDE, _SIDE), mode="bicubic", align_corners=False, antialias=True)
-        normalised = (resized.clamp(0, 1) - self.mean_311) / self.std_311
+        resized_B3HW = resized(levels_B3HW, (_SIDE, _SIDE), "bicubic")
+        normalised = (resized_B3HW.clamp(0, 1) - self.mean_311) / self.std_311
         return self.network(pixel_values=normalised).pooler_output
 
 
@@ -175,7 +175,7 @@ def _dinov2(device: str | torch.device) -> Extractor:
     except ImportError as error:
         raise UsageError(
             f"the features of DINOv2 need the package transformers ({error})",
-            "`pip install 'ditkit[dinov2]'`, or choose others with --features",
+            '`pip install "ditkit[dinov2]"`, or choose others with --features',
         ) from None
     folder = snapshot(REPOSITORY, kind="model", revision=None, wanted=(_CONFIG, _WEIGHTS), by_hand=_BY_HAND)
     logging.disable_progress_bar()
@@ -203,7 +203,7 @@ def _onnx(path: Path) -> Extractor:
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(
-            "features of a .onnx file need the package onnxruntime", "`pip install 'ditkit[onnx]'`"
+            "features of a .onnx file need the package onnxruntime", '`pip install "ditkit[onnx]"`'
         ) from None
     content = path.read_bytes()
     try:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..runtime.device import resized
 
 FEATURES = 64
 SIZE = 28
@@ -41,7 +42,7 @@ def as_digits(image_BCHW: Tensor) -> Tensor:
     grey_B1HW = image_BCHW.mean(dim=1, keepdim=True)
     if grey_B1HW.shape[-2:] == (SIZE, SIZE):
         return grey_B1HW
-    return F.interpolate(grey_B1HW, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+    return resized(grey_B1HW, (SIZE, SIZE), "bilinear")
 
 
 def _stage(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:

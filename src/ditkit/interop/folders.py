@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, UsageError
+from ..io.text import shell_words
 from ..io.weight_files import grouped, shards_beside, whole
 from ..runs.lookup import PICKLES
 from .file_kinds import KNOWN_FILES
@@ -71,7 +72,8 @@ def _find(place: Path, depth: int) -> Model:
         return Model(files=[place / name for name in newest], note=note)
     listed = ", ".join(names[0] for names in groups[:_LISTED]) + (" …" if len(groups) > _LISTED else "")
     raise UsageError(
-        f"{place} holds several files of weights: {listed}", f"name one: `ditkit import {place / groups[0][0]}`"
+        f"{place} holds several files of weights: {listed}",
+        f"name one: `ditkit import {shell_words(str(place / groups[0][0]))}`",
     )
 
 

@@ -76,7 +76,8 @@ def find_source(word: str) -> Source:
         return Source(hub=parse(word))
     if path.exists():
         if RunFolder(path).is_run():
-            raise UsageError(f"{word} is a run of ditkit already", f"draw with `ditkit sample --model {word}`")
+            draw = f"`ditkit sample --model {text.shell_words(word)}`"
+            raise UsageError(f"{word} is a run of ditkit already", f"draw with {draw}")
         if not path.is_file() and not path.is_dir():
             raise UsageError(f"{word} is neither a file nor a folder", "name a file of weights")
         if path.is_file() and not is_weights(path.name) and is_text(path):

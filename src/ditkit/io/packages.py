@@ -24,5 +24,5 @@ def check_packages(what: str, packages: Sequence[str], extra: str, otherwise: st
     missing = [package.replace("_", "-") for package in packages if not is_installed(package)]
     if missing:
         noun = "the package" if len(missing) == 1 else "the packages"
-        hint = f"`pip install 'ditkit[{extra}]'`" + (f", or {otherwise}" if otherwise else "")
+        hint = f'`pip install "ditkit[{extra}]"`' + (f", or {otherwise}" if otherwise else "")
         raise UsageError(f"{what} needs {noun} {' and '.join(missing)}", hint)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import os
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from .parallel import in_threads
 from .paths import cache_dir, cache_folder, check_room
 from .progress import confirm, progress
 from .shared import INCOMPLETE, arriving, remember_branch, size_of, stamp_of
-from .text import format_size, plural
+from .text import format_size, plural, why_not_on_windows
 
 Wanted = Callable[[str], bool] | Collection[str]  # a test of a path in a repository, or the paths themselves
 NOTE = "about.json"
@@ -77,6 +78,7 @@ def snapshot(
     files = {path: remote for path, remote in note.files.items() if is_wanted(path) and _is_plain(path)}
     if not files:
         raise UsageError(f"{address(repo, revision)} has none of the files that are needed", "check its name")
+    _check_names(files, address(repo, revision))
     if all(size_of(note.folder / path) == remote.size for path, remote in files.items()):
         return note.folder  # of an earlier ditkit
     unchecked = {path: remote for path, remote in files.items() if not note.has(path)}
@@ -258,6 +260,13 @@ def _is_plain(path: str) -> bool:
     return path != NOTE and not any(
         part in ("", ".", "..") or re.search(r'[<>:"|?*\\\x00-\x1f]', part) for part in parts
     )
+
+
+def _check_names(paths: Iterable[str], place: str) -> None:
+    """Raise UsageError for a file that Windows cannot have, on Windows: without it a label might be missing."""
+    for path in paths if os.name == "nt" else ():
+        if why := next(filter(None, map(why_not_on_windows, path.split("/"))), None):
+            raise UsageError(f"{place} has the file {path!r}: {why}", "use another system, or ask its author")
 
 
 def _complete(note: _Note, hub: Repository, files: dict[str, Remote]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import os
 import sys
@@ -57,12 +58,26 @@ def open_streams() -> None:
 
 
 def accept_all_letters() -> None:
-    """Names and labels that the terminal cannot print must not end a command; paths stay the bytes that they are."""
+    """Names and labels that the terminal cannot print must not end a command; paths stay the bytes that they are.
+
+    Into files and programs Windows would write letters of the old code pages, which have no others.
+    """
+    for stream in (sys.stdout, sys.stderr) if os.name == "nt" else ():
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
     if isinstance(sys.stdout, io.TextIOWrapper):
         if codecs.lookup(sys.stdout.encoding).name in ("utf-8", "ascii"):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         else:
             sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def nobody_reads(error: BaseException) -> bool:
+    """Whether an error of writing to a pipe says that its reader has ended: on Windows by the number for nonsense."""
+    number = getattr(error, "errno", None)
+    return isinstance(error, BrokenPipeError) or (
+        os.name == "nt" and isinstance(error, OSError) and number == errno.EINVAL and error.filename is None
+    )
 
 
 def flush(stdout: Any) -> None:

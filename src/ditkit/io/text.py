@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -72,7 +73,7 @@ def slug(text: str, otherwise: str = "run") -> str:
     letters = letters.encode(encoding, "ignore").decode(encoding)
     plain = re.sub("-+", "-", letters).lower().strip("-.")
     name = plain[:60].encode()[:120].decode(errors="ignore").rstrip("-.")
-    return f"{otherwise}-{name}" if _DEVICE.match(name) else name or otherwise
+    return f"{otherwise}-{name}" if why_not_on_windows(name) else name or otherwise
 
 
 def _plain(letter: str) -> str:
@@ -83,7 +84,21 @@ def _plain(letter: str) -> str:
     return letter if unicodedata.category(letter)[0] in "LMN" else ""
 
 
-_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.ASCII)  # names that Windows keeps to itself
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[ .]*(\..*)?", re.IGNORECASE | re.DOTALL)
+
+
+def is_device_on_windows(name: str) -> bool:
+    """Whether Windows keeps a file's name to itself, in any folder and with any ending: `nul`, `aux.png`, `COM1` …"""
+    return _DEVICE.fullmatch(name) is not None
+
+
+def why_not_on_windows(name: str) -> str | None:
+    """What keeps Windows from having a file or folder of that name; None for a name that all systems can have."""
+    if is_device_on_windows(name):
+        return "Windows keeps that name to itself"
+    if name.endswith((".", " ")):
+        return "Windows drops a dot or space at the end"
+    return "Windows does not allow one of its letters" if re.search(r'[<>:"|?*\\/\x00-\x1f]', name) else None
 
 
 def run_name(word: str, option: str = "--name") -> str:
@@ -96,9 +111,25 @@ def run_name(word: str, option: str = "--name") -> str:
         or not word.isprintable()
     ):
         raise UsageError(f"{option}: {word[:100]!r} cannot name a folder", "use letters, digits, dots and dashes")
-    if Path(word).name != word or set(word) & set('/\\:*?"<>|'):
+    if Path(word).name != word or set(word) & set("/\\"):
         raise UsageError(f"{option}: {word!r} is a path", "a name only; the place is --runs-dir")
+    if why := why_not_on_windows(word):
+        raise UsageError(f"{option}: {word!r} cannot name a folder on every system: {why}", "choose another name")
     return word
+
+
+def shell_words(*words: str) -> str:
+    """Words of a command as they are typed, with quotation marks where a shell needs them.
+
+    On Windows double ones, which cmd and PowerShell know alike; cmd would take single ones for letters.
+    """
+    if os.name != "nt":
+        return shlex.join(words)
+
+    def quoted(word: str) -> str:
+        return word if re.fullmatch(r"[\w.:\\/+=-]+", word) else '"' + word.replace('"', '\\"') + '"'
+
+    return " ".join(map(quoted, words))
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from ..io.atomic import is_leftover, write_atomically
 from ..io.locks import try_lock
 from ..io.paths import expanded, make_free_folder
 from ..io.reading import read_json
+from ..io.text import shell_words
 from . import manifest
 from .metrics import read_metrics
 from .stored import config_text, read_config
@@ -79,7 +80,8 @@ class RunFolder:
         if self.is_imported():
             raise UsageError(
                 f"{self.path} was imported: it has no optimiser state to continue with",
-                f"begin a new run with its weights: `ditkit train … --name NEW --init-from {self.path.name}`",
+                "begin a new run with its weights: "
+                f"`ditkit train … --name NEW --init-from {shell_words(self.path.name)}`",
             )
 
     def read_config(self) -> RunConfig:

@@ -182,7 +182,7 @@ def _weights_file(path: Path, name: str, *, ema: bool) -> Path:
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
             f"{path} may be a pickle, which can run any code when opened; ditkit reads .safetensors",
-            f"bring in its weights, without running any of it, with `ditkit import {path}`",
+            f"bring in its weights, without running any of it, with `ditkit import {text.shell_words(str(path))}`",
         )
     if path.suffix != ".safetensors":
         raise UsageError(f"{path} is not a .safetensors file", "give a run, a checkpoint folder or a weights file")

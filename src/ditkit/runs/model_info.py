@@ -14,7 +14,7 @@ from typing import Any, cast
 from ..config import RunConfig, to_dict
 from ..errors import CheckpointError, DitkitError, UsageError, unknown
 from ..io.safetensors import read_header
-from ..io.text import composed
+from ..io.text import composed, shell_words
 from .stored import stored_config
 
 METADATA_KEY = "ditkit"
@@ -107,7 +107,7 @@ def read_model_info(path: Path) -> ModelInfo:
     if not isinstance(text, str):
         raise CheckpointError(
             f"{path} is not a weights file of ditkit, or it is damaged",
-            f"use another checkpoint; other projects' weights come in by `ditkit import {path}`",
+            f"use another checkpoint; other projects' weights come in by `ditkit import {shell_words(str(path))}`",
         )
     return ModelInfo.from_json(text, path)
 

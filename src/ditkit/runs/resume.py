@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..config import RunConfig
 from ..errors import CheckpointError, DataError, UsageError
 from ..io.atomic import is_leftover, make_folder
 from ..io.paths import claim_free
-from ..io.text import as_toml, plural
+from ..io.text import as_toml, plural, shell_words
 from . import manifest
 from .folder import LOCK, RunFolder, cannot_write, lock
 from .init_from import keep_first_weights
@@ -57,7 +56,7 @@ class RunPlan:
     def why_finished(self) -> tuple[str, str]:
         """Why there is nothing to do for a finished run, and what can be done."""
         folder, steps, planned = self.folder.path, self.config.train.steps, self.folder.read_config().train.steps
-        again = f"ditkit train {shlex.quote(str(folder))}"
+        again = f"ditkit train {shell_words(str(folder))}"
         if self.step < planned:
             said = f"{folder} is at step {self.step} of {planned}, past --steps {steps}"
             return said, f"continue with `{again}`, or start a new run with --fresh"
@@ -134,7 +133,7 @@ def _resume(config: RunConfig, folder: RunFolder, force_change: Collection[str])
     if refused:
         some = list(refused.items())[:4]
         listed = ", ".join(f"{key} = {as_toml(old)} (now {as_toml(new)})" for key, (old, new) in some)
-        again = f"ditkit train {shlex.quote(str(folder.path))}"
+        again = f"ditkit train {shell_words(str(folder.path))}"
         hint = f"continue it with `{again}` (its own settings); --fresh or --name starts another"
         if all(key.startswith(NEEDS_FORCE) for key in refused):
             hint += "; or change it with " + " ".join(f"--force-change {key}" for key in refused)

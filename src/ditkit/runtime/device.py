@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from ..errors import MachineError, UsageError, unknown
 from .launch import launched, launched_here, local_rank
@@ -47,7 +49,7 @@ def find_device(name: str = "auto") -> torch.device:
 def find_dtype(name: str, device: torch.device) -> torch.dtype:
     """The autocast precision: bfloat16 on CUDA that computes in it, float32 elsewhere; or the one named."""
     if name == "auto":
-        fast = device.type == "cuda" and _computes_bfloat16(device)
+        fast = device.type == "cuda" and computes_bfloat16(device)
         return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
         raise unknown("dtype", name, ("auto", *DTYPES))
@@ -66,7 +68,8 @@ def allow_tf32(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device has units for it; older ones compute it slowly, by way of float32."""
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -81,6 +84,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 def gpu_model(device: torch.device) -> dict[str, str]:
     """The name of a CUDA device, as `gpu`; nothing of others."""
     return {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+
+
+def resized(image_BCHW: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Images (B, C, H, W) at another size, antialiased; on the CPU for MPS, where older versions of torch cannot."""
+    at_BCHW = image_BCHW.cpu() if image_BCHW.device.type == "mps" else image_BCHW
+    resized_BCHW = functional.interpolate(at_BCHW, size, mode=mode, antialias=True, align_corners=False)
+    return resized_BCHW.to(image_BCHW.device)
 
 
 def free_bytes(device: torch.device) -> int:

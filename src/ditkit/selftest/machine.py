@@ -50,12 +50,12 @@ def cache_disk_holds(_subject: Subject) -> str:
 def _disk_holds(folder: Path, hint: str) -> str:
     """Write a file as checkpoints are written, read it again, and look how much room is left."""
     content = os.urandom(_WRITTEN)
-    began = time.monotonic()
+    began = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(prefix=".ditkit-try-", dir=nearest_folder(folder)) as place:
             file = Path(place) / "file"
             atomic.write_atomically(file, content)
-            seconds, same = time.monotonic() - began, atomic.sha256_of(file) == hashlib.sha256(content).hexdigest()
+            seconds, same = time.perf_counter() - began, atomic.sha256_of(file) == hashlib.sha256(content).hexdigest()
     except OSError as error:
         raise Differs(f"cannot be written to: {error.strerror or error}", f"check its permissions, or {hint}") from None
     if not same:

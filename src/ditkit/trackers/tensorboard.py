@@ -18,7 +18,7 @@ def tracker(folder: Path, step: int, config: Mapping[str, Any]) -> Tracker:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
-        raise UsageError(f"TensorBoard is not installed ({error})", "pip install 'ditkit[tensorboard]'") from None
+        raise UsageError(f"TensorBoard is not installed ({error})", 'pip install "ditkit[tensorboard]"') from None
     return _TensorBoard(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
 
 

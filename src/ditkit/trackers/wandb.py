@@ -21,7 +21,7 @@ def tracker(folder: Path, step: int, config: Mapping[str, Any]) -> Tracker:
     try:
         wandb: Any = import_module("wandb")  # not an import statement: to a type checker that would be this very file
     except ImportError as error:
-        raise UsageError(f"Weights & Biases is not installed ({error})", "pip install 'ditkit[wandb]'") from None
+        raise UsageError(f"Weights & Biases is not installed ({error})", 'pip install "ditkit[wandb]"') from None
     path = folder / ID_FILE
     if not path.is_file():
         write_atomically(path, secrets.token_hex(8))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-
 import torch
 from torch import Tensor
 
 from ..checkpoint import posthoc_ema, store
 from ..checkpoint.tensors import gather
 from ..events import Saved, Warned
+from ..io.text import shell_words
 from ..runs.folder import FolderLostError, check_ours, is_ours, rescue_folder
 from ..runs.model_info import ModelInfo
 from ..runs.run_state import State
@@ -80,7 +79,7 @@ def _write(session: TrainingSession) -> None:
         )
     if lost:
         session.saved = session.step
-        hint = f"step {session.step} is saved in {folder.path}: `ditkit train {shlex.quote(str(folder.path))}` goes on"
+        hint = f"step {session.step} is saved in {folder.path}: `ditkit train {shell_words(str(folder.path))}` goes on"
         raise FolderLostError(session.folder, hint)
     session.on_event(Saved(step=session.step, path=path))
     store.prune(session.folder, session.config.train.keep, session.config.train.keep_every)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from ..events import Evaluated, Event, Finished, Sampled, Started, Stepped, Vali
 from ..io.progress import reporting_to
 from ..io.reading import open_picture
 from ..io.terminal import draws_bars, stderr
-from ..io.text import format_duration, parameter_count, plural, plus_minus, visible
+from ..io.text import format_duration, parameter_count, plural, plus_minus, shell_words, visible
 from ..runtime import launch
 from .progress import announced
 
@@ -157,7 +156,7 @@ def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) ->
     """Lines to print after a run has ended, with the next command; `elsewhere` if --runs-dir was given."""
     if finished.reason != "done":
         why = "out of time" if finished.reason == "time" else "stopped"
-        again = f"ditkit train {shlex.quote(str(finished.folder))}"
+        again = f"ditkit train {shell_words(str(finished.folder))}"
         if not finished.step:
             return [f"{why} before the first step; begin again with `{again}`"]
         return [f"{why} at step {finished.step} of {finished.steps}, all saved; continue with `{again}`"]
@@ -167,7 +166,7 @@ def next_steps(finished: Finished, labels: Sequence[str], *, elsewhere: bool) ->
     if elsewhere:
         words += ["--model", str(finished.folder)]
     took = format_duration(finished.seconds)
-    return [f"done: {plural(finished.steps, 'step')} in {took}, in {finished.folder}", f"next: `{shlex.join(words)}`"]
+    return [f"done: {plural(finished.steps, 'step')} in {took}, in {finished.folder}", f"next: `{shell_words(*words)}`"]
 
 
 def _bar(terminal: Any) -> Progress:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ...io.text import is_device_on_windows, why_not_on_windows
 from .files import hidden
 
 BLOCK = 1 << 20  # the most bytes of content that are in memory at a time
 COMPLETE = "COMPLETE.json"  # in every unpacked folder: how many files and bytes there are, and where they came from
 TWICE = "is there twice (names that differ in case only are the same on some systems)"
 _LONGEST_PART, _LONGEST_NAME, _DEEPEST = 255, 1000, 32  # bytes, bytes, folders
-_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[ .]*(\..*)?", re.IGNORECASE)
-_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]|[. ]$')
 
 Content = TypeVar("Content")
 T = TypeVar("T")
@@ -158,6 +157,6 @@ def _parts(name: str) -> tuple[str, ...]:
             raise BadArchive("would lie outside the folder")
         if re.match(r"[A-Za-z]:", part):
             raise BadArchive("has a drive letter in its name")
-        if _DEVICES.fullmatch(part) or (os.name == "nt" and _NOT_ON_WINDOWS.search(part)):
+        if is_device_on_windows(part) or (os.name == "nt" and why_not_on_windows(part)):
             raise BadArchive(f"has a name that Windows reserves: {part!r}")
     return parts
