@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ditkit.io import download
+from ditkit.io.certificates import trusted
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +18,9 @@ def unknown_certificates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(ssl, "create_default_context", lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    download._certificates.cache_clear()
+    trusted.cache_clear()
     yield
-    download._certificates.cache_clear()
+    trusted.cache_clear()
 
 
 def context_of_a_request(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:

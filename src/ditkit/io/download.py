@@ -14,13 +14,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import MachineError, UsageError
 from . import atomic
+from .certificates import trusted
 from .hub import Unreachable
 from .locks import exclusive
 from .partial_file import PartialFile
@@ -72,19 +72,8 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
 def ask(request: urllib.request.Request, timeout: float) -> Any:
     """The response, through the proxy that the environment names; the request's address was checked."""
-    director = urllib.request.build_opener(Redirects, urllib.request.HTTPSHandler(context=_certificates()))
+    director = urllib.request.build_opener(Redirects, urllib.request.HTTPSHandler(context=trusted()))
     return director.open(request, timeout=timeout)
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Those that the system or the user trusts, and Mozilla's: Python on macOS may know none of the system's."""
-    context = ssl.create_default_context()
-    if not {"SSL_CERT_FILE", "SSL_CERT_DIR"} & set(os.environ):  # else the user has said whom to trust
-        import certifi
-
-        context.load_verify_locations(certifi.where())
-    return context
 
 
 def seconds(after: str | None) -> float:
