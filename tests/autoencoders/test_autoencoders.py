@@ -63,8 +63,7 @@ def test_any_number_of_latents_is_decoded_a_few_at_a_time(tmp_path: Path, monkey
     latent_BCHW = opened.encode(images(5)).mean_BCHW
     whole, seen, real = opened.decode(latent_BCHW), [], opened.decode
     monkeypatch.setattr(opened, "decode", lambda some: (seen.append(len(some)), real(some))[1])
-    monkeypatch.setattr("ditkit.autoencoders.contract._PIXELS_AT_ONCE", 2 * 16 * 16)
-    assert torch.allclose(decode_in_parts(opened, latent_BCHW), whole, atol=1e-5) and seen == [2, 2, 1]
+    assert torch.allclose(decode_in_parts(opened, latent_BCHW, 2), whole, atol=1e-5) and seen == [2, 2, 1]
 
 
 def test_memory_is_bounded_by_pixels_and_one_image_always_goes():

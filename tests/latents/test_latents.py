@@ -385,9 +385,10 @@ def test_latents_that_fit_on_the_device_are_read_once_and_are_the_same_there(
     config = latent_run(kind)
     material = open_training_data(config, open_datasets(config.data), CPU)
     where_they_lie = Batches(material.train, 8, seed=3, flip=True)
-    there, too_large = (Batches(material.train, 8, 3, flip=True, place=BatchTarget(CPU, size)) for size in (1 << 30, 1))
     real, reads = Latents.shard, []
     monkeypatch.setattr(Latents, "shard", lambda self, number: (reads.append(number), real(self, number))[1])
+    there, too_large = (Batches(material.train, 8, 3, flip=True, place=BatchTarget(CPU, size)) for size in (1 << 30, 1))
+    assert len(reads) == len(set(reads)), "all for the device, before the first batch"
     for step in range(12):
         one, other, same = (batches.batch(step) for batches in (where_they_lie, there, too_large))
         assert torch.equal(one.x_BCHW, other.x_BCHW) and torch.equal(one.label_B, other.label_B)

@@ -46,8 +46,13 @@ def at_once(height: int, width: int) -> int:
     return max(1, _PIXELS_AT_ONCE // (height * width))
 
 
-def decode_in_parts(autoencoder: Autoencoder, latent_BCHW: Tensor) -> Tensor:
-    """Images of any number of latents, a few at a time."""
-    height, width = latent_BCHW.shape[-2:]
-    part = at_once(height * autoencoder.shrink, width * autoencoder.shrink)
+def decode_in_parts(autoencoder: Autoencoder, latent_BCHW: Tensor, part: int) -> Tensor:
+    """Images of any number of latents, `part` at a time."""
     return torch.cat([autoencoder.decode(part_BCHW) for part_BCHW in latent_BCHW.split(part)])
+
+
+def encode_in_parts(autoencoder: Autoencoder, image_BCHW: Tensor, part: int) -> Posterior:
+    """Latents of any number of images, `part` at a time."""
+    posteriors = [autoencoder.encode(part_BCHW) for part_BCHW in image_BCHW.split(part)]
+    stds = [posterior.std_BCHW for posterior in posteriors if posterior.std_BCHW is not None]
+    return Posterior(torch.cat([posterior.mean_BCHW for posterior in posteriors]), torch.cat(stds) if stds else None)

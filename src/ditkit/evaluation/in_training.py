@@ -16,16 +16,16 @@ from .metrics import kid
 _AS_DATA = "kid_labels_as_data"  # true in rows whose labels are as frequent as those of the real images
 
 
-def measure_kid(judge: Judge, trained: Trained) -> tuple[dict[str, Any], Evaluated]:
+def measure_kid(judge: Judge, trained: Trained, at_once: int) -> tuple[dict[str, Any], Evaluated]:
     """The KID (Bińkowski et al. 2018) of a network in training, as a row of metrics.jsonl and as an event.
 
-    The images are those of the same seeds each time, `seed`, `seed + 1` …; number, labels, sampler and guidance are
-    settings.
+    `at_once` images are drawn at a time, those of the same seeds at each step, `seed`, `seed + 1` …; number, labels,
+    sampler and guidance are settings.
     """
     config, step = trained.info.config, trained.info.step
     wanted = config.train.evaluate_samples
     plan = plan_labels(trained.info.labels, judge.reference.labels, wanted, config.train.evaluate_labels)
-    drawn = chain.from_iterable(sample_batches(trained, plan.labels, seed=config.seed))
+    drawn = chain.from_iterable(sample_batches(trained, plan.labels, seed=config.seed, batch_size=at_once))
     features_NF = judge.extractor.extract([sample.image for sample in drawn]).features_NF
     real = judge.reference
     distance, error = kid(features_NF, real.features_NF, labels=plan.labels, real_sums_M=real.kernel_sums_N)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..autoencoders.contract import Autoencoder, at_once
+from ..autoencoders.contract import Autoencoder, at_once, encode_in_parts
 from ..config import RunConfig
 from ..data.contract import Dataset, Split
 from ..data.pixels import from_levels
@@ -36,6 +37,7 @@ from ..io.paths import NO_ROOM, cache_folder, check_room
 from ..io.progress import Progress, progress
 from ..io.text import plural
 from ..runs.model_info import LatentStats
+from ..runtime.at_once import halving
 
 FORMAT = 1
 SHARD = 256  # images in a file
@@ -233,7 +235,8 @@ def _encode(
     for images_BHWC, label_B, wrong in _decoded(spec, indices):
         image_BCHW = from_levels(torch.from_numpy(images_BHWC).to(spec.device).permute(0, 3, 1, 2))
         versions = [image_BCHW, image_BCHW.flip(-1)][: spec.flips]
-        posteriors = [spec.autoencoder.encode(version_BCHW) for version_BCHW in versions]
+        encoders = [partial(encode_in_parts, spec.autoencoder, version_BCHW) for version_BCHW in versions]
+        posteriors = [halving(encode, len(image_BCHW), image_BCHW.device) for encode in encoders]
         means.append(torch.stack([posterior.mean_BCHW for posterior in posteriors], dim=1).half().cpu())
         stds_BCHW = [posterior.std_BCHW for posterior in posteriors if posterior.std_BCHW is not None]
         if stds_BCHW:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..autoencoders.contract import Autoencoder, decode_in_parts, open_autoencoder
+from ..autoencoders.contract import Autoencoder, at_once, decode_in_parts, open_autoencoder
 from ..autoencoders.files import moved
 from ..config import RunConfig
 from ..data.contract import Dataset
@@ -19,6 +20,7 @@ from ..data.pixels import to_tensor, to_uint8
 from ..errors import DataError
 from ..io.text import plural
 from ..runs.model_info import LatentStats, ModelInfo
+from ..runtime.at_once import halving
 
 
 class Codec:
@@ -33,7 +35,9 @@ class Codec:
         if self.stats is None:
             return x_BCHW
         mean_C11, std_C11 = self._mean_and_std(x_BCHW)
-        return decode_in_parts(self.autoencoder, x_BCHW * std_C11 + mean_C11)
+        latent_BCHW, shrink = x_BCHW * std_C11 + mean_C11, self.autoencoder.shrink
+        most = min(len(x_BCHW), at_once(x_BCHW.shape[-2] * shrink, x_BCHW.shape[-1] * shrink))
+        return halving(partial(decode_in_parts, self.autoencoder, latent_BCHW), most, x_BCHW.device)
 
     @torch.inference_mode()
     def from_images(self, image_BCHW: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from ..data.resident import BatchTarget
 from ..errors import DataError
 from ..io.reading import most_open_files
 from ..runs.model_info import LatentStats
+from ..runtime.device import give_back
+from ..runtime.failures import is_out_of_memory
 from ..seeding import generator
 from .cache import Latents
 
@@ -70,9 +72,24 @@ class LatentReader:
 
     def at(self, place: BatchTarget) -> LatentReader:
         fits = sum(shard["bytes"] for shard in self._latents.shards) <= place.most_bytes
-        if not fits and self._device is None:
-            return self  # with the shards that are open already
-        return LatentReader(self._latents, self._stats, self._seed, place.device if fits else None)
+        if fits and (reader := self._all_on(place.device)):
+            return reader
+        # The same one has shards that are open already.
+        return self if self._device is None else LatentReader(self._latents, self._stats, self._seed)
+
+    def _all_on(self, device: torch.device) -> LatentReader | None:
+        """A reader with all latents on a device from now on, as room may be gone later; None where it is too small."""
+        reader = LatentReader(self._latents, self._stats, self._seed, device)
+        try:
+            for number in range(len(self._latents.shards)):
+                reader._shard(number)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reader = None
+        if reader is None:
+            give_back(device)
+        return reader
 
     def all_means(self) -> tuple[Tensor, Tensor, dict[int, str]]:
         """The mean latent of every readable image, unmirrored: float32 (N, C, H, W); labels; reasons of the others."""

@@ -21,6 +21,7 @@ from ..latents.cache import Interrupted
 from ..runs.folder import FolderLostError, RunFolder
 from ..runs.resume import RunPlan, adopt_settings, start_or_resume
 from ..runtime.distributed import ProcessGroup, join
+from ..runtime.failures import is_out_of_memory
 from ..runtime.watchdog import is_lost
 from .bad_images import note_bad_images
 from .divergence import recover, report_less_memory, skip_step
@@ -131,11 +132,11 @@ def _run(session: TrainingSession, until: float, should_stop: Callable[[], bool]
                 reason = _steps(session, batches, flags, started)
             if not reason:
                 recover(session)  # then batches begin at an earlier step
-    except (PeerError, FolderLostError):
+    except (PeerError, FolderLostError, MemoryError):
         emergency_save(session)
         raise
     except RuntimeError as error:
-        if is_lost(error):
+        if is_lost(error) or is_out_of_memory(error):
             emergency_save(session)
         if not workers.lost_a_worker(error):
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,8 @@ from ..models.dit import DiT
 from ..runs.folder import check_ours
 from ..runs.metrics import read_rows
 from ..runs.model_info import ModelInfo
+from ..runtime.at_once import halving
+from ..sampling.batch_size import default_batch_size
 from ..sampling.generate import draw
 from ..visual.grid import grid, save_png, side_by_side
 from .session import TrainingSession
@@ -37,8 +40,10 @@ def validate(session: TrainingSession) -> None:
     for network in (session.trainable.ema, session.trainable.network):
         full = session.full_network(network)
         if session.group.is_main:
-            losses.append(session.validation.loss(full, session.device, session.compute.autocast, part))
-    if session.group.is_main:
+            loss = partial(session.validation.loss, full, session.device, session.compute.autocast)
+            with _as_incident(session, "validating"):
+                losses.append(halving(loss, part, session.device))
+    if len(losses) == 2:
         ema, raw = losses
         if math.isfinite(ema) and math.isfinite(raw):
             rounded = {"validation_loss": float(f"{ema:.7g}"), "validation_loss_raw": float(f"{raw:.7g}")}
@@ -55,7 +60,8 @@ def judge(session: TrainingSession) -> None:
         info = ModelInfo(config=session.config, labels=session.labels, step=session.step, latents=session.codec.stats)
         trained = Trained(info=info, network=cast(DiT, ema), codec=session.codec, source=session.folder.path)
         with _as_incident(session, "evaluating"):
-            row, event = measure_kid(session.judge, trained)
+            most = default_batch_size(trained.network, session.config.shape, session.device)
+            row, event = halving(partial(measure_kid, session.judge, trained), most, session.device)
             if changed := labels_changed(read_rows(session.folder.metrics_file), row):
                 session.on_event(Warned(step=session.step, text=changed))
             session.logs.append("metrics", row)
@@ -96,7 +102,8 @@ def _draw_grid(session: TrainingSession, raw: nn.Module, ema: nn.Module, path: P
     ids = [row for row in range(len(rows)) for _ in range(columns)]
     grids = []
     for network, row_names in ((raw, rows if labels else None), (ema, None)):
-        x_BCHW = draw(
+        drawing = partial(
+            draw,
             network,
             config.diffusion,
             shape=config.shape,
@@ -106,6 +113,8 @@ def _draw_grid(session: TrainingSession, raw: nn.Module, ema: nn.Module, path: P
             settings=config.sample,
             device=session.device,
         )
+        most = default_batch_size(network, config.shape, session.device)
+        x_BCHW = halving(lambda at_once, drawing=drawing: drawing(batch_size=at_once), most, session.device)
         pixels = to_uint8(session.codec.to_images(x_BCHW.to(session.device)))
         grids.append(grid(pixels, columns if labels else 4, row_names=row_names))
     path.parent.mkdir(parents=True, exist_ok=True)
