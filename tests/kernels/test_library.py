@@ -7,16 +7,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from patience import scaled
 
 from ditkit.io import atomic
 from ditkit.kernels import compiler, library
 from ditkit.kernels.compiler import KernelsUnavailable
 from ditkit.kernels.library import library_name, open_library
+from ditkit.runtime.compile import why_not
 
 OPEN = "from ditkit.kernels.library import open_library; print(open_library()._name)"
 
@@ -72,6 +75,25 @@ def test_a_cache_with_spaces_and_other_letters(compilers, monkeypatch, tmp_path)
     compilers.add("cc")
     monkeypatch.setenv("DITKIT_CACHE", str(tmp_path / "a cäche, 写し"))
     assert "写し" in open_library()._name
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_mac_without_apples_tools_is_not_asked_to_install_them(installed, compilers, monkeypatch):
+    compilers.add("cc")
+    script = compilers.add("xcode-select")
+    script.write_text(f"#!/bin/sh\nexit {0 if installed else 2}\n", encoding="utf-8")
+    monkeypatch.setattr(compiler, "_STAND_INS", str(compilers.folder))
+    monkeypatch.setattr(compiler, "sys", types.SimpleNamespace(platform="darwin"))
+    compiler.apples_tools_are_missing.cache_clear()
+    try:
+        if installed:
+            open_library()
+        else:
+            assert refusal() == "there is no C compiler (cc, gcc or clang)"
+            assert "C++ compiler (`xcode-select --install`" in str(why_not(torch.device("cpu")))
+        assert compilers.compiled() == installed == compilers.log.exists(), "not even asked what it is"
+    finally:
+        compiler.apples_tools_are_missing.cache_clear()
 
 
 BROKEN = {

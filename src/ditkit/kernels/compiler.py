@@ -25,6 +25,8 @@ _FLAGS = ("-O3", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno
 _SHARED = ("-fvisibility=hidden", "-shared", "-fPIC")
 _SECONDS, _SECONDS_TO_ANSWER = 120, 20  # after which a compiler counts as broken
 
+_STAND_INS = "/usr/bin/"  # where macOS has a cc, gcc and clang also without a compiler
+
 _ARM = platform.machine().lower() in ("arm64", "aarch64")
 _PREBUILT = Path(__file__).parent / "prebuilt"
 _AVX2 = "avx avx2 bmi1 bmi2 f16c fma abm movbe"
@@ -48,9 +50,23 @@ def compilers() -> list[list[str]]:
     commands = {}
     for words in (_words_of_cc(), ["cc"], ["gcc"], ["clang"]):
         path = shutil.which(words[0]) if words else None
-        if path:
+        if path and not (path.startswith(_STAND_INS) and apples_tools_are_missing()):
             commands.setdefault((os.path.realpath(path), *words[1:]), [path, *words[1:], *flags])
     return list(commands.values())
+
+
+@lru_cache(maxsize=1)
+def apples_tools_are_missing() -> bool:
+    """Whether this is a Mac whose compilers are stand-ins: calling one would open a window that offers to install them.
+
+    Asking where they are opens none.
+    """
+    if sys.platform != "darwin":
+        return False
+    try:
+        return _run(["xcode-select", "-p"], _SECONDS_TO_ANSWER).returncode != 0
+    except KernelsUnavailable:
+        return True
 
 
 def _words_of_cc() -> list[str]:

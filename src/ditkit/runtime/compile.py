@@ -17,6 +17,7 @@ from ..errors import MachineError
 from ..io.paths import private_folder
 from ..io.progress import notify
 from ..io.text import format_duration
+from ..kernels.compiler import apples_tools_are_missing
 from ..models.size import flops
 from .compile_times import last_time, remember
 from .distributed import ProcessGroup
@@ -46,6 +47,8 @@ def pays_back_within(left: float, seconds: float, device: torch.device) -> bool:
 
 def why_not(device: torch.device) -> str | None:
     """Why torch.compile does not work on a device, in one line; None when a tiny function was compiled."""
+    if device.type == "cpu" and apples_tools_are_missing():
+        return "there is no C++ compiler (`xcode-select --install` brings one)"
     x = torch.arange(4.0, device=device)
     try:
         _prepare(device)
