@@ -222,6 +222,57 @@ def test_only_parts_of_the_usual_size_are_compiled(tiny, tmp_path, monkeypatch):
     assert sizes == [6] * 2  # of 16 images: 6, 5 and 5
 
 
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_network_that_does_not_compile_is_trained_without_and_that_is_said(tiny, tmp_path, monkeypatch, where):
+    def fails(*_):
+        raise RuntimeError("backend='inductor' raised:\nCppCompileError: C++ compile error")
+
+    def compiled(network):
+        def forward(*given):
+            output = network(*given)
+            output.register_hook(fails)
+            return output
+
+        return fails if where == "forward" else forward
+
+    monkeypatch.setattr(compile, "compiled", compiled)
+    monkeypatch.setattr(compile, "why_not", lambda device: None)
+    monkeypatch.setattr(step, "micro_batches_for", lambda *_: 2)
+    run(tiny(train={"steps": 3}), tmp_path / "eager", speed=SpeedOptions(kernels="off"))
+    said = []
+
+    @contextlib.contextmanager
+    def hear(text):
+        said.append(text)
+        yield lambda done, total: None
+
+    with reporting_to(hear):
+        run(tiny(train={"steps": 3}), tmp_path / "r", speed=SpeedOptions(compile="on"))
+    assert [text for text in said if "raised" in text] == [
+        "warning: the network is not compiled, so steps take a little longer: backend='inductor' raised:"
+    ]
+    assert digest(tmp_path / "r") == digest(tmp_path / "eager")
+    assert not json.loads((RunFolder(tmp_path / "r").checkpoint(3) / "state.json").read_text())["compiled"]
+
+
+def test_an_error_of_a_later_step_is_not_taken_for_the_compilers(tiny, tmp_path, monkeypatch):
+    calls = []
+
+    def compiled(network):
+        def forward(*given):
+            calls.append(given)
+            if len(calls) == 2:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return network(*given)
+
+        return forward
+
+    monkeypatch.setattr(compile, "compiled", compiled)
+    monkeypatch.setattr(compile, "why_not", lambda device: None)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run(tiny(), tmp_path / "r", speed=SpeedOptions(compile="on"))
+
+
 def test_a_compiled_run_learns_the_same_and_continues_to_the_last_bit(tiny, tmp_path, long_mode):
     if not long_mode:
         pytest.skip("compiling takes half a minute; run with --long")

@@ -27,8 +27,13 @@ def test_each_of_several_processes_takes_its_own_gpu(name: str, two_gpus: None, 
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert find_device(name) == torch.device(f"cuda:{rank}")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(MachineError, match="there is no cuda:2: torch sees 2"):
+    with pytest.raises(MachineError, match="there is no cuda:2: torch sees 2") as caught:
         find_device(name)
+    assert caught.value.hint == "start at most 2 processes on this machine"
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(MachineError) as caught:
+        find_device("cuda:2")
+    assert caught.value.hint == "use cuda:0"
 
 
 def test_a_process_that_sees_one_gpu_of_its_own_takes_that(monkeypatch: pytest.MonkeyPatch) -> None:

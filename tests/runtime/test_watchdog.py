@@ -14,7 +14,7 @@ from platforms import as_windows
 
 from ditkit.cli import app
 from ditkit.errors import DataError, MachineError, PeerError
-from ditkit.runtime import launch, watchdog
+from ditkit.runtime import distributed, launch, watchdog
 from ditkit.runtime.watchdog import Watchdog
 
 
@@ -95,6 +95,44 @@ def test_a_process_that_saves_is_left_alone_until_it_has(two, exits) -> None:
             assert not exits
         time.sleep(scaled(0.3))
     assert exits == [DataError.exit_code]
+
+
+def test_a_process_that_saves_for_ever_is_ended_too(two, exits, monkeypatch) -> None:
+    """It waits for a GPU that waits for a process which is gone."""
+    monkeypatch.setattr(watchdog, "_SAVING", 0.05)
+    with two[0].watched(), two[0].uninterruptible():
+        two[1].report_failure(DataError("gone", None))
+        time.sleep(scaled(0.4))
+        assert exits == [DataError.exit_code]
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        (
+            "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+            True,
+        ),
+        ("ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.", True),
+        ("NCCL communicator was aborted on rank 1.", True),
+        ("ncclUnhandledCudaError: Call to CUDA function failed.", False),
+        ("ncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nDuplicate GPU detected", False),
+    ],
+)
+def test_only_errors_of_nccl_that_may_come_of_another_process_mean_that_it_is_lost(text: str, lost: bool) -> None:
+    error = torch.distributed.DistBackendError(f"NCCL error in: ProcessGroupNCCL.cpp:3384, NCCL version 2.27.5\n{text}")
+    assert watchdog.is_lost(error) is lost
+
+
+@pytest.mark.parametrize(("nccl", "backend"), [(True, "nccl"), (False, "gloo")])
+def test_gpus_exchange_by_gloo_where_torch_has_no_nccl(nccl, backend, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, **_: asked.append(name))
+    distributed._connect(torch.device("cuda:0"), 0, 2, None)
+    distributed._connect(torch.device("cpu"), 0, 2, None)
+    assert asked == [backend, "gloo"]
 
 
 def test_a_process_that_hangs_after_another_died_says_so_to_all_and_once(two, exits, capfd) -> None:

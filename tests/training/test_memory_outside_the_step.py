@@ -19,6 +19,7 @@ from ditkit.runs.model_info import LatentStats
 from ditkit.runtime import at_once
 from ditkit.runtime.at_once import halving
 from ditkit.sampling.generate import _Sampler
+from ditkit.training import saving
 from ditkit.training.validation_set import ValidationSet
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -164,3 +165,19 @@ def test_images_are_encoded_in_as_small_parts_as_memory_asks():
     posterior = halving(partial(encode_in_parts, encoder, image_BCHW), 5, CPU)
     assert encoder.sizes == [5, 2, 2, 1]
     assert posterior.std_BCHW is not None and torch.equal(posterior.mean_BCHW, image_BCHW[..., ::2, ::2])
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_run_that_ends_saves_only_what_a_device_can_still_give(tiny, tmp_path, monkeypatch, answer):
+    monkeypatch.setattr(saving, "answers", lambda device, seconds: answer)
+    original = Batches.batch
+
+    def batch(self, step):
+        if step == 3:
+            raise FULL
+        return original(self, step)
+
+    monkeypatch.setattr(Batches, "batch", batch)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tiny(), tmp_path / "r")
+    assert RunFolder(tmp_path / "r").last_step() == (3 if answer else 0)

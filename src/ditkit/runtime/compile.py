@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
-from ..errors import MachineError
+from ..errors import DitkitError, MachineError
 from ..io.paths import private_folder
 from ..io.progress import notify
 from ..io.text import format_duration
@@ -21,6 +21,8 @@ from ..kernels.compiler import apples_tools_are_missing
 from ..models.size import flops
 from .compile_times import last_time, remember
 from .distributed import ProcessGroup
+from .failures import is_out_of_memory
+from .watchdog import is_lost
 
 _SECONDS = 60.0  # that compiling takes
 _SAVED = {"cpu": 0.1, "cuda": 0.25}  # part of a step's time; not tried on other devices
@@ -133,6 +135,18 @@ def _timed(forward: Callable[..., Tensor], note: Callable[[float], None]) -> Cal
         return result
 
     return timed
+
+
+def failed(error: Exception) -> bool:
+    """Whether an error of the first step may be the compiler's; then says that the network is not compiled.
+
+    A compiler that made a tiny function may still fail at a network, in forward or in backward, with any exception.
+    """
+    if is_out_of_memory(error) or is_lost(error) or isinstance(error, DitkitError):
+        return False
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+    notify(f"warning: the network is not compiled, so steps take a little longer: {reason}")
+    return True
 
 
 def _prepare(device: torch.device) -> None:

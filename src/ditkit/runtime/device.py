@@ -42,7 +42,9 @@ def find_device(name: str = "auto") -> torch.device:
     if is_numbered and local_size > 1:
         raise UsageError(f"{name} is one device for {local_size} processes", "leave out --device, or use --device cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MachineError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA device(s)", "use cuda:0")
+        seen = torch.cuda.device_count()
+        hint = f"start at most {seen} processes on this machine" if size > 1 else "use cuda:0"
+        raise MachineError(f"there is no {name}: torch sees {seen} CUDA device(s)", hint)
     return device
 
 

@@ -148,7 +148,8 @@ def _connect(device: torch.device, rank: int, size: int, store: Any) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        # torch for Windows has no NCCL; gloo exchanges tensors of GPUs, too, through the host's memory.
+        "nccl" if device.type == "cuda" and torch.distributed.is_nccl_available() else "gloo",
         store=store,
         rank=rank,
         world_size=size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 from dataclasses import dataclass
 
@@ -19,7 +20,11 @@ _FIRST, _LARGEST = 256, 2048  # sides of the matrices; small ones tell how large
 _DATA_SHEETS: tuple[tuple[str, float, float | None, float | None], ...] = (
     ("V100", 15.7, None, None),
     ("T4", 8.1, None, None),
+    ("RTX 3090 Ti", 40, 40, 80),
     ("RTX 3090", 35.6, 35.6, 71),
+    ("RTX 4080 SUPER", 52.2, 52.2, 104.4),
+    ("RTX 4080", 48.7, 48.7, 97.5),
+    ("RTX 4090 D", 73.5, 73.5, 147.1),
     ("RTX 4090", 82.6, 82.6, 165.2),
     ("RTX 5090", 104.8, 104.8, 209.5),
     ("RTX A6000", 38.7, 77.4, 154.8),
@@ -37,11 +42,18 @@ _DATA_SHEETS: tuple[tuple[str, float, float | None, float | None], ...] = (
     ("H100 NVL", 60, 417.5, 835.5),
     ("H100", 67, 494.7, 989.4),
     ("H800", 67, 494.7, 989.4),
+    ("H20", 44, 74, 148),
+    ("H200 NVL", 60, 417.5, 835.5),
     ("H200", 67, 494.7, 989.4),
     ("GH200", 67, 494.7, 989.4),
     ("GB200", 80, 1250, 2500),
+    ("GB300", 80, 1250, 2500),
+    ("B300", 75, 1125, 2250),
     ("B200", 75, 1125, 2250),
 )
+
+# Laptops are slower than the card of the same name, and an instance of MIG is a part of one.
+_IS_LESS = re.compile(r"\b(Laptop|Max-Q|MIG)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +90,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def data_sheet(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
-    """FLOP/s of a GPU by its name, as `torch.cuda.get_device_name` has it."""
+    """FLOP/s of a GPU by its name, as `torch.cuda.get_device_name` has it; None for a part or a slower kin of one."""
+    if _IS_LESS.search(name):
+        return None
     for model, plain, fast, half in _DATA_SHEETS:
         if f" {model} " in f" {name.replace('-', ' ')} ":
             teraflops = half if dtype == torch.bfloat16 else (fast if tf32 and fast else plain)

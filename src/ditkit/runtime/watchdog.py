@@ -24,10 +24,15 @@ from . import launch
 from .failures import explained
 
 GRACE = 30.0  # seconds that a process has to end by itself after another has failed
+_SAVING = 600.0  # seconds that it may save for meanwhile
 _TICK = 1.0  # seconds between signs of life
 _SILENCE = 120  # ticks without one after which a process counts as dead
 _WAIT_FOR_PEERS = 10.0  # seconds that the first process waits for the others to leave, if it holds the store
 _PATIENCE = timedelta(hours=2)  # until all have started: the first one may download data before
+
+
+# What NCCL says of this process's own device and use of it; its other errors may come of a process that is gone.
+_OWN_FAULT = re.compile("nccl(UnhandledCudaError|InvalidUsage|InvalidArgument)")
 
 
 class Watchdog:
@@ -117,7 +122,8 @@ class Watchdog:
                 code = _exit_code(reported)
             if self._left.wait(_TICK if code is None else GRACE):
                 return
-        while self._saving:
+        limit = time.monotonic() + _SAVING
+        while self._saving and time.monotonic() < limit:
             if self._left.wait(_TICK):
                 return
         if isinstance(reported, MachineError):
@@ -172,6 +178,8 @@ def _agree(store: Any, rank: int, size: int) -> str:
 def is_lost(error: BaseException) -> bool:
     """Whether an error of torch means that another process cannot be reached any more."""
     if not isinstance(error, RuntimeError):
+        return False
+    if _OWN_FAULT.search(str(error)):
         return False
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 

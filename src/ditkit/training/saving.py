@@ -14,6 +14,8 @@ from ..runs.model_info import ModelInfo
 from ..runs.run_state import State
 from ..runtime.fsdp import full_tensor
 from ..runtime.peak_flops import open_utilization
+from ..runtime.transfer import answers
+from ..runtime.watchdog import GRACE
 from .session import TrainingSession, environment
 
 
@@ -44,8 +46,9 @@ def follow_load(session: TrainingSession) -> None:
 
 def emergency_save(session: TrainingSession) -> None:
     """Save before the run ends with an error, if this process can without the others and weights and logs agree."""
-    can = session.group.is_main and not session.trainable.sharded
-    if can and not session.committing and session.step not in (0, session.saved):
+    can = session.group.is_main and not session.trainable.sharded and session.step not in (0, session.saved)
+    # After another process was lost, CUDA may wait for it for ever, and so would whoever copies weights.
+    if can and not session.committing and answers(session.device, GRACE):
         _write(session)
         session.saved = session.step
 

@@ -46,6 +46,7 @@ class StepContext:
     sharded: bool = False  # each has a part of them
     may_recompute: bool = True  # when not even one image at a time fits
     compiled: Network | None = None  # the network's forward, for parts of the usual size
+    proven: bool = False  # gradients have been computed once: what fails from then on is not the compiler
     noise_on_device: bool = False  # drawn there, as an earlier ditkit did on GPUs
 
     @cached_property
@@ -157,13 +158,19 @@ def compute_gradients(
     while True:
         try:
             share_loss_B = _gradients_of_share(context, tensors, total)
+            context.proven = True
             break
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            without = context.compiled is not None and not context.proven and compiling.failed(error)
+            if not without and not is_out_of_memory(error):
                 raise
         # Not inside `except`: the error's traceback keeps alive the very activations that must go.
-        _make_room(context, len(tensors[0]))
-        on_less()
+        context.network.zero_grad(set_to_none=True)  # those of the parts before the one that failed
+        if without:
+            context.compiled = None
+        else:
+            _make_room(context, len(tensors[0]))
+            on_less()
     loss_B = torch.zeros(total, device=device)
     loss_B[share] = share_loss_B
     raised_F = send(torch.tensor(flags(), dtype=torch.float32), device)
@@ -193,7 +200,6 @@ def _gradients_of_share(context: StepContext, tensors: tuple[Tensor, ...], total
 
 def _make_room(context: StepContext, images: int) -> None:
     """Split into twice as many parts, then compute activations twice. Raises MachineError when that is done already."""
-    context.network.zero_grad(set_to_none=True)  # those of the parts before the one that did not fit
     give_back(context.device)
     if context.sharded:  # the others wait for this part, and do not know of more
         raise MachineError("out of memory", f"use --set train.accumulate={2 * context.micro_batches}, or more devices")
