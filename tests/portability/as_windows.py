@@ -59,6 +59,9 @@ class Altered(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._real, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        delattr(self._real, name)
+
 
 def _lock(descriptor: int, mode: int, count: int) -> None:
     """`msvcrt.locking`: the bytes from the file's position on belong to one open file; nobody else can read them."""
@@ -68,16 +71,19 @@ def _lock(descriptor: int, mode: int, count: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, at, count, 0))
 
 
+_real_open, _real_fsync = os.open, os.fsync  # tests may replace them
+
+
 def _open(path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
     if Path(os.fsdecode(path)).is_dir():
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
-    return os.open(path, flags, mode, **options)
+    return _real_open(path, flags, mode, **options)
 
 
 def _fsync(descriptor: int) -> None:
     if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(errno.EBADF, "Bad file descriptor")
-    os.fsync(descriptor)
+    _real_fsync(descriptor)
 
 
 def _handle(number: int, handler: Any) -> Any:

@@ -97,9 +97,12 @@ def test_a_run_is_trained_continued_drawn_from_and_looked_at(tmp_path: Path) -> 
     assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step-0000004", "step-0000006"]
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name or ".trash" in path.name]
     assert [image["label"] for image in json.loads(ended["again"][1])["images"]] == ["żółw 写し"]
+    assert "żółw 写し" in ended["show"][1] + ended["data"][1]
     rows = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [value for row in rows for name, value in row.items() if "per_second" in name]
     assert speeds and max(speeds) < 1e6, speeds
+    hints = re.findall("`([^`]+)`", "".join(err for _, _, err in ended.values()))
+    assert any('"my runs' in hint for hint in hints) and not any("'" in hint for hint in hints), hints
 
 
 def test_a_second_training_of_a_run_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_data_workers_give_the_run_that_a_thread_gives(method: str, tiny: Callab
 def test_images_of_a_plug_in_and_of_the_users_own_reach_them(method: str, tiny: Callable, tmp_path: Path) -> None:
     file = tmp_path / "grey_squares.py"
     file.write_text(PLUG_IN, encoding="utf-8")
-    DATASETS.add_file(file)
-    for place, data in (("python", {}),):
+    name = DATASETS.add_file(file)
+    for place, data in (("plug-in", {"name": name}), ("python", {})):
         for workers in (0, 1):
             config = tiny(train={"steps": 2}, data={"workers": workers, **data})
             given = {} if data else {"data": Squares()}
