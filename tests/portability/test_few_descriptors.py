@@ -17,7 +17,8 @@ resource = pytest.importorskip("resource", reason="this system has no such limit
 IMAGES = 300
 
 PROGRAM = """
-import resource, shutil
+import os, resource, shutil
+os.fsync = lambda descriptor: None  # nothing here has to outlast a power cut
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 import numpy as np, torch
 from ditkit import recipes
