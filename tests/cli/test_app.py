@@ -100,7 +100,7 @@ def test_version_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> No
         ("ditkit sample --model p", ["pets"]),
         ("ditkit plot-loss pets p", ["pets"]),
         ("ditkit make-gif d", ["denoise"]),
-        ("ditkit show ce", ["celeba", "celeba-gpu", "celeba-latent"]),
+        ("ditkit show ce", ["celeba", "celeba-gpu", "celeba-large", "celeba-latent"]),
         ("ditkit train --max", ["--max-time"]),
         ("ditkit data rem", ["remove"]),
         ("ditkit data show mn", ["mnist"]),

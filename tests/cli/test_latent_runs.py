@@ -237,6 +237,8 @@ def test_celeba_takes_the_recipe_of_the_device_and_a_run_keeps_its_own(monkeypat
     on_gpu, on_cpu = (datasets.for_device(found, device, nothing) for device in ("auto", "cpu"))
     assert recipes.build(on_cpu.tree) == recipes.load("celeba")
     assert recipes.build(on_gpu.tree) == recipes.load("celeba-gpu") and on_gpu.name == "celeba"
+    stand_ins = {recipes.on_gpu(recipe) for recipe in ("mnist", "celeba", "celeba-latent", "folder")}
+    assert stand_ins == {None, "celeba-gpu"}, "celeba-large is taken by its name alone"
     for recipe in ("celeba", "celeba-gpu"):
         begun = RunFolder(write_run(place / "runs", recipe, recipe="mnist"))
         begun.write_config(recipes.load(recipe))
