@@ -22,6 +22,7 @@ from ditkit.checkpoint.loading import build_network
 from ditkit.config import RunConfig
 from ditkit.estimation import activations
 from ditkit.estimation import memory as estimation_memory
+from ditkit.estimation.speed import process_bytes
 from ditkit.objectives.contract import open_objective
 from ditkit.runtime import peak_flops
 
@@ -294,3 +295,11 @@ def test_a_process_measures_its_peak_once_for_each_number_of_threads(monkeypatch
     monkeypatch.setattr(peak_flops.torch, "get_num_threads", lambda: threads.pop(0))
     found = [peak_flops.peak_flops(torch.device("cpu"), torch.float32) for _ in range(4)]
     assert found == [1e9, 1e9, 2e9, 1e9]
+
+
+def test_what_this_process_holds_is_known_without_files_of_linux(monkeypatch):
+    def missing(path, **_options):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert 50e6 < process_bytes() < 50e9

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
 from ditkit.io import download
-from ditkit.io.certificates import trusted
+from ditkit.io.certificates import for_other_libraries, trusted
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,16 @@ def test_certificates_are_known_where_the_system_has_none(monkeypatch: pytest.Mo
     context = context_of_a_request(monkeypatch)
     assert len(context.get_ca_certs()) > 50
     assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
+
+
+def test_other_libraries_trust_the_same_while_they_download_for_ditkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: list[ssl.SSLContext] = []
+    monkeypatch.setattr(urllib.request.HTTPSHandler, "https_open", lambda self, request: contexts.append(self._context))
+    before = urllib.request._opener  # type: ignore[attr-defined]
+    with for_other_libraries(), contextlib.suppress(AttributeError, urllib.error.URLError):
+        urllib.request.urlopen("https://example.org/")
+    assert contexts == [trusted()]
+    assert urllib.request._opener is before  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
+from platforms import as_windows
 
 from ditkit.data.resident import BatchTarget, batch_target, decoding_threads
 from ditkit.errors import MachineError, UsageError
@@ -59,6 +61,12 @@ def test_an_environment_that_makes_no_sense_is_reported(name: str, monkeypatch: 
     monkeypatch.setenv(name, "two")
     with pytest.raises(UsageError, match=f"^{name} in the environment is not a number"):
         find_device("cpu")
+
+
+def test_the_most_memory_so_far_is_known_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_windows(monkeypatch, device)
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda process: SimpleNamespace(peak_wset=300 << 20))
+    assert device.memory_mb(torch.device("cpu")) == 300
 
 
 def test_images_are_resized_on_the_cpu_for_mps(monkeypatch: pytest.MonkeyPatch) -> None:

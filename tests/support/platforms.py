@@ -1,6 +1,7 @@
-"""Stand-ins for other systems: how Windows locks, renames and prints, as far as its documentation says so.
+"""Stand-ins for other systems in one process: the names and locks of Windows, as far as its documentation says so.
 
-They are no Windows and no macOS: they show that ditkit takes the way that is meant for those systems.
+They show that a module takes the way that is meant for Windows; `tests/portability` plays more of it, in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import errno
 import os
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,22 +77,6 @@ def as_windows(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> FakeMsv
     for module in modules:
         monkeypatch.setattr(module, "os", _WindowsOs())
     return msvcrt
-
-
-@pytest.fixture
-def windows_renames(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """os.replace as on Windows: refused while the target, or anything below either name, is open in this process."""
-    real, refused = os.replace, []
-
-    def replace(old: Any, new: Any) -> None:
-        for path in (str(old), str(new)):
-            if any(name == path or name.startswith(f"{path}/") for name in open_files()):
-                refused.append(path)
-                raise PermissionError(errno.EACCES, "Access is denied", path)
-        real(old, new)
-
-    monkeypatch.setattr(os, "replace", replace)
-    yield refused
 
 
 def open_files() -> list[str]:

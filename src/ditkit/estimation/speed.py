@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
+import psutil
 import torch
 
 from .. import optim
@@ -59,11 +58,11 @@ def process_bytes(config: RunConfig | None = None, *, is_open: bool = False) -> 
         SAMPLERS.load(config.sample.sampler)
     datasets = open_datasets(config.data) if config and not is_open else None
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
+        held = psutil.Process().memory_info().rss
+    except (psutil.Error, OSError):
         return 0
     del datasets
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return held
 
 
 def measure(setup: RunSetup, parts: int, gauge: Utilization, seconds: float) -> Timing:

@@ -19,6 +19,7 @@ from ..checkpoint.loading import read_tensors
 from ..checkpoint.tensors import load_into
 from ..data.pixels import to_levels, to_tensor
 from ..errors import DataError, MachineError, UsageError, unknown
+from ..io.certificates import for_other_libraries
 from ..io.paths import expanded, not_there
 from ..io.snapshot import snapshot
 from ..runtime.device import resized
@@ -131,7 +132,8 @@ def _inception(device: str | torch.device) -> Extractor:
             '`pip install "ditkit[evaluate]"`, or choose others with --features',
         ) from None
     try:
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
+        with for_other_libraries():
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
     except OSError as error:  # that of the network, too
         raise MachineError(
             f"cannot fetch the weights of InceptionV3: {error}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
+from collections.abc import Iterator
 from functools import cache
 
 
@@ -16,3 +18,16 @@ def trusted() -> ssl.SSLContext:
 
         context.load_verify_locations(certifi.where())
     return context
+
+
+@contextlib.contextmanager
+def for_other_libraries() -> Iterator[None]:
+    """While inside, `urllib.request.urlopen` trusts the same: torch and others download with it."""
+    import urllib.request
+
+    before = getattr(urllib.request, "_opener", None)
+    urllib.request.install_opener(urllib.request.build_opener(urllib.request.HTTPSHandler(context=trusted())))
+    try:
+        yield
+    finally:
+        urllib.request._opener = before  # what install_opener sets; it takes no None

@@ -49,4 +49,4 @@ def public_path(path: str) -> str:
     if not Path(path).is_absolute():
         return path
     run = run_of(Path(path))
-    return str(Path(path).resolve().relative_to(run.path.parent)) if run else Path(path).name
+    return Path(path).resolve().relative_to(run.path.parent).as_posix() if run else Path(path).name

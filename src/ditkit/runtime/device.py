@@ -114,7 +114,9 @@ def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if os.name == "nt":
-        return 0.0
+        import psutil
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", 0) / 2**20
     import resource
     import sys
 
