@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,6 +124,22 @@ def test_kernels_that_miscompute_differ(tried: Subject, monkeypatch: pytest.Monk
     monkeypatch.setattr(choice.FastBlocks, "__call__", lambda *arguments: fast(*arguments).flip(0))
     verdict, text = found(lambda: gradients.kernels_hold(tried))
     assert verdict == DIFFERS and "their gradients differ from torch's" in text
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not compiler.compilers(), reason="no C compiler")
+def test_kernels_of_a_wrong_source_differ(tried: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = shutil.copytree(compiler.SOURCE, tmp_path / "source")
+    norm = (source / "norm.h").read_text(encoding="utf-8")
+    assert "- n * along);" in norm, "the source has changed: change this test, too"
+    (source / "norm.h").write_text(norm.replace("- n * along);", "- n * along * 0.99f);"), encoding="utf-8")
+    monkeypatch.setenv("DITKIT_KERNELS", "auto")
+    monkeypatch.setattr(compiler, "SOURCE", source)
+    monkeypatch.setattr(compiler, "_FLAGS", ("-O1", *compiler._FLAGS[1:]))
+    monkeypatch.setattr(library, "_library", functools.lru_cache(library._library.__wrapped__))
+    finding = find("kernels", lambda: gradients.kernels_hold(tried))
+    assert finding.verdict == DIFFERS and finding.text.startswith("their gradients differ from torch's by ")
+    assert finding.hint and "report it" in finding.hint
 
 
 def test_other_devices_have_no_kernels_and_cpus_do_not_compile(tried: Subject) -> None:

@@ -72,9 +72,10 @@ def main(plan: dict[str, Any]) -> None:
 
 def _estimated(report: dict[str, Any], device: torch.device) -> dict[str, float]:
     """What was estimated of what is measured: on a GPU torch's own memory alone, without what the driver takes."""
-    memory = report["memory"]
+    memory, time = report["memory"], report["time"]
     of_driver = memory["process"] if device.type == "cuda" else 0
-    return {"estimated_memory": memory["total"] - of_driver, "estimated_step": report["time"]["step"]}
+    # No time is estimated of what would not fit.
+    return {"estimated_memory": memory["total"] - of_driver, "estimated_step": time["step"] if time else 0.0}
 
 
 def peak(device: torch.device) -> float:

@@ -82,6 +82,8 @@ def memory_holds(runs: Runs) -> str:
 def time_holds(runs: Runs) -> str:
     """Time of a step that was estimated against what the run's steps took."""
     notes = _notes(runs)
+    if not notes["estimated_step"]:
+        raise NotTried("the network is estimated not to fit into memory")
     text = f"{1000 * notes['estimated_step']:,.3g} ms a step estimated, {1000 * notes['step']:,.3g} ms taken"
     low, high = _TIME
     if not low <= notes["step"] / notes["estimated_step"] <= high:
