@@ -69,6 +69,22 @@ def test_windows_may_refuse_a_rename_for_ten_seconds(tmp_path, monkeypatch):
     assert 19 < clock.now < 21
 
 
+def test_a_path_that_windows_may_find_too_long_is_said_to_be(tmp_path, monkeypatch):
+    def refuse(path, *_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    names = ("short", "/".join(["folder"] * 40))
+    for system in ("Linux", "Windows"):
+        if system == "Windows":
+            as_windows(monkeypatch, atomic)
+        for name in names:
+            with pytest.raises(MachineError) as caught, monkeypatch.context() as patch:
+                patch.setattr(atomic, "make_folder", lambda path: None)
+                patch.setattr(os, "open", refuse)
+                atomic.write_file(tmp_path / name, b"data")
+            assert ("shorter path" in str(caught.value.hint)) == (system == "Windows" and name == names[1])
+
+
 def test_macos_is_told_to_empty_the_drives_cache_and_a_network_drive_may_not_know_how(tmp_path, monkeypatch):
     asked, synced = [], []
     fcntl = types.SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda descriptor, what: asked.append(what))

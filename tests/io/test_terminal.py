@@ -20,6 +20,7 @@ def piped(encoding: str) -> io.TextIOWrapper:
 
 
 def test_windows_writes_all_letters_into_pipes_and_files(monkeypatch):
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
     out, err = piped("cp1252"), piped("cp1252")
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -28,6 +29,15 @@ def test_windows_writes_all_letters_into_pipes_and_files(monkeypatch):
     for stream in (out, err):
         print("写真", file=stream, flush=True)
         assert stream.buffer.getvalue() == f"写真{os.linesep}".encode()
+
+
+def test_an_encoding_that_the_user_chose_stays(monkeypatch):
+    out = piped("cp850")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp850")
+    monkeypatch.setattr(sys, "stdout", out)
+    as_windows(monkeypatch, terminal)
+    terminal.accept_all_letters()
+    assert out.encoding == "cp850"
 
 
 def test_a_terminal_of_windows_keeps_its_encoding(monkeypatch):

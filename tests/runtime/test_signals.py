@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import types
 
 import pytest
 
 from ditkit.data import workers
-from ditkit.runtime.signals import stop_on_signals
+from ditkit.errors import UsageError
+from ditkit.runtime import signals
+from ditkit.runtime.signals import preempt_signal, stop_on_signals
 
 
 def test_ctrl_break_of_windows_asks_to_stop_and_is_left_to_the_training_process(monkeypatch, capfd) -> None:
@@ -21,3 +24,9 @@ def test_ctrl_break_of_windows_asks_to_stop_and_is_left_to_the_training_process(
             os.kill(os.getpid(), signal.SIGWINCH)
     assert "stopping" in capfd.readouterr().err and signal.getsignal(signal.SIGWINCH) == before
     assert signal.SIGWINCH in workers._signals()
+
+
+def test_a_system_without_such_signals_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(signals, "signal", types.SimpleNamespace())
+    with pytest.raises(UsageError, match="this system has no signals"):
+        preempt_signal("USR1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,12 @@ def test_limits_of_a_container_are_read_at_every_level(tmp_path, line, files, ex
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
+def test_what_windows_counts_twice_is_counted_once(monkeypatch):
+    row = namedtuple("scputimes", "user system idle interrupt dpc")(2.0, 3.0, 5.0, 1.0, 0.5)
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [row])
+    assert threads.processor_times() == {0: (5.0, 10.0)}
+
+
 def test_where_the_system_does_not_tell_of_its_processors_nobody_is_taken_for_busy(monkeypatch):
     monkeypatch.setattr(threads, "processor_times", dict)
     monkeypatch.setattr(os, "getloadavg", lambda: (8.0, 8.0, 8.0))  # of a run that has just ended

@@ -48,7 +48,7 @@ class Img2Img:
     )
 
 
-@examples("ditkit edit inpaint three.png --mask mask.png --labels '3*4'")
+@examples('ditkit edit inpaint three.png --mask mask.png --labels "3*4"')
 def inpaint(source: Inpaint, settings: Settings, model: Weights, output: Written, device: NetworkDevice) -> None:
     """Paint over a part of an image, so that it fits the rest, which stays as it is.
 

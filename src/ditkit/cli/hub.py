@@ -54,7 +54,7 @@ class PushOutput(Output):
 @examples(
     "ditkit hub push mnist me/digits",
     "ditkit hub push mnist me/digits --dry-run",
-    "ditkit hub push pets me/pets --private --dtype float16 --data-licence 'CC BY 4.0, photos by me'",
+    'ditkit hub push pets me/pets --private --dtype float16 --data-licence "CC BY 4.0, photos by me"',
 )
 def push_(what: Upward, output: Annotated[PushOutput, only("yes dry_run runs_dir quiet")]) -> None:
     """Publish a model: EMA weights, settings, losses, the newest sample grid, and a model card.

@@ -81,7 +81,7 @@ class SampleSettings:
 
     labels: list[str] | None = opt(
         "--labels LABEL...",
-        "What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels 'cat*4'; or numbers of "
+        'What to draw, one image a label: --labels cat dog cat, --labels cat,dog or --labels "cat*4"; or numbers of '
         "classes (207), where no label is one.",
         shown="one of each",
     )

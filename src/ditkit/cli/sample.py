@@ -20,7 +20,7 @@ MAX_LISTED = 100  # paths
 @examples(
     "ditkit sample",
     "ditkit sample --labels female male female --seed 7 --out faces",
-    "ditkit sample --labels '3*16' --model runs/mnist --guidance 3",
+    'ditkit sample --labels "3*16" --model runs/mnist --guidance 3',
 )
 def run(settings: SampleSettings, model: Model, output: Output, device: DrawingDevice) -> None:
     """Draw images from a trained model, one for each label.

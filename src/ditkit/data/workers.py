@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Collection, Generator, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,7 +160,11 @@ class _PlugIns:
     """Data sets from files that were added in this process: in a worker they are imported when this is read."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DATASETS.load_files, (DATASETS.added(),)
+        return _import_plug_ins, (DATASETS.added(),)
+
+
+def _import_plug_ins(files: tuple[Path, ...]) -> None:
+    DATASETS.load_files(files)
 
 
 class _Steps(TorchDataset):

@@ -24,6 +24,7 @@ _CHECK_DISK = "check the folder, its permissions and the free space"
 _BLOCK = 1 << 20
 # Seconds in which a rename is tried again: Windows refuses while a virus scanner or a backup looks at what is inside.
 _REFUSED_FOR, _REFUSED_ON_WINDOWS = 0.5, 10.0
+_LONG_ON_WINDOWS = 248  # letters of a path: of a folder, to which a name of 12 letters must fit
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # network drives that do not know it
 
 
@@ -217,10 +218,18 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def path_is_too_long(error: OSError) -> str | None:
+    """What to do where Windows, which allows 259 letters unless it is told otherwise, may refuse a path for that."""
+    if os.name != "nt" or len(str(error.filename or "")) < _LONG_ON_WINDOWS:
+        return None
+    return "use a folder with a shorter path, or let Windows have long ones (LongPathsEnabled in its registry)"
+
+
 @contextlib.contextmanager
 def explained(path: Path, hint: str) -> Iterator[None]:
     """Raise MachineError where writing to `path` raises OSError."""
     try:
         yield
     except OSError as error:
+        hint = path_is_too_long(error) or hint
         raise MachineError(f"cannot write {path}: {error.strerror or error}", hint) from None

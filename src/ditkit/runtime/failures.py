@@ -6,6 +6,7 @@ import errno
 import re
 
 from ..errors import DitkitError, MachineError, UsageError
+from ..io.atomic import path_is_too_long
 
 # How torch says it of any device, on Windows, on Linux and in C++; and NVIDIA's libraries that find no room to begin.
 _NO_MEMORY = re.compile(
@@ -37,7 +38,8 @@ def explained(error: BaseException) -> DitkitError | None:
             return UsageError(message, "use a shorter word")
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return MachineError(message, "allow this program more open files (`ulimit -n 8192`), or close others")
-        return MachineError(message, "check the path, its permissions and the free space")
+        hint = path_is_too_long(error) or "check the path, its permissions and the free space"
+        return MachineError(message, hint)
     if "torchvision" in str(error) and isinstance(error, (RuntimeError, ImportError)):
         hint = "`pip uninstall torchvision`, which ditkit does not need, or install the one made for this torch"
         return MachineError("the installed torchvision does not fit the installed torch", hint)

@@ -98,6 +98,8 @@ def preempt_signal(name: str) -> int:
     """The number of a signal that may announce a pre-emption: USR1, SIGUSR2, HUP …"""
     bare = name.strip().upper().removeprefix("SIG")
     names = [each for each in ("USR1", "USR2", "HUP", "CONT", "ALRM") if hasattr(signal, f"SIG{each}")]
+    if not names:
+        raise UsageError("--preempt-signal: this system has no signals that announce it", "leave it out")
     if bare not in names:
         raise UsageError(f"--preempt-signal: {name!r} is not one of {', '.join(names)}", "e.g. --preempt-signal USR1")
     return int(getattr(signal, f"SIG{bare}"))

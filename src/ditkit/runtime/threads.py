@@ -175,7 +175,8 @@ def processor_times() -> Mapping[int, tuple[float, float]]:
     # What runs at low priority gives way to this process, unless this one does, too.
     yields = ("nice",) if hasattr(os, "nice") and os.nice(0) <= 0 else ()
     free = [sum(getattr(row, name, 0.0) for name in ("idle", "iowait", *yields)) for row in times]
-    total = [sum(row) - sum(getattr(row, name, 0.0) for name in ("guest", "guest_nice")) for row in times]
+    twice = ("guest", "guest_nice", "interrupt", "dpc")  # part of others: of Linux and of Windows
+    total = [sum(row) - sum(getattr(row, name, 0.0) for name in twice) for row in times]
     return dict(enumerate(zip(free, total, strict=True)))
 
 

@@ -55,7 +55,8 @@ def extract(
         raise refused(archive, error) from None
     except OSError as error:
         why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
-        raise MachineError(f"cannot unpack {archive} into {target.parent}: {why}", NO_ROOM) from None
+        hint = atomic.path_is_too_long(error) or NO_ROOM
+        raise MachineError(f"cannot unpack {archive} into {target.parent}: {why}", hint) from None
     return target
 
 
