@@ -10,8 +10,9 @@ needed. `--wheels` is a folder of wheels for what Python lacks, which are instal
 On a machine that is lent for a moment, the wheels that it lacks fetched before (for its Python, here 3.12), and then
 one command:
 
-    pip download --no-deps --only-binary=:all: --python-version 3.12 -d wheels diffusers pydantic \\
-        pydantic-core==VERSION annotated-types typing-inspection platformdirs tomli-w importlib-metadata
+    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 -d wheels \\
+        diffusers importlib-metadata zipp requests charset-normalizer platformdirs tomli-w \\
+        pydantic annotated-types typing-inspection typing-extensions pydantic-core==THE-ONE-THAT-PYDANTIC-REQUIRES
     python3 benchmarks/gpu_check.py --wheels wheels --out results.jsonl
 
 `--device cpu` does a small version of all of it in about two minutes; `--quick` leaves out what compiles.
@@ -35,7 +36,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-NEEDED = ("diffusers", "safetensors", "pydantic", "platformdirs", "tomli_w", "huggingface_hub", "psutil", "rich")
+NEEDED = (
+    "diffusers",
+    "importlib_metadata",
+    "requests",
+    "safetensors",
+    "pydantic",
+    "pydantic_core",
+    "typing_inspection",
+)
+NEEDED += ("annotated_types", "platformdirs", "tomli_w", "huggingface_hub", "psutil", "rich", "typer", "pyarrow")
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 SECONDS = 480.0
 # Part, the seconds that it may take on a GPU, and whether --quick leaves it out.
@@ -44,7 +54,7 @@ PARTS = (
     ("eager", 50, False),
     ("compiled", 90, True),
     ("memory", 60, False),
-    ("room", 40, False),
+    ("room", 60, False),
     ("exact", 50, False),
     ("resident", 20, False),
     ("samplers", 70, False),
@@ -68,8 +78,8 @@ def make_importable(wheels: Path | None, folder: Path) -> None:
     site = folder / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
     subprocess.run([*pip, "--target", str(site), *files], check=True, stdout=sys.stderr)
-    sys.path.append(str(site))  # last: nothing that is there is replaced
-    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(site)]
+    sys.path.insert(0, str(site))  # first: what is there may be too old for the others
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # for the process that is killed on trial
     importlib.invalidate_caches()
 
@@ -157,6 +167,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         os.environ |= {"DITKIT_CACHE": str(folder / "cache"), "DITKIT_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else a look for a GPU at an import would spoil the forks
         make_importable(options.wheels, folder)
         import gpu_check_parts
 

@@ -129,7 +129,7 @@ def random_kl(folder: Path, bench: Bench) -> Path:
     return folder
 
 
-def faces(bench: Bench, **settings: Any) -> tuple[RunConfig, Datasets]:
+def faces(bench: Bench, count: int | None = None, **settings: Any) -> tuple[RunConfig, Datasets]:
     """The recipe celeba-gpu on generated images; on a CPU a much smaller network."""
     few: dict[str, Any] = {
         "data": {"validation": 8, "image_size": bench.pick(128, 32)},
@@ -141,7 +141,7 @@ def faces(bench: Bench, **settings: Any) -> tuple[RunConfig, Datasets]:
     if not bench.is_gpu:
         few["model"] = {"width": 64, "depth": 2, "heads": 2}
     config = recipes.build(recipes.tree("celeba-gpu"), few, settings)
-    return with_data(config, images(bench.pick(512, 32), config.data.image_size[0]), LABELS)
+    return with_data(config, images(count or bench.pick(512, 32), config.data.image_size[0]), LABELS)
 
 
 @contextlib.contextmanager
@@ -281,24 +281,31 @@ def part_compiled(bench: Bench) -> None:
 
 def part_memory(bench: Bench) -> None:
     """Memory that is predicted against what torch takes, for networks of several sizes, and with recomputation."""
+    for preset in bench.pick(("dit-s/2", "dit-b/2", "dit-xl/2"), (None,)):
+        bench.note(**{str(preset): _memory_of(bench, preset)})
+
+
+def _memory_of(bench: Bench, preset: str | None) -> dict[str, Any]:
     from ditkit.estimation.report import estimate
 
-    sizes = bench.pick((("dit-s/2", 256), ("dit-b/2", 256), ("dit-xl/2", 256)), ((None, 8),))
-    for preset, batch in sizes:
-        model = {"model": {"preset": preset}} if preset else {}
-        config, datasets = faces(bench, train={"batch_size": batch, "keep": 1}, **model)
-        report = estimate(config, datasets=datasets, device=str(bench.device), folder=bench.folder, seconds=None)
-        predicted = report["memory"]["total"] - report["memory"]["process"]
+    model = {"model": {"preset": preset}} if preset else {}
+    config, datasets = faces(bench, train={"keep": 1}, **model)
+    report = estimate(config, datasets=datasets, device=str(bench.device), folder=bench.folder, seconds=None)
+    predicted = report["memory"]["total"] - report["memory"]["process"]
+    bench.forget_peak()
+    with steps_of(bench, config, datasets, f"memory-{preset}".replace("/", "-")) as steps:
+        steps.take(2)
+        plain, peak = steps.take(2), bench.peak_mb()
         bench.forget_peak()
-        with steps_of(bench, config, datasets, f"memory-{preset}".replace("/", "-")) as steps:
-            seconds = [steps.take(2), steps.take(2)][1]
-            figures = {"predicted_mb": round(predicted / 2**20, 1), "peak_mb": bench.peak_mb()}
-            figures["step_ms"] = round(1000 * seconds, 1)
-            bench.forget_peak()
-            steps.session.step_context.network.recompute = True
-            seconds = [steps.take(1), steps.take(2)][1]
-            figures |= {"recomputing_peak_mb": bench.peak_mb(), "recomputing_step_ms": round(1000 * seconds, 1)}
-            bench.note(**{str(preset): figures})
+        steps.session.step_context.network.recompute = True
+        steps.take(1)
+        return {
+            "predicted_mb": round(predicted / 2**20, 1),
+            "peak_mb": peak,
+            "step_ms": round(1000 * plain, 1),
+            "recomputing_step_ms": round(1000 * steps.take(2), 1),
+            "recomputing_peak_mb": bench.peak_mb(),
+        }
 
 
 def part_room(bench: Bench) -> None:
@@ -307,34 +314,52 @@ def part_room(bench: Bench) -> None:
 
     config, datasets = faces(bench)
     with steps_of(bench, config, datasets, "roomy") as roomy:
+        roomy.take(2)
         bench.forget_peak()
-        roomy.take(4)
-        needed = torch.cuda.max_memory_allocated(bench.device) if bench.is_gpu else 0
+        roomy.take(2)
+        needed = 0  # beyond what stays from step to step
+        if bench.is_gpu:
+            needed = torch.cuda.max_memory_allocated(bench.device) - torch.cuda.memory_allocated(bench.device)
     with steps_of(bench, config, datasets, "narrow") as steps:
         steps.take(2)
         before = steps.session.step_context.micro_batches
-        with running_out(bench, steps.session, needed):
+        with running_out(bench, steps.session, 6 * needed // 10):
             steps.take(2)
         bench.note(parts=[before, steps.session.step_context.micro_batches], losses_off=off(roomy.losses, steps.losses))
-        if bench.is_gpu:
-            with running_out(bench, steps.session, torch.cuda.memory_allocated(bench.device) + (8 << 20), part=1):
-                show(steps.session)
-        else:
+        with running_out(bench, steps.session, 8 << 20) if bench.is_gpu else contextlib.nullcontext():
             show(steps.session)
         bench.note(
             grid=sorted(path.name for path in steps.session.folder.samples.glob("*")),
             loss=steps.take(1) and steps.losses[-1],
         )
+    _note_grid_by_kl(bench)
+
+
+def _note_grid_by_kl(bench: Bench) -> None:
+    """The memory of a sample grid that a large autoencoder decodes, beside that of a step."""
+    from ditkit.training.previews import show
+
+    about = {"name": "kl", "source": str(random_kl(bench.folder / "kl", bench)), "channels": 4, "shrink": 8}
+    few = {"train": {"sample_columns": 8, "batch_size": bench.pick(32, 8)}, "data": {"image_size": bench.pick(256, 32)}}
+    config, datasets = faces(bench, 64, autoencoder=about, **few)
+    with steps_of(bench, config, datasets, "run of kl") as steps:
+        bench.forget_peak()
+        steps.take(2)
+        peaks = [bench.peak_mb()]
+        bench.forget_peak()
+        began = bench.now()
+        show(steps.session)
+        bench.note(kl_peaks_mb_of_step_and_grid=[*peaks, bench.peak_mb()], kl_grid_s=round(bench.now() - began, 2))
 
 
 @contextlib.contextmanager
-def running_out(bench: Bench, opened: TrainingSession, needed: int, part: float = 0.6) -> Iterator[None]:
-    """While inside, a GPU has a part of the memory that is `needed` beyond what is taken; on a CPU one call fails."""
+def running_out(bench: Bench, opened: TrainingSession, room: int) -> Iterator[None]:
+    """While inside, a GPU has so many bytes of `room` beyond what is taken; on a CPU one call fails."""
     if bench.is_gpu:
         torch.cuda.empty_cache()
-        taken = torch.cuda.memory_allocated(bench.device)
+        most = torch.cuda.memory_allocated(bench.device) + room
         whole = torch.cuda.get_device_properties(bench.device).total_memory
-        torch.cuda.set_per_process_memory_fraction((taken + part * max(needed - taken, 0)) / whole, bench.device)
+        torch.cuda.set_per_process_memory_fraction(most / whole, bench.device)
         try:
             yield
         finally:
