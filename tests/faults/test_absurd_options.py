@@ -147,7 +147,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ditkit.visual.plots.plot_losses", lambda *_, **__: None)
     monkeypatch.setattr("ditkit.visual.plots.save_figure", lambda figure, path: path.touch())
     monkeypatch.setattr("ditkit.runtime.installation.PARTS", ())
-    monkeypatch.setattr("ditkit.runtime.installation.describe_devices", lambda: iter(()))
+    monkeypatch.setattr("ditkit.runtime.installation.describe_devices", lambda name: iter(()))
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.chdir(place)
     return place
