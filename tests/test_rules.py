@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -185,6 +186,16 @@ def test_nothing_dangerous_and_nothing_platform_dependent():
             if isinstance(node, ast.Call):
                 wrong += [f"{name_of(file)}:{node.lineno}: {why}" for why in _wrong_calls(node)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_commands_in_words_have_quotation_marks_that_every_shell_knows():
+    wrong = [
+        f"{name_of(file)}:{node.lineno}: {node.value}"
+        for file in FILES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Constant) and re.search(r"(pip install|--[a-z-]+) '[^ ]", str(node.value))
+    ]
+    assert not wrong, "cmd takes ' for a letter:\n" + "\n".join(wrong)
 
 
 def _wrong_calls(node: ast.Call) -> Iterator[str]:

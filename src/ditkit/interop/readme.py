@@ -44,7 +44,7 @@ class Model:
 def check_licence(text: str | None) -> str | None:
     """The text of --data-licence. Raises UsageError unless it is one line."""
     if text is not None and (not text.strip() or not text.isprintable() or len(text) > 500):
-        raise UsageError("--data-licence is one line of words", "e.g. --data-licence 'CC BY 4.0, photos by …'")
+        raise UsageError("--data-licence is one line of words", 'e.g. --data-licence "CC BY 4.0, photos by …"')
     return text
 
 

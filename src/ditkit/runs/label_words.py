@@ -29,7 +29,7 @@ def expand_labels(words: Sequence[str], known: Sequence[str]) -> list[str]:
     except UsageError as error:
         if not known:
             other = next(label for label in labels if label != ANY)
-            raise UsageError(f"this model has no labels, so no {other!r} either", f"e.g. --labels '{ANY}*16'") from None
+            raise UsageError(f"this model has no labels, so no {other!r} either", f'e.g. --labels "{ANY}*16"') from None
         nearest = f"{error.hint} " if "did you mean" in str(error.hint) else ""
         if error.message.startswith("unknown"):
             raise UsageError(error.message, nearest + _list(known)) from None
@@ -61,7 +61,7 @@ def _repeated(word: str, choices: Sequence[str]) -> tuple[str, int]:
     if word in choices or not star:
         return word, 1
     if not (times.isascii() and times.isdigit()) or not times.strip("0"):
-        raise UsageError(f"--labels: {times!r} in {word!r} is not a count of 1 or more", "e.g. --labels 'cat*4'")
+        raise UsageError(f"--labels: {times!r} in {word!r} is not a count of 1 or more", 'e.g. --labels "cat*4"')
     return label.strip(), int(times) if len(times) < 10 else MOST_IMAGES + 1
 
 

@@ -18,7 +18,7 @@ from .values import Labels
 
 NONE, FOLDERS = "none", "folders"  # values of data.label_from that are no expressions
 WITHOUT = "none"  # where labels are from that are not there
-_EXAMPLE = "e.g. --label-from '(.*)_\\d+' for cat_01.jpg"
+_EXAMPLE = 'e.g. --label-from "(.*)_\\d+" for cat_01.jpg'
 
 
 def check_settings(config: DataConfig) -> None:
