@@ -76,6 +76,24 @@ def test_only_wanted_files_come_and_a_second_time_nothing_is_asked_of_a_known_co
     assert server.asked.total() == before
 
 
+def test_without_links_files_are_copies_and_a_wrong_one_is_fetched_again_without_a_warning(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def symlink(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.EPERM, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", symlink)
+    monkeypatch.setattr("huggingface_hub.file_download._are_symlinks_supported_in_dir", {})
+    folder = snapshot(REPO, wanted=train)
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    asked = server.asked.total()
+    assert snapshot(REPO, wanted=train) == folder and server.asked.total() == asked
+    (folder / "data/train-1.parquet").write_bytes(bytes(len(BIG)))
+    forget()
+    wanted = {path: content for path, content in FILES.items() if train(path)}
+    assert files_in(snapshot(REPO, wanted=train)) == wanted
+
+
 def test_small_empty_and_odd_files_come_too(server: Hub) -> None:
     folder = snapshot(REPO, wanted=lambda path: "train" not in path)
     assert files_in(folder) == {path: content for path, content in FILES.items() if not train(path)}

@@ -250,8 +250,9 @@ class Repository:
         if name := offline():
             raise Unreachable(f"{address(self.repo)} is not looked up, because {name} is set", self.by_hand)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # or it asks the hub first who else may be using it
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
 
+        constants.HF_HUB_DISABLE_SYMLINKS_WARNING = True  # Windows: copies serve as well as links
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         api = HfApi(endpoint=_endpoint(), library_name="ditkit")
         for delay in (*self.patience.delays, None):
