@@ -204,13 +204,17 @@ def test_only_folders_of_the_pipeline_are_taken_for_one(tmp_path: Path):
 # --- ditkit -> diffusers
 
 
+def drawn_by(pipeline: Any, ids: list[int], steps: int, **more: Any) -> torch.Tensor:
+    """What DiTPipeline draws, in [0, 1]: float32 (B, C, H, W). Early versions give no tensors."""
+    images_BHWC = pipeline(class_labels=ids, num_inference_steps=steps, output_type="np", **more).images
+    return torch.from_numpy(images_BHWC).permute(0, 3, 1, 2)
+
+
 def assert_same_images(model: Trained, pipeline: Any, ids: list[int], *, steps: int, guidance: float = 1.7) -> None:
     """DiTPipeline and ditkit's sampler, from the same noise in the same steps, draw the same images to 1e-4."""
     info, seeds = model.info, [11, 12][: len(ids)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    theirs = pipeline(
-        class_labels=ids, generator=generators, num_inference_steps=steps, guidance_scale=guidance, output_type="pt"
-    ).images
+    theirs = drawn_by(pipeline, ids, steps, generator=generators, guidance_scale=guidance)
     times = pipeline.scheduler.timesteps.float()
 
     def network(x_BCHW: torch.Tensor, timestep_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
@@ -274,7 +278,7 @@ def test_ancestral_sampling_is_exported_with_the_variance_that_ditkit_uses(tmp_p
         "trailing",
     )
     torch.manual_seed(0)
-    images = pipeline(class_labels=[1, 2], num_inference_steps=20, output_type="pt").images
+    images = drawn_by(pipeline, [1, 2], 20)
     assert images.shape == (2, 1, 8, 8) and float(images.std()) > 0.02
     assert diffusers.read(tmp_path / "out").info.config.sample.sampler == "ddpm"
 

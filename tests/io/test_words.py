@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tomllib
 
 from ditkit.cli.app import main
 from ditkit.io.paths import not_there
 from ditkit.io.text import as_toml, format_count, parameter_count, plural, plus_minus
+from ditkit.recipes import tomllib
 
 
 @pytest.mark.parametrize(
