@@ -18,6 +18,7 @@ import shutil
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,6 +96,10 @@ def compare(file: str, found: Mapping[str, str], same: Callable[[str, str], bool
             pytest.fail("\n".join([f"{title}: not as it was ({RENEW}=1 freezes what is now)", *lines]), pytrace=False)
 
 
+@pytest.mark.skipif(
+    any([*map(int, version(name).split(".")[:2])] < least for name, least in (("typer", [0, 29]), ("rich", [15, 0]))),
+    reason="written with Typer 0.29 and rich 15: earlier ones draw tables in other widths and have other words",
+)
 @pytest.mark.parametrize("file", ["help.txt", "errors.txt"])
 def test_command_lines_say_what_they_said(file: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(FROZEN / "run", place / "runs/digits")

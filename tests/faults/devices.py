@@ -20,6 +20,13 @@ from processes import start, wait_for_rows
 LONG = {"train.steps": 50, "train.sample_every": 50, "train.validate_every": 25, "train.batch_size": 9}
 
 
+def can_shard() -> bool:
+    """Whether torch is as new as --shard needs it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return hasattr(FSDPModule, "set_force_sum_reduction_for_comms")
+
+
 def sharded(folder: str, steps: int = LONG["train.steps"]) -> dict[str, Any]:
     """`steps` by one process, by two, by two that shard, and all fifty resumed."""
     preload()

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from devices import can_shard
 from harness import in_fresh_process
 from patience import scaled
 
@@ -15,6 +16,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.skipif(not can_shard(), reason="--shard needs a later torch")
 def test_two_processes_with_whole_or_sharded_weights_equal_one_over_fifty_steps(tmp_path) -> None:
     found = in_fresh_process("devices:sharded", folder=tmp_path)
     codes, losses, ends, said = found["codes"], found["losses"], found["ends"], found["said"]
@@ -27,6 +29,7 @@ def test_two_processes_with_whole_or_sharded_weights_equal_one_over_fifty_steps(
     assert "continuing with 1 × 3 parts of a batch instead of 2 sharded × 3" in said["mixed"][0]
 
 
+@pytest.mark.skipif(not can_shard(), reason="--shard needs a later torch")
 def test_a_process_that_fails_or_dies_ends_the_run_with_its_error_said_once(tmp_path) -> None:
     found = in_fresh_process("devices:failing", folder=tmp_path)
     codes, said, steps = found["codes"], found["said"], found["steps"]

@@ -24,7 +24,7 @@ HEADS = {"model": {"heads": 4}}
 def save(folder: Path, tree: dict[str, Any]) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save_in_parts(tree, checkpoint_id=folder, no_dist=True)
+        save_in_parts(tree, checkpoint_id=folder)
     return folder
 
 

@@ -133,6 +133,7 @@ def test_a_short_write_is_finished(tmp_path, monkeypatch):
 
 
 def test_tensors_are_written_as_the_library_would_read_and_write_them(tmp_path):
+    pytest.importorskip("safetensors", "0.7", "earlier ones fail on a tensor without elements")
     import safetensors.torch
 
     source = torch.Generator().manual_seed(0)

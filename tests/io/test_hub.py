@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,10 @@ def test_a_damaged_note_is_written_again(server: Hub, cache: Path) -> None:
 # --- the cache is shared: with other tools, and with processes that were stopped
 
 
+@pytest.mark.skipif(
+    "tqdm_class" not in signature(hf_hub_download).parameters,
+    reason="this huggingface_hub goes on with what a stopped process has left",
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_process_that_is_interrupted_or_ends_leaves_no_part_of_a_file(
     server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
