@@ -30,4 +30,4 @@ def for_other_libraries() -> Iterator[None]:
     try:
         yield
     finally:
-        urllib.request._opener = before  # what install_opener sets; it takes no None
+        urllib.request._opener = before  # pyright: ignore[reportAttributeAccessIssue]  # install_opener takes no None
