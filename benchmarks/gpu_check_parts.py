@@ -171,6 +171,7 @@ class Steps:
     def __init__(self, bench: Bench, opened: TrainingSession):
         self.bench, self.session = bench, opened
         self.losses: list[float] = []
+        self.norms: list[float] = []  # of the gradients
         self._batches = workers.iterate(opened.batches, opened.step, opened.config.data)
 
     def take(self, count: int) -> float:
@@ -179,6 +180,7 @@ class Steps:
         for _ in range(count):
             _, metrics = loop.take_step(self.session, next(self._batches), lambda: [False, False])
             self.losses.append(metrics["loss"])
+            self.norms.append(metrics["grad_norm"])
         return (self.bench.now() - began) / count
 
     def close(self) -> None:
@@ -191,9 +193,10 @@ def steps_of(bench: Bench, config: RunConfig, datasets: Datasets, name: str, **s
         yield steps
 
 
-def off(right: list[float], got: list[float]) -> float:
-    """The largest difference of two rows of losses, as a part of the loss."""
-    return max(abs(a - b) / abs(a) for a, b in zip(right, got, strict=True))
+def off(right: Steps, got: Steps) -> dict[str, float]:
+    """The largest differences of the same steps, in the loss and in the gradients' norm, as parts of them."""
+    rows = {"loss": (right.losses, got.losses), "norm": (right.norms, got.norms)}
+    return {name: max(abs(a - b) / abs(a) for a, b in zip(*pair, strict=True)) for name, pair in rows.items()}
 
 
 # --- the parts
@@ -274,7 +277,7 @@ def part_compiled(bench: Bench) -> None:
         bench.note(first_step_s=round(first, 1))
         steps.take(few - 1)
         seconds = steps.take(bench.pick(20, 3))
-        bench.note(compiled_step_ms=round(1000 * seconds, 2), losses_off=off(plain.losses, steps.losses))
+        bench.note(compiled_step_ms=round(1000 * seconds, 2), off=off(plain, steps))
         if bench.is_gpu:
             bench.note(**device_time(steps, seconds))
 
@@ -325,7 +328,7 @@ def part_room(bench: Bench) -> None:
         before = steps.session.step_context.micro_batches
         with running_out(bench, steps.session, 6 * needed // 10):
             steps.take(2)
-        bench.note(parts=[before, steps.session.step_context.micro_batches], losses_off=off(roomy.losses, steps.losses))
+        bench.note(parts=[before, steps.session.step_context.micro_batches], off=off(roomy, steps))
         with running_out(bench, steps.session, 8 << 20) if bench.is_gpu else contextlib.nullcontext():
             show(steps.session)
         bench.note(
@@ -573,9 +576,7 @@ def part_exchange(bench: Bench) -> None:
             steps.session.step_context.gradient_sync = GradientSync(parameters)
             steps.take(2)
             exchanging = steps.take(few)
-        bench.note(
-            step_ms=[round(1000 * seconds, 2), round(1000 * exchanging, 2)], losses_equal=alone.losses == steps.losses
-        )
+        bench.note(step_ms=[round(1000 * seconds, 2), round(1000 * exchanging, 2)], off=off(alone, steps))
         _note_sharded(bench, config)
     finally:
         dist.destroy_process_group()

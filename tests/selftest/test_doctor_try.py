@@ -84,12 +84,16 @@ def test_no_line_is_wider_than_a_screen() -> None:
 # --- what is tried
 
 
-def test_right_gradients_hold_and_wrong_ones_are_found(tried: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found(lambda: gradients.gradients_hold(tried, torch.float32))[0] == HOLDS
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_right_gradients_hold_and_wrong_ones_are_found(
+    dtype: torch.dtype, tried: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(lambda: gradients.gradients_hold(tried, dtype))[0] == HOLDS
     silu = layers.F.silu
-    monkeypatch.setattr(layers.F, "silu", lambda x: silu(x) * (1 if x.dtype == torch.float64 else 1.001))
-    verdict, text = found(lambda: gradients.gradients_hold(tried, torch.float32))
-    assert verdict == DIFFERS and "from float64's, where 1e-05 is allowed" in text
+    monkeypatch.setattr(layers.F, "silu", lambda x: silu(x) * (1 if x.dtype == torch.float64 else 1.1))
+    verdict, text = found(lambda: gradients.gradients_hold(tried, dtype))
+    allowed = "1e-05" if dtype == torch.float32 else "2e-02"
+    assert verdict == DIFFERS and f"from float64's, where {allowed} is allowed" in text
 
 
 def test_bfloat16_is_not_tried_where_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +151,21 @@ def test_other_devices_have_no_kernels_and_cpus_do_not_compile(tried: Subject) -
     assert found(lambda: gradients.kernels_hold(elsewhere)) == (NOT_TRIED, "they run on CPUs, not on meta")
     assert found(lambda: gradients.compiling_holds(tried))[0] == NOT_TRIED
     assert found(lambda: machine.share_holds(elsewhere))[0] == NOT_TRIED
+
+
+@pytest.mark.parametrize(
+    ("reason", "factor", "verdict"), [("no triton", 1.0, NOT_TRIED), (None, 1.001, HOLDS), (None, 1.1, DIFFERS)]
+)
+def test_compiling_is_tried_on_cuda_where_something_compiles(
+    reason: str | None, factor: float, verdict: str, tried: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, on_cuda = tried.config, dataclasses.replace(tried, device=torch.device("cuda"))
+    vars(on_cuda).update(compute=choice.EAGER, opened=(config, None))
+    monkeypatch.setattr(gradients, "why_not", lambda device: reason)
+    monkeypatch.setattr(
+        gradients, "_on_device", lambda *_: lambda make: [torch.ones(3) * (factor if make is gradients.compiled else 1)]
+    )
+    assert found(lambda: gradients.compiling_holds(on_cuda))[0] == verdict
 
 
 def test_samples_that_are_others_than_the_cpus_differ(tried: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

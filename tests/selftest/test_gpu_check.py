@@ -104,8 +104,12 @@ def test_the_small_version_works_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=scaled(280))
     rows = {row["part"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, (done.stdout, done.stderr[-2000:])
-    assert rows["room"]["parts"] == [1, 2] and rows["room"]["losses_off"] < 1e-3 and rows["room"]["grid"]
+    assert rows["room"]["parts"] == [1, 2] and max(rows["room"]["off"].values()) < 1e-3 and rows["room"]["grid"]
     assert rows["exact"]["resumed"].startswith("holds") and rows["exact"]["killed"].startswith("holds")
     assert rows["resident"]["pixels_equal"] and rows["resident"]["latents_equal"]
-    assert len(rows["samplers"]) >= 10 and rows["exchange"]["losses_equal"] and rows["exchange"]["objects"]
+    assert (
+        len(rows["samplers"]) >= 10
+        and rows["exchange"]["off"] == {"loss": 0, "norm": 0}
+        and rows["exchange"]["objects"]
+    )
     assert str(tmp_path) not in json.dumps(rows["doctor"]["machine"])
