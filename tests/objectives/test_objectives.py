@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from platforms import NoFloat64
 from torch import Tensor
 
 from ditkit.config import DiffusionConfig
@@ -308,3 +309,20 @@ def test_a_gpu_gets_the_tables_of_the_noise_schedule_once_and_training_may_use_w
     assert first is again and calls == [1.0] and not first[0].is_inference()
     (cpu,) = tables.on_device(torch.device("cpu"), made, 2.0)
     assert torch.equal(cpu, torch.full((3,), 2.0)) and tables.on_device(torch.device("cpu"), made, 2.0)[0] is not cpu
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("config", EVERY_OBJECTIVE, **_named)
+def test_losses_and_gradients_need_no_float64_on_the_device(config: DiffusionConfig, weighting: str):
+    channels, objective = (
+        1 + (config.objective == "learned-sigma"),
+        open_objective(replace(config, weighting=weighting)),
+    )
+    scale = torch.ones(4, channels, 1, 1, device="meta", requires_grad=True)
+    x_BCHW, timestep_B = torch.empty(4, 1, 8, 8, device="meta"), torch.empty(4, device="meta")
+    with NoFloat64():
+        loss_B = objective.loss_at(
+            lambda x_BCHW, *_: x_BCHW * scale, x_BCHW, timestep_B.long(), timestep_B, torch.empty_like(x_BCHW)
+        )
+        loss_B.sum().backward()
+    assert scale.grad is not None

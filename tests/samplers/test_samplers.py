@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exact import ExactNetwork, Mixture
+from platforms import NoFloat64
 from torch import Tensor
 
 from ditkit.config import DiffusionConfig, SampleConfig
@@ -322,3 +323,27 @@ def test_a_process_has_the_same_noise_levels_in_sampler_and_training():
         for name in (name for name, kind in KINDS.items() if kind == "diffusion"):
             theirs_B = open_scheduler(name, process).alphas_cumprod
             torch.testing.assert_close(theirs_B.sqrt(), signal_B, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_drawing_needs_no_float64_on_the_device(name, clamp):
+    calls: list[int] = []
+    config = DiffusionConfig(
+        process=_kind_of(name), objective="epsilon" if _kind_of(name) == "diffusion" else "velocity"
+    )
+    settings = SampleConfig(sampler=name, steps=6, guidance=3.0, clamp=clamp)
+    with NoFloat64(), pytest.raises(NotImplementedError, match="copy out of meta"):  # the images, when all is done
+        draw(
+            lambda x_BCHW, *_: x_BCHW * 0.5,
+            config,
+            shape=(1, 4, 4),
+            labels=[0, 1],
+            null_label=2,
+            seeds=[0, 1],
+            settings=settings,
+            device="meta",
+            batch_size=2,
+            on_step=lambda call, *_: calls.append(call),
+        )
+    assert len(calls) >= 6

@@ -16,6 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 class _WindowsOs:
@@ -86,3 +89,14 @@ def open_files() -> list[str]:
         with contextlib.suppress(OSError):  # the listing's own is closed by now
             names.append(str(link.readlink()))
     return names
+
+
+class NoFloat64(TorchDispatchMode):
+    """What MPS, which has no float64, refuses: the device meta stands for it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta and tensor.dtype == torch.float64:
+                raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype, in {func}")
+        return result
