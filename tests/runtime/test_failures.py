@@ -45,6 +45,21 @@ def test_what_the_system_has_no_more_of_is_not_looked_for_on_the_disk(number: in
     assert isinstance(error, MachineError) and error.message == message and hint in str(error.hint)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError(
+            "The operator 'aten::x' is not currently implemented for the MPS device. If you want this op"
+        ),
+        TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please"),
+    ],
+)
+def test_what_torch_cannot_do_on_mps_is_no_bug_of_ditkit(error: Exception) -> None:
+    known = explained(error)
+    assert isinstance(known, MachineError) and "torch cannot do this on mps: " in known.message
+    assert "--device cpu" in str(known.hint) and len(known.message) < 120
+
+
 @pytest.mark.parametrize("kind", ["cuda", "mps", "cpu"])
 def test_after_memory_ran_out_the_cache_of_the_device_is_given_back(kind: str, monkeypatch) -> None:
     emptied: list[str] = []

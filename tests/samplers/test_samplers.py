@@ -326,17 +326,14 @@ def test_a_process_has_the_same_noise_levels_in_sampler_and_training():
 
 
 @pytest.mark.parametrize("clamp", [False, True])
-@pytest.mark.parametrize("name", SAMPLERS.names())
+@every_sampler
 def test_drawing_needs_no_float64_on_the_device(name, clamp):
     calls: list[int] = []
-    config = DiffusionConfig(
-        process=_kind_of(name), objective="epsilon" if _kind_of(name) == "diffusion" else "velocity"
-    )
     settings = SampleConfig(sampler=name, steps=6, guidance=3.0, clamp=clamp)
     with NoFloat64(), pytest.raises(NotImplementedError, match="copy out of meta"):  # the images, when all is done
         draw(
             lambda x_BCHW, *_: x_BCHW * 0.5,
-            config,
+            CONFIGS[KINDS[name]],
             shape=(1, 4, 4),
             labels=[0, 1],
             null_label=2,

@@ -31,6 +31,9 @@ def explained(error: BaseException) -> DitkitError | None:
         return error
     if is_out_of_memory(error):
         return MachineError("out of memory", "lower --batch-size, or choose a smaller model")
+    if isinstance(error, (NotImplementedError, TypeError)) and re.search(r"\bMPS\b", str(error)):
+        hint = "use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1, by which the CPU does that part"
+        return MachineError(f"torch cannot do this on mps: {str(error).partition('. ')[0]}", hint)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
