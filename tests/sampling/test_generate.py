@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ditkit import recipes
 from ditkit.autoencoders.pixel import Pixel
@@ -17,7 +19,8 @@ from ditkit.models.dit import DiT
 from ditkit.objectives.contract import process_of
 from ditkit.registry import SAMPLERS
 from ditkit.runs.model_info import ModelInfo, resolve_labels
-from ditkit.samplers.contract import open_scheduler
+from ditkit.samplers.contract import open_scheduler, set_steps
+from ditkit.sampling import generate
 from ditkit.sampling.batch_size import default_batch_size
 from ditkit.sampling.generate import draw, sample, sample_batches
 from ditkit.sampling.guidance import Guidance, guided
@@ -370,3 +373,31 @@ def test_wrong_settings_are_refused_in_words_before_any_network_call(setting, me
         sample(trained, ["dog"], **setting)
     assert caught.value.message.startswith(message) and caught.value.hint
     assert not trained.network.calls
+
+
+class Uploads(TorchDispatchMode):
+    """Counts copies to another device, for each of which a GPU would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = [tensor for tensor in tree_leaves(args) if isinstance(tensor, Tensor)]
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            self.count += any(tensor.device != result.device for tensor in given)
+        return result
+
+
+@pytest.mark.parametrize("apg", [False, True])
+@pytest.mark.parametrize("config", [DiffusionConfig(process="diffusion", objective="v"), DiffusionConfig()])
+def test_a_call_of_the_network_copies_nothing_to_the_device(config, apg):
+    meta = torch.device("meta")
+    name = "ddim" if config.process == "diffusion" else "flow-euler"
+    settings = SampleConfig(sampler=name, steps=4, guidance=2.0, apg=apg)
+    sampler = generate._Sampler(Tiny().to(meta), config, settings, 3, [0, 1], meta)
+    x_BCHW, label_B = torch.empty(2, 1, 4, 4, device=meta), torch.zeros(2, dtype=torch.int64, device=meta)
+    timestep_N = set_steps(sampler._scheduler, sampler._process, 4)
+    sampler._predict(0, x_BCHW, timestep_N[1], label_B)
+    with Uploads() as uploads:
+        clean_BCHW, _ = sampler._predict(1, x_BCHW, timestep_N[1], label_B)
+    assert clean_BCHW.is_meta and uploads.count == 0

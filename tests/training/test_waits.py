@@ -88,27 +88,31 @@ def test_the_host_waits_once_a_step_and_after_the_update_was_given_to_the_device
     assert heard == ["copy", "AdamW", "wait"] * 2
 
 
-def update_of(tiny, *, ahead: bool) -> WeightUpdate:
+def update_of(tiny, *, ahead: bool, scale: float = 1.0) -> WeightUpdate:
     torch.manual_seed(0)
     network = DiT(tiny().model, channels=1, size=(28, 28), classes=10)
     source = torch.Generator().manual_seed(1)
     for parameter in network.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=source)
+        parameter.grad = torch.randn(parameter.shape, generator=source) * scale
     averages = PowerEmas(network, (0.05,))
     return WeightUpdate(network, optim.adamw(network, OptimConfig()), Ema(network, 0.9), averages, 1.0, ahead=ahead)
 
 
-def test_a_device_clips_and_updates_by_itself_as_the_host_does(tiny):
-    updates = [update_of(tiny, ahead=ahead) for ahead in (True, False)]
+@pytest.mark.parametrize("scale", [1.0, 1e-3], ids=["clipped", "below the limit"])
+def test_a_device_clips_and_updates_by_itself_as_the_host_does(tiny, scale):
+    updates = [update_of(tiny, ahead=ahead, scale=scale) for ahead in (True, False)]
     for update in updates:
         seen = update.measure(0.01, torch.ones(4), torch.tensor([0.0, 2.0]), math.inf)
-        assert (seen.loss, seen.flags) == (1.0, [False, True]) and seen.norm > 1  # so that it is clipped
+        assert (seen.loss, seen.flags) == (1.0, [False, True]) and (seen.norm > 1) == (scale == 1.0)
         update(0.01, seen.norm, 1)
         assert not hasattr(update.optimizer, "found_inf")
     for one, other in zip(*(update.network.parameters() for update in updates), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
     for one, other in zip(*(update.ema.network.parameters() for update in updates), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    # Of one step AdamW's weights say little: it divides by the size of the gradients.
+    for one, other in zip(*(update.optimizer.state.values() for update in updates), strict=True):
+        torch.testing.assert_close(one["exp_avg"], other["exp_avg"], rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("most", [1.0, math.nextafter(1.0, 0)])

@@ -44,7 +44,6 @@ class Mixing:
         self, x_BCHW: Tensor, signal: Tensor, noise: Tensor, weak_BCHW: Tensor, strong_BCHW: Tensor, scale: float
     ) -> Tensor:
         """The strong estimate of x_0, led away from the weak one at right angles to itself, as a prediction again."""
-        signal, noise = signal.to(x_BCHW.device), noise.to(x_BCHW.device)
         clean_BCHW, weaker_BCHW = (
             to_clean_and_noise(self._prediction, output, x_BCHW, signal, noise)[0]
             for output in (strong_BCHW, weak_BCHW)
