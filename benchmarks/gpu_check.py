@@ -100,12 +100,14 @@ def in_own_process(work: Callable[[Callable[..., None]], None], notes: Path, sec
     began = time.monotonic()
     process = multiprocessing.get_context("fork").Process(target=_forked, args=(work, notes))
     process.start()
+    assert process.pid is not None
     try:
         process.join(max(1.0, seconds))
         status = {None: "out of time", 0: "done"}.get(process.exitcode, "failed")
     finally:  # also after Ctrl-C
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid or 0, signal.SIGKILL)  # with all that it has begun
+            os.killpg(process.pid, signal.SIGKILL)  # with all that it has begun
+        process.kill()  # where it has not got so far as to have a group
         process.join()
     result: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - began, 1)}
     if status == "failed":
