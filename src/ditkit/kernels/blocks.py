@@ -50,7 +50,7 @@ class FastBlocks:
         A network that was moved to another device or precision since, or is being compiled or traced, is run by torch.
         """
         if not _computes_now(x_BTD, blocks):
-            for layer, condition in zip(blocks, conditions, strict=False):
+            for layer, condition in zip(blocks, conditions):  # noqa: B905 - as in `DiT.stack`
                 x_BTD = layer(x_BTD, condition, rotary_2TF)
             return x_BTD
         with torch.autocast("cpu", enabled=False):

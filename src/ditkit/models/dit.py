@@ -157,7 +157,7 @@ class DiT(nn.Module):
         """All blocks."""
         if self.fast_blocks is not None and not self.recompute:
             return self.fast_blocks(self.blocks, x_BTD, conditions, self.rotary)
-        for layer, condition in zip(self.blocks, conditions, strict=False):
+        for layer, condition in zip(self.blocks, conditions):  # noqa: B905 - torch 2.6 compiles strict=False as True
             inputs = (x_BTD, condition, self.rotary)
             if self.recompute and torch.is_grad_enabled():
                 x_BTD = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
