@@ -85,6 +85,7 @@ def test_a_path_that_windows_may_find_too_long_is_said_to_be(tmp_path, monkeypat
             assert ("shorter path" in str(caught.value.hint)) == (system == "Windows" and name == names[1])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not sync folders")
 def test_macos_is_told_to_empty_the_drives_cache_and_a_network_drive_may_not_know_how(tmp_path, monkeypatch):
     asked, synced = [], []
     fcntl = types.SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda descriptor, what: asked.append(what))
@@ -102,6 +103,7 @@ def test_macos_is_told_to_empty_the_drives_cache_and_a_network_drive_may_not_kno
     assert len(synced) == 2
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not sync folders")
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
 def test_a_network_drive_that_cannot_sync_folders_holds_runs_all_the_same(number, tmp_path, monkeypatch):
     def fsync(descriptor):

@@ -162,6 +162,7 @@ def test_where_there_is_a_posterior_each_showing_is_another_draw_and_the_spread_
     assert torch.equal(reader.read(same[:2], plain[:2], np.array([5, 6])).x_BCHW, x_NCHW[5:7])
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux, which lists open files")
 def test_few_shards_are_open_at_once_however_many_there_are(latent_run, monkeypatch: pytest.MonkeyPatch):
     latents = open_latents(recipe_of(latent_run("kl")))
     assert len(latents.shards) > 2 and not shards_open(), "labels are copied"

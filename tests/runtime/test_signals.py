@@ -14,6 +14,7 @@ from ditkit.runtime import signals
 from ditkit.runtime.signals import preempt_signal, stop_on_signals
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGWINCH"), reason="needs a signal to stand for Ctrl-Break")
 def test_ctrl_break_of_windows_asks_to_stop_and_is_left_to_the_training_process(monkeypatch, capfd) -> None:
     before = signal.getsignal(signal.SIGWINCH)
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGWINCH, raising=False)
