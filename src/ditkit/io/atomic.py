@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import MachineError
+from .reading import blaming_the_machine
 
 Content = Iterable[bytes | memoryview]  # of a file, in pieces
 
@@ -35,9 +36,9 @@ def update_digest(digest: Any, file: IO[bytes]) -> None:
 
 
 def sha256_of(path: Path, start: int = 0) -> str:
-    """The SHA-256 of a file from byte `start` to its end, in hexadecimal."""
+    """The SHA-256 of a file from byte `start` to its end, in hexadecimal. Raises OSError, MachineError."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with blaming_the_machine(path), path.open("rb") as file:
         file.seek(start)
         update_digest(digest, file)
     return digest.hexdigest()

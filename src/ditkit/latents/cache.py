@@ -35,6 +35,7 @@ from ..io import atomic, safetensors
 from ..io.locks import exclusive
 from ..io.paths import NO_ROOM, cache_folder, check_room
 from ..io.progress import Progress, progress
+from ..io.reading import blaming_the_machine
 from ..io.text import plural
 from ..runs.model_info import LatentStats
 from ..runtime.at_once import halving
@@ -139,7 +140,8 @@ def open_latents(spec: LatentSpec) -> Latents:
 def _good_shards(folder: Path, images: int) -> dict[int, dict[str, Any]]:
     """Shards that are as the index says, by number; their content is read once in a process."""
     try:
-        index = json.loads((folder / "index.json").read_bytes())
+        with blaming_the_machine(folder):
+            index = json.loads((folder / "index.json").read_bytes())
         listed = {int(number): shard for number, shard in index["shards"].items()}
         if index["format"] != FORMAT or index["images"] != images:
             return {}

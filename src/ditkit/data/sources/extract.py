@@ -17,6 +17,7 @@ from ...errors import DataError, MachineError
 from ...io import atomic
 from ...io.locks import exclusive
 from ...io.paths import NO_ROOM, check_room
+from ...io.reading import blaming_the_machine
 from .archive_names import BLOCK, COMPLETE, BadArchive, Limits, Member, MemberNames, accepted, blaming
 from .files import hidden, stamp
 from .tar import UNPACKERS, is_tar, tar_members
@@ -70,7 +71,8 @@ def refused(archive: Path, error: BadArchive) -> DataError:
 def is_whole(folder: Path) -> bool:
     """Whether a folder is one that `extract` has finished, with as many files and bytes as it had then."""
     try:
-        note = json.loads((folder / COMPLETE).read_bytes())
+        with blaming_the_machine(folder / COMPLETE):
+            note = json.loads((folder / COMPLETE).read_bytes())
         return isinstance(note, dict) and [note.get("files"), note.get("bytes")] == list(_measure(folder))
     except (OSError, ValueError, RecursionError):
         return False

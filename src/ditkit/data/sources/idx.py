@@ -17,6 +17,7 @@ from PIL import Image
 
 from ...config import DataConfig
 from ...errors import DataError, UsageError
+from ...io.reading import blaming_the_machine
 from ..contract import Split
 from ..decode import fit
 from ..labels.from_settings import NONE
@@ -57,7 +58,7 @@ class IdxImages:
 def read_idx(path: Path, dimensions: int, hint: str = _AGAIN) -> tuple[np.ndarray, str]:
     """One IDX file of bytes, packed by gzip or not, as an array, and the md5 of its content. Raises DataError."""
     try:
-        with path.open("rb") as file:
+        with blaming_the_machine(path), path.open("rb") as file:
             is_packed = file.read(2) == b"\x1f\x8b" or path.suffix == ".gz"
         with gzip.open(path) if is_packed else path.open("rb") as file:
             header = file.read(4 + 4 * dimensions)

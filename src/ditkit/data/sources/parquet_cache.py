@@ -22,6 +22,7 @@ from ...io import atomic
 from ...io.locks import exclusive
 from ...io.paths import NO_ROOM, cache_folder, check_room
 from ...io.progress import progress
+from ...io.reading import blaming_the_machine
 from .files import stamp
 from .location import entry_name
 
@@ -122,7 +123,8 @@ def _name(table: Path, column: str) -> str:
 def _read(table: Path, target: Path) -> PackedTable | None:
     """The pack, if it is whole."""
     try:
-        offsets = np.load(target.with_suffix(".npy"), allow_pickle=False)
+        with blaming_the_machine(target):
+            offsets = np.load(target.with_suffix(".npy"), allow_pickle=False)
         if offsets.dtype == np.int64 and offsets.ndim == 1 and target.stat().st_size == offsets[-1]:
             return PackedTable(table, target, offsets)
     except (OSError, ValueError, EOFError, IndexError):
