@@ -56,7 +56,7 @@ def for_device(target: Target, device: str, run: RunFolder | None) -> Target:
 
 
 def fast_gpu_is_there(device: str) -> bool:
-    """Whether training would run on a GPU that computes in bfloat16: any other would take a day for a large recipe.
+    """Whether training would run on a GPU that computes in bfloat16: a large recipe takes far longer in float32.
 
     Loads torch, which takes seconds, only where there may be one.
     """
