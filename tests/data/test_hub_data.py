@@ -172,7 +172,7 @@ def test_a_person_is_asked_before_much_is_downloaded(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdin", Typed(answer))
     code, _, err = said(capsys, f"train celeba --dry-run {TINY}")
-    assert f"download 3 files, {TRAINED_ON}, from hf://flwrlabs/celeba@2d738f56e0e7 to " in err and "? [y/N] " in err
+    assert f"download 3 files, {TRAINED_ON}, from hf://flwrlabs/celeba@2d738f56e0e7 to " in err and "? [y/N]" in err
     if answer[:1].lower() == "y":
         assert code == 0
     else:

@@ -74,6 +74,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub({("model", "someone/else"): {"config.json": b"{}", "pytorch_model.bin": b"x" * 2000}}) as server:
         server.users = {TOKEN: "me", "hf_other": "other"}
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)  # read at its import
         yield server
 
 
