@@ -8,6 +8,7 @@ import json
 import shutil
 import typing
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import UnionType
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from command_line import said
 from hub_server import Faults, Hub, commit_of, hub
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, hf_api
 from PIL import Image
 
 import ditkit
@@ -74,7 +75,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub({("model", "someone/else"): {"config.json": b"{}", "pytorch_model.bin": b"x" * 2000}}) as server:
         server.users = {TOKEN: "me", "hf_other": "other"}
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)  # read at its import
+        monkeypatch.setattr(hf_api, "RepoUrl", partial(hf_api.RepoUrl, endpoint=server.endpoint))  # at import in 0.34
         yield server
 
 
