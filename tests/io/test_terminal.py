@@ -60,6 +60,7 @@ class Gone(io.RawIOBase):
         raise OSError(errno.EINVAL, "Invalid argument")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of closing it, from Python 3.13 on
 @pytest.mark.parametrize("line", ["list recipes", "train --help", "show mnist", "--version"])
 def test_on_windows_too_a_reader_that_has_seen_enough_is_no_error(line, monkeypatch, capfd):
     as_windows(monkeypatch, terminal)
