@@ -194,6 +194,8 @@ def carry_out(lines: list[str]) -> None:
     """Each command line in turn; its exit code goes to both streams, on a line that begins with ##."""
     from ditkit.cli.app import main
 
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="cp1252")  # a pipe in the letters of Western Europe, as Windows makes one
     for line in lines:
         if line == PAUSE:
             print("## pause", flush=True)

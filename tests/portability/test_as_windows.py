@@ -28,9 +28,9 @@ TINY = (
 
 
 def environment() -> dict[str, str]:
-    """A pipe in the letters of Western Europe, as Windows makes one."""
+    """What the process finds."""
     added = {"PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))}
-    return {**os.environ, **added, "PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **added, "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
 
 
 def started(lines: list[str], place: Path) -> subprocess.Popen[bytes]:
@@ -124,7 +124,7 @@ def test_every_test_is_collected(tmp_path: Path) -> None:
     done: Any = subprocess.run(
         [sys.executable, *words, str(HERE.parent)],
         cwd=HERE.parents[1],
-        env=environment() | {"PYTHONIOENCODING": "utf-8"},
+        env=environment(),
         capture_output=True,
         encoding="utf-8",
         timeout=scaled(120),
