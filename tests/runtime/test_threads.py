@@ -144,6 +144,11 @@ def test_where_the_system_does_not_tell_of_its_processors_nobody_is_taken_for_bu
     assert threads.busy_cores([frozenset({0}), frozenset({1})]) == 0
 
 
+def test_a_share_that_rounding_takes_beyond_its_bounds_is_none_or_all():
+    assert threads.busy_share((1e9 / 3, 1e9 / 3), (1e9 / 3 + 0.2, 1e9 / 3 + 0.2 - 1e-7)) == 0
+    assert threads.busy_share((1.0, 1.0), (0.9, 1.2)) == 1
+
+
 def test_the_load_is_between_none_and_all_of_the_cores():
     cores = threads.usable_cores()
     assert 0 <= threads.busy_cores(cores) <= len(cores)

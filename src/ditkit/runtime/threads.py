@@ -181,5 +181,7 @@ def processor_times() -> Mapping[int, tuple[float, float]]:
 
 
 def busy_share(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """The part, 0 to 1, of the time between two readings of `processor_times` in which a processor was not free."""
     total = after[1] - before[1]
-    return 1 - (after[0] - before[0]) / total if total > 0 else 0.0
+    busy = 1 - (after[0] - before[0]) / total if total > 0 else 0.0
+    return min(max(busy, 0.0), 1.0)  # differences of large sums are a little off
