@@ -8,7 +8,6 @@ import json
 import shutil
 import typing
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import UnionType
 
@@ -75,7 +74,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub({("model", "someone/else"): {"config.json": b"{}", "pytorch_model.bin": b"x" * 2000}}) as server:
         server.users = {TOKEN: "me", "hf_other": "other"}
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.setattr(hf_api, "RepoUrl", partial(hf_api.RepoUrl, endpoint=server.endpoint))  # at import in 0.34
+        for method in (hf_api.RepoUrl.__new__, hf_api.RepoUrl.__init__):  # huggingface_hub 0.34 reads it at import
+            monkeypatch.setattr(method, "__defaults__", (server.endpoint,))
         yield server
 
 
