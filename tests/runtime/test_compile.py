@@ -17,7 +17,7 @@ from training_runs import digest, run
 from ditkit import recipes
 from ditkit.errors import MachineError
 from ditkit.events import Started, Warned
-from ditkit.io.progress import reporting_to
+from ditkit.io.progress import no_progress, reporting_to
 from ditkit.runs.folder import RunFolder
 from ditkit.runtime import compile, compile_times
 from ditkit.runtime.distributed import ProcessGroup
@@ -49,16 +49,17 @@ def test_long_runs_pay_back_and_short_ones_do_not():
     assert not compile.pays_back(long, torch.device("mps"), 2)
 
 
+@contextlib.contextmanager
+def heard():
+    """The lines that are said within."""
+    said = []
+    with reporting_to(lambda text: no_progress(said.append(text) or text)):
+        yield said
+
+
 def opened(word, before, config, until=math.inf, group=ProcessGroup()):
     """Whether a network is compiled, and the lines that are said before and instead."""
-    said = []
-
-    @contextlib.contextmanager
-    def hear(text):
-        said.append(text)
-        yield lambda done, total: None
-
-    with reporting_to(hear):
+    with heard() as said:
         forward, text = compile.open_compiled(word, before, config, torch.nn.Linear(1, 1), CPU, group, until)
     return forward is not None, [*said, *([text] if text else [])]
 
@@ -239,14 +240,7 @@ def test_a_network_that_does_not_compile_is_trained_without_and_that_is_said(tin
     monkeypatch.setattr(compile, "why_not", lambda device: None)
     monkeypatch.setattr(step, "micro_batches_for", lambda *_: 2)
     run(tiny(train={"steps": 3}), tmp_path / "eager", speed=SpeedOptions(kernels="off"))
-    said = []
-
-    @contextlib.contextmanager
-    def hear(text):
-        said.append(text)
-        yield lambda done, total: None
-
-    with reporting_to(hear):
+    with heard() as said:
         run(tiny(train={"steps": 3}), tmp_path / "r", speed=SpeedOptions(compile="on"))
     assert [text for text in said if "raised" in text] == [
         "warning: the network is not compiled, so steps take a little longer: backend='inductor' raised:"

@@ -12,8 +12,10 @@ from training_runs import digest, run
 from ditkit.errors import MachineError, UsageError
 from ditkit.events import Started, Stepped, Warned
 from ditkit.io import atomic
-from ditkit.kernels import choice, library
-from ditkit.runs import manifest
+from ditkit.io.progress import no_progress, reporting_to
+from ditkit.kernels import choice, for_run, library
+from ditkit.recipes import load
+from ditkit.runs import manifest, run_state
 from ditkit.runs.folder import RunFolder
 from ditkit.training.step import SpeedOptions
 
@@ -86,6 +88,18 @@ def test_a_run_whose_checkpoint_names_no_kernels_stays_eager(tiny, tmp_path):
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
+def test_an_older_run_in_bfloat16_on_a_cpu_is_said_to_round_otherwise():
+    said: list[str] = []
+    with reporting_to(lambda text: no_progress(said.append(text) or text)):
+        for noise in ("cpu", None):
+            state = run_state.State(
+                step=5, metrics_bytes=0, timing_bytes=0, fingerprint="", labels=(), versions={}, noise=noise
+            )
+            compute = for_run.choose_again(load("mnist"), torch.device("cpu"), "bfloat16", "off", state)
+    assert compute.dtype == torch.bfloat16 and not compute.kernels
+    assert len(said) == 1 and "rounds otherwise than when this run began" in said[0]
+
+
 def test_a_run_goes_on_without_kernels_where_there_are_none_and_says_what_differs(tiny, tmp_path, nowhere):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "open_library", library.open_library)
@@ -94,6 +108,14 @@ def test_a_run_goes_on_without_kernels_where_there_are_none_and_says_what_differ
     assert any("kernels True is now False" in warning.text for warning in events.of(Warned))
     assert events.of(Started)[0].kernels == "there is no C compiler (cc, gcc or clang)"
     assert state(tmp_path / "run", 12)["kernels"] is False
+
+
+def test_a_run_goes_on_with_another_library_of_kernels_and_says_what_differs(tiny, tmp_path, monkeypatch):
+    run(tiny(), tmp_path / "run", stop_after=5, speed=ON)
+    assert not run(tiny(), tmp_path / "run", stop_after=8, speed=AUTO).of(Warned)
+    monkeypatch.setattr(library, "fingerprint", lambda: "another")
+    warnings = run(tiny(), tmp_path / "run", speed=AUTO).of(Warned)
+    assert any("kernel library" in warning.text and "is now another" in warning.text for warning in warnings)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def accept_all_letters() -> None:
 
     Into files and programs Windows would write letters of the old code pages, which have no others.
     """
-    said = "PYTHONIOENCODING" in os.environ  # by the user, which
-    for stream in (sys.stdout, sys.stderr) if os.name == "nt" and not said else ():
+    chosen = "PYTHONIOENCODING" in os.environ  # by the user
+    for stream in (sys.stdout, sys.stderr) if os.name == "nt" and not chosen else ():
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8")
     if isinstance(sys.stdout, io.TextIOWrapper):

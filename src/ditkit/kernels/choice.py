@@ -217,9 +217,10 @@ def check(config: RunConfig, dtype: torch.dtype) -> _Verdict:
                     allowed = _AUTOCAST * _difference(wanted, gradients(None))
             if not error < allowed:
                 return _Verdict(error=None, gain=0, why=f"their gradients differ from torch's by {error:.1e}")
-        gain = _gain(lambda: gradients(None), lambda: gradients(fast))
+        both = (lambda: gradients(None), lambda: gradients(fast))
+        gain = _gain(*both)
         if gain < _GAIN:  # others may have used the machine just now, and what is found is kept for good
-            gain = max(gain, _gain(lambda: gradients(None), lambda: gradients(fast)))
+            gain = max(gain, _gain(*both))
     return _Verdict(error=error, gain=gain, why=f"{gain:.1f} times as fast as eager in {name(dtype)}, measured here")
 
 

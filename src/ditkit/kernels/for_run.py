@@ -9,6 +9,7 @@ import torch
 
 from ..config import RunConfig
 from ..errors import UsageError
+from ..io.progress import notify
 from ..runs.run_state import State
 from ..runtime.device import find_dtype
 from ..runtime.distributed import ProcessGroup
@@ -65,7 +66,11 @@ def choose_again(config: RunConfig, device: torch.device, dtype: str, kernels: s
     """How a run goes on: as its checkpoint says, as far as this machine can. One that names no kernels had none."""
     word = choice_word(kernels)
     if word != "auto" or not state.kernels:
-        return choose(config, device, dtype, "off" if word == "auto" else kernels)
+        compute = choose(config, device, dtype, "off" if word == "auto" else kernels)
+        older = state.noise is None  # begun by an earlier ditkit whose attention on CPUs was torch's in bfloat16, too
+        if older and device.type == "cpu" and compute.dtype == torch.bfloat16 and not compute.kernels:
+            notify("warning: attention in bfloat16 rounds otherwise than when this run began: its last bits may differ")
+        return compute
     before = (state.dtype or "float32") if dtype == "auto" else dtype
     found = find(config, device, before, whatever_they_gain=True)
     return found if found.kernels else replace(choose(config, device, dtype, "off"), why=found.why)

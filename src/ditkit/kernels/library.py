@@ -44,6 +44,11 @@ def library_name() -> str:
     return path.stem
 
 
+def fingerprint() -> str:
+    """Eight letters that change with the library and the processor, and so with the last bits of what it computes."""
+    return _digest(library_name().encode())[:8]
+
+
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | str:
     """The library, or why there is none: what the first compiler says, which is tried once in a process."""

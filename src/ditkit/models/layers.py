@@ -127,8 +127,9 @@ def attend(q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor) -> Tensor:
 
 def _is_bfloat16_on_cpu(x: Tensor) -> bool:
     """Where torch's fused attention is slow: it makes a small product of its own of each head."""
-    reduced = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return x.device.type == "cpu" and reduced == torch.bfloat16
+    if x.device.type != "cpu":
+        return False
+    return (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype) == torch.bfloat16
 
 
 class SelfAttention(nn.Module):

@@ -80,7 +80,7 @@ class State:
     incidents_bytes: Length = 0
     fingerprint: str
     labels: tuple[str, ...]
-    versions: dict[str, str]  # of torch, numpy and Pillow
+    versions: dict[str, str]  # of torch, numpy and Pillow; the model of GPU, and the library of kernels
     device: str = "cpu"
     threads: int = 0
     processes: int = 1

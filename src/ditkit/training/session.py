@@ -16,6 +16,7 @@ from ..config import RunConfig
 from ..data.batches import Batches
 from ..evaluation.judge import Judge
 from ..events import OnEvent
+from ..kernels import library
 from ..kernels.choice import Compute, name
 from ..kernels.update import WeightUpdate
 from ..latents.codec import Codec
@@ -87,7 +88,8 @@ def environment(session: TrainingSession) -> dict[str, Any]:
     """What decides the last bits of a run, as the fields of a State."""
     return {
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
-        | gpu_model(session.device),
+        | gpu_model(session.device)
+        | ({"kernel library": library.fingerprint()} if session.compute.kernels else {}),
         "device": str(session.device),
         "threads": torch.get_num_threads(),
         "processes": session.group.size,
